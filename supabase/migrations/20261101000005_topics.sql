@@ -1,0 +1,29 @@
+-- Who may listen on which private topic. Nobody but the service role may send on them.
+--
+-- On the hosted service `postgres` may do no more here than create and drop policies, and some projects
+-- refuse even that to `supabase db push`: then this warns, and `bridge doctor` prints what to run in the
+-- dashboard's SQL editor.
+
+do $$
+begin
+    execute $policy$
+        drop policy if exists "bridge: users hear their sessions" on realtime.messages
+    $policy$;
+    -- the id is cast behind a guard and compared to the key: one index lookup, however many sessions there are
+    execute $policy$
+        create policy "bridge: users hear their sessions" on realtime.messages
+            for select to authenticated
+            using (
+                extension = 'broadcast'
+                and case
+                    when (select realtime.topic()) ~ '^session:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then exists (
+                        select from public.sessions s
+                         where s.id = substr((select realtime.topic()), 9)::uuid and s.user_id = (select auth.uid()))
+                    else (select realtime.topic()) = 'user:' || (select auth.uid())::text
+                end
+            )
+    $policy$;
+exception when insufficient_privilege then
+    raise warning 'The policy on realtime.messages was refused (%). Run `bridge doctor`: it prints what to run in the SQL editor of the dashboard.', sqlerrm;
+end
+$$;
