@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
 Role = Literal["user", "assistant"]
 Outcome = Literal["done", "failed", "cancelled", "released"]
 
@@ -95,3 +94,83 @@ class Answer:
     data: Any = None
     files: tuple[FileWrite, ...] = ()
     usage: Usage = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed question. Every write about it carries `attempt`, the fence.
+
+    `broken` tells why its payload could not be built (None: it could); `revisions` names the revision
+    of every file of the session, of those too large to be in `turn.files` as well.
+    """
+
+    message_id: str
+    attempt: int
+    failures: int
+    cancel: bool
+    reply_id: str = ""
+    queued_ms: int = 0
+    turn: Turn | None = None
+    revisions: Mapping[str, int] = field(default_factory=dict)
+    broken: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim brought: jobs, seconds until something falls due (None: nothing), live workers."""
+
+    jobs: tuple[Job, ...]
+    next_in: float | None
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A lease to extend, and with `seq` the reply as the deltas up to `seq` make it."""
+
+    message_id: str
+    attempt: int
+    seq: int | None = None
+    text: str = ""
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What an attempt cost and how long it took, in milliseconds."""
+
+    function: str | None = None
+    usage: Usage = Usage()
+    queue_ms: int | None = None
+    first_delta_ms: int | None = None
+    duration_ms: int | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How an attempt ended. `text` None keeps the text that the last checkpoint wrote.
+
+    `error` is `{code, message}`, safe to show; `retry_ms` (of a failed one) asks for another attempt.
+    """
+
+    message_id: str
+    attempt: int
+    outcome: Outcome
+    text: str | None = None
+    data: Any = None
+    seq: int | None = None
+    files: tuple[FileWrite, ...] = ()
+    revisions: Mapping[str, int] = field(default_factory=dict)
+    error: Mapping[str, str] | None = None
+    retry_ms: int | None = None
+    run: Run = Run()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a batched call said of each item, by message id, and the outlook of `Claim`."""
+
+    states: Mapping[str, str]
+    next_in: float | None
+    workers: int

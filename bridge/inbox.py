@@ -1,0 +1,287 @@
+"""Realtime to wake-ups: hears that there is work, or that a reply is to be cancelled.
+
+Two subscriptions, each on a connection of its own and rebuilt from nothing on anything odd, without limit:
+`bridge:inbox` (broadcasts, about a millisecond after the commit) and INSERTs on `messages`
+(postgres_changes, a few hundred milliseconds: a second chance). Neither is relied on: see the sweep in
+`worker.py`.
+
+What `realtime` 2.34.1 does that this guards against: it gives up reconnecting for ever, an exception in a
+callback ends its listener, heartbeat replies are not checked, and SUBSCRIBED comes before rows flow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimePostgresChangesListenEvent
+from realtime.types import RealtimeSubscribeStates
+
+from bridge.errors import RealtimeError
+
+log = logging.getLogger(__name__)
+
+JOIN_SECONDS = 15.0
+CANARY_SECONDS = 10.0
+CANARY_ANSWER_SECONDS = 4.0
+HEARTBEAT_SECONDS = 20
+LONGEST_BACKOFF_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """There may be work. `source` is `broadcast`, `changes` or `subscribed` (something may have been missed)."""
+
+    source: str
+    message_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The user asked to stop the reply to this question."""
+
+    message_id: str
+
+
+Signal = Work | Cancel
+
+
+async def dismantle(client: AsyncRealtimeClient) -> None:
+    """Close a Realtime client for good, with its timers, however dead its peer is. Takes 1 s at most."""
+    for channel in client.channels.values():
+        channel.rejoin_timer.reset()
+        channel.join_push.destroy()
+        for push in channel.messages_waiting_for_ack.values():
+            push.destroy()
+    connection = client._ws_connection
+    tasks = [task for task in (client._listen_task, client._heartbeat_task) if task is not None]
+    try:
+        async with asyncio.timeout(1):
+            await client.close()
+    except (TimeoutError, OSError):
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Runs one session of a subscription after the other, with a jittered pause in between.
+
+    `session` connects, calls `ready`, and returns or raises when anything is odd.
+    """
+
+    name: str
+    session: Callable[[Callable[[], None]], Awaitable[None]]
+    is_ready: bool = False
+    sessions: int = 0
+    rebuild: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        backoff = 0.25
+        while True:
+            began = time.monotonic()
+            self.rebuild.clear()
+            self.sessions += 1
+            try:
+                await self.session(self._ready)
+            except Exception as error:
+                log.warning("%s: %s: %s", self.name, type(error).__name__, error)
+            finally:
+                self.is_ready = False
+            backoff = 0.25 if time.monotonic() - began > 30 else min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+            await asyncio.sleep(backoff * random.uniform(0.5, 1))
+
+    def _ready(self) -> None:
+        self.is_ready = True
+        log.info("%s: subscribed", self.name)
+
+
+class Inbox:
+    """Puts what it hears on `signals`; `run` never ends by itself."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url
+        self._key = key
+        self.signals: asyncio.Queue[Signal] = asyncio.Queue(maxsize=10_000)
+        self.broadcasts = Supervisor("bridge:inbox", self._hear_broadcasts)
+        self.changes = Supervisor("postgres_changes", self._hear_changes)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether broadcasts are heard now. (postgres_changes is a second chance, no precondition.)"""
+        return self.broadcasts.is_ready
+
+    @property
+    def resubscriptions(self) -> int:
+        """How often a subscription had to be built anew."""
+        return max(0, self.broadcasts.sessions - 1) + max(0, self.changes.sessions - 1)
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.broadcasts.run())
+            group.create_task(self.changes.run())
+
+    def distrust(self) -> None:
+        """Work was found that nobody announced: build the subscriptions anew."""
+        self.broadcasts.rebuild.set()
+        self.changes.rebuild.set()
+
+    def _put(self, signal: Signal) -> None:
+        with contextlib.suppress(asyncio.QueueFull):  # ten thousand wake-ups wake as well as one more
+            self.signals.put_nowait(signal)
+
+    async def _hear_broadcasts(self, ready: Callable[[], None]) -> None:
+        topic = "bridge:inbox"
+        heard: asyncio.Queue[str] = asyncio.Queue()
+
+        def on_work(message: Any) -> None:
+            self._put(Work("broadcast", _texts(message, "message_ids")))
+
+        def on_cancel(message: Any) -> None:
+            for message_id in _texts(message, "message_id"):
+                self._put(Cancel(message_id))
+
+        def on_canary(message: Any) -> None:
+            for nonce in _texts(message, "nonce"):
+                heard.put_nowait(nonce)
+
+        async with _Subscription(self._url, self._key, topic, self_broadcast=True) as subscription:
+            channel = subscription.channel
+            channel.on_broadcast("work", on_work)
+            channel.on_broadcast("cancel", on_cancel)
+            channel.on_broadcast("canary", on_canary)
+            await subscription.join()
+            await _canary(channel, heard)  # the path is proved before it is called ready
+            ready()
+            self._put(Work("subscribed"))
+            while not await subscription.broken(self.broadcasts.rebuild, CANARY_SECONDS):
+                await _canary(channel, heard)
+
+    async def _hear_changes(self, ready: Callable[[], None]) -> None:
+        flowing = asyncio.Event()
+
+        def on_insert(message: Any) -> None:
+            record = message.get("data", {}).get("record") if isinstance(message, dict) else None
+            if isinstance(record, dict) and isinstance(record.get("id"), str):
+                self._put(Work("changes", (record["id"],)))
+            else:
+                self._put(Work("changes"))
+
+        def on_system(payload: Any) -> None:
+            if getattr(payload, "extension", None) == "postgres_changes":
+                flowing.set()
+
+        async with _Subscription(self._url, self._key, "bridge:messages") as subscription:
+            subscription.channel.on_postgres_changes(
+                RealtimePostgresChangesListenEvent.Insert,
+                on_insert,
+                table="messages",
+                schema="public",
+                filter="role=eq.user",
+            )
+            subscription.channel.on_system(on_system)
+            await subscription.join()
+            async with asyncio.timeout(JOIN_SECONDS):
+                await flowing.wait()  # SUBSCRIBED comes before rows flow
+            ready()
+            self._put(Work("subscribed"))
+            await subscription.broken(self.changes.rebuild, None)
+
+
+class _Subscription:
+    """One channel on one connection, which both end with the block."""
+
+    def __init__(self, url: str, key: str, topic: str, *, self_broadcast: bool = False) -> None:
+        self._client = AsyncRealtimeClient(
+            url, key, auto_reconnect=False, hb_interval=HEARTBEAT_SECONDS, timeout=int(JOIN_SECONDS)
+        )
+        self.channel: AsyncRealtimeChannel = self._client.channel(
+            topic,
+            {
+                "config": {
+                    "broadcast": {"ack": False, "self": self_broadcast},
+                    "presence": {"key": "", "enabled": False},
+                    "private": self_broadcast,
+                }
+            },
+        )
+        self._odd: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> _Subscription:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await dismantle(self._client)
+
+    async def join(self) -> None:
+        """Connect and join.
+
+        Raises:
+            RealtimeError: the join was refused or not answered in time.
+        """
+
+        def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
+            if state is not RealtimeSubscribeStates.SUBSCRIBED and not self._odd.done():
+                self._odd.set_result(f"{state.value} {error or ''}".rstrip())
+
+        try:
+            async with asyncio.timeout(JOIN_SECONDS):
+                await self._client.connect()
+                await self.channel.subscribe(on_state)
+        except TimeoutError:
+            raise RealtimeError(f"no answer to the join within {JOIN_SECONDS:g} s") from None
+        if self._odd.done():
+            raise RealtimeError(self._odd.result())
+
+    async def broken(self, rebuild: asyncio.Event, seconds: float | None) -> bool:
+        """Wait for trouble, `seconds` at most.
+
+        Raises:
+            RealtimeError: the channel or its connection is not in order any more.
+        """
+        asked = asyncio.ensure_future(rebuild.wait())
+        listening = self._client._listen_task
+        waits: set[asyncio.Future[Any]] = {asked, self._odd}
+        if listening is not None:
+            waits.add(listening)
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+        if self._odd.done():
+            raise RealtimeError(self._odd.result())
+        if listening is None or listening.done():
+            raise RealtimeError("the connection was closed")
+        return rebuild.is_set()
+
+
+async def _canary(channel: AsyncRealtimeChannel, heard: asyncio.Queue[str]) -> None:
+    """Say something to ourselves and hear it, or raise RealtimeError."""
+    nonce = uuid.uuid4().hex
+    try:
+        async with asyncio.timeout(CANARY_ANSWER_SECONDS):
+            await channel.send_broadcast("canary", {"nonce": nonce})
+            while await heard.get() != nonce:
+                pass
+    except TimeoutError:
+        raise RealtimeError(f"a message to itself was not heard within {CANARY_ANSWER_SECONDS:g} s") from None
+
+
+def _texts(message: Any, name: str) -> tuple[str, ...]:
+    """The string, or the strings of the list, in a broadcast's payload; nothing where it is ill-formed."""
+    payload = message.get("payload") if isinstance(message, dict) else None
+    value = payload.get(name) if isinstance(payload, dict) else None
+    values = value if isinstance(value, list) else [value]
+    return tuple(item for item in values if isinstance(item, str))

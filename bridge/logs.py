@@ -1,0 +1,57 @@
+"""Logs: one JSON object a line for machines, or plain lines for people. Never a key, never a prompt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# What these say at INFO is each request and each frame.
+_CHATTY = ("httpx", "httpcore", "hpack", "websockets", "realtime", "aiohttp.access")
+
+
+def setup(style: str, level: str, worker: str) -> None:
+    """Send every log record to stderr as `json` or `console` lines of at least `level`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json(worker) if style == "json" else _Console())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _CHATTY:
+        # realtime reports every closed connection as an error; the supervisors say it once, in our words
+        logging.getLogger(name).setLevel(logging.CRITICAL if name == "realtime" else logging.WARNING)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    return {
+        key: value for key, value in vars(record).items() if key not in _PLAIN and value is not None and value != ""
+    }
+
+
+class _Json(logging.Formatter):
+    def __init__(self, worker: str) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "text": record.getMessage(),
+            "worker": self._worker,
+            **_extra(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class _Console(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        extra = " ".join(f"{key}={value}" for key, value in _extra(record).items())
+        line = f"{clock} {record.levelname.lower():7} {record.getMessage()}  {extra}".rstrip()
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line

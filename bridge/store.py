@@ -1,0 +1,302 @@
+"""The worker's calls to Supabase: claim, beat, finish, and a session's title.
+
+Every call is safe to repeat (see `supabase/migrations`), so a lost answer is simply asked for again. A batch
+that the server refuses is halved until the item that it refuses stands alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import httpx
+from postgrest.exceptions import APIError
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
+from bridge.model import Answers, Checkpoint, Claim, CodeFile, Job, Message, Result, Session, Turn
+from bridge.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# The functions end themselves after 6 s (statement_timeout); what takes longer is not answered any more.
+CALL_SECONDS = 9.0
+TRIES = 3
+# What is too large for its column is cut or left out here, where it can be said in words.
+MAX_TEXT_BYTES = 1_000_000
+MAX_FILE_BYTES = 262_144
+
+# SQLSTATE classes that pass by themselves: connection, rollback, resources, operator's intervention, system;
+# PostgREST's own connection errors; HTTP statuses of gateways.
+_PASSING = re.compile(r"(?:08|40|53|55|57|58|XX)[0-9A-Z]{3}|PGRST00[0-3]|408|425|429|5\d\d")
+
+Item = TypeVar("Item")
+
+
+class Store:
+    """A connection to the project's REST interface, with the secret key."""
+
+    def __init__(self, client: AsyncClient, http: httpx.AsyncClient, worker: str, settings: Settings) -> None:
+        self._client = client
+        self._http = http
+        self._worker = worker
+        self._settings = settings
+        self.calls = 0
+
+    @classmethod
+    async def open(cls, settings: Settings, worker: str) -> Store:
+        """Connect under the name `worker`. Nothing is sent yet."""
+        # HTTP/1.1: multiplexing costs more CPU than it saves with a handful of calls a second
+        http = httpx.AsyncClient(
+            timeout=httpx.Timeout(CALL_SECONDS, connect=5),
+            limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=60),
+        )
+        options = AsyncClientOptions(
+            httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
+        )
+        client = await acreate_client(settings.supabase_url, settings.supabase_key, options)
+        return cls(client, http, worker, settings)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def claim(self, slots: int, holding: Sequence[str]) -> Claim:
+        """Take up to `slots` jobs, after those this worker holds without knowing it.
+
+        Raises:
+            StoreError: nothing was learnt; what may have been claimed comes with the next claim.
+        """
+        answer = await self._call(
+            "bridge_claim",
+            {
+                "worker": self._worker,
+                "slots": slots,
+                "holding": list(holding),
+                "lease_seconds": self._settings.lease_seconds,
+                "history": self._settings.history,
+            },
+        )
+        jobs = tuple(_job(item) for item in answer["jobs"])
+        return Claim(jobs, _seconds(answer["next_in_ms"]), answer["workers"])
+
+    async def beat(self, checkpoints: Sequence[Checkpoint]) -> Answers:
+        """Extend leases and write checkpoints. States are `ok`, `lost` or `cancel`.
+
+        Raises:
+            StoreError: nothing was learnt.
+        """
+        return await self._batch("bridge_beat", "jobs", checkpoints, _checkpoint)
+
+    async def finish(self, results: Sequence[Result]) -> Answers:
+        """End attempts. States are `ok`, `lost`, `gone` or `refused` (it was ended as failed).
+
+        Raises:
+            StoreError: nothing was learnt.
+        """
+        return await self._batch("bridge_finish", "results", results, _result)
+
+    async def set_title(self, session_id: str, title: str) -> None:
+        """Give a session that has no title this one.
+
+        Raises:
+            StoreError: it has none still.
+        """
+        query = (
+            self._client.table("sessions").update({"title": fit(title)[:200]}).eq("id", session_id).is_("title", "null")
+        )
+        await self._send("sessions.title", query)
+
+    async def status(self) -> Mapping[str, Any]:
+        """What `bridge_status()` says of queue, workers and the last hour.
+
+        Raises:
+            StoreError: nothing was learnt.
+        """
+        return await self._call("bridge_status", {})
+
+    async def check(self) -> None:
+        """See that the project is there, the key is taken and the schema is the one this worker knows.
+
+        Raises:
+            SetupError: one line with the remedy.
+            StoreUnavailable: the project did not answer.
+        """
+        try:
+            await self.status()
+        except StoreRefused as error:
+            if error.code in ("PGRST202", "PGRST205", "42883", "3F000"):
+                raise SetupError("The project has no bridge schema. Apply the migrations: supabase db push.") from error
+            if error.code in ("401", "403", "42501", "PGRST301", "PGRST302", "PGRST303"):
+                raise SetupError(
+                    "The project refused SUPABASE_SECRET_KEY. Copy a secret key (sb_secret_…) of this project."
+                ) from error
+            raise SetupError(f"The project refused the worker's first call: {error}") from error
+
+    async def _batch(
+        self, function: str, argument: str, items: Sequence[Item], encode: Callable[[Item], dict[str, Any]]
+    ) -> Answers:
+        try:
+            answer = await self._call(function, {"worker": self._worker, argument: [encode(item) for item in items]})
+        except StoreRefused as error:
+            if len(items) < 2:
+                if items:
+                    log.error("%s refused an item: %s", function, error)
+                raise
+            log.warning("%s refused a batch of %d, halving it: %s", function, len(items), error)
+            half = len(items) // 2
+            states: dict[str, str] = {}
+            last: Answers | None = None
+            for part in (items[:half], items[half:]):
+                try:
+                    last = await self._batch(function, argument, part, encode)
+                    states.update(last.states)
+                except StoreRefused:
+                    continue  # the one item was logged; its lease runs out or it is tried as failed
+            if last is None:
+                raise
+            return Answers(states, last.next_in, last.workers)
+        return Answers(answer["results"], _seconds(answer["next_in_ms"]), answer["workers"])
+
+    async def _call(self, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        # supabase types the parameters as strings; it encodes any JSON
+        request = self._client.rpc(function, cast(dict[str, str], arguments))
+        return cast(dict[str, Any], await self._send(function, request))
+
+    async def _send(self, name: str, request: Any) -> Any:
+        for attempt in range(1, TRIES + 1):
+            self.calls += 1
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    return (await request.execute()).data
+            except (TimeoutError, httpx.HTTPError, APIError) as error:
+                failure = _failure(name, error)
+                if isinstance(failure, StoreRefused) or attempt == TRIES:
+                    raise failure from error
+                log.debug("%s, trying again", failure)
+            await asyncio.sleep(random.uniform(0.5, 1) * 0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+
+def fit(text: str) -> str:
+    """The text as Postgres and JSON take it: without NUL, lone surrogates replaced."""
+    if "\0" in text:
+        text = text.replace("\0", "")
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def fit_json(value: Any) -> Any:
+    """The value with every string in it made `fit`."""
+    if isinstance(value, str):
+        return fit(value)
+    if isinstance(value, Mapping):
+        return {fit(str(key)): fit_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fit_json(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None  # JSON knows neither infinity nor NaN
+    return value
+
+
+def _cut(text: str, limit: int = MAX_TEXT_BYTES) -> str:
+    text = fit(text)
+    if len(text) * 4 <= limit or len(data := text.encode()) <= limit:
+        return text
+    return data[:limit].decode("utf-8", "ignore")
+
+
+def _failure(name: str, error: Exception) -> StoreError:
+    if isinstance(error, APIError):
+        code = error.code or None
+        text = f"{name}: {error.message or 'no message'} ({code or 'no code'})"
+        if code and not _PASSING.fullmatch(code):
+            return StoreRefused(text, code=code)
+        return StoreUnavailable(text, code=code)
+    return StoreUnavailable(f"{name}: {type(error).__name__} {error}".rstrip())
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _job(item: Mapping[str, Any]) -> Job:
+    base = {key: item[key] for key in ("message_id", "attempt", "failures", "cancel")}
+    if item.get("broken"):
+        return Job(**base, broken=item["broken"])
+    session = Session(**item["session"])
+    files = item["files"]
+    return Job(
+        **base,
+        reply_id=item["reply_id"] or "",
+        queued_ms=item["queued_ms"],
+        revisions={file["path"]: file["revision"] for file in files},
+        turn=Turn(
+            function=session.function,
+            message=item["message"],
+            messages=tuple(Message(**message) for message in item["history"]),
+            files=tuple(CodeFile(**file) for file in files if file["content"] is not None),
+            session=session,
+            user_id=session.user_id,
+            data=item["data"] or {},
+        ),
+    )
+
+
+def _checkpoint(item: Checkpoint) -> dict[str, Any]:
+    encoded: dict[str, Any] = {"message_id": item.message_id, "attempt": item.attempt}
+    if item.seq is not None:
+        encoded |= {"seq": item.seq, "content": _cut(item.text)}
+        if item.data is not None:
+            encoded["data"] = fit_json(item.data)
+    return encoded
+
+
+def _result(item: Result) -> dict[str, Any]:
+    encoded: dict[str, Any] = {
+        "message_id": item.message_id,
+        "attempt": item.attempt,
+        "outcome": item.outcome,
+        "run": _run(item),
+    }
+    if item.text is not None:
+        encoded["content"] = _cut(item.text)
+        encoded["data"] = fit_json(item.data)
+    if item.seq is not None:
+        encoded["seq"] = item.seq
+    if item.error is not None:
+        encoded["error"] = fit_json(item.error)
+    if item.retry_ms is not None:
+        encoded["retry_in_ms"] = item.retry_ms
+    if item.files:
+        encoded["files"] = [
+            {
+                "path": fit(file.path),
+                "content": _cut(file.content, MAX_FILE_BYTES),
+                "language": file.language and fit(file.language),
+                "revision": item.revisions.get(file.path, 0),
+            }
+            for file in item.files
+        ]
+    return encoded
+
+
+def _run(item: Result) -> dict[str, Any]:
+    run, usage = item.run, item.run.usage
+    values = {
+        "function": run.function,
+        "model": usage.model,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "queue_ms": run.queue_ms,
+        "first_delta_ms": run.first_delta_ms,
+        "duration_ms": run.duration_ms,
+        "error": fit_json(run.error) if run.error else None,
+    }
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,377 @@
+"""The loop: claims what there is to do, keeps leases and checkpoints beating, writes results, drains.
+
+One task each: `_claim` (serial; woken by the inbox, by something due, or by the sweep), `_beat`, `_finish`
+(batches what ended meanwhile), `_listen` (what the inbox hears), and one for every job in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bridge import turn
+from bridge.errors import ModelUnavailable, StoreError, StoreRefused
+from bridge.functions import Functions
+from bridge.inbox import Cancel, Inbox, Work
+from bridge.model import Answer, Answers, Job, Outcome, Result
+from bridge.outbox import Outbox, Stream
+from bridge.settings import Settings
+from bridge.store import Store
+
+log = logging.getLogger(__name__)
+
+# Questions that were heard of lately: postgres_changes tells of each once more.
+RECENT = 10_000
+# A first attempt that waited longer than this until a sweep found it was announced in vain.
+ANNOUNCED_MS = 2_000
+BATCH = 64
+TITLE_SECONDS = 30.0
+# After the drain, results of what was released are still written for this long.
+RELEASE_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Hand:
+    """A job in hand: from its claim until the database has its result, or until it is lost."""
+
+    job: Job
+    stream: Stream
+    began: float
+    beaten_at: float
+    task: asyncio.Task[None] | None = None
+    stop: Literal["cancelled", "released", "lost"] | None = None
+
+
+@dataclass(slots=True)
+class Counters:
+    """What `/metrics` shows of the loop, since its start."""
+
+    claims: int = 0
+    claimed: int = 0
+    lost: int = 0
+    missed_wakeups: int = 0
+    retries: int = 0
+    outcomes: dict[Outcome, int] = field(default_factory=dict)
+
+
+class Worker:
+    """Everything a worker has in hand. `run` returns when it has drained."""
+
+    def __init__(self, settings: Settings, store: Store, functions: Functions, name: str) -> None:
+        self.name = name
+        self.settings = settings
+        self.inbox = Inbox(settings.realtime_url, settings.supabase_key)
+        self.outbox = Outbox(settings)
+        self.counters = Counters()
+        self.hands: dict[str, Hand] = {}
+        self.claimed_at: float | None = None
+        self.turned_at = time.monotonic()
+        self._store = store
+        self._functions = functions
+        self._wake = asyncio.Event()
+        self._wake_source = "start"
+        self._wake.set()
+        self._due: asyncio.TimerHandle | None = None
+        self._free = asyncio.Event()
+        self._free.set()
+        self._busy = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._recent: OrderedDict[str, None] = OrderedDict()
+        self._results: asyncio.Queue[Result] = asyncio.Queue()
+        self._draining = asyncio.Event()
+        self._jobs = asyncio.TaskGroup()
+        self._titles: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether no more is claimed."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """Claim no more; `run` returns when what is in hand has ended, or after DRAIN_SECONDS."""
+        self._draining.set()
+        self._wake.set()
+        self._free.set()
+
+    async def run(self) -> None:
+        """Work until `drain` is called and done. An error of the loop itself is raised, in a group."""
+        loops = {
+            "inbox": self.inbox.run,
+            "outbox": self.outbox.run,
+            "listen": self._listen,
+            "claim": self._claim,
+            "beat": self._beat,
+            "finish": self._finish,
+        }
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(loop(), name=name) for name, loop in loops.items()]
+            try:
+                async with self._jobs:
+                    try:
+                        await self._drained()
+                    finally:
+                        for job in [hand.task for hand in self.hands.values()] + list(self._titles):
+                            if job is not None:
+                                job.cancel()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                if self._due is not None:
+                    self._due.cancel()
+
+    async def _drained(self) -> None:
+        await self._draining.wait()
+        log.info("draining", extra={"in_hand": len(self.hands)})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_seconds):
+                await self._empty.wait()
+        for hand in list(self.hands.values()):
+            self._stop(hand, "released")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await self._empty.wait()
+
+    # -- what the inbox hears ----------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        while True:
+            signal = await self.inbox.signals.get()
+            if isinstance(signal, Cancel):
+                if (hand := self.hands.get(signal.message_id)) is not None:
+                    self._stop(hand, "cancelled")
+            elif self._is_news(signal):
+                self._wake_for(signal.source)
+
+    def _is_news(self, work: Work) -> bool:
+        """Whether it tells of more than work in hand, or of a row that was heard of before."""
+        if not work.message_ids:
+            return True
+        fresh = [
+            message_id
+            for message_id in work.message_ids
+            if message_id not in self.hands and not (work.source == "changes" and message_id in self._recent)
+        ]
+        self._recent.update(dict.fromkeys(fresh))
+        while len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        return bool(fresh)
+
+    def _wake_for(self, source: str) -> None:
+        self._wake_source = source
+        self._wake.set()
+
+    # -- claim -------------------------------------------------------------------------------------
+
+    async def _claim(self) -> None:
+        pause = 0.0
+        while not self.is_draining:
+            source = await self._woken()
+            if self.is_draining:
+                return
+            self._wake.clear()  # a wake-up from here on means another claim
+            slots = max(0, self.settings.concurrency - len(self.hands))
+            try:
+                claim = await self._store.claim(slots, list(self.hands))
+            except StoreError as error:
+                log.warning("claim: %s", error)
+                pause = min(max(0.25, pause * 2), self.settings.sweep_seconds)
+                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                self._wake_for(source)
+                continue
+            pause = 0.0
+            now = self.claimed_at = time.monotonic()
+            self.counters.claims += 1
+            self._outlook(claim.next_in, claim.workers)
+            for job in claim.jobs:
+                self._take(job, now)
+            if source == "sweep" and any(job.attempt == 1 and job.queued_ms > ANNOUNCED_MS for job in claim.jobs):
+                self.counters.missed_wakeups += 1
+                log.warning("the sweep found work that nobody announced")
+                self.inbox.distrust()
+            if slots and len(claim.jobs) >= slots:
+                self._wake_for("more")  # waits for a free slot
+
+    async def _woken(self) -> str:
+        """Wait for a reason to claim, and a slot to claim for; say which reason it was."""
+        source = "sweep"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.sweep_seconds * random.uniform(0.9, 1)):
+                await self._wake.wait()
+                source = self._wake_source
+        # with every slot taken a sweep still asks for what this worker holds without knowing it
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.sweep_seconds):
+                await self._free.wait()
+        self.turned_at = time.monotonic()
+        return source
+
+    def _outlook(self, next_in: float | None, workers: int) -> None:
+        self.outbox.workers = workers
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if next_in is not None:
+            # a little late, each worker differently: one of them takes it, the others need not ask at once
+            delay = next_in + random.uniform(0.02, 0.3)
+            self._due = asyncio.get_running_loop().call_later(delay, self._wake_for, "due")
+
+    def _take(self, job: Job, now: float) -> None:
+        if job.message_id in self.hands:
+            return
+        session_id = job.turn.session.id if job.turn is not None else ""
+        stream = self.outbox.open(job.message_id, job.reply_id, session_id, job.attempt)
+        hand = self.hands[job.message_id] = Hand(job, stream, began=now, beaten_at=now)
+        self.counters.claimed += 1
+        self._busy.set()
+        self._empty.clear()
+        if len(self.hands) >= self.settings.concurrency:
+            self._free.clear()
+        hand.task = self._jobs.create_task(self._work(hand), name=f"job {job.message_id}")
+
+    # -- a job in hand -----------------------------------------------------------------------------
+
+    async def _work(self, hand: Hand) -> None:
+        job = hand.job
+        if job.cancel:  # taken over after its user cancelled it: the text that is there stays
+            self._results.put_nowait(Result(job.message_id, job.attempt, "cancelled"))
+            return
+        try:
+            result = await turn.answer(job, hand.stream, self.outbox, self._functions, self.settings, hand.began)
+        except asyncio.CancelledError:
+            if hand.stop == "cancelled":
+                await self.outbox.flush(hand.stream)
+                result = turn.stopped(job, hand.stream, hand.began)
+            elif hand.stop == "released":
+                run = turn.measure(job, hand.stream, hand.began)
+                result = Result(job.message_id, job.attempt, "released", run=run)
+            elif hand.stop == "lost":
+                self._forget(hand)
+                return
+            else:
+                raise
+        self._results.put_nowait(result)
+
+    def _stop(self, hand: Hand, reason: Literal["cancelled", "released", "lost"]) -> None:
+        if hand.stop is None and hand.task is not None and not hand.task.done():
+            hand.stop = reason
+            hand.task.cancel()
+
+    def _forget(self, hand: Hand) -> None:
+        self.outbox.close(hand.stream)
+        if self.hands.get(hand.job.message_id) is hand:
+            del self.hands[hand.job.message_id]
+        if len(self.hands) < self.settings.concurrency:
+            self._free.set()
+        if not self.hands:
+            self._busy.clear()
+            self._empty.set()
+
+    # -- leases and checkpoints ----------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            await self._busy.wait()
+            await asyncio.sleep(self.settings.checkpoint_seconds)
+            now = self.turned_at = time.monotonic()
+            items = []
+            beaten = []
+            for hand in self.hands.values():
+                item = self.outbox.checkpoint(hand.stream)
+                if item.seq is not None or now - hand.beaten_at > self.settings.lease_seconds / 6:
+                    items.append(item)
+                    beaten.append(hand)
+            if not items:
+                continue
+            try:
+                answers = await self._store.beat(items)
+            except StoreError as error:
+                log.warning("beat: %s", error)
+                for hand in beaten:
+                    hand.stream.forget_checkpoint()
+                continue
+            self._outlook(answers.next_in, answers.workers)
+            for hand in beaten:
+                hand.beaten_at = now
+                state = answers.states.get(hand.job.message_id)
+                if state == "cancel":
+                    self._stop(hand, "cancelled")
+                elif state == "lost" and self.hands.get(hand.job.message_id) is hand:
+                    self.counters.lost += 1
+                    log.warning("lease lost", extra=_about(hand.job))
+                    self._stop(hand, "lost")
+
+    # -- results -------------------------------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        while True:
+            batch = [await self._results.get()]
+            while len(batch) < BATCH and not self._results.empty():
+                batch.append(self._results.get_nowait())
+            answers = await self._finished(batch)
+            self._outlook(answers.next_in, answers.workers)
+            for result in batch:
+                self._ended(result, answers.states.get(result.message_id))
+
+    async def _finished(self, batch: list[Result]) -> Answers:
+        """Write results until the database has answered; leases beat meanwhile, so nobody else begins anew."""
+        pause = 0.1
+        while True:
+            try:
+                return await self._store.finish(batch)
+            except StoreRefused:
+                return Answers({}, None, self.outbox.workers)  # the store said why
+            except StoreError as error:
+                log.warning("finish: %s", error)
+            pause = min(pause * 2, self.settings.sweep_seconds)
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+
+    def _ended(self, result: Result, state: str | None) -> None:
+        hand = self.hands.get(result.message_id)
+        if hand is None or hand.job.attempt != result.attempt:
+            return
+        if state is None and result.outcome != "failed":
+            # refused as a whole, whatever is in it: end it as failed with nothing of it
+            error = ModelUnavailable("unstorable", "The reply could not be stored.")
+            self._results.put_nowait(turn.failure(hand.job, None, self.settings, hand.began, error))
+            return
+        self._forget(hand)
+        if state in ("ok", "refused"):
+            outcome: Outcome = "failed" if state == "refused" else result.outcome
+            self.counters.outcomes[outcome] = self.counters.outcomes.get(outcome, 0) + 1
+            self.counters.retries += result.retry_ms is not None
+        elif state == "lost":
+            self.counters.lost += 1
+        log.info(
+            "attempt ended",
+            extra=_about(hand.job) | {"outcome": result.outcome, "state": state, "duration_ms": result.run.duration_ms},
+        )
+        if state == "ok" and result.outcome == "done" and result.text and not self.is_draining:
+            session = hand.job.turn.session if hand.job.turn is not None else None
+            if session is not None and session.title is None:
+                task = self._jobs.create_task(self._title(hand.job, result.text))
+                self._titles.add(task)
+                task.add_done_callback(self._titles.discard)
+
+    async def _title(self, job: Job, reply: str) -> None:
+        """Name the session by its first exchange. It costs the reply no time, and may fail: the next one tries."""
+        if job.turn is None:
+            return
+        try:
+            async with asyncio.timeout(TITLE_SECONDS):
+                said: Answer | None = await self._functions.title(job.turn.message, reply)
+                if said is not None and said.text.strip():
+                    await self._store.set_title(job.turn.session.id, said.text.strip())
+        except Exception as error:
+            log.warning("no title: %s", error, extra=_about(job))
+
+
+def _about(job: Job) -> dict[str, object]:
+    session_id = job.turn.session.id if job.turn is not None else None
+    return {"message_id": job.message_id, "session_id": session_id, "attempt": job.attempt}
