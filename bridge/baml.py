@@ -25,6 +25,7 @@ from bridge.provider import Report, added_text, events, read_report
 PARSE_SHARE = 0.04
 # The shortest time between two structured partials, in seconds; BAML's own pace for text is the same.
 PARSE_SECONDS = 0.05
+PARSE_LONGEST = 5.0  # and the longest, so that a reply that takes long shows that it lives
 # How long an aborted call may take to end, in seconds. It takes about 0.001.
 ABORT_SECONDS = 2.0
 
@@ -99,6 +100,7 @@ class Call:
     async def partials(self) -> AsyncGenerator[Any, None]:
         """Give the newest partial result whenever there is one and it is asked for; end when the call does.
 
+        None is a sign of life: the model writes, but what it wrote cannot be read yet.
         There is no timeout here: the client's own (baml_src/clients.baml) and the turn's bound it.
         """
         if self._text:
@@ -115,9 +117,10 @@ class Call:
             if self.done.done():
                 return
             begun = time.perf_counter()
-            value = self._parse()
-            pause = max(PARSE_SECONDS, (time.perf_counter() - begun) / PARSE_SHARE)
-            if value is not None:
+            grew = self._read()
+            value = self._parse() if grew else None
+            pause = min(max(PARSE_SECONDS, (time.perf_counter() - begun) / PARSE_SHARE), PARSE_LONGEST)
+            if grew:
                 yield value
 
     async def result(self) -> Any:
@@ -128,7 +131,8 @@ class Call:
     def abort(self) -> None:
         """Close the provider's connection, at once and without waiting."""
         self._closed = True
-        self._stream.on_event(_ignore)  # frees this object too: the stream would hold on to it
+        if self._text:
+            self._stream.on_event(_ignore)  # frees this object too: the stream would hold on to it
         if not self.done.done():
             self._controller.abort()
 
@@ -147,16 +151,17 @@ class Call:
         client = self._client
         return result.cast_to(client.types, client.types, client.partial_types, partial, client.runtime)
 
-    def _parse(self) -> Any:
-        """Parse the text so far; None if there is nothing new, or nothing that makes sense yet."""
+    def _read(self) -> bool:
+        """Take in the text that came since the last time; True if there was some."""
         call = self._last_call()
-        if call is None or not self._tail.grow(call.client_name, events(call)):
-            return None
+        return call is not None and self._tail.grow(call.client_name, events(call))
+
+    def _parse(self) -> Any:
+        """Parse the text so far; None if it makes no sense yet, which half a structure often does not."""
         try:
             return getattr(self._client.functions.parse_stream, self._name)(self._tail.text)
         except Exception:
-            # Half a structure often cannot be read. The result will be, or its failure tells.
-            return None
+            return None  # the result will make sense, or its failure tells
 
     def _last_call(self) -> Any:
         log = self._collector.last

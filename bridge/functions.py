@@ -114,6 +114,7 @@ class Functions:
     async def run(self, turn: Turn) -> AsyncGenerator[Partial | Answer, None]:
         """Answer a turn: partials as they come, the newest whenever one is asked for, and the Answer last.
 
+        A partial may equal the one before: then the model writes what does not show, such as a file.
         Closing the generator, or cancelling the task that waits for it, closes the provider's connection at once.
         Raises TurnFailure and nothing else.
         """
@@ -127,12 +128,12 @@ class Functions:
             raise BadRequest("unknown_function", f"There is no function `{turn.function[:80]}` here.")
         call = self._begin(self._client, function, bind(function.parameters, turn))
         try:
-            last: Partial | None = None
-            async for value in call.partials():
-                partial = _partial(value)
-                if partial != last and partial != Partial(""):
+            partial = Partial("")
+            async with aclosing(call.partials()) as values:
+                async for value in values:
+                    if value is not None:
+                        partial = _partial(value)
                     yield partial
-                    last = partial
             try:
                 result = await call.result()
             except BamlError as error:

@@ -8,9 +8,10 @@
         yield {"letters": len(turn.message)}        # the reply's data so far; the last one stays
         yield FileWrite("shout.txt", turn.message)  # a file that the reply writes
 
-A handler may also yield a `Usage`, to have what it spent on models counted. It is closed at its next `yield` or
-`await` when the reply is cancelled: `finally` is the place to clean up. A `TurnFailure` that it raises reaches the user
-as it is; any other exception is logged, and the message is tried again.
+A handler may also yield a `Usage`, to have what it spent on models counted. Whatever it yields shows that it lives:
+one that is silent for BRIDGE_IDLE_SECONDS counts as stalled, so long work yields `""` now and then. It is closed at the
+`yield` or `await` where it stands when the reply is cancelled: `finally` is the place to clean up. A `TurnFailure` that
+it raises reaches the user as it is; any other exception is logged, and the message is tried again.
 """
 
 from __future__ import annotations
@@ -82,10 +83,8 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
                 text.append(piece)
             elif isinstance(piece, FileWrite):
                 files.append(piece)
-                continue
             elif isinstance(piece, Usage):
                 usage = piece
-                continue
             elif isinstance(piece, Mapping | BaseModel):
                 data = to_jsonable_python(piece)
             else:

@@ -1,9 +1,7 @@
 """Deltas to session channels: cut from what the model said so far, pushed by socket, within the quota.
 
-A `Stream` is one attempt's reply. The turn puts the newest partial in (`update`); the outbox's one pump cuts
-deltas from it: the first at once, then at the pace that `DELTA_MS` and the fleet's quota allow. A delta gets its
-`seq` when it is cut, and what could not be sent stays with the next one, so a checkpoint `(seq, text)` always
-holds exactly the deltas up to its `seq`.
+The turn puts the newest partial into its `Stream` (`update`); the outbox's one pump cuts deltas from it: the first
+at once, then at the pace that `DELTA_MS` and the fleet's quota allow.
 
 Pushes go over connections of the outbox's own, apart from the inbox's: a full socket must not delay a wake-up.
 Broadcasts are sent past `channel.push`, which would leave a 10 s timer each (realtime 2.34.1).
@@ -16,110 +14,27 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient
 from realtime.message import Message as RealtimeMessage
 from realtime.types import RealtimeSubscribeStates
 
+from bridge.connection import HEARTBEAT_SECONDS, JOIN_SECONDS, Supervisor, dismantle
 from bridge.errors import RealtimeError
-from bridge.inbox import HEARTBEAT_SECONDS, JOIN_SECONDS, Supervisor, dismantle
 from bridge.model import Checkpoint, Partial
 from bridge.settings import Settings
-from bridge.store import fit, fit_json
+from bridge.stream import Stream
 
 log = logging.getLogger(__name__)
 
 # Realtime takes 100 channels a connection; some stay free for the moment between a leave and its answer.
 CHANNELS_PER_CONNECTION = 90
 SEND_SECONDS = 2.0
-FIELD_BYTES = 32_768
 # What a delta counts at Realtime's quota: the send and its delivery.
 EVENTS_PER_DELTA = 2
 # What a reply counts besides: its rows' events (question and reply, at claim and at the end), each with deliveries.
 EVENTS_PER_REPLY = 10
-
-
-@dataclass(slots=True)
-class Stream:
-    """One attempt's reply on its way to the session's topic."""
-
-    message_id: str
-    reply_id: str
-    session_id: str
-    attempt: int
-    seq: int = 0
-    first_sent_at: float | None = None
-    _text: str = ""
-    _data: Any = None
-    _sent_text: str = ""
-    _sent_data: Any = None
-    _due: float = 0.0
-    _data_due: float = 0.0
-    _checkpointed: int = 0
-
-    def put(self, partial: Partial) -> None:
-        """Take the reply so far."""
-        self._text = fit(partial.text)
-        if partial.data is not None:
-            self._data = fit_json(partial.data)
-
-    @property
-    def text(self) -> str:
-        """The text as the deltas up to `seq` make it."""
-        return self._sent_text
-
-    @property
-    def newest(self) -> Partial:
-        """All that was put in, sent or not."""
-        return Partial(self._text, self._data)
-
-    @property
-    def is_dirty(self) -> bool:
-        """Whether there is more than was cut."""
-        return self._text != self._sent_text or self._data is not self._sent_data
-
-    def cut(self, *, data_too: bool = True) -> dict[str, Any] | None:
-        """The next delta's payload, or None. Text comes before data; long text in several pieces."""
-        delta: dict[str, Any]
-        if self._text != self._sent_text:
-            if self._text.startswith(self._sent_text):
-                piece = _head(self._text[len(self._sent_text) :])
-                self._sent_text += piece
-                delta = {"text": piece}
-            else:  # the model took something back: all of it anew
-                self._sent_text = self._text
-                delta = {"content": self._text}
-        elif data_too and self._data is not self._sent_data:
-            self._sent_data = self._data
-            delta = {"data": self._data}
-        else:
-            return None
-        self.seq += 1
-        return {
-            "message_id": self.reply_id,
-            "reply_to": self.message_id,
-            "attempt": self.attempt,
-            "seq": self.seq,
-            **_slim(delta),
-        }
-
-    def checkpoint(self, *, unheard: bool) -> Checkpoint:
-        """The lease's extension, with the reply so far if it grew since the last one.
-
-        With `unheard`, what nobody could be sent is cut all the same, so that readers of the row see it.
-        """
-        while unheard and self.cut() is not None:
-            pass
-        if self.seq == self._checkpointed:
-            return Checkpoint(self.message_id, self.attempt)
-        self._checkpointed = self.seq
-        return Checkpoint(self.message_id, self.attempt, self.seq, self._sent_text, self._sent_data)
-
-    def forget_checkpoint(self) -> None:
-        """The last checkpoint did not arrive: the next beat carries one again."""
-        self._checkpointed = -1
 
 
 class _Connection:
@@ -351,14 +266,14 @@ class Outbox:
             self._dirty.clear()
             wake: float | None = None
             # those that waited longest first; a reply's first delta never waits for its turn
-            for stream in sorted(self._streams.values(), key=lambda stream: stream._due):
+            for stream in sorted(self._streams.values(), key=lambda stream: stream.due):
                 if not stream.is_dirty or (connection := self._connection(stream)) is None:
                     continue
                 now = time.monotonic()
                 self._spend(0)
                 rate = self._settings.events_per_second / max(1, self.workers)
                 lack = 0.0 if stream.seq == 0 else max(0.0, (EVENTS_PER_DELTA - self._budget) / rate)
-                at = max(stream._due, now + lack)
+                at = max(stream.due, now + lack)
                 if at > now:
                     wake = at if wake is None else min(wake, at)
                     continue
@@ -366,9 +281,9 @@ class Outbox:
                     await self._send(connection, stream)
                 except RealtimeError:
                     continue  # it stays with the next delta, on the next connection
-                stream._due = time.monotonic() + pace
+                stream.due = time.monotonic() + pace
                 if stream.is_dirty:
-                    wake = stream._due if wake is None else min(wake, stream._due)
+                    wake = stream.due if wake is None else min(wake, stream.due)
             if wake is not None:
                 with contextlib.suppress(TimeoutError):
                     # new partials do not hurry what waits for its pace, only what is due
@@ -377,7 +292,6 @@ class Outbox:
                 self._dirty.set()
 
     async def _send(self, connection: _Connection, stream: Stream) -> None:
-        before = (stream.seq, stream._sent_text, stream._sent_data)
         payload = stream.cut()
         if payload is None:
             return
@@ -386,24 +300,8 @@ class Outbox:
             await connection.send(stream.session_id, payload)
         except RealtimeError:
             self.failed += 1
-            if stream._checkpointed < stream.seq:  # else the row has it, and readers of the row are whole
-                stream.seq, stream._sent_text, stream._sent_data = before
+            stream.undo()
             raise
         self.sent += 1
         if stream.first_sent_at is None:
             stream.first_sent_at = time.monotonic()
-
-
-def _head(text: str) -> str:
-    """As much of the text as fits into a field."""
-    if len(text) * 4 <= FIELD_BYTES or len(data := text.encode()) <= FIELD_BYTES:
-        return text
-    return data[:FIELD_BYTES].decode("utf-8", "ignore")
-
-
-def _slim(delta: dict[str, Any]) -> dict[str, Any]:
-    """Leave a field out that is too large for an event, and name it."""
-    (name, value), *_ = delta.items()
-    if name == "text" or len(repr(value)) <= FIELD_BYTES:
-        return delta
-    return {"omitted": [name]}

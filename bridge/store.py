@@ -20,15 +20,13 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
 from bridge.model import Answers, Checkpoint, Claim, CodeFile, Job, Message, Result, Session, Turn
 from bridge.settings import Settings
+from bridge.wire import MAX_FILE_BYTES, cut, fit, fit_json
 
 log = logging.getLogger(__name__)
 
 # The functions end themselves after 6 s (statement_timeout); what takes longer is not answered any more.
 CALL_SECONDS = 9.0
 TRIES = 3
-# What is too large for its column is cut or left out here, where it can be said in words.
-MAX_TEXT_BYTES = 1_000_000
-MAX_FILE_BYTES = 262_144
 
 # SQLSTATE classes that pass by themselves: connection, rollback, resources, operator's intervention, system;
 # PostgREST's own connection errors; HTTP statuses of gateways.
@@ -182,35 +180,6 @@ class Store:
         raise AssertionError("unreachable")
 
 
-def fit(text: str) -> str:
-    """The text as Postgres and JSON take it: without NUL, lone surrogates replaced."""
-    if "\0" in text:
-        text = text.replace("\0", "")
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def fit_json(value: Any) -> Any:
-    """The value with every string in it made `fit`."""
-    if isinstance(value, str):
-        return fit(value)
-    if isinstance(value, Mapping):
-        return {fit(str(key)): fit_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [fit_json(item) for item in value]
-    if isinstance(value, float) and value - value != 0:
-        return None  # JSON knows neither infinity nor NaN
-    return value
-
-
-def _cut(text: str, limit: int = MAX_TEXT_BYTES) -> str:
-    text = fit(text)
-    if len(text) * 4 <= limit or len(data := text.encode()) <= limit:
-        return text
-    return data[:limit].decode("utf-8", "ignore")
-
-
 def _failure(name: str, error: Exception) -> StoreError:
     if isinstance(error, APIError):
         code = error.code or None
@@ -251,7 +220,7 @@ def _job(item: Mapping[str, Any]) -> Job:
 def _checkpoint(item: Checkpoint) -> dict[str, Any]:
     encoded: dict[str, Any] = {"message_id": item.message_id, "attempt": item.attempt}
     if item.seq is not None:
-        encoded |= {"seq": item.seq, "content": _cut(item.text)}
+        encoded |= {"seq": item.seq, "content": cut(item.text)}
         if item.data is not None:
             encoded["data"] = fit_json(item.data)
     return encoded
@@ -265,7 +234,7 @@ def _result(item: Result) -> dict[str, Any]:
         "run": _run(item),
     }
     if item.text is not None:
-        encoded["content"] = _cut(item.text)
+        encoded["content"] = cut(item.text)
         encoded["data"] = fit_json(item.data)
     if item.seq is not None:
         encoded["seq"] = item.seq
@@ -277,7 +246,7 @@ def _result(item: Result) -> dict[str, Any]:
         encoded["files"] = [
             {
                 "path": fit(file.path),
-                "content": _cut(file.content, MAX_FILE_BYTES),
+                "content": cut(file.content, MAX_FILE_BYTES),
                 "language": file.language and fit(file.language),
                 "revision": item.revisions.get(file.path, 0),
             }

@@ -12,8 +12,9 @@ from contextlib import aclosing
 from bridge.errors import ModelUnavailable, TurnFailure, verdict
 from bridge.functions import Functions
 from bridge.model import Answer, Job, Partial, Result, Run, Turn, Usage
-from bridge.outbox import Outbox, Stream
+from bridge.outbox import Outbox
 from bridge.settings import Settings
+from bridge.stream import Stream
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from bridge.errors import ModelUnavailable, StoreError, StoreRefused
 from bridge.functions import Functions
 from bridge.inbox import Cancel, Inbox, Work
 from bridge.model import Answer, Answers, Job, Outcome, Result
-from bridge.outbox import Outbox, Stream
+from bridge.outbox import Outbox
 from bridge.settings import Settings
 from bridge.store import Store
+from bridge.stream import Stream
 
 log = logging.getLogger(__name__)
 

