@@ -74,7 +74,7 @@ class Call:
         self._newest: Any = None
         self._closed = False
         self._tail = _Tail()
-        self._controller = AbortController()
+        self._controller = AbortController()  # held to the end: letting it go aborts the call
         self._collector = Collector(name)
         options = {"abort_controller": self._controller, "collector": self._collector, "env": dict(env)}
         context, self._stream = client.manager(options).create_async_stream(function_name=name, args=arguments)
@@ -100,7 +100,7 @@ class Call:
     async def partials(self) -> AsyncGenerator[Any, None]:
         """Give the newest partial result whenever there is one and it is asked for; end when the call does.
 
-        None is a sign of life: the model writes, but what it wrote cannot be read yet.
+        None is a sign of life: the model writes, but it thinks, or what it wrote cannot be read yet.
         There is no timeout here: the client's own (baml_src/clients.baml) and the turn's bound it.
         """
         if self._text:
@@ -117,10 +117,11 @@ class Call:
             if self.done.done():
                 return
             begun = time.perf_counter()
-            grew = self._read()
-            value = self._parse() if grew else None
+            known = len(self._tail.text)
+            alive = self._read()
+            value = self._parse() if len(self._tail.text) != known else None
             pause = min(max(PARSE_SECONDS, (time.perf_counter() - begun) / PARSE_SHARE), PARSE_LONGEST)
-            if grew:
+            if alive:
                 yield value
 
     async def result(self) -> Any:
@@ -152,7 +153,7 @@ class Call:
         return result.cast_to(client.types, client.types, client.partial_types, partial, client.runtime)
 
     def _read(self) -> bool:
-        """Take in the text that came since the last time; True if there was some."""
+        """Take in what came since the last time; True if there was anything."""
         call = self._last_call()
         return call is not None and self._tail.grow(call.client_name, events(call))
 
@@ -178,13 +179,13 @@ class _Tail:
         self._client = ""
 
     def grow(self, client: str, so_far: Sequence[Any]) -> bool:
-        """Take in the events not yet seen; True if the text grew.
+        """Take in the events not yet seen; True if there were some, with text in them or not.
 
         Another client, or fewer events than before, is a new call: a client in `baml_src` may have fallbacks.
         """
         if client != self._client or len(so_far) < self._seen:
             self.text, self._seen, self._client = "", 0, client
-        added = "".join(added_text(event.text) for event in so_far[self._seen :])
+        new = so_far[self._seen :]
+        self.text += "".join(added_text(event.text) for event in new)
         self._seen = len(so_far)
-        self.text += added
-        return bool(added)
+        return bool(new)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from aiohttp import web
 
@@ -85,7 +86,6 @@ class Health:
             ("bridge_in_hand", "gauge", "Jobs this worker holds.", len(worker.hands)),
             ("bridge_concurrency", "gauge", "Jobs this worker holds at most.", worker.settings.concurrency),
             ("bridge_workers", "gauge", "Live workers, as the database knows.", worker.outbox.workers),
-            ("bridge_claims_total", "counter", "Claims that were answered.", counters.claims),
             ("bridge_claimed_total", "counter", "Jobs claimed.", counters.claimed),
             ("bridge_leases_lost_total", "counter", "Jobs lost to another worker or a deletion.", counters.lost),
             ("bridge_retries_total", "counter", "Attempts that failed and are tried again.", counters.retries),
@@ -95,10 +95,13 @@ class Health:
             ("bridge_deltas_failed_total", "counter", "Deltas that could not be sent.", worker.outbox.failed),
         ]
         lines = [f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name} {value:g}" for name, kind, text, value in samples]
-        lines.append("# HELP bridge_attempts_total Attempts by outcome.\n# TYPE bridge_attempts_total counter")
-        lines += [
-            f'bridge_attempts_total{{outcome="{outcome}"}} {count}' for outcome, count in counters.outcomes.items()
-        ]
+        lines += _labelled("bridge_claims_total", "Claims that were answered.", "woken_by", counters.claims)
+        lines += _labelled("bridge_attempts_total", "Attempts that ended.", "outcome", counters.outcomes)
         return web.Response(
             text="\n".join(lines) + "\n", headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
+
+
+def _labelled(name: str, text: str, label: str, counts: Mapping[Any, int]) -> list[str]:
+    values = [f'{name}{{{label}="{value}"}} {count}' for value, count in sorted(counts.items())]
+    return [f"# HELP {name} {text}\n# TYPE {name} counter", *values]

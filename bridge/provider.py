@@ -143,9 +143,9 @@ def _http_failure(status: int, detail: str, report: Report) -> TurnFailure:
     if status == 429:
         return ModelUnavailable("model_busy", "The model is busy.", detail=detail, retry_after=after)
     if status in (408, 409, 425) or 500 <= status <= 599:
-        # BAML gives 500 to a request that met no server, too; then there was no response with headers.
+        # BAML gives such a status to a request that met no server, too; then no response with headers was there.
         code, text = "model_unavailable", "The model's service failed."
-        if status == 500 and not report.headers:
+        if not report.headers:
             code, text = "model_unreachable", "The model's service could not be reached."
         return ModelUnavailable(code, text, detail=detail, retry_after=after)
     if 400 <= status <= 499:

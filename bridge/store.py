@@ -11,6 +11,7 @@ import logging
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 import httpx
@@ -28,9 +29,12 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 9.0
 TRIES = 3
 
-# SQLSTATE classes that pass by themselves: connection, rollback, resources, operator's intervention, system;
-# PostgREST's own connection errors; HTTP statuses of gateways.
-_PASSING = re.compile(r"(?:08|40|53|55|57|58|XX)[0-9A-Z]{3}|PGRST00[0-3]|408|425|429|5\d\d")
+# SQLSTATE classes that pass by themselves: connection, rollback, resources, operator's intervention, system.
+_PASSING_SQLSTATE = re.compile(r"(?:08|40|53|55|57|58|XX)[0-9A-Z]{3}")
+_SQLSTATE = re.compile(r"[0-9A-Z]{5}")
+_PASSING_STATUS = frozenset({408, 425, 429, *range(500, 600)})
+# The HTTP status of the call under way: APIError has none (supabase 2.34.1), and a gateway's body no code.
+_status: ContextVar[int] = ContextVar("status", default=0)
 
 Item = TypeVar("Item")
 
@@ -52,6 +56,7 @@ class Store:
         http = httpx.AsyncClient(
             timeout=httpx.Timeout(CALL_SECONDS, connect=5),
             limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=60),
+            event_hooks={"response": [_note_status]},
         )
         options = AsyncClientOptions(
             httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
@@ -180,14 +185,20 @@ class Store:
         raise AssertionError("unreachable")
 
 
+async def _note_status(response: httpx.Response) -> None:
+    _status.set(response.status_code)
+
+
 def _failure(name: str, error: Exception) -> StoreError:
-    if isinstance(error, APIError):
-        code = error.code or None
-        text = f"{name}: {error.message or 'no message'} ({code or 'no code'})"
-        if code and not _PASSING.fullmatch(code):
-            return StoreRefused(text, code=code)
-        return StoreUnavailable(text, code=code)
-    return StoreUnavailable(f"{name}: {type(error).__name__} {error}".rstrip())
+    if not isinstance(error, APIError):
+        return StoreUnavailable(f"{name}: {type(error).__name__} {error}".rstrip())
+    code, status = error.code or "", _status.get()
+    text = f"{name}: {error.message or 'no message'} ({code or 'no code'}, HTTP {status})"
+    if _SQLSTATE.fullmatch(code) and not code.startswith("PGRST"):
+        passes = _PASSING_SQLSTATE.fullmatch(code) is not None
+    else:
+        passes = status in _PASSING_STATUS
+    return (StoreUnavailable if passes else StoreRefused)(text, code=code or str(status))
 
 
 def _seconds(milliseconds: int | None) -> float | None:

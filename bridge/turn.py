@@ -33,7 +33,7 @@ async def answer(
     """
     try:
         reply = await _run(_turn(job, settings), stream, outbox, functions, settings)
-        outbox.update(stream, Partial(reply.text, reply.data))
+        outbox.update(stream, Partial(reply.text))  # the data comes whole with the row's event
         await outbox.flush(stream)
         return Result(
             job.message_id,

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,12 +53,12 @@ class Hand:
 class Counters:
     """What `/metrics` shows of the loop, since its start."""
 
-    claims: int = 0
+    claims: Counter[str] = field(default_factory=Counter)  # by what woke it
     claimed: int = 0
     lost: int = 0
     missed_wakeups: int = 0
     retries: int = 0
-    outcomes: dict[Outcome, int] = field(default_factory=dict)
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
 
 
 class Worker:
@@ -188,7 +188,7 @@ class Worker:
                 continue
             pause = 0.0
             now = self.claimed_at = time.monotonic()
-            self.counters.claims += 1
+            self.counters.claims[source] += 1
             self._outlook(claim.next_in, claim.workers)
             for job in claim.jobs:
                 self._take(job, now)
@@ -345,7 +345,7 @@ class Worker:
         self._forget(hand)
         if state in ("ok", "refused"):
             outcome: Outcome = "failed" if state == "refused" else result.outcome
-            self.counters.outcomes[outcome] = self.counters.outcomes.get(outcome, 0) + 1
+            self.counters.outcomes[outcome] += 1
             self.counters.retries += result.retry_ms is not None
         elif state == "lost":
             self.counters.lost += 1

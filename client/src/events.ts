@@ -1,0 +1,53 @@
+/** What came over a topic, judged before use: an event that is not what the contract says is ignored. */
+
+import type { CodeFileRow, Delta, MessageRow, SessionRow } from "./types.ts";
+
+export type SessionEvent =
+  | { kind: "delta"; delta: Delta }
+  | { kind: "message"; row: MessageRow }
+  | { kind: "file"; row: CodeFileRow; conflict: boolean }
+  /** A row of which some fields were too large to be sent. */
+  | { kind: "message_hint"; id: string; attempt: number; updated_at: string }
+  | { kind: "file_hint"; id: string };
+
+type Payload = Record<string, unknown>;
+
+/** Reads an event of a topic `session:<id>`. */
+export function parseSessionEvent(event: string, payload: unknown): SessionEvent | null {
+  if (!isObject(payload)) return null;
+  if (event === "delta") {
+    const right =
+      has(payload, "message_id", "string") && has(payload, "attempt", "number") && has(payload, "seq", "number");
+    return right ? { kind: "delta", delta: payload as unknown as Delta } : null;
+  }
+  if (!has(payload, "id", "string") || !has(payload, "updated_at", "string")) return null;
+  const { omitted, conflict, ...row } = payload;
+  const whole = omitted === undefined;
+  if (event === "message" && has(row, "attempt", "number")) {
+    if (whole) return has(row, "content", "string") ? { kind: "message", row: row as unknown as MessageRow } : null;
+    const { id, attempt, updated_at } = row as unknown as MessageRow;
+    return { kind: "message_hint", id, attempt, updated_at };
+  }
+  if (event === "file") {
+    if (!whole) return { kind: "file_hint", id: row["id"] as string };
+    return { kind: "file", row: row as unknown as CodeFileRow, conflict: conflict === true };
+  }
+  return null;
+}
+
+export type SessionListEvent = { kind: "session"; row: SessionRow } | { kind: "deleted"; id: string };
+
+/** Reads an event of a topic `user:<id>`. */
+export function parseSessionListEvent(event: string, payload: unknown): SessionListEvent | null {
+  if (!isObject(payload) || !has(payload, "id", "string")) return null;
+  if (event === "session_deleted") return { kind: "deleted", id: payload["id"] as string };
+  return event === "session" ? { kind: "session", row: payload as unknown as SessionRow } : null;
+}
+
+function isObject(value: unknown): value is Payload {
+  return typeof value === "object" && value !== null;
+}
+
+function has(payload: Payload, key: string, type: "string" | "number"): boolean {
+  return typeof payload[key] === type;
+}

@@ -1,0 +1,359 @@
+/**
+ * One session, kept whole: its messages with their streaming replies, and its code files.
+ *
+ * It listens to the session's topic and reads the rows whenever events may be missing: after each subscription,
+ * while a delta is missing, and when a reply runs in silence.
+ */
+
+import { supabaseBackend, type Backend } from "./backend.ts";
+import { parseSessionEvent } from "./events.ts";
+import { newId } from "./id.ts";
+import { UNKNOWN, hasEnded, mergeDelta, mergeFile, mergeHint, mergeRow, needsRead, type Entry } from "./merge.ts";
+import { Observable } from "./observable.ts";
+import type {
+  AnySupabaseClient,
+  CodeFile,
+  CodeFileRow,
+  Connection,
+  Json,
+  Message,
+  MessageRow,
+  SessionSnapshot,
+} from "./types.ts";
+
+export interface SessionOptions {
+  /** How many messages are read at once, newest first. PostgREST gives 1,000 at most. */
+  pageSize?: number;
+  /** How long to wait between two readings while a gap is open: the worker's checkpoint interval. */
+  gapMs?: number;
+  /** How long a running reply may be silent until its row is read. */
+  silenceMs?: number;
+}
+
+const DEFAULTS = { pageSize: 200, gapMs: 1_000, silenceMs: 5_000 };
+const LONGEST_BACKOFF_MS = 15_000;
+/** How many ids a request names: its address must stay short. */
+const MAX_IDS = 50;
+
+/** Opens a session; `close` it when it is no longer shown. */
+export function openSession(client: AnySupabaseClient, id: string, options: SessionOptions = {}): ChatSession {
+  return new ChatSession(id, supabaseBackend(client), options);
+}
+
+export class ChatSession extends Observable<SessionSnapshot> {
+  readonly id: string;
+  readonly #backend: Backend;
+  readonly #options: Required<SessionOptions>;
+  readonly #leave: () => void;
+
+  #entries = new Map<string, Entry>();
+  /** What this client wrote and the database has not confirmed, oldest first. */
+  #unsent = new Map<string, Message>();
+  #files = new Map<string, CodeFile>();
+  #connection: Connection = "connecting";
+  /** The lowest ordinal up from which every row is known; null until rows were read. */
+  #floor: number | null = null;
+  #hasOlder = false;
+  /** The highest ordinal that was read: events may have jumped over rows above it. */
+  #readUpTo = -1;
+  #error: string | null = null;
+
+  #pageWanted = true;
+  #filesWanted = false;
+  /** An event told of something that can be read now. */
+  #readNow = false;
+  #reading = false;
+  #failures = 0;
+  #lastRead = 0;
+  #lastHeard = Date.now();
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #lastSend: Promise<unknown> = Promise.resolve();
+  #closed = false;
+
+  constructor(id: string, backend: Backend, options: SessionOptions = {}) {
+    super();
+    this.id = id;
+    this.#backend = backend;
+    this.#options = { ...DEFAULTS, ...options };
+    this.#leave = backend.listen(`session:${id}`, {
+      onEvent: (event, payload) => this.#onEvent(event, payload),
+      onConnection: (connection) => this.#onConnection(connection),
+    });
+    this.#schedule();
+  }
+
+  /** Stops listening and reading. A message that is being sent is still sent. */
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#leave();
+  }
+
+  /**
+   * Sends a message; it is shown at once. `data` holds further arguments of the BAML function.
+   *
+   * Resolves to whether the database has it: if not, it stays with status `not_sent` and the reason in its
+   * `error`, until `resend` or `discard`. Messages are sent one after another.
+   */
+  send(text: string, data?: Json): Promise<boolean> {
+    const now = new Date().toISOString();
+    const message: Message = {
+      id: newId(),
+      session_id: this.id,
+      ordinal: null,
+      role: "user",
+      content: text,
+      data: data ?? null,
+      status: "sending",
+      reply_to: null,
+      attempt: 0,
+      seq: 0,
+      error: null,
+      created_at: now,
+      updated_at: now,
+    };
+    return this.#insert(message);
+  }
+
+  /** Sends a message again that was not sent: with the same id, so it cannot arrive twice. */
+  resend(id: string): Promise<boolean> {
+    const message = this.#unsent.get(id);
+    return message?.status === "not_sent"
+      ? this.#insert({ ...message, status: "sending", error: null })
+      : Promise.resolve(false);
+  }
+
+  /** Forgets a message that was not sent. */
+  discard(id: string): void {
+    if (this.#unsent.get(id)?.status === "not_sent" && this.#unsent.delete(id)) this.changed();
+  }
+
+  /** Stops a reply; `id` is the question's or the reply's. What has been written so far stays. Throws `RequestError`. */
+  async cancel(id: string): Promise<void> {
+    await this.#backend.cancelMessage(id);
+    await this.#reread(id);
+  }
+
+  /** Asks for a new attempt of a reply that ended. Throws `RequestError`. */
+  async retry(id: string): Promise<void> {
+    await this.#backend.retryMessage(id);
+    await this.#reread(id);
+  }
+
+  /** Reads the page of messages before the first one shown. Throws `RequestError`. */
+  async loadOlder(): Promise<void> {
+    if (!this.#hasOlder || this.#floor === null) return;
+    const before = this.#floor;
+    const rows = await this.#backend.readPage(this.id, before, this.#options.pageSize);
+    if (this.#closed || this.#floor !== before) return;
+    this.#mergeRows(rows);
+    this.#hasOlder = rows.length >= this.#options.pageSize;
+    this.#floor = Math.min(before, ...rows.map((row) => row.ordinal));
+    this.changed();
+  }
+
+  protected override render(): SessionSnapshot {
+    const floor = this.#floor ?? 0;
+    const messages: Message[] = [];
+    for (const { message } of this.#entries.values()) {
+      if (message !== null && message.ordinal >= floor) messages.push(message);
+    }
+    messages.sort((a, b) => a.ordinal! - b.ordinal!);
+    const busy = messages.some(isLive) || [...this.#unsent.values()].some(({ status }) => status === "sending");
+    return {
+      messages: messages.concat([...this.#unsent.values()]),
+      files: [...this.#files.values()].sort((a, b) => (a.path < b.path ? -1 : 1)),
+      connection: this.#connection,
+      ready: this.#floor !== null,
+      hasOlder: this.#hasOlder,
+      busy,
+      error: this.#error,
+    };
+  }
+
+  #insert(message: Message): Promise<boolean> {
+    this.#unsent.set(message.id, message);
+    this.changed();
+    // one after another: the order of the questions is the order of their arrival
+    const sent = this.#lastSend.then(() => this.#insertNow(message));
+    this.#lastSend = sent;
+    return sent;
+  }
+
+  async #insertNow({ id, content, data }: Message): Promise<boolean> {
+    const values = { id, session_id: this.id, content };
+    try {
+      const row = await this.#backend.insertMessage(data === null ? values : { ...values, data });
+      this.#mergeRows([row]);
+      this.#lastHeard = Date.now();
+    } catch (error) {
+      const unsent = this.#unsent.get(id);
+      // an event may have shown meanwhile that it arrived after all
+      if (unsent === undefined) return true;
+      this.#unsent.set(id, { ...unsent, status: "not_sent", error: { code: "not_sent", message: textOf(error) } });
+      this.changed();
+      return false;
+    }
+    this.changed();
+    this.#schedule();
+    return true;
+  }
+
+  async #reread(id: string): Promise<void> {
+    const rows = await this.#backend.readMessages(this.id, this.#thread(id), this.#readUpTo);
+    if (this.#closed) return;
+    this.#mergeRead(rows);
+    this.changed();
+    this.#schedule();
+  }
+
+  /** A question's id, whether `id` is the question's or its reply's, together with `id`. */
+  #thread(id: string): string[] {
+    const question = this.#entries.get(id)?.message?.reply_to;
+    return question ? [question, id] : [id];
+  }
+
+  #onConnection(connection: Connection): void {
+    this.#connection = connection;
+    if (connection === "live") this.#pageWanted = true;
+    this.changed();
+    this.#schedule();
+  }
+
+  #onEvent(name: string, payload: unknown): void {
+    const event = parseSessionEvent(name, payload);
+    if (event === null) return;
+    this.#lastHeard = Date.now();
+    switch (event.kind) {
+      case "delta":
+        this.#readNow ||= !this.#entries.has(event.delta.message_id);
+        this.#update(event.delta.message_id, (entry) => mergeDelta(entry, event.delta));
+        break;
+      case "message":
+        this.#mergeRows([event.row]);
+        break;
+      case "message_hint":
+        this.#update(event.id, (entry) => mergeHint(entry, event));
+        this.#readNow = true;
+        break;
+      case "file":
+        this.#mergeFile(event.row, event.conflict);
+        break;
+      case "file_hint":
+        this.#filesWanted = this.#readNow = true;
+        break;
+    }
+    this.changed();
+    this.#schedule();
+  }
+
+  #update(id: string, merge: (entry: Entry) => Entry): void {
+    this.#entries.set(id, merge(this.#entries.get(id) ?? UNKNOWN));
+  }
+
+  #mergeRows(rows: readonly MessageRow[]): void {
+    for (const row of rows) {
+      this.#update(row.id, (entry) => mergeRow(entry, row));
+      this.#unsent.delete(row.id);
+    }
+  }
+
+  #mergeFile(row: CodeFileRow, conflict = false): void {
+    this.#files.set(row.id, mergeFile(this.#files.get(row.id), row, conflict));
+  }
+
+  /** The ids whose rows must be read because an event was missed or did not tell all. */
+  #incomplete(): string[] {
+    return [...this.#entries].filter(([, entry]) => needsRead(entry)).map(([id]) => id);
+  }
+
+  /** The ids of messages that are still to change, oldest first: the oldest are at work. */
+  #live(): string[] {
+    const live: MessageRow[] = [];
+    for (const { message } of this.#entries.values()) if (message !== null && isLive(message)) live.push(message);
+    return live.sort((a, b) => a.ordinal - b.ordinal).map(({ id }) => id);
+  }
+
+  /** Sets the timer for the next reading, if there is a reason for one. */
+  #schedule(): void {
+    clearTimeout(this.#timer);
+    if (this.#closed || this.#reading) return;
+    const { gapMs, silenceMs } = this.#options;
+    const due: number[] = [];
+    if (this.#pageWanted || this.#readNow) due.push(0);
+    if (this.#filesWanted || this.#incomplete().length > 0) due.push(this.#lastRead + gapMs);
+    if (this.#live().length > 0) due.push(Math.max(this.#lastHeard, this.#lastRead) + silenceMs);
+    if (due.length === 0) return;
+    const backoff = this.#failures && Math.min(gapMs * 2 ** (this.#failures - 1), LONGEST_BACKOFF_MS);
+    const at = Math.max(Math.min(...due), this.#lastRead + backoff);
+    this.#timer = setTimeout(() => void this.#read(), Math.max(0, at - Date.now()));
+  }
+
+  async #read(): Promise<void> {
+    this.#reading = true;
+    const page = this.#pageWanted;
+    const files = page || this.#filesWanted;
+    this.#pageWanted = this.#filesWanted = this.#readNow = false;
+    try {
+      await Promise.all([page ? this.#readPage() : this.#readRows(), files && this.#readFiles()]);
+      this.#failures = 0;
+      this.#error = null;
+    } catch (error) {
+      this.#failures += 1;
+      this.#error = textOf(error);
+      this.#pageWanted ||= page;
+      this.#filesWanted ||= files;
+    }
+    this.#reading = false;
+    this.#lastRead = Date.now();
+    if (this.#closed) return;
+    this.changed();
+    this.#schedule();
+  }
+
+  async #readPage(): Promise<void> {
+    const { pageSize } = this.#options;
+    const rows = await this.#backend.readPage(this.id, null, pageSize);
+    const lowest = Math.min(...rows.map((row) => row.ordinal));
+    const full = rows.length >= pageSize;
+    // after a long absence rows may lie between what is known and this page: begin with the page then
+    if (this.#floor === null || (full && lowest > this.#readUpTo)) {
+      this.#floor = full ? lowest : 0;
+      this.#hasOlder = full;
+    }
+    this.#mergeRead(rows);
+  }
+
+  async #readRows(): Promise<void> {
+    const incomplete = this.#incomplete().slice(0, MAX_IDS);
+    const ids = [...new Set([...incomplete, ...this.#live()])].slice(0, MAX_IDS);
+    this.#mergeRead(await this.#backend.readMessages(this.id, ids, this.#readUpTo));
+    for (const id of incomplete) {
+      // no such row (any more): nothing will ever complete it
+      if (this.#entries.get(id)?.message === null) this.#entries.delete(id);
+    }
+  }
+
+  /** Merges rows of a reading that left out none above `#readUpTo`. */
+  #mergeRead(rows: readonly MessageRow[]): void {
+    this.#mergeRows(rows);
+    this.#readUpTo = Math.max(this.#readUpTo, ...rows.map((row) => row.ordinal));
+  }
+
+  async #readFiles(): Promise<void> {
+    const gone = new Set(this.#files.keys());
+    for (const row of await this.#backend.readFiles(this.id)) {
+      this.#mergeFile(row);
+      gone.delete(row.id);
+    }
+    for (const id of gone) this.#files.delete(id);
+  }
+}
+
+function isLive(message: { status: string }): boolean {
+  return !hasEnded(message);
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,134 @@
+/** The list of the user's sessions, kept up to date by the topic `user:<id>`. */
+
+import type { SupabaseClient } from "@supabase/supabase-js";
+import { timeout, unwrap } from "./backend.ts";
+import { parseSessionListEvent } from "./events.ts";
+import { compareTimes } from "./merge.ts";
+import { Observable } from "./observable.ts";
+import { listen } from "./topic.ts";
+import type {
+  AnySupabaseClient,
+  Connection,
+  Database,
+  NewSession,
+  SessionListSnapshot,
+  SessionRow,
+} from "./types.ts";
+
+/** PostgREST gives no more in one answer. */
+const MAX_SESSIONS = 1_000;
+const RETRY_MS = 2_000;
+
+/** Opens the list of the sessions of the user who is signed in. */
+export function openSessionList(client: AnySupabaseClient, userId: string): SessionList {
+  return new SessionList(client, userId);
+}
+
+export class SessionList extends Observable<SessionListSnapshot> {
+  readonly #db: SupabaseClient<Database>;
+  readonly #leave: () => void;
+  #sessions = new Map<string, SessionRow>();
+  /** Ids are never used again, so an answer that was under way cannot bring a deleted session back. */
+  #deleted = new Set<string>();
+  #connection: Connection = "connecting";
+  #ready = false;
+  #error: string | null = null;
+  #reading = false;
+  #wanted = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #closed = false;
+
+  constructor(client: AnySupabaseClient, userId: string) {
+    super();
+    this.#db = client as SupabaseClient<Database>;
+    this.#leave = listen(client, `user:${userId}`, {
+      onEvent: (event, payload) => this.#onEvent(event, payload),
+      onConnection: (connection) => {
+        this.#connection = connection;
+        this.changed();
+        if (connection === "live") void this.#read();
+      },
+    });
+    void this.#read();
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#leave();
+  }
+
+  /** Creates a session. Throws `RequestError`. */
+  async create(values: NewSession = {}): Promise<SessionRow> {
+    const query = this.#db.from("sessions").insert(values).select().abortSignal(timeout());
+    const row: SessionRow = unwrap(await query.single());
+    this.#merge(row);
+    return row;
+  }
+
+  /** Gives a session another title. Throws `RequestError`. */
+  async rename(id: string, title: string): Promise<void> {
+    const query = this.#db.from("sessions").update({ title }).eq("id", id).select().abortSignal(timeout());
+    this.#merge(unwrap(await query.single()));
+  }
+
+  /** Deletes a session with all in it. Throws `RequestError`. */
+  async remove(id: string): Promise<void> {
+    unwrap(await this.#db.from("sessions").delete().eq("id", id).abortSignal(timeout()));
+    this.#forget(id);
+  }
+
+  protected override render(): SessionListSnapshot {
+    const sessions = [...this.#sessions.values()].sort((a, b) => compareTimes(b.updated_at, a.updated_at));
+    return { sessions, connection: this.#connection, ready: this.#ready, error: this.#error };
+  }
+
+  #onEvent(name: string, payload: unknown): void {
+    const event = parseSessionListEvent(name, payload);
+    if (event?.kind === "session") this.#merge(event.row);
+    if (event?.kind === "deleted") this.#forget(event.id);
+  }
+
+  #merge(row: SessionRow): void {
+    const known = this.#sessions.get(row.id);
+    if (this.#deleted.has(row.id) || (known && compareTimes(row.updated_at, known.updated_at) < 0)) return;
+    // an event may leave large fields out
+    this.#sessions.set(row.id, { ...known, ...row });
+    this.changed();
+  }
+
+  #forget(id: string): void {
+    this.#deleted.add(id);
+    this.#sessions.delete(id);
+    this.changed();
+  }
+
+  async #read(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#wanted = true;
+    if (this.#reading) return;
+    this.#reading = true;
+    while (this.#wanted && !this.#closed) {
+      this.#wanted = false;
+      try {
+        const query = this.#db.from("sessions").select().order("updated_at", { ascending: false });
+        const before = new Set(this.#sessions.keys());
+        const rows = unwrap(await query.limit(MAX_SESSIONS).abortSignal(timeout()));
+        for (const row of rows) {
+          this.#merge(row);
+          before.delete(row.id);
+        }
+        // what was known before the question and is not in a complete answer is gone
+        if (rows.length < MAX_SESSIONS) for (const id of before) this.#sessions.delete(id);
+        this.#ready = true;
+        this.#error = null;
+      } catch (error) {
+        this.#error = error instanceof Error ? error.message : String(error);
+        this.#timer = setTimeout(() => void this.#read(), RETRY_MS);
+      }
+      if (!this.#closed) this.changed();
+    }
+    if (this.#closed) clearTimeout(this.#timer);
+    this.#reading = false;
+  }
+}

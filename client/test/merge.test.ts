@@ -1,0 +1,229 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { MAX_PENDING, UNKNOWN, compareTimes, hasEnded, mergeDelta, mergeFile, mergeHint, mergeRow, needsRead } from "../src/merge.ts";
+import type { Entry } from "../src/merge.ts";
+import type { Delta } from "../src/types.ts";
+import { ReplyLife, file, reply, timeAt, type Event, type Step } from "./world.ts";
+
+function delta(seq: number, text: string, attempt = 1): Delta {
+  return { message_id: "r", reply_to: "q", attempt, seq, text };
+}
+
+function feed(entry: Entry, ...deltas: Delta[]): Entry {
+  return deltas.reduce(mergeDelta, entry);
+}
+
+describe("deltas", () => {
+  const running = mergeRow(UNKNOWN, reply());
+
+  test("in order are added", () => {
+    const entry = feed(running, delta(1, "a"), delta(2, "b"));
+    expect(entry.message).toMatchObject({ content: "ab", seq: 2, status: "running" });
+    expect(needsRead(entry)).toBe(false);
+  });
+
+  test("doubled are added once", () => {
+    const entry = feed(running, delta(1, "a"), delta(1, "a"), delta(2, "b"), delta(1, "a"), delta(2, "b"));
+    expect(entry.message?.content).toBe("ab");
+    expect(mergeDelta(entry, delta(2, "b"))).toBe(entry);
+  });
+
+  test("out of order wait for the missing one", () => {
+    const early = feed(running, delta(1, "a"), delta(3, "c"));
+    expect(early.message?.content).toBe("a");
+    expect(needsRead(early)).toBe(true);
+    const whole = mergeDelta(early, delta(2, "b"));
+    expect(whole.message?.content).toBe("abc");
+    expect(needsRead(whole)).toBe(false);
+  });
+
+  test("after a lost one go on from the row that contains it", () => {
+    const gap = feed(running, delta(1, "a"), delta(3, "c"), delta(4, "d"));
+    const short = mergeRow(gap, reply({ seq: 1, content: "a", updated_at: timeAt(1) }));
+    expect(short.message?.content).toBe("a");
+    expect(needsRead(short)).toBe(true);
+    const reached = mergeRow(short, reply({ seq: 3, content: "abc", updated_at: timeAt(2) }));
+    expect(reached.message?.content).toBe("abcd");
+    expect(needsRead(reached)).toBe(false);
+  });
+
+  test("before any row are kept until it is read", () => {
+    const unknown = feed(UNKNOWN, delta(2, "b"), delta(3, "c"));
+    expect(unknown.message).toBeNull();
+    expect(needsRead(unknown)).toBe(true);
+    expect(mergeRow(unknown, reply({ seq: 1, content: "a" })).message?.content).toBe("abc");
+  });
+
+  test("of a higher attempt replace the text from its first on, not before", () => {
+    const first = feed(running, delta(1, "old"));
+    const waiting = mergeDelta(first, delta(2, "w", 2));
+    expect(waiting.message?.content).toBe("old");
+    expect(mergeDelta(waiting, delta(2, "zombie"))).toBe(waiting);
+    expect(mergeDelta(waiting, delta(1, "ne", 2)).message).toMatchObject({ content: "new", attempt: 2, seq: 2 });
+  });
+
+  test("of a lower attempt are ignored", () => {
+    const second = mergeRow(feed(running, delta(1, "old")), reply({ attempt: 2, updated_at: timeAt(5) }));
+    expect(second.message?.content).toBe("");
+    expect(mergeDelta(second, delta(2, "zombie"))).toBe(second);
+  });
+
+  test("after the end are ignored", () => {
+    const done = mergeRow(running, reply({ status: "done", seq: 2, content: "ab", updated_at: timeAt(1) }));
+    expect(mergeDelta(done, delta(3, "c"))).toBe(done);
+  });
+
+  test("may hold all of the text, or a structured snapshot", () => {
+    const content = feed(running, delta(1, "a"), { ...delta(2, ""), text: undefined as never, content: "B" });
+    expect(content.message?.content).toBe("B");
+    const data = mergeDelta(content, { message_id: "r", reply_to: "q", attempt: 1, seq: 3, data: { rows: [1] } });
+    expect(data.message).toMatchObject({ content: "B", data: { rows: [1] }, seq: 3 });
+  });
+
+  test("are kept within a bound", () => {
+    let entry = running;
+    for (let seq = 2; seq < MAX_PENDING + 10; seq++) entry = mergeDelta(entry, delta(seq, "x"));
+    expect(entry.pending.size).toBe(MAX_PENDING);
+    expect(needsRead(entry)).toBe(true);
+  });
+});
+
+describe("rows", () => {
+  test("behind the deltas leave the text and bring the rest", () => {
+    const live = feed(mergeRow(UNKNOWN, reply()), delta(1, "a"), delta(2, "b"));
+    const entry = mergeRow(live, reply({ seq: 1, content: "a", updated_at: timeAt(3) }));
+    expect(entry.message).toMatchObject({ content: "ab", seq: 2, updated_at: timeAt(3) });
+  });
+
+  test("that end the reply are taken whole, even with less text", () => {
+    const live = feed(mergeRow(UNKNOWN, reply()), delta(1, "a"), delta(2, "b"));
+    const entry = mergeRow(live, reply({ status: "cancelled", seq: 1, content: "a", updated_at: timeAt(3) }));
+    expect(entry.message).toMatchObject({ content: "a", status: "cancelled" });
+  });
+
+  test("read late do not undo newer ones", () => {
+    const done = mergeRow(UNKNOWN, reply({ status: "done", seq: 2, content: "ab", updated_at: timeAt(9) }));
+    expect(mergeRow(done, reply({ seq: 1, content: "a", updated_at: timeAt(5) }))).toBe(done);
+    expect(mergeRow(done, reply({ seq: 1, content: "a", updated_at: timeAt(12) }))).toBe(done);
+  });
+
+  test("read again unchanged give the same value", () => {
+    const entry = mergeRow(UNKNOWN, reply({ seq: 1, content: "a" }));
+    expect(mergeRow(entry, reply({ seq: 1, content: "a" }))).toBe(entry);
+  });
+
+  test("of a retry bring an ended reply back", () => {
+    const failed = mergeRow(UNKNOWN, reply({ status: "failed", updated_at: timeAt(1) }));
+    const queued = mergeRow(failed, reply({ status: "queued", updated_at: timeAt(2) }));
+    expect(queued.message?.status).toBe("queued");
+    const again = mergeRow(queued, reply({ attempt: 2, updated_at: timeAt(3) }));
+    expect(mergeDelta(again, delta(1, "a", 2)).message).toMatchObject({ content: "a", status: "running" });
+  });
+
+  test("announced without all fields must be read", () => {
+    const live = feed(mergeRow(UNKNOWN, reply()), delta(1, "a"));
+    const hinted = mergeHint(live, { attempt: 1, updated_at: timeAt(4) });
+    expect(needsRead(hinted)).toBe(true);
+    expect(hinted.message).toBe(live.message);
+    const early = mergeRow(hinted, reply({ seq: 1, content: "a", updated_at: timeAt(2) }));
+    expect(needsRead(early)).toBe(true);
+    const read = mergeRow(early, reply({ status: "done", seq: 2, content: "ab", updated_at: timeAt(4) }));
+    expect(needsRead(read)).toBe(false);
+    expect(mergeHint(read, { attempt: 1, updated_at: timeAt(4) })).toBe(read);
+  });
+});
+
+describe("files", () => {
+  test("the higher revision wins, then the later change", () => {
+    const known = mergeFile(undefined, file({ revision: 2, content: "2" }));
+    expect(mergeFile(known, file({ revision: 1, content: "1" }))).toBe(known);
+    expect(mergeFile(known, file({ revision: 3, content: "3" })).content).toBe("3");
+    expect(mergeFile(known, file({ revision: 2, path: "b.py", updated_at: timeAt(1) })).path).toBe("b.py");
+  });
+
+  test("a conflict shows until the file changes", () => {
+    const known = mergeFile(undefined, file({ revision: 2 }));
+    const conflict = mergeFile(known, file({ revision: 2 }), true);
+    expect(conflict.conflict).toBe(true);
+    expect(mergeFile(conflict, file({ revision: 2 }))).toBe(conflict);
+    expect(mergeFile(conflict, file({ revision: 3 })).conflict).toBe(false);
+  });
+});
+
+test("timestamps compare to the microsecond, however they are written", () => {
+  const steps = fc.nat(3_000_000);
+  fc.assert(fc.property(steps, steps, (a, b) => Math.sign(compareTimes(timeAt(a), timeAt(b))) === Math.sign(a - b)));
+});
+
+describe("any history, any delivery", () => {
+  const text = fc.string({ minLength: 1, maxLength: 3 });
+  const step: fc.Arbitrary<Step> = fc.oneof(
+    { weight: 8, arbitrary: fc.record({ do: fc.constant("delta" as const), text }) },
+    { weight: 1, arbitrary: fc.record({ do: fc.constantFrom("revise" as const, "zombie" as const), text }) },
+    { weight: 3, arbitrary: fc.record({ do: fc.constantFrom("checkpoint" as const, "claim" as const) }) },
+    { weight: 1, arbitrary: fc.record({ do: fc.constantFrom("release" as const, "fail" as const, "cancel" as const, "retry" as const) }) },
+  );
+  const life = fc.array(step, { maxLength: 60 }).map((steps) => new ReplyLife(steps));
+  // indices into the events: what is not named is lost, what is named twice is doubled, the order is any
+  const delivery = fc.array(fc.nat(), { maxLength: 120 });
+  // nearly in order, a few lost: the usual case
+  const mostly = fc.tuple(fc.array(fc.nat(), { maxLength: 6 }), fc.array(fc.nat(), { maxLength: 6 }));
+
+  function deliver(entry: Entry, event: Event): Entry {
+    return "row" in event ? mergeRow(entry, event.row) : mergeDelta(entry, event.delta);
+  }
+
+  function run({ events, texts, row }: ReplyLife, order: readonly number[]): void {
+    let entry = UNKNOWN;
+    const check = (next: Entry): void => {
+      const before = entry.message;
+      const after = next.message;
+      if (after !== null) {
+        expect(after.content).toBe(texts.get(`${after.attempt}:${after.seq}`));
+        if (before !== null) {
+          expect(after.attempt).toBeGreaterThanOrEqual(before.attempt);
+          if (after.attempt === before.attempt) {
+            expect(after.seq).toBeGreaterThanOrEqual(before.seq);
+            expect(hasEnded(before) && after.status === "running").toBe(false);
+          }
+        }
+      }
+      entry = next;
+    };
+    for (const index of order) check(deliver(entry, events[index % events.length]!));
+    check(mergeRow(entry, row));
+    expect(entry.message).toEqual(row);
+    expect(needsRead(entry)).toBe(false);
+    const final = entry;
+    for (const index of order) check(deliver(entry, events[index % events.length]!));
+    expect(entry).toBe(final);
+  }
+
+  test("ends in the row's text and never takes text back within an attempt", () => {
+    fc.assert(fc.property(life, delivery, run), { numRuns: 3_000 });
+  });
+
+  test("nearly in order: the same", () => {
+    const property = fc.property(life, mostly, (history, [lost, doubled]) => {
+      const order = history.events.map((_, index) => index);
+      for (const at of lost) order.splice(at % (order.length + 1), 1);
+      for (const at of doubled) order.splice(at % (order.length + 1), 0, at);
+      run(history, order);
+    });
+    fc.assert(property, { numRuns: 3_000 });
+  });
+
+  test("all in order: the text is whole at each delta, without reading", () => {
+    const property = fc.property(fc.array(text, { maxLength: 40 }), (texts) => {
+      const { events } = new ReplyLife(texts.map((piece) => ({ do: "delta", text: piece })));
+      let entry = UNKNOWN;
+      let written = "";
+      for (const event of events) {
+        entry = deliver(entry, event);
+        if ("delta" in event) expect(entry.message?.content).toBe((written += event.delta.text));
+        expect(needsRead(entry)).toBe(false);
+      }
+    });
+    fc.assert(property);
+  });
+});

@@ -1,0 +1,335 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import type { Backend, NewMessage } from "../src/backend.ts";
+import { ChatSession } from "../src/session.ts";
+import type { TopicListener } from "../src/topic.ts";
+import { RequestError, type CodeFileRow, type Delta, type MessageRow } from "../src/types.ts";
+import { file, question, reply, timeAt } from "./world.ts";
+
+/** The rows of one session, with a line that can be cut. */
+class Supabase implements Backend {
+  rows = new Map<string, MessageRow>();
+  files: CodeFileRow[] = [];
+  reads = 0;
+  refuse: RequestError | null = null;
+  listener: TopicListener | null = null;
+  calls: string[] = [];
+  /** How long each insert takes, in milliseconds. */
+  delays: number[] = [];
+
+  set(row: MessageRow, announced = true): void {
+    this.rows.set(row.id, row);
+    if (announced) this.send("message", row);
+  }
+
+  send(event: string, payload: object): void {
+    this.listener?.onEvent(event, structuredClone(payload));
+  }
+
+  delta(seq: number, text: string, more: Partial<Delta> = {}): void {
+    this.send("delta", { message_id: "r", reply_to: "q", attempt: 1, seq, text, ...more });
+  }
+
+  async readPage(_session: string, before: number | null, limit: number): Promise<MessageRow[]> {
+    const rows = [...this.#read()].filter((row) => before === null || row.ordinal < before);
+    return rows.sort((a, b) => b.ordinal - a.ordinal).slice(0, limit);
+  }
+
+  async readMessages(_session: string, ids: readonly string[], after: number): Promise<MessageRow[]> {
+    const wanted = (row: MessageRow) =>
+      row.ordinal > after || ids.includes(row.id) || (row.reply_to !== null && ids.includes(row.reply_to));
+    return this.#read().filter(wanted);
+  }
+
+  async readFiles(): Promise<CodeFileRow[]> {
+    if (this.refuse) throw this.refuse;
+    return structuredClone(this.files);
+  }
+
+  async insertMessage({ id, content, data }: NewMessage): Promise<MessageRow> {
+    const delay = this.delays.shift();
+    if (delay !== undefined) await new Promise((resolve) => setTimeout(resolve, delay));
+    this.calls.push(`insert ${content}`);
+    if (this.refuse) throw this.refuse;
+    const ordinal = 2 * this.rows.size + 2;
+    const row = this.rows.get(id) ?? question({ id, content, ordinal, data: data ?? null });
+    this.set(row);
+    return structuredClone(row);
+  }
+
+  async cancelMessage(id: string): Promise<void> {
+    this.calls.push(`cancel ${id}`);
+    if (this.refuse) throw this.refuse;
+  }
+
+  async retryMessage(id: string): Promise<void> {
+    this.calls.push(`retry ${id}`);
+  }
+
+  listen(topic: string, listener: TopicListener): () => void {
+    expect(topic).toBe("session:s");
+    this.listener = listener;
+    return () => (this.listener = null);
+  }
+
+  #read(): MessageRow[] {
+    this.reads += 1;
+    if (this.refuse) throw this.refuse;
+    return structuredClone([...this.rows.values()]);
+  }
+}
+
+let supabase: Supabase;
+let session: ChatSession;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  supabase = new Supabase();
+});
+
+afterEach(() => {
+  session.close();
+  vi.useRealTimers();
+});
+
+async function open(pageSize = 200): Promise<void> {
+  session = new ChatSession("s", supabase, { pageSize });
+  supabase.listener?.onConnection("live");
+  await vi.advanceTimersByTimeAsync(0);
+}
+
+const texts = () => session.getSnapshot().messages.map(({ content }) => content);
+const last = () => session.getSnapshot().messages.at(-1);
+
+test("a conversation from the question to the end of the reply", async () => {
+  await open();
+  expect(session.getSnapshot()).toMatchObject({ ready: true, connection: "live", busy: false, messages: [] });
+
+  const sent = session.send("Hello?");
+  expect(last()).toMatchObject({ content: "Hello?", status: "sending", role: "user" });
+  const { id } = last()!;
+  expect(await sent).toBe(true);
+  expect(session.getSnapshot().messages).toHaveLength(1);
+  expect(last()).toMatchObject({ id, status: "queued" });
+  expect(session.getSnapshot().busy).toBe(true);
+
+  const running = reply({ reply_to: id, updated_at: timeAt(1) });
+  supabase.set({ ...supabase.rows.get(id)!, status: "running", updated_at: timeAt(1) });
+  supabase.set(running);
+  supabase.delta(1, "Good ");
+  supabase.delta(2, "morning");
+  expect(last()).toMatchObject({ content: "Good morning", status: "running" });
+
+  supabase.send("file", file());
+  expect(session.getSnapshot().files).toMatchObject([{ path: "main.py", conflict: false }]);
+
+  supabase.set({ ...running, status: "done", seq: 3, content: "Good morning.", updated_at: timeAt(2) });
+  supabase.set({ ...supabase.rows.get(id)!, status: "done", updated_at: timeAt(2) });
+  expect(texts()).toEqual(["Hello?", "Good morning."]);
+  expect(session.getSnapshot().busy).toBe(false);
+
+  const reads = supabase.reads;
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(supabase.reads).toBe(reads); // a session at rest asks for nothing
+});
+
+test("the snapshot is the same object until something changes", async () => {
+  supabase.set(question());
+  await open();
+  const heard = vi.fn();
+  session.subscribe(heard);
+  const before = session.getSnapshot();
+  supabase.send("presence", {});
+  supabase.send("delta", { message_id: 7 });
+  supabase.send("message", null as never);
+  expect(session.getSnapshot()).toBe(before);
+  supabase.set(reply({ updated_at: timeAt(1) }));
+  supabase.delta(1, "a");
+  expect(heard).toHaveBeenCalledTimes(2);
+  expect(session.getSnapshot()).not.toBe(before);
+  expect(session.getSnapshot().messages[0]).toBe(before.messages[0]);
+});
+
+describe("what events do not bring is read", () => {
+  beforeEach(async () => {
+    supabase.set(question({ status: "running" }));
+    supabase.set(reply());
+    await open();
+  });
+
+  test("a lost delta: once an interval until the row reaches the buffer", async () => {
+    supabase.delta(1, "a");
+    supabase.delta(3, "c");
+    const reads = supabase.reads;
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(supabase.reads).toBe(reads + 1);
+    expect(last()?.content).toBe("a");
+    supabase.set(reply({ seq: 2, content: "ab", updated_at: timeAt(1) }), false);
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(supabase.reads).toBe(reads + 2);
+    expect(last()?.content).toBe("abc");
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(supabase.reads).toBe(reads + 2);
+  });
+
+  test("silence while a reply runs", async () => {
+    supabase.set(reply({ status: "done", seq: 1, content: "all of it", updated_at: timeAt(1) }), false);
+    supabase.set(question({ status: "done", updated_at: timeAt(1) }), false);
+    await vi.advanceTimersByTimeAsync(4_900);
+    expect(last()?.status).toBe("running");
+    await vi.advanceTimersByTimeAsync(200);
+    expect(last()).toMatchObject({ status: "done", content: "all of it" });
+  });
+
+  test("a row too large for an event", async () => {
+    const large = reply({ status: "done", seq: 4, content: "x".repeat(40_000), updated_at: timeAt(3) });
+    supabase.set(large, false);
+    const { content, ...rest } = large;
+    supabase.send("message", { ...rest, omitted: ["content"] });
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(last()).toMatchObject({ content, status: "done" });
+  });
+
+  test("a file too large for an event, and files that are gone", async () => {
+    supabase.send("file", file({ id: "gone", path: "gone.py" }));
+    supabase.files = [file({ content: "long" })];
+    const { content: _, ...rest } = file();
+    supabase.send("file", { ...rest, omitted: ["content"] });
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(session.getSnapshot().files.map(({ path, content }) => [path, content])).toEqual([["main.py", "long"]]);
+  });
+
+  test("all that happened while the connection was lost", async () => {
+    supabase.delta(1, "a");
+    supabase.listener?.onConnection("offline");
+    expect(session.getSnapshot().connection).toBe("offline");
+    supabase.set(reply({ status: "done", seq: 9, content: "a to z", updated_at: timeAt(5) }), false);
+    supabase.set(question({ id: "q2", ordinal: 4, content: "another tab", updated_at: timeAt(6) }), false);
+    supabase.listener?.onConnection("live");
+    await vi.advanceTimersByTimeAsync(0);
+    expect(texts()).toEqual(["Hello?", "a to z", "another tab"]);
+  });
+
+  test("deltas of a reply whose row was never announced; and of none at all", async () => {
+    supabase.set(reply({ id: "r2", ordinal: 5, reply_to: "q2", seq: 1, content: "one ", updated_at: timeAt(1) }), false);
+    supabase.delta(2, "two", { message_id: "r2", reply_to: "q2" });
+    supabase.delta(2, "nobody", { message_id: "r3", reply_to: "q3" });
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(last()?.content).toBe("one two");
+    const reads = supabase.reads;
+    await vi.advanceTimersByTimeAsync(3_000);
+    expect(supabase.reads).toBe(reads);
+  });
+
+  test("with failures in between: fewer and fewer requests, then whole again", async () => {
+    supabase.refuse = new RequestError("The server could not be reached.");
+    supabase.delta(2, "b");
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(session.getSnapshot().error).toBe("The server could not be reached.");
+    expect(supabase.reads).toBeLessThan(12);
+    supabase.refuse = null;
+    supabase.set(reply({ seq: 1, content: "a", updated_at: timeAt(1) }), false);
+    await vi.advanceTimersByTimeAsync(15_000);
+    expect(session.getSnapshot().error).toBeNull();
+    expect(last()?.content).toBe("ab");
+  });
+});
+
+test("a new attempt replaces the text when it begins to write", async () => {
+  supabase.set(question({ status: "running" }));
+  supabase.set(reply());
+  await open();
+  supabase.delta(1, "first try");
+  supabase.delta(1, "second", { attempt: 2 });
+  supabase.delta(2, " of the first", { attempt: 1 });
+  expect(last()).toMatchObject({ content: "second", attempt: 2 });
+});
+
+describe("a message that is not sent", () => {
+  test("says why and can be sent again with the same id", async () => {
+    await open();
+    supabase.refuse = new RequestError("The message is too long.", "23514");
+    expect(await session.send("Hello?", { depth: 2 })).toBe(false);
+    const failed = last()!;
+    expect(failed).toMatchObject({ status: "not_sent", error: { message: "The message is too long." } });
+    supabase.refuse = null;
+    expect(await session.resend(failed.id)).toBe(true);
+    expect(session.getSnapshot().messages).toHaveLength(1);
+    expect(last()).toMatchObject({ id: failed.id, status: "queued", data: { depth: 2 } });
+  });
+
+  test("counts as sent when its row turns up", async () => {
+    await open();
+    supabase.refuse = new RequestError("The server could not be reached.");
+    await session.send("Hello?");
+    supabase.set(question({ id: last()!.id }));
+    expect(session.getSnapshot().messages).toHaveLength(1);
+    expect(last()?.status).toBe("queued");
+  });
+
+  test("can be discarded", async () => {
+    await open();
+    supabase.refuse = new RequestError("No.");
+    await session.send("Hello?");
+    session.discard(last()!.id);
+    expect(session.getSnapshot().messages).toEqual([]);
+  });
+});
+
+test("messages are sent one after another", async () => {
+  await open();
+  supabase.delays = [300, 200, 100];
+  const sent = [session.send("1"), session.send("2"), session.send("3")];
+  expect(texts()).toEqual(["1", "2", "3"]);
+  await vi.advanceTimersByTimeAsync(600);
+  await Promise.all(sent);
+  expect(supabase.calls).toEqual(["insert 1", "insert 2", "insert 3"]);
+  expect(texts()).toEqual(["1", "2", "3"]);
+});
+
+test("cancel and retry show their effect without any event", async () => {
+  supabase.set(question({ status: "failed" }));
+  supabase.set(reply({ status: "failed", error: { code: "model", message: "No." } }));
+  await open();
+  supabase.set(reply({ status: "queued", updated_at: timeAt(1) }), false);
+  supabase.set(question({ status: "queued", updated_at: timeAt(1) }), false);
+  await session.retry("r");
+  expect(session.getSnapshot().messages.map(({ status }) => status)).toEqual(["queued", "queued"]);
+  supabase.refuse = new RequestError("Not yours.");
+  await expect(session.cancel("r")).rejects.toThrow("Not yours.");
+});
+
+test("a long session opens with its newest page; older ones come on demand", async () => {
+  for (let at = 1; at <= 25; at++) {
+    supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }));
+  }
+  await open(10);
+  expect(texts()).toEqual(["16", "17", "18", "19", "20", "21", "22", "23", "24", "25"]);
+  expect(session.getSnapshot().hasOlder).toBe(true);
+  await session.loadOlder();
+  await session.loadOlder();
+  expect(texts()).toHaveLength(25);
+  expect(session.getSnapshot().hasOlder).toBe(false);
+});
+
+test("after an absence longer than a page there is no hole in what is shown", async () => {
+  supabase.set(question({ id: "q1", content: "1", status: "done" }));
+  await open(2);
+  for (let at = 2; at <= 5; at++) {
+    supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }), at === 5);
+  }
+  supabase.listener?.onConnection("live");
+  await vi.advanceTimersByTimeAsync(0);
+  expect(texts()).toEqual(["4", "5"]);
+  await session.loadOlder();
+  expect(texts()).toEqual(["2", "3", "4", "5"]);
+});
+
+test("a closed session is silent", async () => {
+  supabase.set(question({ status: "running" }));
+  await open();
+  const reads = supabase.reads;
+  session.close();
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(supabase.reads).toBe(reads);
+  expect(supabase.listener).toBeNull();
+});

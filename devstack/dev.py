@@ -1,0 +1,283 @@
+"""`python -m devstack.dev`: everything a developer needs, in one terminal, until Ctrl-C.
+
+The embedded Supabase, the demo model, the worker and the web app are started in order. With
+`SUPABASE_URL` set (in the environment or `.env`) that project is used instead of the embedded one,
+with `LLM_BASE_URL` set that model instead of the demo model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import aiohttp
+from dotenv import dotenv_values
+
+from devstack import DevstackError, PortInUse
+from devstack.__main__ import port_number, postgres_version
+from devstack.migrations import PROJECT
+from devstack.node import node
+from devstack.part import Console, Part
+from devstack.process import free_port
+from devstack.stack import Stack
+
+WEB_PORT = 5173
+_READY_SECONDS = 60.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 stopped, 1 a fault, 2 a bad setting or a port in use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m devstack.dev",
+        description="Run the embedded Supabase, the demo model, the worker and the web app until Ctrl-C. "
+        "SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY and SUPABASE_SECRET_KEY (environment or .env) name another "
+        "Supabase to use; LLM_BASE_URL, LLM_API_KEY and LLM_MODEL another model.",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=PROJECT / ".devstack",
+        metavar="DIR",
+        help="where the embedded Supabase keeps its data (.devstack)",
+    )
+    parser.add_argument(
+        "--port",
+        type=port_number,
+        default=54321,
+        metavar="N",
+        help="the port of the embedded Supabase (54321); 0 picks a free one",
+    )
+    parser.add_argument(
+        "--web-port",
+        type=port_number,
+        default=WEB_PORT,
+        metavar="N",
+        help=f"the port of the web app ({WEB_PORT}), or the next free one",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        return asyncio.run(_run(options.data, options.port, options.web_port))
+    except SettingError as error:
+        print(f"dev: {error}", file=sys.stderr)
+        return 2
+    except PortInUse as error:
+        print(f"dev: {error}", file=sys.stderr)
+        return 2
+    except DevstackError as error:
+        print(f"dev: {error}", file=sys.stderr)
+        return 1
+
+
+class SettingError(DevstackError):
+    """A variable is missing. The text names it and the remedy."""
+
+
+def settings(directory: Path = PROJECT) -> dict[str, str]:
+    """Return the environment over the directory's `.env`; what is empty counts as unset."""
+    file = {name: value for name, value in dotenv_values(directory / ".env").items() if value}
+    return file | {name: value for name, value in os.environ.items() if value}
+
+
+def hosted(env: Mapping[str, str]) -> dict[str, str] | None:
+    """Return URL and keys of the Supabase project that is set, None if none is.
+
+    Raises `SettingError` if a key is missing.
+    """
+    if "SUPABASE_URL" not in env:
+        return None
+    found = {"SUPABASE_URL": env["SUPABASE_URL"]}
+    for name, legacy in (
+        ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"),
+        ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"),
+    ):
+        key = env.get(name) or env.get(legacy)
+        if key is None:
+            raise SettingError(
+                f"SUPABASE_URL is set but {name} is not: set it to that project's key, "
+                "or unset SUPABASE_URL to use the embedded Supabase"
+            )
+        found[name] = key
+    return found
+
+
+def model(env: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the model that is set, None if none is. Raises `SettingError` if a part of it is missing."""
+    names = ("LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL")
+    if not any(name in env for name in names):
+        return None
+    for name in names:
+        if name not in env:
+            raise SettingError(f"{name} is not set: set all of {', '.join(names)}, or none for the demo model")
+    return {name: env[name] for name in names}
+
+
+async def _run(data: Path, port: int, web_port: int) -> int:
+    env = settings()
+    project, llm = hosted(env), model(env)
+    console = Console()
+    parts: list[Part] = []
+    stopping = asyncio.Event()
+    _on_signals(stopping, parts)
+
+    async with contextlib.AsyncExitStack() as opened:
+        work = asyncio.create_task(_start_all(opened, parts, console, env, project, llm, data, port, web_port))
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                console.say("stopping …")
+                return 0
+            raise DevstackError(work.result())
+        finally:
+            for task in (work, stop):
+                task.cancel()
+            await asyncio.wait((work, stop))
+
+
+async def _start_all(
+    opened: contextlib.AsyncExitStack,
+    parts: list[Part],
+    console: Console,
+    env: Mapping[str, str],
+    project: Mapping[str, str] | None,
+    llm: Mapping[str, str] | None,
+    data: Path,
+    port: int,
+    web_port: int,
+) -> str:
+    """Start everything in order, then wait for the first part to fail; return what to say about it."""
+    stack: Stack | None = None
+    where = "SUPABASE_URL"
+    if project is None:
+        console.say(f"embedded Supabase, data in {_short(data)}")
+        stack = Stack(
+            data,
+            port,
+            postgres_version=postgres_version(),
+            progress=lambda line: console.line("supabase", line),
+        )
+        await opened.enter_async_context(stack)
+        project = stack.environment
+        where = f"embedded, data in {_short(data)}"
+
+    async def run(part: Part) -> Part:
+        parts.append(part)
+        opened.push_async_callback(part.stop)
+        await part.start()
+        return part
+
+    python = [sys.executable, "-u", "-m"]
+    base = {**env, **project}
+    failed: list[asyncio.Task[str]] = []
+    what = f"{llm['LLM_MODEL']} at {llm['LLM_BASE_URL']}" if llm else "the demo model, which says so"
+    if llm is None:
+        model_port = free_port()
+        demo = await run(Part("model", [*python, "devstack.model", "--port", str(model_port)], env, console))
+        llm = {"LLM_BASE_URL": f"http://127.0.0.1:{model_port}/v1", "LLM_API_KEY": "demo", "LLM_MODEL": "demo"}
+        await _until_ready(demo, f"http://127.0.0.1:{model_port}/v1/models", any_status=True)
+
+    health = free_port()
+    worker_env = {
+        "BRIDGE_LOG_FORMAT": "console",
+        "BRIDGE_DRAIN_SECONDS": "2",  # a reply in the making begins again at the next start
+        **base,
+        **llm,
+        "BRIDGE_HEALTH_HOST": "127.0.0.1",
+        "BRIDGE_HEALTH_PORT": str(health),
+    }
+    worker = await run(Part("worker", [*python, "bridge.cli", "run"], worker_env, console))
+
+    free = _next_free(web_port)
+    if free != web_port:
+        console.say(f"port {web_port} is in use, the web app takes {free}")
+    web_env = {
+        **env,
+        "VITE_SUPABASE_URL": project["SUPABASE_URL"],
+        "VITE_SUPABASE_PUBLISHABLE_KEY": project["SUPABASE_PUBLISHABLE_KEY"],
+    }
+    vite = PROJECT / "node_modules" / "vite" / "bin" / "vite.js"
+    if not vite.is_file():
+        raise DevstackError("the Node packages are not installed: run `make setup`")
+    options = ["--host", "127.0.0.1", "--port", str(free), "--strictPort", "--clearScreen", "false"]
+    command = [await asyncio.to_thread(node), str(vite), *options]
+    web = await run(Part("web", command, web_env, console, folder=PROJECT / "web"))
+    await _until_ready(worker, f"http://127.0.0.1:{health}/readyz")
+    await _until_ready(web, f"http://127.0.0.1:{free}/")
+
+    console.block(
+        ("The chat", f"http://127.0.0.1:{free}"),
+        ("Supabase", f"{project['SUPABASE_URL']}  ({where})"),
+        ("Model", what),
+        ("", "Ctrl-C stops everything."),
+    )
+    failed = [asyncio.create_task(part.ended()) for part in parts]
+    if stack is not None:
+        failed.append(asyncio.create_task(stack.failed()))
+    try:
+        done, _ = await asyncio.wait(failed, return_when=asyncio.FIRST_COMPLETED)
+        return next(iter(done)).result()
+    finally:
+        for task in failed:
+            task.cancel()
+        await asyncio.wait(failed)
+
+
+async def _until_ready(part: Part, url: str, *, any_status: bool = False) -> None:
+    """Wait until the part answers well at this address. Raises `DevstackError` if it ends or takes too long."""
+    ended = asyncio.create_task(part.ended())
+    try:
+        async with asyncio.timeout(_READY_SECONDS), aiohttp.ClientSession() as session:
+            while not ended.done():
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(url) as answer:
+                        if any_status or answer.status == 200:
+                            return
+                await asyncio.wait((ended,), timeout=0.1)
+        raise DevstackError(ended.result())
+    except TimeoutError:
+        raise DevstackError(f"{part.name} is not ready after {_READY_SECONDS:.0f} s: {part.last()}") from None
+    finally:
+        ended.cancel()
+        await asyncio.wait((ended,))
+
+
+def _on_signals(stopping: asyncio.Event, parts: Sequence[Part]) -> None:
+    """The first Ctrl-C (SIGTERM, SIGHUP) stops everything in order, a second one kills."""
+
+    def received() -> None:
+        if not stopping.is_set():
+            stopping.set()
+            return
+        for part in parts:
+            part.kill()
+        os._exit(130)  # Postgres, REST and Auth end with us
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, received)
+
+
+def _next_free(port: int) -> int:
+    for candidate in range(port, min(port + 50, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", candidate))
+                return candidate
+    raise PortInUse(f"no port from {port} on is free: choose another with --web-port")
+
+
+def _short(path: Path) -> str:
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

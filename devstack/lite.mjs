@@ -1,0 +1,338 @@
+// REST and Auth: @supabase/lite 0.10.0 on Postgres, mended from outside where it differs from
+// PostgREST and GoTrue in something that matters to us. Started by lite.py, which sends
+//   1. one line of JSON: {rest, auth, reader: connection URLs, publishableKey, secretKey, jwtSecret}
+//   2. lines "reload": the schema is read again
+// on stdin, and reads one line of JSON for each on stdout. The end of stdin ends the process, so it
+// cannot outlive its parent. Everything Lite prints goes to stderr.
+
+import { createHmac, timingSafeEqual } from "node:crypto";
+import { createInterface } from "node:readline";
+
+import { serve } from "@hono/node-server";
+import { App } from "@supabase/lite";
+import { createPostgresConnection } from "@supabase/lite/postgres";
+import { jwtVerify } from "jose";
+
+const POOL = 10; // PostgREST's default
+const CONNECT_SECONDS = 5;
+const RETRY_SECONDS = 0.2;
+const DRAIN_SECONDS = 10;
+
+for (const name of ["log", "info", "warn", "error", "debug"]) {
+  console[name] = (...parts) => process.stderr.write(`${parts.map(oneLine).join(" ")}\n`);
+}
+
+function oneLine(part) {
+  const text = part instanceof Error ? `${part.code ?? part.name} ${part.message}` : String(part);
+  return text.replaceAll("\n", " | ").slice(0, 2000);
+}
+
+// Lite hands out timestamps in Postgres' own notation; PostgREST in ISO 8601.
+const iso = (text) => text.replace(" ", "T").replace(/([+-]\d\d)$/, "$1:00");
+// Lite encodes some JSON values itself and leaves others to the driver, which then encodes twice.
+const json = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+const types = {
+  timestamp: { to: 1114, from: [1114], serialize: (text) => text, parse: iso },
+  timestamptz: { to: 1184, from: [1184], serialize: (text) => text, parse: iso },
+  json: { to: 114, from: [114], serialize: json, parse: JSON.parse },
+  jsonb: { to: 3802, from: [3802], serialize: json, parse: JSON.parse },
+};
+
+function connect(url, max) {
+  const connection = createPostgresConnection({
+    url,
+    postgresOptions: { max, types, connect_timeout: CONNECT_SECONDS, backoff: RETRY_SECONDS, onnotice: () => {} },
+  });
+  // Lite would define auth.uid() and its like here, by older rules than the hosted service's
+  // (auth.sql has them), and would grant everything on every table with RLS to everybody.
+  connection.config.baseSchema = "";
+  connection.rlsState = "active";
+  return connection;
+}
+
+// --- the schema, and what belongs to it ----------------------------------------------------------
+
+/** The schema as Lite wants it, with the settings of roles and of functions that PostgREST applies. */
+async function readSchema(reader) {
+  const tables = await reader.introspect();
+  if (tables.functions === undefined) throw new Error("the schema cannot be read"); // it hides errors
+  const roles = await reader.driver`
+    select rolname as name, split_part(setting, '=', 1) as key, substr(setting, strpos(setting, '=') + 1) as value
+    from pg_catalog.pg_roles, unnest(rolconfig) as setting
+    where pg_catalog.pg_has_role('authenticator', oid, 'member') and rolname <> 'authenticator'`;
+  const functions = await reader.driver`
+    select proname as name, split_part(setting, '=', 1) as key, substr(setting, strpos(setting, '=') + 1) as value
+    from pg_catalog.pg_proc, unnest(proconfig) as setting
+    where pronamespace = 'public'::regnamespace and setting like 'statement_timeout=%'`;
+  const jsonColumns = new Map();
+  for (const { schema, table, name, type } of tables.columns) {
+    if (schema !== "public" || !JSON_TYPES.has(type)) continue;
+    jsonColumns.set(table, [...(jsonColumns.get(table) ?? []), name]);
+  }
+  return { tables, roles: byName(roles), functions: byName(functions), jsonColumns };
+}
+
+const JSON_TYPES = new Set(["json", "jsonb"]);
+
+function byName(rows) {
+  const found = new Map();
+  for (const { name, key, value } of rows) found.set(name, { ...found.get(name), [key]: value });
+  return found;
+}
+
+class Schema {
+  #reader;
+  #read;
+
+  constructor(reader) {
+    this.#reader = reader;
+  }
+
+  /** What the last reading found; everybody who asks meanwhile shares one reading. */
+  get() {
+    const read = (this.#read ??= readSchema(this.#reader));
+    read.catch(() => this.#read === read && this.forget());
+    return read;
+  }
+
+  forget() {
+    this.#read = undefined;
+  }
+}
+
+// --- errors --------------------------------------------------------------------------------------
+
+// The status PostgREST 14 gives an SQLSTATE: the longest beginning counts, anything else is a 400.
+const STATUS = {
+  "08": 503, "09": 500, "0L": 403, "0P": 403, 21000: 500, 23503: 409, 23505: 409, 25: 500, 25006: 405, 28: 403,
+  "2D": 500, 38: 500, 39: 500, "3B": 500, 40: 500, 42883: 404, "42P01": 404, "42P17": 500, 53: 503, 53400: 500,
+  54: 500, 55: 500, 57: 500, "57P01": 503, 58: 500, F0: 500, HV: 500, P0: 500, P0001: 400, XX: 500,
+};
+// Lite answers these as PostgREST does; 42501 depends on who asked, 42703 and 42P01 on the query.
+const LEFT_TO_LITE = /^(42501|42703|42883|42P01|PGRST|PT...)$/;
+
+/** An error in the shape that Lite passes on to the client as it is. */
+function answer(status, { code, message, detail = null, hint = null }) {
+  return Object.assign(new Error(JSON.stringify({ code, message, details: detail, hint })), {
+    code: "PGRST",
+    detail: JSON.stringify({ status, headers: {} }),
+  });
+}
+
+function asPostgrest(error) {
+  const code = error?.code;
+  if (typeof code !== "string" || LEFT_TO_LITE.test(code)) return error;
+  if (/^(CONNECT|CONNECTION_|E[A-Z]+$)/.test(code)) {
+    return answer(503, { code: "PGRST001", message: "Database client error. Retrying the connection." });
+  }
+  if (!/^[0-9A-Z]{5}$/.test(code)) return error;
+  return answer(STATUS[code] ?? STATUS[code.slice(0, 2)] ?? 400, error);
+}
+
+// --- REST ----------------------------------------------------------------------------------------
+
+function encode(values, name, times) {
+  if (typeof values[name] !== "string") return;
+  for (let i = 0; i < times; i++) values[name] = JSON.stringify(values[name]);
+}
+
+/** Ends a transaction whose answer is an error: PostgREST keeps nothing of such a request. */
+class Refused extends Error {
+  constructor(response) {
+    super("refused");
+    this.response = response;
+  }
+}
+
+const SET_ALL = "select set_config(key, value, true) from json_each_text($1::text::json)";
+
+/** A statement as Kysely compiles it. */
+const raw = (text, ...parameters) => ({
+  query: { kind: "RawNode", sqlFragments: [text], parameters: [] },
+  queryId: { queryId: text },
+  sql: text,
+  parameters,
+});
+
+function restConnection(url, schema) {
+  const connection = connect(url, POOL);
+  connection.introspect = async () => (await schema.get()).tables;
+  connection.normalizeDbError = asPostgrest;
+  // Lite takes a JSON string in a request's body for the text of a JSON value, for a column even
+  // twice: a string is encoded once more as an argument, and two times more in a row.
+  const asPostgres = connection.onPostgrestAST.bind(connection);
+  connection.onPostgrestAST = async (request, context) => {
+    const { tables, jsonColumns } = await schema.get();
+    const rows = [request.values ?? []].flat();
+    for (const column of jsonColumns.get(request.from) ?? []) rows.forEach((row) => encode(row, column, 2));
+    if (request.type === "rpc" && request.httpMethod === "POST" && !Array.isArray(request.args)) {
+      for (const { schema: home, name, arg_names, arg_types } of tables.functions) {
+        if (home !== "public" || name !== request.function) continue;
+        arg_names.forEach((argument, i) => JSON_TYPES.has(arg_types[i]) && encode(request.args ?? {}, argument, 1));
+        break;
+      }
+    }
+    return asPostgres(request, context);
+  };
+  // Lite sets role and claims in up to ten statements and no timeout; PostgREST in one, with the
+  // settings of the role and the statement_timeout of the function that is called.
+  connection.withContext = async (context, work, options) => {
+    const { roles, functions } = await schema.get();
+    const role = context?.auth?.role ?? "anon";
+    const rpc = options?.rpc;
+    const settings = {
+      ...roles.get(role),
+      ...(rpc && functions.get(rpc.path.slice("/rpc/".length))),
+      role,
+      "request.jwt.claims": JSON.stringify({ ...context?.auth?.jwt, role }),
+      ...(rpc && {
+        "request.method": rpc.method,
+        "request.path": rpc.path,
+        "request.headers": JSON.stringify(rpc.requestHeaders ?? {}),
+        "response.status": "",
+        "response.headers": "",
+        transaction_read_only: rpc.readOnly ? "on" : "off",
+      }),
+    };
+    try {
+      return await connection.kysely.transaction().execute(async (transaction) => {
+        await transaction.executeQuery(raw(SET_ALL, JSON.stringify(settings)));
+        const response = await work(transaction);
+        if (response.status >= 400) throw new Refused(response);
+        return response;
+      });
+    } catch (error) {
+      if (error instanceof Refused) return error.response;
+      throw error;
+    }
+  };
+  /** Begin a new pool: prepared statements of the old one may not fit the changed schema. */
+  connection.renew = () => {
+    const { driver } = connection;
+    const fresh = connect(url, POOL);
+    connection.driver = fresh.driver;
+    connection.kysely = fresh.kysely;
+    driver.end({ timeout: DRAIN_SECONDS }).catch((error) => console.error(error));
+  };
+  return connection;
+}
+
+// --- API keys ------------------------------------------------------------------------------------
+
+const same = (one, other) => {
+  const digest = (text) => createHmac("sha256", "compare").update(text).digest();
+  return timingSafeEqual(digest(one), digest(other));
+};
+
+/** Who holds an API key: the two opaque ones, or a legacy one, which is a token with a role. */
+function keyHolder({ publishableKey, secretKey, jwtSecret }) {
+  const secret = new TextEncoder().encode(jwtSecret);
+  return async (key) => {
+    if (key === publishableKey) return { type: "publishable", claims: { role: "anon" } };
+    if (same(key, secretKey)) return { type: "secret", claims: { role: "service_role" } };
+    try {
+      const { payload } = await jwtVerify(key, secret, { algorithms: ["HS256"] });
+      if (payload.role === "anon") return { type: "publishable", claims: payload };
+      if (payload.role === "service_role") return { type: "secret", claims: payload };
+    } catch {
+      // not one of our tokens
+    }
+    return null;
+  };
+}
+
+// --- the server ----------------------------------------------------------------------------------
+
+// In the REST app nothing looks a token's user up: PostgREST takes a valid token as it is.
+const anybody = { repo: { findUserById: async () => true, findSessionById: async () => true } };
+const unknownAuth = async (context, next) => {
+  context.set("authService", anybody);
+  await next();
+};
+
+async function start(config) {
+  const reader = connect(config.reader, 2);
+  const schema = new Schema(reader);
+  const rest = restConnection(config.rest, schema);
+  const resolver = keyHolder(config);
+  const common = { db: { migrations: { enabled: false } }, storage: { enabled: false }, studio: { enabled: false } };
+  const server = { admin: false, disableStudio: true, disableFallback: true, apiKeys: { resolver } };
+
+  const restApp = new App({
+    ...common,
+    connection: rest,
+    auth: { enabled: false, jwt_secret: config.jwtSecret },
+    api: { enabled: true, schemas: ["public"], max_rows: 1000 },
+    options: { server: { ...server, middlewares: [unknownAuth] } },
+  });
+  const authApp = new App({
+    ...common,
+    connection: connect(config.auth, 4),
+    auth: {
+      enabled: true,
+      jwt_secret: config.jwtSecret,
+      jwt_expiry: 3600,
+      enable_signup: true,
+      site_url: config.siteUrl,
+      publishable_key: config.publishableKey,
+      secret_key: config.secretKey,
+      email: { enable_signup: true, enable_confirmations: false },
+    },
+    api: { enabled: false },
+    options: { server },
+  });
+  await authApp.init();
+  await authApp.ensureSystemSchema();
+  const [{ users }] = await reader.driver`select to_regclass('auth.users') is not null as users`;
+  if (!users) throw new Error("the tables of auth could not be made"); // Lite hides why
+
+  const changed = () => {
+    schema.forget();
+    rest.renew();
+  };
+  const isReload = (payload) => ["", "reload schema"].includes(payload);
+  await reader.driver.listen("pgrst", (payload) => isReload(payload) && changed(), changed);
+
+  const fetch = async (request) => {
+    if (new URL(request.url).pathname.startsWith("/auth/v1")) return authApp.fetch(request);
+    try {
+      await schema.get();
+    } catch (error) {
+      console.error(error);
+      const message = "Could not query the database for the schema cache. Retrying.";
+      return Response.json({ code: "PGRST002", details: null, hint: null, message }, { status: 503 });
+    }
+    return restApp.fetch(request);
+  };
+  const port = await new Promise((resolve, reject) => {
+    const listening = serve({ fetch, port: 0, hostname: "127.0.0.1" }, (address) => resolve(address.port));
+    // The gateway keeps its connections and closes the idle ones: if both did, one could close
+    // what the other is about to use.
+    listening.keepAliveTimeout = 0;
+    listening.on("error", reject);
+  });
+  return { port, changed, schema };
+}
+
+const lines = createInterface({ input: process.stdin });
+lines.on("close", () => process.exit(0));
+const tell = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
+let running;
+let turn = Promise.resolve();
+lines.on("line", (line) => {
+  turn = turn.then(async () => {
+    try {
+      if (!running) {
+        running = await start(JSON.parse(line));
+        tell({ port: running.port });
+      } else {
+        running.changed();
+        await running.schema.get();
+        tell({ reloaded: true });
+      }
+    } catch (error) {
+      console.error(error?.stack ?? error);
+      tell({ error: oneLine(error) });
+    }
+  });
+});

@@ -1,0 +1,100 @@
+"""Brings a database up to date with `supabase/migrations`, by the Supabase CLI (npm `supabase` 3.1.0)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+
+from devstack import DevstackError
+from devstack.node import node
+from devstack.process import before_exec, end
+
+PROJECT = Path(__file__).resolve().parents[1]
+_SECONDS = 300.0
+_NAME = re.compile(r"(\d+)_.*\.sql")
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def versions(project: Path = PROJECT) -> tuple[str, ...]:
+    """Return the versions of the project's migrations, oldest first."""
+    files = (project / "supabase" / "migrations").glob("*.sql")
+    return tuple(sorted(match[1] for file in files if (match := _NAME.fullmatch(file.name))))
+
+
+async def pending(url: str, project: Path = PROJECT) -> tuple[str, ...]:
+    """Return the versions that the database has not seen yet."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        known = await connection.execute("select to_regclass('supabase_migrations.schema_migrations')")
+        row = await known.fetchone()
+        applied: set[str] = set()
+        if row is not None and row[0] is not None:
+            rows = await connection.execute("select version from supabase_migrations.schema_migrations")
+            applied = {str(version) for (version,) in await rows.fetchall()}
+    return tuple(version for version in versions(project) if version not in applied)
+
+
+async def push(url: str, *, home: Path, project: Path = PROJECT) -> None:
+    """Apply what is pending. `home` is where the CLI may keep its own files.
+
+    Raises `DevstackError` with what the CLI says if a migration fails; those before it stay applied.
+    """
+    parts = urlsplit(url)
+    # Other users of the machine see a command line: the password goes another way.
+    target = urlunsplit(parts._replace(netloc=f"{parts.username}@{parts.hostname}:{parts.port}"))
+    command = [
+        *(await asyncio.to_thread(node), str(script())),
+        *("--yes", "--agent", "no", "--workdir", str(project)),
+        *("db", "push", "--include-all", "--skip-vault", f"--remote={target}?sslmode=disable"),
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment(home) | {"PGPASSWORD": parts.password or ""},
+        start_new_session=True,
+        preexec_fn=before_exec(signal.SIGKILL),
+    )
+    try:
+        async with asyncio.timeout(_SECONDS):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        raise DevstackError(f"the migrations took more than {_SECONDS:.0f} s") from None
+    finally:
+        await end(process, (signal.SIGTERM, 2.0))
+    if process.returncode != 0:
+        raise DevstackError(f"a migration failed: {_essence(output.decode(errors='replace'))}")
+
+
+def script() -> Path:
+    """Return the CLI's script. Raises `DevstackError` if it is not installed."""
+    file = PROJECT / "node_modules" / "supabase" / "dist" / "supabase.js"
+    if not file.is_file():
+        raise DevstackError("the Supabase CLI is not installed: run `make setup`")
+    return file
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The CLI's environment: nothing of ours but the path, no telemetry, no look for updates."""
+    return {
+        "PATH": os.environ.get("PATH", ""),
+        "HOME": str(home),
+        "SUPABASE_HOME": str(home),
+        "SUPABASE_TELEMETRY_DISABLED": "1",
+        "SUPABASE_NO_UPDATE_NOTIFIER": "1",
+        "DO_NOT_TRACK": "1",
+        "NO_COLOR": "1",
+    }
+
+
+def _essence(output: str) -> str:
+    """What the CLI printed, without colours and its own decoration, in one line."""
+    lines = [_COLOUR.sub("", line).strip(" │▲■●◇└┌") for line in output.splitlines()]
+    return " | ".join(line for line in lines if line)[-4000:]

@@ -1,0 +1,114 @@
+"""What a test may ask of the demo model, read from the last user message.
+
+A directive stands anywhere in the message: `[[tokens=50 delay=0.01]]`. Values hold no spaces unless they are written
+as JSON: `[[text="two words"]]`, `[[json={"reply": "hi", "files": []}]]`. Brackets with anything else in them, such as
+`[[a link]]`, are ordinary text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+HELP = """\
+Directives, in double square brackets in the last user message:
+  echo             answer with exactly the last user message
+  text=TEXT        answer with this text (in quotes if it has spaces)
+  json=VALUE       answer with this JSON, as it stands; json="..." sends the string, well-formed or not
+  tokens=N         answer with N tokens of filler
+  first=S          seconds before the first token
+  delay=S          seconds between two tokens
+  finish=REASON    the finish_reason to end with (stop)
+  error=STATUS     answer with this HTTP status and an error instead
+  retry_after=S    with error: the Retry-After header
+  fail=N           send an error in the stream after N tokens
+  cut=N            drop the connection after N tokens
+  clean_cut=N      end the stream after N tokens, without a finish_reason
+  stall=N          after N tokens send nothing more, until the client leaves
+  no_usage         leave out the token counts
+  times=K          do the above error, fail, cut, clean_cut or stall for the first K such requests only
+Example: [[tokens=50 delay=0.01 cut=10 times=2]]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One directive. Durations are in seconds, counts in tokens; None means: as the server does it by default."""
+
+    echo: bool = False
+    text: str | None = None
+    json: Any = field(default=None)
+    tokens: int | None = None
+    first: float | None = None
+    delay: float | None = None
+    finish: str = "stop"
+    error: int | None = None
+    retry_after: float | None = None
+    fail: int | None = None
+    cut: int | None = None
+    clean_cut: int | None = None
+    stall: int | None = None
+    no_usage: bool = False
+    times: int | None = None
+    source: str = ""
+
+    def without_fault(self) -> Script:
+        """Give the same without what `times` limits."""
+        return replace(self, error=None, fail=None, cut=None, clean_cut=None, stall=None)
+
+
+_FLAGS = {"echo", "no_usage"}
+_WHOLE = {"tokens", "error", "fail", "cut", "clean_cut", "stall", "times"}
+_SECONDS = {"first", "delay", "retry_after"}
+_KEYS = {f.name for f in fields(Script)} - {"source"}
+_DECODER = json.JSONDecoder()
+
+
+def read_script(message: str) -> Script | None:
+    """Give the first directive in `message`, or None if it has none."""
+    start = message.find("[[")
+    while start >= 0:
+        script = _read(message, start + 2)
+        if script is not None:
+            return script
+        start = message.find("[[", start + 2)
+    return None
+
+
+def _read(message: str, at: int) -> Script | None:
+    found: dict[str, Any] = {}
+    begin = at
+    while True:
+        while at < len(message) and message[at] == " ":
+            at += 1
+        if message.startswith("]]", at):
+            return Script(**found, source=message[begin:at]) if found else None
+        end = at
+        while end < len(message) and (message[end].isalpha() or message[end] == "_"):
+            end += 1
+        key = message[at:end]
+        if key not in _KEYS:
+            return None
+        if key in _FLAGS:
+            found[key], at = True, end
+            continue
+        if not message.startswith("=", end):
+            return None
+        value, at = _value(message, end + 1)
+        try:
+            found[key] = int(value) if key in _WHOLE else float(value) if key in _SECONDS else value
+        except (TypeError, ValueError):
+            return None
+
+
+def _value(message: str, at: int) -> tuple[Any, int]:
+    if message[at : at + 1] in ('"', "{", "["):
+        try:
+            return _DECODER.raw_decode(message, at)
+        except ValueError:
+            return None, len(message)
+    end = at
+    while end < len(message) and message[end] != " " and not message.startswith("]]", end):
+        end += 1
+    return message[at:end], end

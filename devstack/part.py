@@ -1,0 +1,126 @@
+"""A program that runs beside others in one terminal: its output prefixed, its end noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from devstack import DevstackError
+from devstack.migrations import PROJECT
+from devstack.process import before_exec, end
+
+_STOP_SECONDS = 4.0
+_COLOURS = {"supabase": 32, "model": 35, "worker": 36, "web": 34, "dev": 33}
+
+
+class Console:
+    """The terminal, shared: each line says whose it is, in colour where that can be seen."""
+
+    def __init__(self) -> None:
+        self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+    def line(self, name: str, text: str) -> None:
+        """Print a line of a part."""
+        label = f"{name:<8} │"
+        if self._colour:
+            label = f"\x1b[{_COLOURS.get(name, 37)}m{label}\x1b[0m"
+        print(f"{label} {text}", flush=True)
+
+    def say(self, text: str) -> None:
+        """Print a line of our own."""
+        self.line("dev", text)
+
+    def block(self, *rows: tuple[str, str]) -> None:
+        """Print what the person waits for, so that it stands out."""
+        rule = "─" * 72
+        body = "\n".join(f"  {name:<10}{value}" for name, value in rows)
+        text = f"\n{rule}\n{body}\n{rule}\n"
+        print(f"\x1b[1m{text}\x1b[0m" if self._colour else text, flush=True)
+
+
+class Part:
+    """One program. It ends with us: by `stop`, and on Linux also if we are killed."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        console: Console,
+        *,
+        folder: Path = PROJECT,
+    ) -> None:
+        self.name = name
+        self._command = command
+        self._env = env
+        self._console = console
+        self._folder = folder
+        self._lines: deque[str] = deque(maxlen=8)
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the program. Raises `DevstackError` if that is not possible."""
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                cwd=self._folder,
+                env=dict(self._env),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C in the terminal is for us
+                preexec_fn=before_exec(signal.SIGKILL),
+            )
+        except OSError as error:
+            raise DevstackError(f"{self.name} cannot be started: {error}") from error
+        self._reader = asyncio.create_task(self._read(self._process))
+
+    async def ended(self) -> str:
+        """Wait until the program ends; return who it was, how it ended and its last lines."""
+        assert self._process is not None
+        assert self._reader is not None
+        code = await self._process.wait()
+        await asyncio.wait((self._reader,), timeout=1.0)
+        return f"{self.name} ended with exit code {code}: {self.last()}"
+
+    def last(self) -> str:
+        """Return its last lines, in one."""
+        return " | ".join(self._lines) or "it printed nothing"
+
+    async def stop(self) -> None:
+        """End it: SIGTERM, and SIGKILL for what is left after some seconds."""
+        if self._process is not None:
+            await end(self._process, (signal.SIGTERM, _STOP_SECONDS))
+            self.kill()  # what it may have started itself
+        if self._reader is not None:
+            await asyncio.wait((self._reader,), timeout=1.0)
+            self._reader.cancel()
+            await asyncio.wait((self._reader,))
+
+    def kill(self) -> None:
+        """End it and whatever it started at once."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                raw = await process.stdout.readline()
+            except ValueError:  # a line above the reader's limit: it was dropped
+                continue
+            if not raw:
+                return
+            text = raw.decode(errors="replace").rstrip()
+            if text:
+                self._lines.append(text)
+                self._console.line(self.name, text)

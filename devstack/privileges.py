@@ -1,0 +1,118 @@
+"""Postgres refuses to run as root: who it runs as then, and how that user reaches its folders."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from devstack import DevstackError
+
+# linux/prctl.h and linux/capability.h
+_PR_SET_KEEPCAPS = 8
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
+_CAPABILITY_VERSION_3 = 0x20080522
+_CAP_DAC_OVERRIDE = 1
+_CAP_DAC_READ_SEARCH = 2
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Data(ctypes.Structure):
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The user that a child becomes. `capability` is what it keeps of root's rights, if anything."""
+
+    uid: int
+    gid: int
+    capability: int | None
+
+    def assume(self) -> Callable[[], None]:
+        """Return what the child runs before exec to become this user."""
+        libc = ctypes.CDLL(None, use_errno=True)
+
+        def run() -> None:
+            os.setgroups([])
+            os.setgid(self.gid)
+            if self.capability is None:
+                os.setuid(self.uid)
+                return
+            libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+            os.setuid(self.uid)
+            header, data = _Header(_CAPABILITY_VERSION_3, 0), (_Data * 2)()
+            data[0].permitted = data[0].inheritable = 1 << self.capability
+            if libc.capset(ctypes.byref(header), ctypes.byref(data)) != 0:
+                raise OSError(ctypes.get_errno(), "capset")
+            if libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, self.capability, 0, 0) != 0:
+                raise OSError(ctypes.get_errno(), "prctl")
+
+        return run
+
+
+def account(paths: Iterable[Path]) -> Account | None:
+    """Return who Postgres is to run as, given the folders it must reach; None: as ourselves.
+
+    Root becomes `nobody`. Where a folder above one of `paths` is closed to `nobody` (a checkout
+    below /root, a test's temporary folder), it keeps one of root's rights: to pass through folders.
+    Raises `DevstackError` where that is not to be had.
+    """
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam("nobody")
+    except KeyError:
+        raise DevstackError("Postgres does not run as root and there is no user nobody: use an ordinary user") from None
+    closed = next((folder for path in paths if (folder := _closed(path, entry))), None)
+    if closed is None:
+        return Account(entry.pw_uid, entry.pw_gid, None)
+    for capability in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE):
+        if _held(capability):
+            return Account(entry.pw_uid, entry.pw_gid, capability)
+    raise DevstackError(
+        f"Postgres does not run as root, and the user nobody cannot enter {closed}: "
+        "use an ordinary user, or move the project where everybody may pass"
+    )
+
+
+def _closed(path: Path, entry: pwd.struct_passwd) -> Path | None:
+    """The outermost folder of `path` that the user cannot pass through, if there is one."""
+    path = path.resolve()
+    for folder in reversed((path, *path.parents)):
+        if not folder.is_dir():
+            continue
+        status = folder.stat()
+        if status.st_uid == entry.pw_uid:
+            needed = stat.S_IXUSR
+        elif status.st_gid == entry.pw_gid:
+            needed = stat.S_IXGRP
+        else:
+            needed = stat.S_IXOTH
+        if not status.st_mode & needed:
+            return folder
+    return None
+
+
+def _held(capability: int) -> bool:
+    """Say whether this process has a capability that it can hand on (Linux alone)."""
+    if sys.platform != "linux":
+        return False
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapPrm":
+            return bool(int(value, 16) >> capability & 1)
+    return False

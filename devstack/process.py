@@ -1,0 +1,77 @@
+"""Child processes that end with their parent, whatever ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+
+
+def before_exec(death_signal: signal.Signals, *, first: Callable[[], None] | None = None) -> Callable[[], None]:
+    """Return what a child runs between fork and exec, for `preexec_fn`.
+
+    `first` runs first (it may give up privileges: the kernel forgets the death signal when the
+    user id changes, so the signal is asked for afterwards). On Linux the child then gets
+    `death_signal` as soon as its parent is gone, even by SIGKILL; elsewhere there is no such call.
+    """
+    libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+    parent = os.getpid()
+
+    def run() -> None:
+        if first is not None:
+            first()
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
+            if os.getppid() != parent:  # it was gone before we asked
+                os._exit(1)
+
+    return run
+
+
+async def end(process: asyncio.subprocess.Process, *steps: tuple[signal.Signals, float]) -> None:
+    """Send each step's signal and wait its seconds, until the process is gone; SIGKILL is the last step."""
+    for number, patience in (*steps, (signal.SIGKILL, 10.0)):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await process.wait()
+                return
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def last_lines(log: Path, count: int = 5) -> str:
+    """Return the last lines of a log file, joined by " | "; empty if there are none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 16_384))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return " | ".join(line.strip() for line in text.splitlines()[-count:] if line.strip())
+
+
+def open_log(log: Path, *, limit: int = 8 * 1024 * 1024) -> int:
+    """Open a log for appending and return its descriptor; one above `limit` bytes begins anew."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > limit:
+        log.replace(log.with_suffix(".old.log"))
+    return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,0 +1,151 @@
+"""Broadcasts: who listens to which topic, and the way from an insert into `realtime.messages` to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from devstack.realtime.pgoutput import Change, Relation, Value
+from devstack.realtime.pool import Connection, Pool
+from devstack.realtime.protocol import (
+    MAX_PAYLOAD_BYTES,
+    Fanout,
+    UserBroadcast,
+    dump,
+    event_fanout,
+    user_broadcast_fanout,
+)
+
+logger = logging.getLogger(__name__)
+
+MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
+TOPIC_PREFIX = "realtime:"
+MAX_REPLAYED = 25
+
+
+class Hearer(Protocol):
+    """Who is joined to a topic: a channel."""
+
+    @property
+    def name(self) -> str:
+        """The topic without `realtime:`."""
+
+    @property
+    def private(self) -> bool:
+        """A private and a public channel of one name are apart."""
+
+    def deliver_broadcast(self, message: Fanout) -> None:
+        """Take a broadcast."""
+
+    def deliver_presence(self, message: Fanout) -> None:
+        """Take a presence message."""
+
+
+class Topics:
+    """The channels of each topic, and the number of events so far, as the service bills them: sends and deliveries."""
+
+    def __init__(self) -> None:
+        self._joined: dict[tuple[str, bool], dict[Hearer, None]] = {}
+        self.events = 0
+
+    def join(self, channel: Hearer) -> None:
+        """Let a channel hear its topic."""
+        self._joined.setdefault((channel.name, channel.private), {})[channel] = None
+
+    def leave(self, channel: Hearer) -> None:
+        """Let it hear nothing any more."""
+        key = (channel.name, channel.private)
+        joined = self._joined.get(key)
+        if joined is not None:
+            joined.pop(channel, None)
+            if not joined:
+                del self._joined[key]
+
+    def send(self, name: str, private: bool, message: Fanout, *, but: Hearer | None = None) -> None:
+        """Deliver a message to all channels of a topic, `but` one."""
+        self.events += 1
+        for channel in list(self._joined.get((name, private), ())):
+            if channel is not but:
+                self.events += 1
+                channel.deliver_broadcast(message)
+
+    def tell_presence(self, name: str, private: bool, message: Fanout) -> None:
+        """Deliver a presence message to all channels of a topic."""
+        for channel in list(self._joined.get((name, private), ())):
+            channel.deliver_presence(message)
+
+    def send_inserted(self, change: Change, _committed_at: int) -> None:
+        """Deliver a committed row of `realtime.messages`."""
+        if change.new is None:
+            return
+        row = dict(zip(_names(change.relation), change.new, strict=True))
+        name = row["topic"]
+        private = row["private"] == "t"
+        if row["extension"] != "broadcast" or (str(name), private) not in self._joined:
+            return
+        message = _stored(str(name), row)
+        if message is None:
+            logger.warning("a message to %s is too large or empty, and is dropped", name)
+            return
+        self.send(str(name), private, message)
+
+
+def _names(relation: Relation) -> list[str]:
+    return [column.name for column in relation.columns]
+
+
+def _stored(name: str, row: Mapping[str, Value]) -> Fanout | None:
+    binary, payload, event = row.get("binary_payload"), row["payload"], row["event"]
+    if isinstance(binary, str):
+        body, is_json = bytes.fromhex(binary.removeprefix("\\x")), False
+    elif isinstance(payload, str):
+        body, is_json = payload.encode(), True
+    else:
+        return None
+    if len(body) > MAX_PAYLOAD_BYTES:
+        return None
+    return user_broadcast_fanout(TOPIC_PREFIX + name, UserBroadcast(str(event or ""), body, is_json), {"id": row["id"]})
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored message that is replayed to a channel that joined later; exactly one of the payloads is set."""
+
+    id: str
+    event: str
+    payload: Any
+    binary: bytes | None
+
+    def fanout(self, topic: str) -> Fanout:
+        """Return it as the replayed message it is."""
+        meta = {"id": self.id, "replayed": True}
+        if self.binary is not None:
+            return user_broadcast_fanout(topic, UserBroadcast(self.event, self.binary, False), meta)
+        return event_fanout(
+            topic,
+            "broadcast",
+            dump({"event": self.event, "meta": meta, "payload": self.payload, "type": "broadcast"}),
+        )
+
+
+async def stored(pool: Pool, name: str, since: int, limit: int) -> list[Stored]:
+    """Return the last `limit` (at most 25) private broadcasts on a topic since a Unix time in ms, oldest first.
+
+    Raises psycopg.Error, TimeoutError.
+    """
+
+    async def fetch(connection: Connection) -> list[tuple[Any, ...]]:
+        cursor = await connection.execute(
+            "select id::text, coalesce(event, ''), payload, binary_payload from realtime.messages"
+            " where topic = %s and private and extension = 'broadcast'"
+            " and inserted_at >= to_timestamp(%s::float8 / 1000) at time zone 'utc'"
+            " and inserted_at < (now() at time zone 'utc') + interval '1 minute'"
+            " order by inserted_at desc limit %s",
+            (name, since, max(1, min(limit, MAX_REPLAYED))),
+        )
+        return cast("list[tuple[Any, ...]]", await cursor.fetchall())
+
+    rows = await pool.run(fetch)
+    return [Stored(*row) for row in reversed(rows)]

@@ -1,0 +1,55 @@
+"""The daily partitions of `realtime.messages`: made ahead, dropped after three days, as the hosted service does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, date, datetime, timedelta
+from typing import cast
+
+import psycopg
+from psycopg import sql
+
+from devstack.realtime.pool import Connection, Pool
+
+logger = logging.getLogger(__name__)
+
+DAYS_AHEAD = 3
+DAYS_KEPT = 3
+CHECK_SECONDS = 3600.0
+
+
+async def make_partitions(connection: Connection) -> None:
+    """Make the partitions of yesterday to three days ahead, and drop those older than three days."""
+    today = datetime.now(UTC).date()
+    cursor = await connection.execute(
+        "select c.relname::text from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid"
+        " where i.inhparent = 'realtime.messages'::regclass"
+    )
+    present = {cast(str, row[0]) for row in await cursor.fetchall()}
+    for ahead in range(-1, DAYS_AHEAD + 1):
+        day = today + timedelta(days=ahead)
+        if _name(day) not in present:
+            await connection.execute(
+                sql.SQL(
+                    "create table if not exists {} partition of realtime.messages for values from ({}) to ({})"
+                ).format(sql.Identifier("realtime", _name(day)), day.isoformat(), (day + timedelta(1)).isoformat())
+            )
+    oldest = _name(today - timedelta(days=DAYS_KEPT))
+    for name in sorted(present):
+        if name < oldest:
+            await connection.execute(sql.SQL("drop table if exists {}").format(sql.Identifier("realtime", name)))
+
+
+async def keep_partitions(pool: Pool) -> None:
+    """Look after the partitions once an hour, for ever."""
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        try:
+            await pool.run(make_partitions)
+        except (psycopg.Error, TimeoutError, OSError) as error:
+            logger.warning("the partitions of realtime.messages could not be made: %s", str(error).strip())
+
+
+def _name(day: date) -> str:
+    return f"messages_{day:%Y_%m_%d}"

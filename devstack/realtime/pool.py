@@ -1,0 +1,80 @@
+"""A small bounded pool of Postgres connections that survives a restart of the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import psycopg
+
+T = TypeVar("T")
+Connection = psycopg.AsyncConnection[tuple[object, ...]]
+
+
+class Pool:
+    """At most `size` connections, opened when they are needed. They are in autocommit mode.
+
+    `timeout` (seconds) bounds the wait for a free connection and for opening one.
+    """
+
+    def __init__(self, dsn: str, *, size: int = 4, timeout: float = 5.0) -> None:
+        self._dsn = dsn
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[Connection] = []
+        self._timeout = timeout
+        self._closed = False
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]], *, seconds: float = 10.0) -> T:
+        """Run `work` with a connection of its own, for at most `seconds`, and return its result.
+
+        A connection that turns out to be dead (Postgres was restarted) is replaced, and `work` starts again once.
+        Raises psycopg.Error as `work` does, psycopg.OperationalError if Postgres cannot be reached, TimeoutError.
+        """
+        async with asyncio.timeout(self._timeout):
+            await self._free.acquire()
+        try:
+            async with asyncio.timeout(seconds):
+                while self._idle:
+                    connection = self._idle.pop()
+                    try:
+                        return await self._use(connection, work)
+                    except psycopg.OperationalError:
+                        if not connection.closed:
+                            raise
+                return await self._use(await self._open(), work)
+        finally:
+            self._free.release()
+
+    async def close(self) -> None:
+        """Close the idle connections; those in use are closed when their work is done."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _open(self) -> Connection:
+        return await psycopg.AsyncConnection.connect(
+            self._dsn,
+            autocommit=True,
+            connect_timeout=max(1, round(self._timeout)),
+            application_name="realtime",
+            options="-c search_path=",
+        )
+
+    async def _use(self, connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
+        clean = False
+        try:
+            result = await work(connection)
+            clean = True
+            return result
+        except psycopg.Error:
+            # An error of the statement leaves the connection usable once its transaction is over.
+            clean = not connection.broken and not connection.closed
+            if clean:
+                await connection.rollback()
+            raise
+        finally:
+            if clean and not self._closed:
+                self._idle.append(connection)
+            else:
+                await connection.close()

@@ -1,0 +1,289 @@
+"""Turns batches of row changes into what subscribers may see, by asking Postgres: values as JSON, filters by the
+column's own operators, and row level security by the row's primary key under the subscriber's role and claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import psycopg
+from psycopg import sql
+
+from devstack.realtime.binding import OPERATORS, Filter
+from devstack.realtime.pgoutput import Change, Relation, Row, Unchanged
+from devstack.realtime.pool import Connection
+
+FLOATS = {700, 701, 1700}  # float4, float8, numeric: JSON has no NaN and no infinity
+NOT_NUMBERS = {"NaN", "Infinity", "-Infinity"}
+BYTEA = 17
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumn:
+    """A column as the catalog has it now. `type_sql` names its type in SQL; `readers`: roles that may select it."""
+
+    name: str
+    type_name: str
+    type_sql: str
+    primary: bool
+    readers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as the catalog has it now."""
+
+    oid: int
+    name: sql.Composable
+    secured: bool
+    columns: tuple[TableColumn, ...]
+
+    @property
+    def key(self) -> tuple[TableColumn, ...]:
+        """The columns of the primary key."""
+        return tuple(column for column in self.columns if column.primary)
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A change with its values as JSON text by column (None is null), and the conditions that it meets."""
+
+    change: Change
+    record: Mapping[str, str | None]
+    old: Mapping[str, str | None]
+    met: frozenset[Filter]
+    present: frozenset[str]
+
+    def passes(self, filters: Iterable[Filter]) -> bool:
+        """Say whether all conditions are met; one on a column that is not in the change does not count."""
+        filters = tuple(filters)
+        counted = [f for f in filters if f.column in self.present]
+        return not filters or (bool(counted) and all(f in self.met for f in counted))
+
+
+async def describe(connection: Connection, oids: Sequence[int], roles: Sequence[str]) -> dict[int, Table]:
+    """Return the tables with these OIDs that still exist."""
+    cursor = await connection.execute(
+        """
+        select c.oid::int8, n.nspname, c.relname, c.relrowsecurity, a.attname, t.typname,
+            pg_catalog.format_type(a.atttypid, -1),
+            exists (
+                select from pg_catalog.pg_constraint k
+                where k.conrelid = c.oid and k.contype = 'p' and a.attnum = any (k.conkey)
+            ),
+            array(
+                select r.rolname::text from pg_catalog.pg_roles r
+                where r.rolname = any (%s::name[])
+                    and pg_catalog.has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT')
+            )
+        from pg_catalog.pg_class c
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        join pg_catalog.pg_type t on t.oid = a.atttypid
+        where c.oid = any (%s::oid[])
+        order by c.oid, a.attnum
+        """,
+        (list(roles), list(oids)),
+    )
+    tables: dict[int, Table] = {}
+    for oid, schema, name, secured, column, type_name, type_sql, primary, readers in cast(
+        "list[tuple[Any, ...]]", await cursor.fetchall()
+    ):
+        entry = TableColumn(column, type_name, type_sql, primary, frozenset(readers))
+        known = tables.get(oid)
+        if known is None:
+            tables[oid] = Table(oid, sql.Identifier(schema, name), secured, (entry,))
+        else:
+            tables[oid] = Table(oid, known.name, secured, (*known.columns, entry))
+    return tables
+
+
+def condition(filter_: Filter, operand: sql.Composable, type_sql: str) -> tuple[sql.Composable, list[str]]:
+    """Return SQL, and its parameters, that says whether `operand`, of the type, meets the filter.
+
+    A null meets only `is` and `isdistinct`.
+    """
+    type_ = _verbatim(type_sql)  # from format_type: quoted where it must be
+    values = [filter_.value]
+    if filter_.operator == "is":
+        # checked at subscription to be one of four keywords
+        test = sql.SQL("{} is {}").format(operand, _verbatim(filter_.value))
+        values = []
+    elif filter_.operator == "in":
+        test = sql.SQL("{} = any (%s::{}[])").format(operand, type_)
+    else:
+        test = sql.SQL("{} {} %s::{}").format(operand, _verbatim(OPERATORS[filter_.operator]), type_)
+    if filter_.negated:
+        test = sql.SQL("not ({})").format(test)
+    return sql.SQL("coalesce({}, false)").format(test), values
+
+
+def _verbatim(text: str) -> sql.SQL:
+    return sql.SQL(text)
+
+
+async def render(
+    connection: Connection, table: Table, changes: Sequence[Change], filters: Sequence[Filter]
+) -> list[Rendered]:
+    """Return the changes of one table, with one query for each shape the table had.
+
+    Raises psycopg.Error if the values no longer fit the table's types.
+    """
+    rendered: list[Rendered] = []
+    start = 0
+    for at in range(1, len(changes) + 1):
+        if at == len(changes) or changes[at].relation is not changes[start].relation:
+            part = changes[start:at]
+            rendered += await _render(connection, table, part[0].relation, part, filters)
+            start = at
+    return rendered
+
+
+async def _render(
+    connection: Connection,
+    table: Table,
+    relation: Relation,
+    changes: Sequence[Change],
+    filters: Sequence[Filter],
+) -> list[Rendered]:
+    known = {column.name: column for column in table.columns}
+    width = len(relation.columns)
+    olds = [_identity(table, change) for change in changes]
+    news: list[Row] = [change.new or old for change, old in zip(changes, olds, strict=True)]
+    with_old = any(change.action == "UPDATE" for change in changes)
+
+    arrays: list[list[str | None]] = []
+    selected: list[sql.Composable] = []
+    names: list[sql.Composable] = []
+    operands: dict[str, tuple[sql.Composable, str]] = {}
+    for prefix, rows in (("n", news), ("o", olds)):
+        if prefix == "o" and not with_old:
+            break
+        for index, column in enumerate(relation.columns):
+            name = sql.Identifier(f"{prefix}{index}")
+            names.append(name)
+            arrays.append([_text(row[index], column.type_oid) for row in rows])
+            current = known.get(column.name)
+            type_sql = current.type_sql if current else "text"
+            typed = sql.SQL("{}::{}").format(name, _verbatim(type_sql))
+            shown = name if column.type_oid == BYTEA else typed
+            selected.append(sql.SQL("to_jsonb({})::text").format(shown))
+            if prefix == "n" and current:
+                operands[column.name] = (typed, type_sql)
+    usable = [f for f in filters if f.column in operands]
+    parameters: list[Any] = []
+    for filter_ in usable:
+        test, values = condition(filter_, *operands[filter_.column])
+        selected.append(test)
+        parameters += values
+    query = sql.SQL("select {} from rows from ({}) with ordinality as r({}, i) order by i").format(
+        sql.SQL(", ").join(selected),
+        sql.SQL(", ").join([sql.SQL("unnest(%s::text[])")] * len(arrays)),
+        sql.SQL(", ").join(names),
+    )
+    cursor = await connection.execute(query, [*parameters, *arrays], prepare=False)
+    answers = cast("list[tuple[Any, ...]]", await cursor.fetchall())
+    rendered = []
+    for change, new, old, answer in zip(changes, news, olds, answers, strict=True):
+        old_values = answer[width : 2 * width] if with_old else answer[:width]
+        old_shown = _shown(relation, old, old_values) if change.action != "INSERT" else {}
+        new_shown = _shown(relation, new, answer[:width]) if change.action != "DELETE" else {}
+        if change.action == "UPDATE":
+            for index, column in enumerate(relation.columns):
+                if new[index] is Unchanged.TOAST and change.old is not None and relation.identity == "f":
+                    new_shown[column.name] = old_shown.get(column.name)
+        verdicts = answer[len(arrays) :]
+        rendered.append(
+            Rendered(
+                change,
+                new_shown,
+                old_shown,
+                frozenset(f for f, met in zip(usable, verdicts, strict=True) if met),
+                frozenset(new_shown if change.action != "DELETE" else old_shown),
+            )
+        )
+    return rendered
+
+
+def _identity(table: Table, change: Change) -> Row:
+    """Return the old row: what Postgres sent, or else the key of the new row, for it did not change."""
+    columns = change.relation.columns
+    if change.old is not None:
+        if change.relation.identity == "f":
+            return change.old
+        return tuple(
+            value if column.key else Unchanged.TOAST for column, value in zip(columns, change.old, strict=True)
+        )
+    if change.new is None or change.action != "UPDATE":
+        return tuple(Unchanged.TOAST for _ in columns)
+    return tuple(value if column.key else Unchanged.TOAST for column, value in zip(columns, change.new, strict=True))
+
+
+def _text(value: str | Unchanged | None, type_oid: int) -> str | None:
+    if value is None or isinstance(value, Unchanged):
+        return None
+    if type_oid in FLOATS and value in NOT_NUMBERS:
+        return None
+    return value[2:] if type_oid == BYTEA else value
+
+
+def _shown(relation: Relation, row: Row, values: Sequence[str | None]) -> dict[str, str | None]:
+    return {
+        column.name: value
+        for column, value, raw in zip(relation.columns, values, row, strict=True)
+        if raw is not Unchanged.TOAST
+    }
+
+
+async def visible(
+    connection: Connection,
+    table: Table,
+    changes: Sequence[Change],
+    role: str,
+    claims: Sequence[str],
+) -> list[set[int]]:
+    """For each of the claims (JSON text), return which of the changes' rows row level security shows to the role.
+
+    Rows are found by primary key and judged as they stand now. One transaction, which is rolled back.
+    """
+    if not claims or role == "none":
+        return [set() for _ in claims]
+    at = {column.name: index for index, column in enumerate(changes[0].relation.columns)}
+    keys = [column for column in table.key if column.name in at]
+    arrays: list[list[str | None]] = [[] for _ in keys]
+    for change in changes:
+        for array, key in zip(arrays, keys, strict=True):
+            value = (change.new or ())[at[key.name]]
+            array.append(value if isinstance(value, str) else None)
+    names = [sql.Identifier(f"k{index}") for index in range(len(keys))]
+    query = sql.SQL(
+        "select r.i::int4 from rows from ({}) with ordinality as r({}, i) where exists (select from {} t where {})"
+    ).format(
+        sql.SQL(", ").join(sql.SQL("unnest(%s::{}[])").format(_verbatim(key.type_sql)) for key in keys),
+        sql.SQL(", ").join(names),
+        table.name,
+        sql.SQL(" and ").join(
+            sql.SQL("t.{} = r.{}").format(sql.Identifier(key.name), name) for key, name in zip(keys, names, strict=True)
+        ),
+    )
+    found: list[set[int]] = []
+    await connection.execute("begin")
+    try:
+        await connection.execute("select set_config('role', %s, true)", (role,))
+        for text in claims:
+            # Another subscriber's failing policy must not spoil the rest.
+            await connection.execute("savepoint s")
+            try:
+                await connection.execute("select set_config('request.jwt.claims', %s, true)", (text,))
+                rows = await (await connection.execute(query, arrays)).fetchall()
+                found.append({cast(int, row[0]) - 1 for row in rows})
+            except psycopg.OperationalError:
+                raise
+            except psycopg.Error:
+                found.append(set())
+            await connection.execute("rollback to savepoint s")
+    finally:
+        await connection.rollback()
+    return found

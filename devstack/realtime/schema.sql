@@ -1,0 +1,228 @@
+-- The schema `realtime` as the hosted service has it (names, columns, grants and behaviour of Supabase Realtime
+-- v2.129), applied by the superuser supabase_admin before any migration. It may be applied again at any time.
+
+do $$
+begin
+    if not exists (select from pg_catalog.pg_roles where rolname = 'supabase_realtime_admin') then
+        create role supabase_realtime_admin nologin noinherit noreplication;
+    end if;
+end
+$$;
+
+create schema if not exists realtime;
+comment on schema realtime is 'Realtime: broadcasts from the database, and the authorisation of private channels.';
+revoke all on schema realtime from public;
+grant usage on schema realtime to postgres, anon, authenticated, service_role, supabase_realtime_admin;
+
+create table if not exists realtime.messages (
+    topic text not null,
+    extension text not null,
+    payload jsonb,
+    event text,
+    private boolean default false,
+    updated_at timestamp without time zone not null default now(),
+    inserted_at timestamp without time zone not null default now(),
+    id uuid not null default gen_random_uuid(),
+    binary_payload bytea,
+    primary key (id, inserted_at),
+    constraint messages_payload_exclusive check (payload is null or binary_payload is null)
+) partition by range (inserted_at);
+comment on table realtime.messages is
+    'Every insert is broadcast to its topic. Policies on this table decide who may read from and write to private channels.';
+create index if not exists messages_inserted_at_topic_index
+    on realtime.messages (inserted_at desc, topic)
+    where extension = 'broadcast' and private is true;
+alter table realtime.messages enable row level security;
+alter table realtime.messages owner to supabase_realtime_admin;
+revoke all on realtime.messages from public;
+grant select, insert, update on realtime.messages to postgres, anon, authenticated, service_role;
+
+-- One partition a day, as the hosted service keeps them: yesterday to three days ahead.
+do $$
+declare
+    day date;
+begin
+    for day in
+        select d::date
+        from generate_series((now() at time zone 'utc')::date - 1, (now() at time zone 'utc')::date + 3, interval '1 day') as d
+    loop
+        execute format(
+            'create table if not exists realtime.%I partition of realtime.messages for values from (%L) to (%L)',
+            'messages_' || to_char(day, 'YYYY_MM_DD'), day, day + 1
+        );
+    end loop;
+end
+$$;
+
+create or replace function realtime.topic() returns text
+    language sql
+    stable
+    set search_path = ''
+as $$
+    select nullif(current_setting('realtime.topic', true), '')::text;
+$$;
+comment on function realtime.topic() is 'The topic that is being authorised; for use in policies on realtime.messages.';
+
+create or replace function realtime.send(payload jsonb, event text, topic text, private boolean default true)
+    returns void
+    language plpgsql
+    volatile
+    set search_path = ''
+as $$
+declare
+    message_id uuid := gen_random_uuid();
+begin
+    perform set_config('realtime.topic', send.topic, true);
+    insert into realtime.messages (id, payload, event, topic, private, extension)
+    values (
+        message_id,
+        case
+            when send.payload ? 'id' then send.payload
+            else jsonb_set(send.payload, '{id}', to_jsonb(message_id))
+        end,
+        send.event, send.topic, send.private, 'broadcast'
+    );
+exception
+    when others then
+        raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
+end;
+$$;
+comment on function realtime.send(jsonb, text, text, boolean) is
+    'Broadcasts a payload to a topic when the transaction commits. A failure is a warning, never an error.';
+
+create or replace function realtime.send_binary(payload bytea, event text, topic text, private boolean default true)
+    returns void
+    language plpgsql
+    volatile
+    set search_path = ''
+as $$
+begin
+    perform set_config('realtime.topic', send_binary.topic, true);
+    insert into realtime.messages (binary_payload, event, topic, private, extension)
+    values (send_binary.payload, send_binary.event, send_binary.topic, send_binary.private, 'broadcast');
+exception
+    when others then
+        raise warning 'WarnSendingBroadcastMessage: %', sqlerrm;
+end;
+$$;
+comment on function realtime.send_binary(bytea, text, text, boolean) is
+    'Broadcasts bytes to a topic when the transaction commits; only clients of protocol 2.0.0 receive it.';
+
+create or replace function realtime.broadcast_changes(
+    topic_name text,
+    event_name text,
+    operation text,
+    table_name text,
+    table_schema text,
+    new record,
+    old record,
+    level text default 'ROW'
+)
+    returns void
+    language plpgsql
+    volatile
+    set search_path = ''
+as $$
+begin
+    if broadcast_changes.level = 'STATEMENT' then
+        raise exception 'function can only be triggered for each row, not for each statement';
+    end if;
+    if broadcast_changes.operation not in ('INSERT', 'UPDATE', 'DELETE') then
+        raise exception 'Unexpected operation type: %', broadcast_changes.operation;
+    end if;
+    perform realtime.send(
+        jsonb_build_object(
+            'old_record', broadcast_changes.old,
+            'record', broadcast_changes.new,
+            'operation', broadcast_changes.operation,
+            'table', broadcast_changes.table_name,
+            'schema', broadcast_changes.table_schema
+        ),
+        broadcast_changes.event_name,
+        broadcast_changes.topic_name
+    );
+exception
+    when others then
+        raise exception 'Failed to process the row: %', sqlerrm;
+end;
+$$;
+comment on function realtime.broadcast_changes(text, text, text, text, text, record, record, text) is
+    'Broadcasts a row change from a row trigger to a private topic.';
+
+alter function realtime.topic() owner to supabase_realtime_admin;
+alter function realtime.send(jsonb, text, text, boolean) owner to supabase_realtime_admin;
+alter function realtime.send_binary(bytea, text, text, boolean) owner to supabase_realtime_admin;
+alter function realtime.broadcast_changes(text, text, text, text, text, record, record, text)
+    owner to supabase_realtime_admin;
+grant execute on all functions in schema realtime to postgres, anon, authenticated, service_role;
+
+-- What the server reads the broadcasts from; the hosted service's publication of the same name.
+do $$
+begin
+    if not exists (
+        select from pg_catalog.pg_publication where pubname = 'supabase_realtime_messages_publication'
+    ) then
+        create publication supabase_realtime_messages_publication
+            for table realtime.messages
+            with (publish = 'insert', publish_via_partition_root = true);
+    end if;
+end
+$$;
+
+-- On the hosted service `postgres` is no superuser, owns nothing here, and may only create and drop policies on
+-- realtime.messages. Postgres itself asks for ownership of the table for that, so `postgres` is a member of the
+-- owner, and an event trigger refuses it everything else.
+grant supabase_realtime_admin to postgres with inherit true, set false;
+
+create schema if not exists realtime_guard;
+comment on schema realtime_guard is 'Holds the event triggers that keep schema realtime as restricted as it is on the hosted service.';
+revoke all on schema realtime_guard from public;
+
+create or replace function realtime_guard.refuse_ddl() returns event_trigger
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    command record;
+begin
+    if (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+        return;
+    end if;
+    for command in select * from pg_catalog.pg_event_trigger_ddl_commands() loop
+        if (command.schema_name = 'realtime' or command.object_identity ~ '(^| on )realtime\.')
+            and not (command.command_tag = 'CREATE POLICY' and command.object_identity ~ ' on realtime\.messages$')
+        then
+            raise exception 'must be owner of %', command.object_identity using errcode = '42501';
+        end if;
+    end loop;
+end;
+$$;
+comment on function realtime_guard.refuse_ddl() is
+    'Refuses (42501) every DDL command of an ordinary role on schema realtime, but CREATE POLICY on realtime.messages.';
+
+create or replace function realtime_guard.refuse_drop() returns event_trigger
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    dropped record;
+begin
+    if (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+        return;
+    end if;
+    for dropped in select * from pg_catalog.pg_event_trigger_dropped_objects() loop
+        if (dropped.schema_name = 'realtime' or dropped.object_identity ~ '(^| on )realtime\.')
+            and not (dropped.object_type = 'policy' and dropped.object_identity ~ ' on realtime\.messages$')
+        then
+            raise exception 'must be owner of %', dropped.object_identity using errcode = '42501';
+        end if;
+    end loop;
+end;
+$$;
+comment on function realtime_guard.refuse_drop() is
+    'Refuses (42501) every drop by an ordinary role in schema realtime, but of policies on realtime.messages.';
+
+drop event trigger if exists realtime_refuse_ddl;
+create event trigger realtime_refuse_ddl on ddl_command_end execute function realtime_guard.refuse_ddl();
+drop event trigger if exists realtime_refuse_drop;
+create event trigger realtime_refuse_drop on sql_drop execute function realtime_guard.refuse_drop();

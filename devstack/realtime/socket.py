@@ -1,0 +1,172 @@
+"""A socket: one WebSocket connection with its channels."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from aiohttp import WSMsgType, web
+
+from devstack.realtime.access import Credential
+from devstack.realtime.broadcast import TOPIC_PREFIX
+from devstack.realtime.channel import Channel, Services
+from devstack.realtime.joining import JoinRefused
+from devstack.realtime.protocol import (
+    MAX_FRAME_BYTES,
+    MalformedFrame,
+    Message,
+    Ref,
+    Vsn,
+    decode_binary,
+    decode_text,
+    reply,
+)
+
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 65.0
+MAX_UNSENT_BYTES = 16 * 1024 * 1024
+UNMATCHED = {"reason": "unmatched topic"}
+
+
+class Socket:
+    """One WebSocket connection.
+
+    Frames are written to the transport as they are, so that a broadcast is encoded once and not once a socket. What
+    the transport has not passed on is bounded: a client that reads too slowly is cut off.
+    """
+
+    def __init__(self, services: Services, vsn: Vsn, credential: Credential, headers: Mapping[str, str]) -> None:
+        self.vsn = vsn
+        self.credential = credential
+        self.headers = headers
+        self._services = services
+        self._channels: dict[str, Channel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._websocket = web.WebSocketResponse(
+            # Beyond it aiohttp cuts the connection; up to it the client is told why it is closed.
+            compress=False,
+            max_msg_size=8 * MAX_FRAME_BYTES,
+            timeout=1.0,
+        )
+        self._transport: asyncio.Transport | None = None
+        self._held: list[bytes] | None = None
+        self._held_bytes = 0
+        self._closing = asyncio.Event()
+
+    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+        """Speak with the client until either side ends it."""
+        await self._websocket.prepare(request)
+        transport = request.transport
+        self._transport = transport if isinstance(transport, asyncio.Transport) else None
+        try:
+            await self._receive()
+        finally:
+            self._closing.set()
+            for channel in self._channels.values():
+                self._end(channel)
+            self._channels.clear()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        return self._websocket
+
+    async def close(self, code: int) -> None:
+        """Close the connection."""
+        self._closing.set()
+        await self._websocket.close(code=code)
+
+    def send(self, frame: bytes) -> None:
+        """Send a WebSocket frame; if the client does not keep up, cut it off."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._websocket.closed:
+            return
+        if self._held is not None:
+            self._held.append(frame)
+            self._held_bytes += len(frame)
+        else:
+            transport.write(frame)
+        if self._held_bytes + transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            logger.warning("a client reads too slowly and is cut off")
+            self._closing.set()
+            transport.abort()
+
+    def forget(self, channel: Channel) -> None:
+        """Take note that a channel has ended itself."""
+        if self._channels.get(channel.topic) is channel:
+            self._end(self._channels.pop(channel.topic))
+
+    async def _receive(self) -> None:
+        while not self._closing.is_set():
+            try:
+                received = await self._websocket.receive(timeout=IDLE_SECONDS)
+            except TimeoutError:
+                await self._websocket.close(code=1000)
+                return
+            if received.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                return
+            if len(received.data) > MAX_FRAME_BYTES:
+                await self._websocket.close(code=1009)
+                return
+            try:
+                if received.type is WSMsgType.TEXT:
+                    message = decode_text(self.vsn, received.data)
+                else:
+                    message = decode_binary(self.vsn, received.data)
+            except MalformedFrame:
+                continue
+            await self._handle(message)
+
+    async def _handle(self, message: Message) -> None:
+        channel = self._channels.get(message.topic)
+        if message.topic == "phoenix" and message.event == "heartbeat":
+            self._reply(message, None, "ok", {})
+        elif message.event == "phx_join" and message.topic.startswith(TOPIC_PREFIX):
+            await self._join(message)
+        elif message.event == "phx_leave":
+            self._reply(message, message.join_ref if channel is None else channel.join_ref, "ok", {})
+            if channel is not None:
+                self._end(self._channels.pop(message.topic))
+                channel.say_closed()
+        elif channel is not None:
+            await channel.handle(message)
+        else:
+            self._reply(message, None, "error", UNMATCHED)
+
+    async def _join(self, message: Message) -> None:
+        former = self._channels.pop(message.topic, None)
+        if former is not None:
+            self._end(former)
+        channel = Channel(self, self._services, message.topic, message.join_ref)
+        try:
+            response = await channel.join(message.payload)
+        except JoinRefused as error:
+            await self._refuse(message, str(error))
+        else:
+            self._channels[message.topic] = channel
+            self._reply(message, message.join_ref, "ok", response)
+            channel.joined()
+        if former is not None:
+            former.say_closed()
+
+    async def _refuse(self, message: Message, reason: str) -> None:
+        """Answer a refused join after a back-off, during which the whole socket stands still."""
+        self._held = []
+        try:
+            async with asyncio.timeout(self._services.denied_delay):
+                await self._closing.wait()
+        except TimeoutError:
+            pass
+        held, self._held, self._held_bytes = self._held, None, 0
+        self._reply(message, message.join_ref, "error", {"reason": reason})
+        for frame in held or ():
+            self.send(frame)
+
+    def _end(self, channel: Channel) -> None:
+        channel.close()
+        if channel.task is not None and not channel.task.done():
+            self._tasks.add(channel.task)
+            channel.task.add_done_callback(self._tasks.discard)
+
+    def _reply(self, message: Message, join_ref: Ref, status: str, response: object) -> None:
+        self.send(reply(self.vsn, message.topic, message.ref, join_ref, status, response))

@@ -1,0 +1,255 @@
+"""A stream of committed row changes: a replication connection with a temporary slot, kept alive.
+
+psycopg has no replication protocol of its own, but libpq has: the connection is opened by psycopg, and the stream
+is then read through its `pgconn`. Nothing is polled: the kernel wakes the loop when a commit is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import struct
+import time
+from collections.abc import Callable
+
+import psycopg
+from psycopg import pq
+
+from devstack.realtime.pgoutput import POSTGRES_EPOCH, Begin, Change, Commit, Decoder
+
+logger = logging.getLogger(__name__)
+
+STATUS_SECONDS = 10.0  # well below wal_sender_timeout (60 s)
+MESSAGES_A_TURN = 500  # so that a huge transaction does not hold the event loop
+
+
+class ReplicationLost(Exception):
+    """The stream ended: Postgres went away, or refused to send."""
+
+
+class ReplicationStream:
+    """Calls `on_change` for each row change of the publication, in commit order, then `on_commit` once a transaction.
+
+    Only what is committed while the stream is live is seen; what happens while Postgres is away is lost, as it is on
+    the hosted service. The callbacks must be quick and must not raise; a callback that raises ends and restarts the
+    stream, and is logged.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        publication: str,
+        *,
+        on_change: Callable[[Change, int], None],
+        on_commit: Callable[[], None] | None = None,
+    ) -> None:
+        self._dsn = dsn
+        self._publication = publication
+        self._on_change = on_change
+        self._on_commit = on_commit
+        self.live = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._reader: _Reader | None = None
+
+    async def start(self) -> None:
+        """Open the stream. Raises psycopg.Error or ReplicationLost if that fails; later failures are mended."""
+        self._reader = await self._connect()
+        self._task = asyncio.create_task(self._keep(), name=f"replication of {self._publication}")
+
+    async def stop(self) -> None:
+        """End the stream and close its connection; the slot vanishes with it."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    def pause(self) -> None:
+        """Stop reading until `resume`; Postgres keeps what is committed meanwhile."""
+        if self._reader is not None:
+            self._reader.pause()
+
+    def resume(self) -> None:
+        """Read on after `pause`."""
+        if self._reader is not None:
+            self._reader.resume()
+
+    async def _connect(self) -> _Reader:
+        connection = await psycopg.AsyncConnection.connect(
+            self._dsn,
+            autocommit=True,
+            prepare_threshold=None,
+            replication="database",
+            connect_timeout=5,
+            application_name="realtime_replication",
+        )
+        slot = f"realtime_{os.getpid()}_{time.monotonic_ns():x}"
+        reader = _Reader(connection, self._on_change, self._on_commit)
+        try:
+            async with asyncio.timeout(30):
+                # Postgres waits here for the transactions that are writing at this moment.
+                await connection.execute(
+                    f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')".encode()
+                )
+                await reader.begin(
+                    f"START_REPLICATION SLOT {slot} LOGICAL 0/0 "
+                    f"(proto_version '1', publication_names '\"{self._publication}\"')".encode()
+                )
+        except BaseException:
+            reader.close()
+            await connection.close()
+            raise
+        self.live.set()
+        return reader
+
+    async def _keep(self) -> None:
+        pause = 0.1
+        while True:
+            reader = self._reader
+            try:
+                if reader is None:
+                    reader = self._reader = await self._connect()
+                    logger.info("replication of %s is back", self._publication)
+                pause = 0.1
+                await reader.watch()
+            except (psycopg.Error, ReplicationLost, OSError, TimeoutError) as error:
+                logger.warning("replication of %s was lost: %s", self._publication, str(error).strip())
+            finally:
+                self.live.clear()
+                self._reader = None
+                if reader is not None:
+                    reader.close()
+                    await reader.connection.close()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+
+class _Reader:
+    """Reads one replication connection from the event loop's readiness callbacks."""
+
+    def __init__(
+        self,
+        connection: psycopg.AsyncConnection[tuple[object, ...]],
+        on_change: Callable[[Change, int], None],
+        on_commit: Callable[[], None] | None,
+    ) -> None:
+        self.connection = connection
+        self._pgconn = connection.pgconn
+        self._on_change = on_change
+        self._on_commit = on_commit
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._begun: asyncio.Future[None] = self._loop.create_future()
+        self._decoder = Decoder()
+        self._committed_at = 0
+        self._in_transaction = False
+        self._confirmed = 0
+        self._paused = False
+
+    async def begin(self, command: bytes) -> None:
+        """Send START_REPLICATION and wait until the stream flows."""
+        self._pgconn.send_query(command)
+        self._pgconn.flush()
+        self._loop.add_reader(self._pgconn.socket, self._readable)
+        await asyncio.wait({self._begun, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        if self._ended.done():
+            self._ended.result()
+
+    async def watch(self) -> None:
+        """Tell Postgres now and then how far we are, until the stream ends. Raises ReplicationLost."""
+        while True:
+            await asyncio.wait({self._ended}, timeout=STATUS_SECONDS)
+            if self._ended.done():
+                return self._ended.result()
+            self._send_status()
+
+    def pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._pgconn.socket)
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            if not self._ended.done():
+                self._loop.add_reader(self._pgconn.socket, self._readable)
+                self._loop.call_soon(self._readable)
+
+    def close(self) -> None:
+        with contextlib.suppress(psycopg.Error, OSError, ValueError):
+            self._loop.remove_reader(self._pgconn.socket)
+        if not self._ended.done():
+            self._ended.cancel()
+
+    def _readable(self) -> None:
+        if self._ended.done() or self._paused:
+            return
+        try:
+            self._pgconn.consume_input()
+            if not self._begun.done():
+                self._take_answer()
+            if self._begun.done():
+                self._take_messages()
+        except (psycopg.Error, ReplicationLost) as error:
+            self._end(ReplicationLost(str(error).strip()))
+        except Exception as error:  # of a callback: nothing may be raised into the event loop
+            logger.exception("a replicated change could not be handled")
+            self._end(ReplicationLost(repr(error)))
+
+    def _take_answer(self) -> None:
+        if self._pgconn.is_busy():
+            return
+        result = self._pgconn.get_result()
+        if result is None or result.status != pq.ExecStatus.COPY_BOTH:
+            raise ReplicationLost(result.get_error_message() if result else "no answer to START_REPLICATION")
+        self._begun.set_result(None)
+
+    def _take_messages(self) -> None:
+        for _ in range(MESSAGES_A_TURN):
+            if self._paused:
+                return
+            size, data = self._pgconn.get_copy_data(1)
+            if size == 0:
+                return
+            if size < 0:
+                result = self._pgconn.get_result()
+                raise ReplicationLost(result.get_error_message() if result else "Postgres ended the stream")
+            self._take(bytes(data))
+        self._loop.call_soon(self._readable)
+
+    def _take(self, data: bytes) -> None:
+        if data[0] == 0x77:  # w: start, end and time of the WAL, then a pgoutput message
+            event = self._decoder.decode(data[25:])
+            if isinstance(event, Change):
+                self._on_change(event, self._committed_at)
+            elif isinstance(event, Begin):
+                self._in_transaction = True
+                self._committed_at = event.committed_at
+            elif isinstance(event, Commit):
+                self._in_transaction = False
+                self._confirmed = max(self._confirmed, event.end)
+                if self._on_commit is not None:
+                    self._on_commit()
+        elif data[0] == 0x6B:  # k: keepalive
+            (end,) = struct.unpack_from(">Q", data, 1)
+            if not self._in_transaction:
+                self._confirmed = max(self._confirmed, end)
+            if data[17]:
+                # A stopping Postgres waits for this answer.
+                self._send_status()
+
+    def _send_status(self) -> None:
+        now = int((time.time() - POSTGRES_EPOCH) * 1_000_000)
+        position = self._confirmed
+        try:
+            self._pgconn.put_copy_data(struct.pack(">cQQQqB", b"r", position, position, position, now, 0))
+            self._pgconn.flush()
+        except psycopg.Error as error:
+            self._end(ReplicationLost(str(error).strip()))
+
+    def _end(self, error: ReplicationLost) -> None:
+        if not self._ended.done():
+            self._loop.remove_reader(self._pgconn.socket)
+            self._ended.set_exception(error)

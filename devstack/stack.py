@@ -1,0 +1,173 @@
+"""The whole embedded Supabase: its parts, started in order and stopped in the opposite one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import sql
+
+from devstack import keys, migrations, state
+from devstack.gateway import Gateway
+from devstack.lite import Lite
+from devstack.postgres import SUPERUSER, Postgres
+from devstack.realtime import SCHEMA_SQL, Realtime
+
+_HERE = Path(__file__).parent
+
+
+class Stack:
+    """An embedded Supabase with its data in one folder, as an async context manager.
+
+    `port` is the front port on 127.0.0.1 (0 picks a free one). `polling_delay` is the range in
+    seconds in which a change reaches a `postgres_changes` subscriber, `denied_delay` how many
+    seconds a refused join waits for its answer: both default to the hosted service's.
+    `fsync=False` is for tests. `progress` gets a line for each step. `project` is the folder that
+    holds `supabase/migrations`.
+
+    The parts are open to tests: `postgres`, `lite`, `realtime` and `gateway` each have `stop()` and
+    `start()`.
+
+    Raises `DevstackError` on entering if a part cannot start, `PortInUse` if the port is taken.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int = 54321,
+        *,
+        postgres_version: int = 18,
+        fsync: bool = True,
+        polling_delay: tuple[float, float] = (0.1, 0.5),
+        denied_delay: float = 5.0,
+        progress: Callable[[str], None] = lambda _: None,
+        project: Path = migrations.PROJECT,
+    ) -> None:
+        self.data_dir = data_dir.resolve()
+        self._port = port
+        self._version = postgres_version
+        self._fsync = fsync
+        self._polling_delay = polling_delay
+        self._denied_delay = denied_delay
+        self._progress = progress
+        self.project = project
+        self._exit = contextlib.AsyncExitStack()
+        self._keys: keys.Keys
+        self.postgres: Postgres
+        self.lite: Lite
+        self.realtime: Realtime
+        self.gateway: Gateway
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program needs to use this Supabase."""
+        return {
+            "SUPABASE_URL": self.gateway.url,
+            "SUPABASE_PUBLISHABLE_KEY": self._keys.publishable_key,
+            "SUPABASE_SECRET_KEY": self._keys.secret_key,
+            "SUPABASE_JWT_SECRET": self._keys.jwt_secret,
+            "SUPABASE_DB_URL": self.postgres.dsn("postgres", self._keys.postgres),
+        }
+
+    @property
+    def admin_url(self) -> str:
+        """The superuser's connection URL, which the hosted service gives to nobody."""
+        return self.postgres.dsn(SUPERUSER, self._keys.supabase_admin)
+
+    async def __aenter__(self) -> Self:
+        """Start everything; on a failure or a cancellation what was started is stopped again."""
+        async with contextlib.AsyncExitStack() as opened:
+            await self._start(opened)
+            self._exit = opened.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop everything."""
+        await self._exit.aclose()
+
+    async def failed(self) -> str:
+        """Wait until a part ends by itself; return which and why, in one line."""
+        waiting = [asyncio.ensure_future(part.ended()) for part in (self.postgres, self.lite)]
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            return next(iter(done)).result()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _start(self, opened: contextlib.AsyncExitStack) -> None:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        opened.enter_context(state.locked(self.data_dir))
+        self._keys = keys.load(self.data_dir / "keys.json")
+        logs = self.data_dir / "logs"
+
+        # First, so that nothing else is begun if the port is taken.
+        self.gateway = Gateway(port=self._port, lite_port=lambda: self.lite.port)
+        opened.push_async_callback(self.gateway.stop)
+        self.gateway.reserve()
+
+        self.lite = Lite(log=logs / "lite.log", fast_passwords=not self._fsync)
+        self.postgres = Postgres(
+            self.data_dir / f"postgres-{self._version}",
+            password=self._keys.supabase_admin,
+            log=logs / "postgres.log",
+            version=self._version,
+            fsync=self._fsync,
+        )
+        self._progress(f"Postgres {self._version} …")
+        opened.push_async_callback(self.postgres.stop)
+        opened.push_async_callback(self.lite.stop)
+        await self.lite.load()
+        await self.postgres.start()
+        await self._prepare()
+
+        self.realtime = Realtime(
+            dsn=self.admin_url,
+            jwt_secret=self._keys.jwt_secret,
+            api_keys={self._keys.publishable_key: "anon", self._keys.secret_key: "service_role"},
+            polling_delay=self._polling_delay,
+            denied_delay=self._denied_delay,
+        )
+        await self.gateway.start(self.realtime.routes())
+
+        self._progress("Auth and REST …")
+        await self.lite.start(
+            {
+                "rest": self.postgres.dsn("authenticator", self._keys.authenticator),
+                "auth": self.postgres.dsn("supabase_auth_admin", self._keys.supabase_auth_admin),
+                "reader": self.admin_url,
+                "publishableKey": self._keys.publishable_key,
+                "secretKey": self._keys.secret_key,
+                "jwtSecret": self._keys.jwt_secret,
+                "siteUrl": self.gateway.url,
+            }
+        )
+        database = self.environment["SUPABASE_DB_URL"]
+        if pending := await migrations.pending(database, self.project):
+            self._progress(f"Migrations ({len(pending)} new) …")
+            await migrations.push(database, home=self.data_dir / "cli", project=self.project)
+        await self.lite.reload()
+
+        self._progress("Realtime …")
+        opened.push_async_callback(self.realtime.stop)
+        await self.realtime.start()
+        opened.enter_context(state.published(self.data_dir, self.environment))
+
+    async def _prepare(self) -> None:
+        """Make the roles, schemas and functions that migrations rely on, and set the roles' passwords."""
+        async with await psycopg.AsyncConnection.connect(self.admin_url) as connection:
+            await connection.execute((_HERE / "bootstrap.sql").read_bytes())
+            for role, password in self._keys.passwords.items():
+                await connection.execute(
+                    sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(password))
+                )
+            await connection.execute((_HERE / "auth.sql").read_bytes())
+            await connection.execute(SCHEMA_SQL.encode())

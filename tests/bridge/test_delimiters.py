@@ -1,0 +1,83 @@
+"""Text with BAML's delimiters in it is broken invisibly; any other stays as it is."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bridge
+from bridge.delimiters import BREAK, DELIMITERS, defuse, defuse_all
+
+ROLE, MEDIA = DELIMITERS
+ORDINARY = (
+    "",
+    "hello",
+    "How do I write BAML",
+    "BAML_LOG=off",
+    "the BAML_CHAT_ROLE of a message",
+    "MAGIC_STRING_DELIMITER",
+    "_private",
+    "AML",
+    "a_b",
+    "  indented\n\ttext \n",
+    "line\n" * 1000,
+    "naïve ﬆraße İı 漢字 🙂",
+)
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_text_stays_byte_for_byte(text: str) -> None:
+    assert defuse(text) == text
+
+
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+@pytest.mark.parametrize("around", ["{}", "a{}b", "{0}{0}", "{0}:baml-start-baml:{0}", "\n{}\n", "x_{}_y"])
+def test_a_delimiter_is_broken_and_reads_the_same(delimiter: str, around: str) -> None:
+    text = around.format(delimiter)
+    safe = defuse(text)
+    assert delimiter not in safe
+    assert safe.replace(BREAK, "") == text
+    assert safe == defuse(safe)
+
+
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+def test_a_filter_that_changes_the_case_makes_none_of_it(delimiter: str) -> None:
+    for text in (delimiter.lower(), delimiter.title(), delimiter.lower().replace("s", "ſ")):
+        assert delimiter not in defuse(text).upper()
+
+
+@given(
+    delimiter=st.sampled_from(DELIMITERS),
+    cuts=st.lists(st.integers(0, 40), max_size=5),
+    before=st.sampled_from(["", "text ", "BAML_", "_"]),
+    after=st.sampled_from(["", " text", "_", ":baml-start-baml:{}"]),
+    space=st.sampled_from(["", " ", "\n"]),
+)
+def test_pieces_put_side_by_side_make_no_delimiter(
+    delimiter: str, cuts: list[int], before: str, after: str, space: str
+) -> None:
+    places = [0, *sorted(cuts), len(delimiter)]
+    pieces = [delimiter[a:b] for a, b in pairwise(places)]
+    pieces[0], pieces[-1] = before + pieces[0], pieces[-1] + after
+    safe = [defuse(space + piece + space).strip() for piece in pieces]
+    assert delimiter not in "".join(safe)
+    assert delimiter not in "".join(safe).upper()
+
+
+@given(st.text(alphabet=st.sampled_from("BAML_CHTROEGISND x\n"), max_size=80))
+def test_nothing_but_the_break_is_ever_added(text: str) -> None:
+    safe = defuse(text)
+    assert safe.replace(BREAK, "") == text
+    assert defuse(safe) == safe
+
+
+def test_values_are_defused_at_every_depth_and_in_keys() -> None:
+    safe = defuse_all({"a": [ROLE, {MEDIA: ("x", 1, None, True, 1.5)}]})
+    assert ROLE not in str(safe)
+    assert MEDIA not in str(safe)
+    assert safe["a"][1][f"BAML_{BREAK}MEDIA_MAGIC_STRING_DELIMITER"] == ["x", 1, None, True, 1.5]
+
+
+def test_handlers_find_it_in_the_package() -> None:
+    assert bridge.defuse(ROLE) != ROLE

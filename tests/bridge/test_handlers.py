@@ -1,0 +1,155 @@
+"""Handlers: what they may yield, how they fail, how they are closed."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from bridge import handlers
+from bridge.errors import BadRequest, SetupError, TurnFailure, verdict
+from bridge.handlers import handler, registered, run_handler
+from bridge.model import Answer, FileWrite, Partial, Session, Turn, Usage
+
+TURN = Turn("H", "hello", (), (), Session("s", "u", None, "H", {}), "u")
+
+
+@pytest.fixture(autouse=True)
+def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "_handlers", {})
+
+
+class Step(BaseModel):
+    n: int
+
+
+async def collect(function: Any) -> list[Partial | Answer]:
+    return [piece async for piece in run_handler(function, TURN)]
+
+
+async def test_everything_it_may_yield() -> None:
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        yield turn.message
+        yield {"n": 1}
+        yield ", world"
+        yield FileWrite("a", "b", "text")
+        yield Step(n=2)
+        yield Usage("m", 1, 2, 0)
+
+    *partials, answer = await collect(h)
+    assert partials == [
+        Partial("hello"),
+        Partial("hello", {"n": 1}),
+        Partial("hello, world", {"n": 1}),
+        Partial("hello, world", {"n": 1}),
+        Partial("hello, world", {"n": 2}),
+        Partial("hello, world", {"n": 2}),
+    ]
+    assert answer == Answer("hello, world", {"n": 2}, (FileWrite("a", "b", "text"),), Usage("m", 1, 2, 0))
+
+
+async def test_one_that_yields_nothing() -> None:
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        return
+        yield
+
+    assert await collect(h) == [Answer("")]
+
+
+async def test_its_own_failure_reaches_the_user() -> None:
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        yield "so far"
+        raise BadRequest("too_big", "That is too big.")
+
+    with pytest.raises(BadRequest, match="too_big"):
+        await collect(h)
+
+
+@pytest.mark.parametrize("wrong", [ValueError("secret detail"), 5, {"a": object()}])
+async def test_any_other_failure_is_told_in_general_and_tried_again(wrong: Any) -> None:
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        if isinstance(wrong, Exception):
+            raise wrong
+        yield wrong
+
+    with pytest.raises(TurnFailure) as caught:
+        await collect(h)
+    assert verdict(caught.value).retry
+    assert caught.value.code == "internal"
+    assert "secret" not in caught.value.message
+    assert caught.value.detail
+    if isinstance(wrong, Exception):
+        assert "secret detail" in caught.value.detail
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+async def test_leaving_closes_it_where_it_stands(cancel: bool) -> None:
+    begun, cleaned = asyncio.Event(), asyncio.Event()
+
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        try:
+            yield "first"
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.set()
+
+    pieces = run_handler(h, TURN)
+    if cancel:
+
+        async def read() -> None:
+            async for _ in pieces:
+                pass
+
+        task = asyncio.create_task(read())
+        await asyncio.wait_for(begun.wait(), 2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        assert await anext(pieces) == Partial("first")
+        await pieces.aclose()
+    assert cleaned.is_set()
+
+
+async def test_one_that_will_not_be_closed_does_not_hold_the_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(handlers, "CLOSE_SECONDS", 0.05)
+
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        try:
+            yield "first"
+        finally:
+            await asyncio.Event().wait()
+
+    pieces = run_handler(h, TURN)
+    await anext(pieces)
+    with caplog.at_level(logging.ERROR):
+        await asyncio.wait_for(pieces.aclose(), 2)
+    assert "failed while it was closed" in caplog.text
+
+
+def test_registration() -> None:
+    @handler("H")
+    async def h(turn: Turn) -> AsyncIterator[str]:
+        yield ""
+
+    assert registered() == {"H": h}
+    handler("H")(h)  # the same again, as a reload does
+    with pytest.raises(SetupError, match="two handlers named H"):
+
+        @handler("H")
+        async def other(turn: Turn) -> AsyncIterator[str]:
+            yield ""
+
+
+def test_only_async_generators_will_do() -> None:
+    async def coroutine(turn: Turn) -> str:
+        return ""
+
+    with pytest.raises(SetupError, match="must be an async generator"):
+        handler("H")(coroutine)  # type: ignore[type-var]  # the mistake that is tested

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bridge import settings
+from bridge.errors import SettingsError
+from bridge.settings import Settings
+
+GOOD = {
+    "SUPABASE_URL": "https://abcd.supabase.co/",
+    "SUPABASE_SECRET_KEY": "sb_secret_x",
+    "LLM_BASE_URL": "http://model/v1",
+    "LLM_API_KEY": "key",
+    "LLM_MODEL": "model",
+}
+
+
+def test_defaults() -> None:
+    chosen = settings.load(GOOD)
+    assert chosen == Settings("https://abcd.supabase.co", "sb_secret_x")
+    assert chosen.realtime_url == "https://abcd.supabase.co/realtime/v1"
+    assert "sb_secret_x" not in repr(chosen)
+
+
+def test_the_legacy_key_is_taken() -> None:
+    env = GOOD | {"SUPABASE_SECRET_KEY": "", "SUPABASE_SERVICE_ROLE_KEY": "eyJ.x.y"}
+    assert settings.load(env).supabase_key == "eyJ.x.y"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("SUPABASE_URL", "", "is not set"),
+        ("SUPABASE_URL", "abcd.supabase.co", "must look like https://"),
+        ("SUPABASE_URL", "https://abcd.supabase.co/rest/v1", "Leave the path"),
+        ("SUPABASE_SECRET_KEY", "", "is not set"),
+        ("SUPABASE_SECRET_KEY", "sb_publishable_x", "publishable key"),
+        ("LLM_BASE_URL", "", "is not set"),
+        ("LLM_API_KEY", "", "is not set"),
+        ("LLM_MODEL", " ", "is not set"),
+        ("BRIDGE_CONCURRENCY", "many", "must be a number from 1 to 1000"),
+        ("BRIDGE_CONCURRENCY", "0", "must be a number from 1 to 1000"),
+        ("BRIDGE_LEASE_SECONDS", "1", "must be a number from 2"),
+        ("BRIDGE_IDLE_SECONDS", "nan", "must be a number"),
+        ("BRIDGE_LOG_FORMAT", "xml", "must be one of json, console"),
+        ("BRIDGE_LOG_LEVEL", "loud", "must be one of DEBUG"),
+    ],
+)
+def test_a_bad_one_is_named_in_one_line(name: str, value: str, says: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        settings.load(GOOD | {name: value})
+    text = str(error.value)
+    assert text.startswith(name)
+    assert says in text
+    assert "\n" not in text
+
+
+def test_the_example_names_every_setting_with_its_default() -> None:
+    example = (Path(__file__).parents[2] / ".env.example").read_text()
+    named = dict(re.findall(r"^# (BRIDGE_\w+)=(\S*)", example, re.MULTILINE))
+    read = {name: value for name, value in named.items() if value}
+    assert settings.load(GOOD | read) == settings.load(GOOD)
+    source = Path(settings.__file__).read_text()
+    assert set(named) == set(re.findall(r'"(BRIDGE_\w+)"', source))
+
+
+def test_dotenv_yields_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("BRIDGE_HISTORY=7\nBRIDGE_DELTA_MS=9\n")
+    monkeypatch.setenv("BRIDGE_DELTA_MS", "5")
+    monkeypatch.setenv("BRIDGE_HISTORY", "")
+    monkeypatch.delenv("BRIDGE_HISTORY")
+    env = settings.environment(tmp_path)
+    assert (env["BRIDGE_HISTORY"], env["BRIDGE_DELTA_MS"]) == ("7", "5")
+    monkeypatch.delenv("BRIDGE_HISTORY")

@@ -1,0 +1,125 @@
+"""Batches against the real database: one bad item never harms its batch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bridge.errors import SetupError, StoreUnavailable
+from bridge.model import Checkpoint, FileWrite, Result
+from bridge.store import Store
+from tests.harness import Person, worker_settings
+
+
+@pytest.fixture
+async def store(environment: dict[str, str]) -> AsyncIterator[Store]:
+    store = await Store.open(worker_settings(environment), "store-test")
+    yield store
+    await store.close()
+
+
+async def questions(user: Person, count: int) -> list[str]:
+    """Questions in sessions of their own, so that all can be claimed at once."""
+    return [await user.ask(await user.open_session(title="named"), f"question {n}") for n in range(count)]
+
+
+async def test_a_claim_brings_all_that_a_turn_needs(store: Store, user: Person) -> None:
+    session_id = await user.open_session(title="named", metadata={"tone": "dry"})
+    file = {"session_id": session_id, "path": "a.py", "content": "x"}
+    await user.client.table("code_files").insert(file).execute()
+    message_id = await user.ask(session_id, "hello", data={"city": "Bern"})
+    (job,) = (await store.claim(5, [])).jobs
+    assert (job.message_id, job.attempt, job.failures, job.cancel, job.broken) == (message_id, 1, 0, False, None)
+    assert job.turn is not None
+    assert (job.turn.message, job.turn.data, job.turn.user_id) == ("hello", {"city": "Bern"}, user.id)
+    assert job.turn.session.metadata == {"tone": "dry"}
+    assert [(file.path, file.content, file.revision) for file in job.turn.files] == [("a.py", "x", 1)]
+
+
+async def test_a_claim_whose_answer_was_lost_comes_again(store: Store, user: Person) -> None:
+    await questions(user, 3)
+    first = await store.claim(5, [])
+    again = await store.claim(5, [])
+    assert {(job.message_id, job.attempt) for job in first.jobs} == {
+        (job.message_id, job.attempt) for job in again.jobs
+    }
+    assert (await store.claim(5, [job.message_id for job in first.jobs])).jobs == ()
+
+
+async def test_one_bad_result_harms_no_other(store: Store, user: Person) -> None:
+    await questions(user, 32)
+    jobs = (await store.claim(32, [])).jobs
+    assert len(jobs) == 32
+    results = [Result(job.message_id, job.attempt, "done", text=f"answer {n}") for n, job in enumerate(jobs)]
+    bad = jobs[7]
+    # a path that Postgres refuses: the constraint code_files_path
+    results[7] = Result(bad.message_id, bad.attempt, "done", text="x", files=(FileWrite("a\nb", ""),))
+    answers = await store.finish(results)
+    assert {state for id_, state in answers.states.items() if id_ != bad.message_id} == {"ok"}
+    assert answers.states[bad.message_id] == "refused"
+    row = await user.reply(bad.message_id)
+    assert (row["status"], row["error"]["code"]) == ("failed", "unstorable")
+
+
+async def test_a_batch_refused_as_a_whole_is_halved(store: Store, user: Person) -> None:
+    await questions(user, 8)
+    jobs = (await store.claim(8, [])).jobs
+    results = [Result(job.message_id, job.attempt, "done", text="fine") for job in jobs]
+    results[3] = Result("no uuid at all", 1, "done", text="bad")
+    answers = await store.finish(results)
+    assert len(answers.states) == 7
+    assert set(answers.states.values()) == {"ok"}
+
+
+async def test_what_postgres_cannot_hold_is_made_fit(store: Store, user: Person) -> None:
+    await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    checkpoint = Checkpoint(job.message_id, job.attempt, 1, "a\0b\ud800c", {"x\0": float("nan")})
+    assert (await store.beat([checkpoint])).states == {job.message_id: "ok"}
+    row = await user.reply(job.message_id, lambda row: row["seq"] == 1)
+    assert (row["content"], row["data"]) == ("ab?c", {"x": None})
+    long = Result(job.message_id, job.attempt, "done", text="é" * 600_000, seq=2)
+    assert (await store.finish([long])).states == {job.message_id: "ok"}
+    assert len((await user.reply(job.message_id))["content"].encode()) == 1_000_000
+
+
+async def test_a_lost_lease_changes_nothing(environment: dict[str, str], store: Store, user: Person) -> None:
+    await questions(user, 1)
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        (job,) = (await store.claim(1, [])).jobs
+        stale: list[Any] = [
+            await other.beat([Checkpoint(job.message_id, job.attempt, 1, "stolen")]),
+            await other.finish([Result(job.message_id, job.attempt, "done", text="stolen")]),
+            await store.beat([Checkpoint(job.message_id, job.attempt - 1, 1, "stolen")]),
+            await store.finish([Result(job.message_id, job.attempt + 1, "done", text="stolen")]),
+        ]
+        assert [answers.states[job.message_id] for answers in stale] == ["lost"] * 4
+        row = await user.reply(job.message_id, lambda _: True)
+        assert (row["status"], row["content"], row["seq"]) == ("running", "", 0)
+    finally:
+        await other.close()
+
+
+async def test_a_finish_can_be_said_twice(store: Store, user: Person) -> None:
+    await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    result = Result(job.message_id, job.attempt, "done", text="once")
+    assert (await store.finish([result])).states == {job.message_id: "ok"}
+    assert (await store.finish([result])).states == {job.message_id: "ok"}
+    assert (await user.reply(job.message_id))["content"] == "once"
+
+
+async def test_the_refused_key_and_the_missing_project_are_told(environment: dict[str, str]) -> None:
+    wrong = await Store.open(worker_settings(environment | {"SUPABASE_SECRET_KEY": "sb_secret_wrong"}), "w")
+    nowhere = await Store.open(worker_settings(environment | {"SUPABASE_URL": "http://127.0.0.1:9"}), "w")
+    try:
+        with pytest.raises(SetupError, match="refused SUPABASE_SECRET_KEY"):
+            await wrong.check()
+        with pytest.raises(StoreUnavailable):
+            await nowhere.check()
+    finally:
+        await wrong.close()
+        await nowhere.close()

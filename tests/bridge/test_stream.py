@@ -1,0 +1,124 @@
+"""Deltas, checkpoints and what joins them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.model import Partial
+from bridge.stream import FIELD_BYTES, Stream
+
+
+def stream() -> Stream:
+    return Stream("question", "reply", "session", attempt=3)
+
+
+def read(deltas: list[dict[str, Any]]) -> str:
+    """What a client makes of deltas that all arrived."""
+    text = ""
+    for delta in deltas:
+        text = delta["content"] if "content" in delta else text + delta.get("text", "")
+    return text
+
+
+def test_a_delta_says_whose_it_is() -> None:
+    reply = stream()
+    reply.put(Partial("Hi"))
+    assert reply.cut() == {"message_id": "reply", "reply_to": "question", "attempt": 3, "seq": 1, "text": "Hi"}
+    assert reply.cut() is None
+
+
+def test_text_that_is_taken_back_comes_whole() -> None:
+    reply = stream()
+    reply.put(Partial("Hello wrld"))
+    reply.cut()
+    reply.put(Partial("Hello world"))
+    delta = reply.cut()
+    assert delta is not None
+    assert (delta["seq"], delta["content"]) == (2, "Hello world")
+
+
+def test_data_comes_after_text_and_once() -> None:
+    reply = stream()
+    reply.put(Partial("Hi", {"rows": 1}))
+    first, second = reply.cut(), reply.cut()
+    assert first is not None
+    assert second is not None
+    assert (first["text"], second["data"], second["seq"]) == ("Hi", {"rows": 1}, 2)
+    assert reply.cut() is None
+
+
+def test_what_is_too_large_for_an_event_is_named() -> None:
+    reply = stream()
+    reply.put(Partial("", {"rows": "x" * FIELD_BYTES}))
+    delta = reply.cut()
+    assert delta is not None
+    assert delta["omitted"] == ["data"]
+    assert "data" not in delta
+
+
+def test_an_undone_cut_stays_with_the_next_one() -> None:
+    reply = stream()
+    reply.put(Partial("a"))
+    reply.cut()
+    reply.put(Partial("ab"))
+    reply.cut()
+    reply.undo()
+    reply.put(Partial("abc"))
+    delta = reply.cut()
+    assert delta is not None
+    assert (delta["seq"], delta["text"]) == (2, "bc")
+
+
+def test_a_cut_that_a_checkpoint_holds_is_not_undone() -> None:
+    reply = stream()
+    reply.put(Partial("a"))
+    reply.cut()
+    checkpoint = reply.checkpoint(unheard=False)
+    reply.undo()
+    assert (reply.seq, reply.text) == (checkpoint.seq, checkpoint.text) == (1, "a")
+
+
+def test_a_checkpoint_is_written_once_and_again_if_it_was_lost() -> None:
+    reply = stream()
+    assert reply.checkpoint(unheard=False).seq is None
+    reply.put(Partial("a"))
+    assert reply.checkpoint(unheard=False).seq is None  # not cut yet
+    assert reply.checkpoint(unheard=True).seq == 1
+    assert reply.checkpoint(unheard=True).seq is None
+    reply.forget_checkpoint()
+    assert reply.checkpoint(unheard=True).seq == 1
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("say"), st.text(max_size=30)),
+            st.tuples(st.just("revise"), st.text(max_size=30)),
+            st.tuples(st.sampled_from(["cut", "fail", "checkpoint", "long"]), st.just("")),
+        ),
+        max_size=60,
+    )
+)
+def test_deltas_up_to_a_checkpoint_make_its_text(steps: list[tuple[str, str]]) -> None:
+    reply, sent, said = stream(), list[dict[str, Any]](), ""
+    for step, text in steps:
+        if step in ("say", "long"):
+            said += text if step == "say" else "é" * FIELD_BYTES
+            reply.put(Partial(said))
+        elif step == "revise":
+            said = text
+            reply.put(Partial(said))
+        elif step == "checkpoint":
+            checkpoint = reply.checkpoint(unheard=False)
+            if checkpoint.seq is not None:
+                assert read(sent[: checkpoint.seq]) == checkpoint.text
+        elif (delta := reply.cut()) is not None:
+            if step == "cut":
+                sent.append(delta)
+            else:
+                reply.undo()
+        assert [delta["seq"] for delta in sent] == list(range(1, len(sent) + 1))
+        assert all(len(delta.get("text", "").encode()) <= FIELD_BYTES for delta in sent)

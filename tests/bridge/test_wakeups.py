@@ -1,0 +1,70 @@
+"""An insert wakes the worker three ways; each is shown alone."""
+
+from __future__ import annotations
+
+import time
+
+import psycopg
+
+from devstack.stack import Stack
+from tests.harness import Person, Row, working
+
+
+async def test_wakes_by_broadcast_with_postgres_changes_off(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    async with working(environment) as worker:
+        await db.execute("alter publication supabase_realtime drop table public.messages")
+        try:
+            began = time.monotonic()
+            message_id = await user.ask(await user.open_session(), "[[text=heard]]")
+            assert (await user.reply(message_id))["content"] == "heard"
+            assert time.monotonic() - began < worker.settings.sweep_seconds / 3
+            assert worker.counters.missed_wakeups == 0
+        finally:
+            await db.execute("alter publication supabase_realtime add table public.messages")
+
+
+async def test_wakes_by_postgres_changes_with_broadcasts_off(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    async with working(environment) as worker:
+        # the announcements fail from here on, as they do when realtime.send does
+        await db.execute("alter function bridge.announce_work rename to announce_work_off")
+        await db.execute(
+            "create function bridge.announce_work(message_ids uuid[]) returns void"
+            " language sql set search_path = '' as ''"
+        )
+        try:
+            began = time.monotonic()
+            message_id = await user.ask(await user.open_session(), "[[text=heard]]")
+            assert (await user.reply(message_id))["content"] == "heard"
+            assert time.monotonic() - began < worker.settings.sweep_seconds / 3
+        finally:
+            await db.execute("drop function bridge.announce_work")
+            await db.execute("alter function bridge.announce_work_off rename to announce_work")
+
+
+async def test_wakes_by_the_sweep_with_realtime_stopped(
+    stack: Stack, environment: dict[str, str], user: Person
+) -> None:
+    await stack.realtime.stop()
+    try:
+        async with working(environment, ready=False, sweep_seconds=0.5) as worker:
+            message_id = await user.ask(await user.open_session(), "[[text=found]]")
+            assert (await user.reply(message_id))["content"] == "found"
+            assert not worker.inbox.is_ready
+    finally:
+        await stack.realtime.start()
+
+
+async def test_a_row_heard_of_twice_wakes_once(environment: dict[str, str], user: Person) -> None:
+    async with working(environment) as worker:
+        before = worker.counters.claims.copy()
+        message_id = await user.ask(await user.open_session(title="named"), "[[text=once]]")
+        await user.reply(message_id)
+        # a second question's answer comes after the first one's postgres_changes event (polled every 50 ms)
+        second = await user.ask(await user.open_session(title="named"), "[[text=twice first=0.3]]")
+        await user.reply(second)
+        assert worker.counters.claims["broadcast"] == before["broadcast"] + 2
+        assert worker.counters.claims["changes"] == 0

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.wire import cut, fit, fit_json
+
+ANY_TEXT = st.text(st.characters())  # surrogates too
+ANY_JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.floats() | ANY_TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(ANY_TEXT)
+def test_text_that_fits_is_stored_as_it_is(text: str) -> None:
+    fitted = fit(text)
+    assert "\0" not in fitted
+    fitted.encode()  # raises on a lone surrogate
+    assert fit(fitted) == fitted
+    if "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text):
+        assert fitted == text
+
+
+@given(ANY_JSON)
+def test_json_that_fits_is_json(value: Any) -> None:
+    text = json.dumps(fit_json(value), allow_nan=False)
+    assert "\\u0000" not in text
+    text.encode()
+
+
+@given(st.text(max_size=40), st.integers(0, 60))
+def test_cut_splits_no_character(text: str, limit: int) -> None:
+    head = cut(text, limit)
+    assert len(head.encode()) <= limit
+    assert fit(text).startswith(head)
+    assert head == fit(text) or len(head.encode()) > limit - 4

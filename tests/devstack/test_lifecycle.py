@@ -1,0 +1,307 @@
+"""Starting, stopping, being killed, and what the next start makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from devstack import DevstackError, PortInUse, state
+from devstack.__main__ import main
+from devstack.postgres import Postgres
+from devstack.stack import Stack
+
+SECONDS = 60
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs; one that has ended and waits for its parent does not."""
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    return False
+
+
+async def gone(*pids: int) -> None:
+    async with asyncio.timeout(15):
+        while any(alive(pid) for pid in pids):
+            await asyncio.sleep(0.02)
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@contextlib.asynccontextmanager
+async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`python -m devstack …`, killed at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "devstack", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def ready(process: asyncio.subprocess.Process) -> str:
+    """Wait for the line that says so, and return the URL."""
+    assert process.stdout is not None
+    seen = b""
+    async with asyncio.timeout(SECONDS):
+        async for line in process.stdout:
+            seen += line
+            if match := re.fullmatch(rb"ready (http://127\.0\.0\.1:\d+)\n", line):
+                return match[1].decode()
+    raise AssertionError(seen)
+
+
+def children(pid: int) -> list[int]:
+    """All descendants of a process."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(ValueError, OSError):
+            if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found += [int(entry.name), *children(int(entry.name))]
+    return found
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux alone")
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+async def test_no_process_is_left_and_the_data_stays(tmp_path: Path, number: signal.Signals) -> None:
+    data = tmp_path / "data"
+    async with command("--data", str(data), "--port", "0") as process:
+        url = await ready(process)
+        env = state.running(data)
+        assert env["SUPABASE_URL"] == url
+        with psycopg.connect(env["SUPABASE_DB_URL"], autocommit=True) as db:
+            db.execute("create table public.kept (id int); insert into public.kept values (7)")
+        family = children(process.pid)
+        assert len(family) > 5, "Postgres with its processes, and Node"
+        process.send_signal(number)
+        async with asyncio.timeout(15):
+            code = await process.wait()
+        assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+        await gone(*family)
+    with pytest.raises(DevstackError, match="no devstack runs"):
+        state.running(data)
+
+    async with Stack(data, 0) as stack:
+        assert stack.environment["SUPABASE_SECRET_KEY"] == env["SUPABASE_SECRET_KEY"]
+        with psycopg.connect(stack.environment["SUPABASE_DB_URL"]) as db:
+            assert db.execute("select id from public.kept").fetchone() == (7,)
+
+
+async def test_interrupted_while_starting(tmp_path: Path) -> None:
+    async with command("--data", str(tmp_path), "--port", "0") as process:
+        assert process.stdout is not None
+        assert b"Postgres" in await process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            output, errors = await process.communicate()
+        assert (process.returncode, errors) == (0, b"")
+        assert b"ready" not in output
+
+
+async def test_environment_of_the_running_one(
+    embedded: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await asyncio.to_thread(main, ["env", "--data", str(embedded.data_dir)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("=")[0] for line in lines] == [
+        "SUPABASE_URL",
+        "SUPABASE_PUBLISHABLE_KEY",
+        "SUPABASE_SECRET_KEY",
+        "SUPABASE_JWT_SECRET",
+        "SUPABASE_DB_URL",
+    ]
+    assert dict(line.split("=", 1) for line in lines) == embedded.environment
+    assert await asyncio.to_thread(main, ["env", "--data", str(tmp_path)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+async def test_secrets_are_for_the_owner_alone(embedded: Stack) -> None:
+    for name in ("keys.json", "state.json"):
+        assert stat.S_IMODE((embedded.data_dir / name).stat().st_mode) == 0o600, name
+
+
+async def test_a_second_one_on_the_same_folder(embedded: Stack) -> None:
+    with pytest.raises(DevstackError, match="another devstack runs") as error:
+        await Stack(embedded.data_dir, 0).__aenter__()
+    one_line(error)
+
+
+async def test_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(PortInUse, match=f"port {port} is in use.*--port") as error:
+            await Stack(tmp_path, port).__aenter__()
+        one_line(error)
+        assert not list(tmp_path.glob("postgres*")), "nothing was begun"
+        assert await asyncio.to_thread(main, ["--data", str(tmp_path), "--port", str(port)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "x"], ["nonsense"], ["--nonsense"]])
+def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+async def test_unknown_postgres_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("17", "newest"):
+        monkeypatch.setenv("DEVSTACK_POSTGRES", version)
+        assert await asyncio.to_thread(main, ["--data", str(tmp_path), "--port", "0"]) == 1
+
+
+def server(folder: Path, version: int = 18) -> Postgres:
+    return Postgres(folder / "postgres", password="secret", log=folder / "log", version=version, fsync=False)
+
+
+async def select_one(postgres: Postgres) -> None:
+    dsn = postgres.dsn("supabase_admin", "secret")
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        assert await (await connection.execute("select 1")).fetchone() == (1,)
+
+
+@pytest.mark.parametrize("version", [18, 16])
+async def test_both_versions_of_postgres(tmp_path: Path, version: int) -> None:
+    postgres = server(tmp_path, version)
+    await postgres.start()
+    try:
+        async with await psycopg.AsyncConnection.connect(postgres.dsn("supabase_admin", "secret")) as connection:
+            assert connection.info.server_version // 10000 == version
+    finally:
+        await postgres.stop()
+    assert postgres.pid is None
+
+
+async def test_half_made_folder(tmp_path: Path) -> None:
+    draft = tmp_path / "postgres.new"
+    (draft / "base").mkdir(parents=True)
+    (draft / "PG_VERSION").write_text("18\n")
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "pg_wal").mkdir()
+    (tmp_path / "postgres.password").write_text("old")
+    postgres = server(tmp_path)
+    await postgres.start()
+    try:
+        await select_one(postgres)
+    finally:
+        await postgres.stop()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "postgres"]
+
+
+@pytest.mark.parametrize("content", ["999999\n/nowhere\n1\n2\n\n127.0.0.1\n 1 2\nready\n", "{other}\n", "", "x"])
+async def test_stale_pid_file(tmp_path: Path, content: str) -> None:
+    """Of a process that is gone, of another program, and half written."""
+    postgres = server(tmp_path)
+    await postgres.start()
+    await postgres.stop()
+    (tmp_path / "postgres" / "postmaster.pid").write_text(content.format(other=os.getppid()))
+    await postgres.start()
+    try:
+        await select_one(postgres)
+    finally:
+        await postgres.stop()
+
+
+async def test_orphan_of_a_killed_run(tmp_path: Path) -> None:
+    first, second = server(tmp_path), server(tmp_path)
+    await first.start()
+    pid = first.pid
+    assert pid is not None
+    try:
+        await second.start()  # as after a kill on a system where nothing ends the orphan
+        assert second.pid not in (None, pid)
+        await gone(pid)
+        await select_one(second)
+    finally:
+        await second.stop()
+        await first.stop()
+
+
+async def test_crashed_postgres_is_noticed(tmp_path: Path) -> None:
+    postgres = server(tmp_path)
+    await postgres.start()
+    try:
+        ended = asyncio.create_task(postgres.ended())
+        assert postgres.pid is not None
+        os.kill(postgres.pid, signal.SIGKILL)
+        async with asyncio.timeout(10):
+            assert "Postgres ended unexpectedly" in await ended
+        await postgres.start()
+        await select_one(postgres)
+    finally:
+        await postgres.stop()
+
+
+async def test_failing_migration(tmp_path: Path) -> None:
+    folder = tmp_path / "project" / "supabase" / "migrations"
+    folder.mkdir(parents=True)
+    (folder / "20260101000000_good.sql").write_text("create table public.good (id int);")
+    (folder / "20260101000001_bad.sql").write_text("create table public.bad (id int); select 1/0;")
+    with pytest.raises(DevstackError, match=r"20260101000001_bad\.sql.*division by zero") as error:
+        await Stack(tmp_path / "data", 0, fsync=False, project=tmp_path / "project").__aenter__()
+    one_line(error)
+    (folder / "20260101000001_bad.sql").write_text("create table public.bad (id int);")
+    async with Stack(tmp_path / "data", 0, fsync=False, project=tmp_path / "project") as stack:
+        async with httpx.AsyncClient(base_url=stack.gateway.url) as client:
+            key = {"apikey": stack.environment["SUPABASE_SECRET_KEY"]}
+            for table in ("good", "bad"):
+                assert (await client.get(f"/rest/v1/{table}", headers=key)).json() == []
+
+
+async def test_damaged_keys(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    with pytest.raises(DevstackError, match="damaged") as error:
+        await Stack(tmp_path, 0).__aenter__()
+    one_line(error)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_as_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Postgres under a user that is not root, in a folder of that user's."""
+    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    try:
+        os.chown(folder, 12345, 12345)
+        script = (
+            "import asyncio, sys; from pathlib import Path; from devstack.postgres import Postgres\n"
+            "async def main():\n"
+            f"    p = Postgres(Path({str(folder)!r}) / 'postgres', password='x', log=Path({str(folder)!r}) / 'log')\n"
+            "    await p.start(); print(Path(f'/proc/{p.pid}').stat().st_uid); await p.stop()\n"
+            "asyncio.run(main())"
+        )
+        made = subprocess.run(
+            [sys.executable, "-c", script], user=12345, group=12345, extra_groups=[], capture_output=True, text=True
+        )
+        if "Permission denied" in made.stderr:
+            pytest.skip("this Python is in a folder that other users may not enter")
+        assert (made.returncode, made.stdout.strip()) == (0, "12345"), made.stderr
+    finally:
+        shutil.rmtree(folder)

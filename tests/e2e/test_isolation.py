@@ -1,0 +1,189 @@
+"""Another user and an anonymous one: by REST, by broadcast, by postgres_changes."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from postgrest.exceptions import APIError
+from realtime import RealtimePostgresChangesListenEvent
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from tests.harness import Ear, Person, working
+
+TABLES = ("sessions", "messages", "code_files", "code_file_versions")
+WORKER_CALLS: dict[str, dict[str, Any]] = {
+    "bridge_claim": {"worker": "w", "slots": 1, "holding": [], "lease_seconds": 30, "history": 1},
+    "bridge_beat": {"worker": "w", "jobs": []},
+    "bridge_finish": {"worker": "w", "results": []},
+    "bridge_status": {},
+}
+
+
+@pytest.fixture
+async def owner(sign_up: Callable[[], Awaitable[Person]]) -> Person:
+    """Somebody with a session, an answered message and a file."""
+    return await sign_up()
+
+
+@pytest.fixture
+async def other(sign_up: Callable[[], Awaitable[Person]]) -> Person:
+    return await sign_up()
+
+
+@pytest.fixture
+async def anonymous(environment: dict[str, str]) -> Any:
+    async with httpx.AsyncClient(timeout=20) as http:
+        options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
+        yield await acreate_client(environment["SUPABASE_URL"], environment["SUPABASE_PUBLISHABLE_KEY"], options)
+
+
+async def filled(owner: Person, environment: dict[str, str]) -> tuple[str, str]:
+    async with working(environment):
+        session_id = await owner.open_session("Code")
+        reply = '{"reply": "secret", "files": [{"path": "a.py", "content": "secret"}]}'
+        message_id = await owner.ask(session_id, f"[[json={reply}]]")
+        assert (await owner.reply(message_id))["status"] == "done"
+    await owner.client.table("code_files").update({"content": "mine"}).eq("path", "a.py").execute()
+    for table in TABLES:
+        assert await owner.rows(table), table
+    return session_id, message_id
+
+
+async def refused(call: Any) -> str:
+    with pytest.raises(APIError) as error:
+        await call.execute()
+    return str(error.value.code)
+
+
+async def test_rest_shows_and_takes_nothing(
+    environment: dict[str, str], owner: Person, other: Person, anonymous: AsyncClient
+) -> None:
+    session_id, message_id = await filled(owner, environment)
+    message = {"session_id": session_id, "content": "let me in"}
+    file = {"session_id": session_id, "path": "b.py", "content": ""}
+
+    for table in TABLES:
+        assert await other.rows(table) == []
+        assert await refused(anonymous.table(table).select("*")) == "42501"
+    for client in (other.client, anonymous):
+        assert await refused(client.table("messages").insert(message)) == "42501"
+        assert await refused(client.table("code_files").insert(file)) == "42501"
+        for call in ("cancel_message", "retry_message"):
+            assert await refused(client.rpc(call, {"message_id": message_id})) in ("PT404", "42501")
+        for call, arguments in WORKER_CALLS.items():
+            assert await refused(client.rpc(call, arguments)) in ("42501", "PGRST202"), call
+        for call in ("promote", "end_job", "enqueue"):
+            assert await refused(client.schema("bridge").rpc(call, {})) in ("PGRST106", "42501"), call
+        for table in ("jobs", "runs", "dead_letters", "workers"):
+            assert await refused(client.schema("bridge").table(table).select("*")) in ("PGRST106", "42501")
+    # what an update or a delete does not see, it does not touch
+    await other.client.table("sessions").update({"title": "taken"}).eq("id", session_id).execute()
+    await other.client.table("sessions").delete().eq("id", session_id).execute()
+    await other.client.table("code_files").update({"content": "taken"}).eq("session_id", session_id).execute()
+    (session,) = await owner.rows("sessions")
+    assert session["title"] != "taken"
+    (now,) = await owner.rows("code_files")
+    assert now["content"] == "mine"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"role": "assistant"},
+        {"status": "done"},
+        {"ordinal": 1},
+        {"attempt": 9},
+        {"reply_to": str(uuid.uuid4())},
+        {"error": {}},
+    ],
+)
+async def test_a_user_writes_only_own_columns(owner: Person, row: dict[str, Any]) -> None:
+    session_id = await owner.open_session()
+    assert await refused(owner.client.table("messages").insert({"session_id": session_id, "content": "x", **row})) == (
+        "42501"
+    )
+
+
+async def test_a_user_cannot_change_what_was_said(environment: dict[str, str], owner: Person) -> None:
+    await filled(owner, environment)
+    assert await refused(owner.client.table("messages").update({"content": "never"}).neq("content", "")) == "42501"
+    assert await refused(owner.client.table("messages").delete().neq("content", "")) == "42501"
+    assert await refused(owner.client.table("sessions").insert({"user_id": str(uuid.uuid4())})) == "42501"
+    assert await refused(owner.client.table("code_file_versions").delete().neq("path", "")) == "42501"
+
+
+async def test_topics_are_heard_by_their_owner_alone(environment: dict[str, str], owner: Person, other: Person) -> None:
+    session_id = await owner.open_session(title="named")
+    for topic in (f"session:{session_id}", f"user:{owner.id}", "bridge:inbox", "session:nonsense", "other"):
+        with pytest.raises(PermissionError):
+            await other.listen(topic)
+    with pytest.raises(PermissionError):
+        await owner.listen("bridge:inbox")
+    await owner.listen(f"session:{session_id}")
+    await owner.listen(f"user:{owner.id}")
+
+
+async def test_a_client_cannot_send_on_a_topic(environment: dict[str, str], owner: Person) -> None:
+    session_id = await owner.open_session(title="named")
+    ear = await owner.listen(f"session:{session_id}")
+    forged = {"message_id": str(uuid.uuid4()), "attempt": 99, "seq": 1, "text": "forged"}
+    for channel in owner.client.realtime.get_channels():
+        await channel.send_broadcast("delta", forged)
+    async with httpx.AsyncClient(timeout=20) as http:
+        answer = await http.post(
+            f"{environment['SUPABASE_URL']}/realtime/v1/api/broadcast",
+            headers={"apikey": environment["SUPABASE_PUBLISHABLE_KEY"], "Authorization": f"Bearer {owner.token}"},
+            json={
+                "messages": [{"topic": f"session:{session_id}", "event": "delta", "payload": forged, "private": True}]
+            },
+        )
+    assert answer.status_code == 202  # it says so whether or not a policy drops the message
+    async with working(environment):
+        await owner.reply(await owner.ask(session_id, "[[text=true]]"))
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+    assert "".join(delta["text"] for delta in ear.of("delta")) == "true"
+
+
+async def changes(somebody: Person) -> Ear:
+    """Subscribe to all changes of messages; they flow when this returns."""
+    ear = Ear()
+    flowing = asyncio.Event()
+    await somebody.client.realtime.set_auth(somebody.token)
+    channel = somebody.client.channel("changes")
+    channel.on_postgres_changes(
+        RealtimePostgresChangesListenEvent.All,
+        lambda change: ear.hear({"event": change["data"]["type"], "payload": change["data"]}),
+        table="messages",
+    )
+    channel.on_system(lambda _: flowing.set())
+    await channel.subscribe()
+    async with asyncio.timeout(15):
+        await flowing.wait()
+    return ear
+
+
+def said(ear: Ear) -> list[str]:
+    return [change["record"]["content"] for event, change in ear.heard if event != "DELETE"]
+
+
+async def test_postgres_changes_show_own_rows(environment: dict[str, str], owner: Person, other: Person) -> None:
+    owners, others = await changes(owner), await changes(other)
+    session_id = await owner.open_session(title="named")
+    theirs = await other.open_session(title="named")
+    async with working(environment):
+        await owner.reply(await owner.ask(session_id, "[[text=secret]]"))
+        await owners.until(lambda ear: "secret" in said(ear))
+        await owner.client.table("sessions").delete().eq("id", session_id).execute()
+        await other.reply(await other.ask(theirs, "[[text=after]]"))
+        await others.until(lambda ear: "after" in said(ear) and ear.of("DELETE"))
+    # Realtime filters no DELETE: an id is all that anybody learns
+    for event, change in others.heard:
+        if event == "DELETE":
+            assert set(change["old_record"]) == {"id"}
+        else:
+            assert change["record"]["session_id"] == theirs

@@ -1,0 +1,106 @@
+"""A frontend in Python with the official client: insert a row, hear the reply."""
+
+from __future__ import annotations
+
+from tests.harness import Person, working
+
+
+async def test_deltas_make_the_row(environment: dict[str, str], user: Person) -> None:
+    async with working(environment, checkpoint_seconds=0.1):
+        session_id = await user.open_session()
+        ear = await user.listen(f"session:{session_id}")
+        message_id = await user.ask(session_id, "[[tokens=60 delay=0.01]]")
+        row = await user.reply(message_id)
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+
+        deltas = ear.of("delta", reply_to=message_id)
+        assert [delta["seq"] for delta in deltas] == list(range(1, len(deltas) + 1))
+        assert len(deltas) > 3
+        assert {delta["attempt"] for delta in deltas} == {row["attempt"]} == {1}
+        assert {delta["message_id"] for delta in deltas} == {row["id"]}
+        assert "".join(delta["text"] for delta in deltas) == row["content"]
+        assert row["seq"] == len(deltas)
+        assert row["content"].startswith("word00 word01")
+
+        states = [(event["role"], event["status"]) for event in ear.of("message")]
+        assert states[0] == ("user", "queued")
+        assert ("assistant", "running") in states
+        assert set(states[-2:]) == {("assistant", "done"), ("user", "done")}
+
+
+async def test_code_fills_the_files(environment: dict[str, str], user: Person) -> None:
+    async with working(environment):
+        session_id = await user.open_session("Code")
+        ear = await user.listen(f"session:{session_id}")
+        first = await user.ask(
+            session_id,
+            '[[json={"reply": "Here.", "files": [{"path": "a.py", "content": "x = 1", "language": "python"}]}]]',
+        )
+        row = await user.reply(first)
+        assert row["status"] == "done", row["error"]
+        assert row["content"] == "Here."
+        assert row["data"]["files"][0]["path"] == "a.py"
+        (file,) = await user.rows("code_files", session_id=session_id)
+        assert (file["path"], file["content"], file["language"], file["revision"]) == ("a.py", "x = 1", "python", 1)
+        assert file["message_id"] == row["id"]
+        await ear.until(lambda ear: ear.of("file", path="a.py", revision=1))
+        assert "".join(delta["text"] for delta in ear.of("delta")) == "Here."
+
+        second = await user.ask(session_id, '[[json={"reply": "", "files": [{"path": "a.py", "content": "x = 2"}]}]]')
+        await user.reply(second)
+        (file,) = await user.rows("code_files", session_id=session_id)
+        assert (file["content"], file["revision"]) == ("x = 2", 2)
+        (version,) = await user.rows("code_file_versions", session_id=session_id)
+        assert (version["content"], version["revision"], version["conflict"]) == ("x = 1", 1, False)
+
+
+async def test_an_edit_meanwhile_stays(environment: dict[str, str], user: Person) -> None:
+    async with working(environment):
+        session_id = await user.open_session("Code")
+        file = {"session_id": session_id, "path": "a.py", "content": "theirs"}
+        await user.client.table("code_files").insert(file).execute()
+        ear = await user.listen(f"session:{session_id}")
+        reply = '{"reply": "", "files": [{"path": "a.py", "content": "the reply\'s"}]}'
+        message_id = await user.ask(session_id, f"[[first=0.5 json={reply}]]")
+        await user.reply(message_id, lambda row: row["status"] == "running")
+        await user.client.table("code_files").update({"content": "edited"}).eq("path", "a.py").execute()
+        await user.reply(message_id)
+        (now,) = await user.rows("code_files", session_id=session_id)
+        assert now["content"] == "edited"
+        versions = await user.rows("code_file_versions", session_id=session_id, conflict="true")
+        assert [version["content"] for version in versions] == ["the reply's"]
+        await ear.until(lambda ear: ear.of("file", path="a.py", conflict=True))
+
+
+async def test_a_session_is_named_after_its_first_reply(environment: dict[str, str], user: Person) -> None:
+    async with working(environment):
+        ear = await user.listen(f"user:{user.id}", "session", "session_deleted")
+        session_id = await user.open_session()
+        await user.reply(await user.ask(session_id, "Tell me about deployment"))
+        await ear.until(lambda ear: any(row["title"] for row in ear.of("session", id=session_id)))
+        await user.client.table("sessions").delete().eq("id", session_id).execute()
+        await ear.until(lambda ear: ear.of("session_deleted", id=session_id))
+
+
+async def test_the_conversation_is_told_in_order(environment: dict[str, str], user: Person) -> None:
+    async with working(environment):
+        session_id = await user.open_session(title="named")
+        ids = [await user.ask(session_id, f"[[text=answer-{n}]] question-{n}") for n in range(4)]
+        await user.reply(ids[-1])
+        rows = sorted(await user.rows("messages", session_id=session_id), key=lambda row: row["ordinal"])
+        assert [row["ordinal"] for row in rows] == [2, 3, 4, 5, 6, 7, 8, 9]
+        assert [row["content"] for row in rows if row["role"] == "assistant"] == [f"answer-{n}" for n in range(4)]
+        assert {row["status"] for row in rows} == {"done"}
+
+
+async def test_bad_input_is_told_where_the_person_looks(environment: dict[str, str], user: Person) -> None:
+    async with working(environment):
+        session_id = await user.open_session("Nonesuch", title="named")
+        row = await user.reply(await user.ask(session_id, "hello"))
+        assert row["status"] == "failed"
+        assert row["error"]["code"] == "unknown_function"
+        (question,) = [row for row in await user.rows("messages", session_id=session_id) if row["role"] == "user"]
+        assert question["status"] == "failed"
+        # a later question is answered: the failed one holds nobody up
+        await user.client.table("sessions").update({"function": "Chat"}).eq("id", session_id).execute()
+        assert (await user.reply(await user.ask(session_id, "[[text=fine]]")))["content"] == "fine"

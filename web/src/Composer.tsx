@@ -1,0 +1,65 @@
+import { useEffect, useRef, type KeyboardEvent } from "react";
+
+interface Props {
+  draft: string;
+  onDraft(text: string): void;
+  onSend(text: string): void;
+  /** Null: nothing is to be stopped. */
+  onStop: (() => void) | null;
+}
+
+/** Where a message is written. Enter sends, Shift and Enter begins a new line. */
+export function Composer({ draft, onDraft, onSend, onStop }: Props) {
+  const box = useRef<HTMLTextAreaElement>(null);
+
+  // grows with the text, up to the height the style sheet allows
+  useEffect(() => {
+    const element = box.current;
+    if (element === null) return;
+    element.style.height = "auto";
+    element.style.height = `${element.scrollHeight}px`;
+  }, [draft]);
+
+  function send(): void {
+    if (draft.trim() === "") return;
+    onSend(draft);
+    onDraft("");
+    box.current?.focus();
+  }
+
+  function onKeyDown(event: KeyboardEvent): void {
+    // an Enter that ends the composition of a character is not meant for us
+    if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
+    event.preventDefault();
+    send();
+  }
+
+  return (
+    <form
+      className="composer"
+      onSubmit={(event) => {
+        event.preventDefault();
+        send();
+      }}
+    >
+      <textarea
+        ref={box}
+        rows={1}
+        aria-label="Message"
+        placeholder="Write a message"
+        autoFocus
+        value={draft}
+        onChange={(event) => onDraft(event.target.value)}
+        onKeyDown={onKeyDown}
+      />
+      {onStop && (
+        <button type="button" className="stop" onClick={onStop}>
+          Stop
+        </button>
+      )}
+      <button type="submit" className="primary" disabled={draft.trim() === ""}>
+        Send
+      </button>
+    </form>
+  );
+}

@@ -1,0 +1,140 @@
+import { useState } from "react";
+import type { SessionList, SessionListSnapshot, SessionRow } from "supabase-baml-bridge-client";
+
+/** The BAML functions a new session can be answered by: those of the worker's `BRIDGE_FUNCTIONS` for users. */
+const FUNCTIONS = [
+  { name: "Chat", hint: "Answers in text" },
+  { name: "Code", hint: "Answers and writes code files" },
+] as const;
+
+interface Props {
+  list: SessionList;
+  snapshot: SessionListSnapshot;
+  email: string;
+  selectedId: string | null;
+  open: boolean;
+  /** An empty id: none. */
+  onSelect(id: string): void;
+  /** Called before a new session is selected. */
+  onCreating(creating: boolean): void;
+  onSignOut(): Promise<void>;
+}
+
+/** New session, the list of sessions, and who is signed in. */
+export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onCreating, onSignOut }: Props) {
+  const [name, setName] = useState<string>(FUNCTIONS[0].name);
+  const [error, setError] = useState<string | null>(null);
+  const [busy, setBusy] = useState(false);
+
+  async function attempt(action: () => Promise<void>): Promise<void> {
+    setBusy(true);
+    setError(null);
+    try {
+      await action();
+    } catch (reason) {
+      setError(reason instanceof Error ? reason.message : String(reason));
+    } finally {
+      setBusy(false);
+    }
+  }
+
+  const create = async () => {
+    onCreating(true);
+    await attempt(async () => onSelect((await list.create({ function: name })).id));
+    onCreating(false);
+  };
+  const remove = (id: string) =>
+    attempt(async () => {
+      await list.remove(id);
+      if (id === selectedId) onSelect("");
+    });
+
+  return (
+    <nav className={open ? "sidebar open" : "sidebar"} aria-label="Sessions">
+      <div className="new-session">
+        <fieldset className="choice">
+          <legend className="visually-hidden">Function of a new session</legend>
+          {FUNCTIONS.map((option) => (
+            <label key={option.name} title={option.hint}>
+              <input
+                type="radio"
+                name="function"
+                value={option.name}
+                checked={name === option.name}
+                onChange={() => setName(option.name)}
+              />
+              <span>{option.name}</span>
+            </label>
+          ))}
+        </fieldset>
+        <button className="primary" disabled={busy} onClick={() => void create()}>
+          New session
+        </button>
+      </div>
+      {(error ?? snapshot.error) && (
+        <p className="error" role="alert">
+          {error ?? snapshot.error}
+        </p>
+      )}
+      <ul className="sessions" data-testid="sessions">
+        {snapshot.sessions.map((session) => (
+          <SessionItem
+            key={session.id}
+            session={session}
+            selected={session.id === selectedId}
+            onSelect={() => onSelect(session.id)}
+            onDelete={() => void remove(session.id)}
+          />
+        ))}
+      </ul>
+      {snapshot.ready && snapshot.sessions.length === 0 && <p className="muted hint">No sessions yet.</p>}
+      <footer className="account">
+        <span className="email" title={email}>
+          {email}
+        </span>
+        <button className="quiet" onClick={() => void onSignOut()}>
+          Sign out
+        </button>
+      </footer>
+    </nav>
+  );
+}
+
+interface ItemProps {
+  session: SessionRow;
+  selected: boolean;
+  onSelect(): void;
+  onDelete(): void;
+}
+
+function SessionItem({ session, selected, onSelect, onDelete }: ItemProps) {
+  const [asking, setAsking] = useState(false);
+  const title = session.title || "New session";
+
+  if (asking) {
+    return (
+      <li className="session asking">
+        <span className="title">Delete “{title}”?</span>
+        <span className="answers">
+          <button className="danger" autoFocus onClick={onDelete}>
+            Delete
+          </button>
+          <button onClick={() => setAsking(false)}>Keep</button>
+        </span>
+      </li>
+    );
+  }
+  return (
+    <li className={selected ? "session selected" : "session"}>
+      <button className="open" aria-current={selected ? "page" : undefined} onClick={onSelect}>
+        <span className="title">{title}</span>
+        <span className="badge">{session.function}</span>
+      </button>
+      <button className="quiet delete" aria-label={`Delete session ${title}`} onClick={() => setAsking(true)}>
+        <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
+          <path d="M3 4.5h10M6.5 4V2.5h3V4M4.5 4.5l.6 9h5.8l.6-9M6.8 7v4M9.2 7v4" />
+        </svg>
+      </button>
+    </li>
+  );
+}

@@ -1,0 +1,70 @@
+import { useCallback, useState } from "react";
+import type { User } from "@supabase/supabase-js";
+import { openSessionList, type SessionList } from "supabase-baml-bridge-client";
+import { Chat } from "./Chat.tsx";
+import { Sidebar } from "./Sidebar.tsx";
+import { useHash, useOpened, useSnapshot } from "./hooks.ts";
+import type { Client } from "./supabase.ts";
+
+interface Props {
+  client: Client;
+  user: User;
+}
+
+/** The page of a user: sessions at the side, the selected one in the middle. */
+export function Workspace({ client, user }: Props) {
+  const open = useCallback(() => openSessionList(client, user.id), [client, user.id]);
+  const list = useOpened(open);
+  return list && <OpenWorkspace client={client} user={user} list={list} />;
+}
+
+function OpenWorkspace({ client, user, list }: Props & { list: SessionList }) {
+  const snapshot = useSnapshot(list);
+  const [selectedId, select] = useHash();
+  const [menuOpen, setMenuOpen] = useState(false);
+  const [creating, setCreating] = useState(false);
+  const selected = snapshot.sessions.find(({ id }) => id === selectedId);
+
+  return (
+    <div className="workspace" onKeyDown={({ key }) => key === "Escape" && setMenuOpen(false)}>
+      <Sidebar
+        list={list}
+        snapshot={snapshot}
+        email={user.email ?? ""}
+        selectedId={selected?.id ?? null}
+        open={menuOpen}
+        onSelect={(id) => {
+          select(id);
+          if (id !== "") setMenuOpen(false);
+        }}
+        onCreating={setCreating}
+        onSignOut={() => client.auth.signOut({ scope: "local" }).then(() => select(""))}
+      />
+      {menuOpen && <div className="scrim" onClick={() => setMenuOpen(false)} />}
+      <main className="main">
+        {creating ? null : selected ? ( // what is typed now is meant for the new session
+          <Chat
+            key={selected.id}
+            client={client}
+            session={selected}
+            menuOpen={menuOpen}
+            onMenu={() => setMenuOpen(!menuOpen)}
+          />
+        ) : (
+          <div className="welcome">
+            <button className="menu" aria-expanded={menuOpen} onClick={() => setMenuOpen(!menuOpen)}>
+              Sessions
+            </button>
+            {snapshot.ready && (
+              <>
+                <img src="./icon.svg" alt="" width="56" height="56" />
+                <h1>What shall we talk about?</h1>
+                <p className="muted">Start a new session, or choose one from the list.</p>
+              </>
+            )}
+          </div>
+        )}
+      </main>
+    </div>
+  );
+}
