@@ -180,6 +180,7 @@ create table bridge.jobs (
     id bigint generated always as identity primary key,
     message_id uuid not null references public.messages (id) on delete cascade,
     session_id uuid not null references public.sessions (id) on delete cascade,
+    user_id uuid not null,
     ordinal bigint not null,
     attempt int not null default 0,
     failures int not null default 0,
@@ -192,6 +193,7 @@ create table bridge.jobs (
     constraint jobs_held_is_head check (worker is null or (run_at is not null and lease_until is not null))
 ) with (fillfactor = 70);  -- room for heartbeats to update in place
 comment on table bridge.jobs is 'Unfinished questions. A finished job''s row is gone.';
+comment on column bridge.jobs.user_id is 'The session''s user, whose unfinished questions are limited.';
 comment on column bridge.jobs.run_at is
     'Only the head of a session has one: the earliest time it may run. Null: it waits behind an earlier question.';
 comment on column bridge.jobs.worker is 'Who holds it, until lease_until. Null: nobody.';
@@ -204,6 +206,7 @@ create unique index jobs_head_of_session on bridge.jobs (session_id) where run_a
 create index jobs_ready on bridge.jobs (run_at, id) where worker is null and run_at is not null;
 create index jobs_held on bridge.jobs (worker) where worker is not null;
 create index jobs_in_session on bridge.jobs (session_id, ordinal);
+create index jobs_of_user on bridge.jobs (user_id);
 
 create table bridge.runs (
     message_id uuid not null references public.messages (id) on delete cascade,

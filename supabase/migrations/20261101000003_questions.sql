@@ -100,22 +100,43 @@ $$;
 comment on function bridge.stop_job is
     'Ends a job that nobody works on; asks the worker that does to end it. The caller holds session and job.';
 
-create function bridge.enqueue(question public.messages, attempt int) returns boolean
+create function bridge.enqueue(question public.messages, attempt int, charged boolean default true) returns boolean
 language plpgsql
 set search_path = ''
 as $$
 declare
     waits boolean := exists (
         select from bridge.jobs j where j.session_id = (question).session_id and j.run_at is not null);
+    owner uuid := (select s.user_id from public.sessions s where s.id = (question).session_id);
 begin
-    insert into bridge.jobs (message_id, session_id, ordinal, attempt, run_at)
-    values ((question).id, (question).session_id, (question).ordinal, enqueue.attempt,
+    if enqueue.charged then
+        perform bridge.charge(owner);
+    end if;
+    insert into bridge.jobs (message_id, session_id, user_id, ordinal, attempt, run_at)
+    values ((question).id, (question).session_id, owner, (question).ordinal, enqueue.attempt,
             case when not waits then now() end);
     return not waits;
 end
 $$;
 comment on function bridge.enqueue is
-    'Adds a job for a question; true if it may run at once. The caller holds the session.';
+    'Adds a job for a question, and charges its user for it; true if it may run at once. The caller holds the session.';
+
+create function bridge.requeue(question public.messages, charged boolean) returns boolean
+language plpgsql
+set search_path = ''
+as $$
+declare
+    last_attempt int;
+begin
+    update public.messages m set status = 'queued', error = null, updated_at = now()
+     where m.reply_to = (question).id returning m.attempt into last_attempt;
+    update public.messages m set status = 'queued', error = null, updated_at = now() where m.id = (question).id;
+    delete from bridge.dead_letters d where d.message_id = (question).id;
+    return bridge.enqueue(question, coalesce(last_attempt, 0), requeue.charged);
+end
+$$;
+comment on function bridge.requeue is
+    'A new attempt at a question that has ended; true if it may run at once. The caller holds the session.';
 
 
 -- insert -----------------------------------------------------------------------------------------
@@ -146,8 +167,9 @@ begin
     if new.content !~ '\S' then
         raise exception 'The message is empty.' using errcode = 'PT400', hint = 'Write something in "content".';
     end if;
-    if octet_length(new.content) > 32768 then
-        raise exception 'The message is too long: % bytes; at most 32768 (32 KiB) are taken.', octet_length(new.content)
+    if octet_length(new.content) > bridge.limit_of('message_bytes', session.user_id) then
+        raise exception 'The message is too long: % bytes; at most % are taken.',
+            octet_length(new.content), bridge.limit_of('message_bytes', session.user_id)
             using errcode = 'PT413', hint = 'Shorten it, or put long text into a code file.';
     end if;
     if new.data is not null and (jsonb_typeof(new.data) <> 'object' or octet_length(new.data::text) > 32768) then
@@ -219,7 +241,9 @@ security definer
 set search_path = ''
 as $$
 begin
+    perform bridge.check_file_size(new.session_id, new.content);
     if tg_op = 'INSERT' then
+        perform bridge.check_files(new.session_id);
         new.revision := 1;
         new.created_at := now();
     elsif new.content is distinct from old.content then
@@ -318,16 +342,11 @@ set search_path = ''
 as $$
 declare
     question public.messages := bridge.own_question(retry_message.message_id);
-    last_attempt int;
 begin
     if exists (select from bridge.jobs j where j.message_id = question.id) then
         return question.status;
     end if;
-    update public.messages m set status = 'queued', error = null, updated_at = now()
-     where m.reply_to = question.id returning m.attempt into last_attempt;
-    update public.messages m set status = 'queued', error = null, updated_at = now() where m.id = question.id;
-    delete from bridge.dead_letters d where d.message_id = question.id;
-    if bridge.enqueue(question, coalesce(last_attempt, 0)) then
+    if bridge.requeue(question, true) then
         perform bridge.announce_work(array[question.id]);
     end if;
     return 'queued';

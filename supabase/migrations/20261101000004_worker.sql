@@ -1,4 +1,4 @@
--- What the worker calls: claim, beat, finish, status. All take batches, all are safe to call twice.
+-- What the worker calls: claim, beat, finish. All take batches, all are safe to call twice.
 
 create function bridge.seen(worker text, lease_seconds int default null) returns interval
 language plpgsql
@@ -351,6 +351,7 @@ declare
     job bridge.jobs;
     states jsonb := '{}';
     state text;
+    tokens jsonb := '{}';
 begin
     perform from public.sessions s
       where s.id in (
@@ -368,6 +369,7 @@ begin
             begin
                 perform bridge.finish(job, item);
                 state := 'ok';
+                tokens := bridge.add_tokens(tokens, job.user_id, item -> 'run');
             exception when others then
                 -- refused for what is in it: end it as failed, without what was refused
                 raise warning 'bridge_finish: % refused: % %', job.message_id, sqlstate, sqlerrm;
@@ -391,48 +393,15 @@ begin
         end if;
         states := states || jsonb_build_object(item ->> 'message_id', state);
     end loop;
+    perform bridge.charge_tokens(tokens);
     return bridge.outlook(bridge_finish.worker) || jsonb_build_object('results', states);
 end
 $$;
 comment on function public.bridge_finish is
     'Ends attempts: [{message_id, attempt, outcome, content?, data?, seq?, files?, title?, error?, retry_in_ms?, run?}]. Returns {results: {message_id: ok|lost|gone|refused}, next_in_ms, workers}.';
 
-create function public.bridge_status() returns jsonb
-language plpgsql
-stable
-security definer
-set search_path = ''
-set statement_timeout = '5s'
-as $$
-begin
-    return jsonb_build_object(
-        'queued', (select count(*) from bridge.jobs j where j.worker is null and j.run_at <= now()),
-        'waiting', (select count(*) from bridge.jobs j where j.run_at is null),
-        'retrying', (select count(*) from bridge.jobs j where j.worker is null and j.run_at > now()),
-        'running', (select count(*) from bridge.jobs j where j.worker is not null),
-        'oldest_seconds', (
-            select coalesce(extract(epoch from now() - min(j.run_at)), 0)::float8
-              from bridge.jobs j where j.worker is null and j.run_at <= now()),
-        'dead_letters', (select count(*) from bridge.dead_letters),
-        'workers', (
-            select coalesce(jsonb_agg(jsonb_build_object(
-                       'name', w.name, 'started_at', w.started_at, 'seen_at', w.seen_at,
-                       'running', (select count(*) from bridge.jobs j where j.worker = w.name)) order by w.name), '[]')
-              from bridge.workers w where w.seen_at > now() - greatest(w.lease, interval '30 seconds')),
-        'last_hour', (
-            select jsonb_build_object(
-                       'done', count(*) filter (where r.outcome = 'done'),
-                       'failed', count(*) filter (where r.outcome = 'failed'),
-                       'cancelled', count(*) filter (where r.outcome = 'cancelled'),
-                       'input_tokens', coalesce(sum(r.input_tokens), 0),
-                       'output_tokens', coalesce(sum(r.output_tokens), 0))
-              from bridge.runs r where r.created_at > now() - interval '1 hour'));
-end
-$$;
-comment on function public.bridge_status is 'The queue, the live workers and the last hour, for operators.';
-
 revoke all on all functions in schema bridge from public, anon, service_role;
-revoke all on function public.bridge_claim, public.bridge_beat, public.bridge_finish, public.bridge_status
+revoke all on function public.bridge_claim, public.bridge_beat, public.bridge_finish
     from public, anon, authenticated;
-grant execute on function public.bridge_claim, public.bridge_beat, public.bridge_finish, public.bridge_status
+grant execute on function public.bridge_claim, public.bridge_beat, public.bridge_finish
     to service_role;

@@ -1,0 +1,147 @@
+"""Providers' events in their different shapes, and what their refusals ask for."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from baml_py import errors as baml
+
+from bridge.errors import BadOutput, BadRequest, ModelRefused, ModelUnavailable
+from bridge.provider import Report, added_text, failure, read_report, retry_after, stopped
+
+OPENAI = [
+    {"model": "gpt", "choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
+    {"model": "gpt", "choices": [{"delta": {"reasoning_content": "hm"}, "finish_reason": None}]},
+    {"model": "gpt", "choices": [{"delta": {"content": "Hel"}, "finish_reason": None}]},
+    {"model": "gpt", "choices": [{"delta": {"content": "lo"}, "finish_reason": "stop"}]},
+    {"model": "gpt", "choices": [], "usage": {}},
+]
+RESPONSES = [
+    {"type": "response.created", "response": {"model": "gpt", "status": "in_progress"}},
+    {"type": "response.output_text.delta", "delta": "Hel"},
+    {"type": "response.output_text.delta", "delta": "lo"},
+    {"type": "response.completed", "response": {"model": "gpt", "status": "completed"}},
+]
+ANTHROPIC = [
+    {"type": "message_start", "message": {"model": "claude", "stop_reason": None}},
+    {"type": "content_block_delta", "delta": {"type": "thinking_delta", "thinking": "hm"}},
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hel"}},
+    {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "lo"}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},
+    {"type": "message_stop"},
+]
+GOOGLE = [
+    {"modelVersion": "gemini", "candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}}]},
+    {"modelVersion": "gemini", "candidates": [{"content": {"parts": [{"text": "Hel"}, {"text": "lo"}]}}]},
+    {"modelVersion": "gemini", "candidates": [{"content": {}, "finishReason": "STOP"}]},
+]
+
+
+def call(provider: str, texts: list[str]) -> Any:
+    return SimpleNamespace(
+        provider=provider,
+        sse_responses=lambda: [SimpleNamespace(text=text) for text in texts],
+        http_response=None,
+        http_request=None,
+        usage=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("provider", "events", "finish"),
+    [
+        ("openai-generic", OPENAI, "stop"),
+        ("openai-responses", RESPONSES, "completed"),
+        ("anthropic", ANTHROPIC, "end_turn"),
+        ("google-ai", GOOGLE, "stop"),
+    ],
+)
+def test_text_and_end_in_every_shape(provider: str, events: list[dict[str, Any]], finish: str) -> None:
+    texts = [json.dumps(event) for event in events]
+    assert "".join(map(added_text, texts)) == "Hello"
+    report = read_report(call(provider, texts))
+    assert (report.finish, report.ended) == (finish, True)
+    assert stopped(report, text=False) is None
+    cut = read_report(call(provider, texts[:2]))
+    assert (cut.finish, cut.ended) == (None, False)
+    assert isinstance(stopped(cut, text=True), ModelUnavailable)
+
+
+def test_an_end_without_a_reason_counts_if_it_is_marked() -> None:
+    report = read_report(call("openai-generic", [json.dumps(OPENAI[2]), "[DONE]"]))
+    assert (report.finish, report.ended) == (None, True)
+
+
+def test_a_provider_that_cannot_be_read_is_trusted() -> None:
+    assert read_report(call("aws-bedrock", [])).ended
+
+
+@pytest.mark.parametrize(
+    ("finish", "text", "kind"),
+    [
+        ("length", True, None),
+        ("length", False, BadOutput),
+        ("max_tokens", False, BadOutput),
+        ("max_output_tokens", False, BadOutput),
+        ("content_filter", True, ModelRefused),
+        ("refusal", False, ModelRefused),
+        ("safety", True, ModelRefused),
+        ("tool_calls", True, None),
+    ],
+)
+def test_reasons_to_stop(finish: str, text: bool, kind: type | None) -> None:
+    failed = stopped(Report(finish=finish), text=text)
+    assert failed is None if kind is None else type(failed) is kind
+    assert failed is None or not failed.retryable
+
+
+@pytest.mark.parametrize("event", ["", "[DONE]", "null", "[]", "1", '{"choices": 1}', '{"choices": [null]}', "{"])
+def test_an_event_of_another_shape_adds_nothing(event: str) -> None:
+    assert added_text(event) == ""
+    assert read_report(call("openai", [event])).finish is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "3"}, 3),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": ""}, None),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+        ({"retry-after": format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)}, 0),
+    ],
+)
+def test_when_to_come_back(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_when_to_come_back_as_a_date() -> None:
+    found = retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)})
+    assert found is not None
+    assert 80 < found <= 90
+
+
+def test_other_errors_of_the_library() -> None:
+    for error, kind, code in (
+        (baml.BamlTimeoutError("Model", "no data"), ModelUnavailable, "model_timeout"),
+        (baml.BamlInvalidArgumentError("bad"), BadRequest, "bad_arguments"),
+        (baml.BamlAbortError("gone"), ModelUnavailable, "model_aborted"),
+        (baml.BamlClientFinishReasonError("p", "m", "raw", "length", ""), BadOutput, "model_length"),
+        (baml.BamlClientFinishReasonError("p", "m", "raw", "odd", ""), BadOutput, "model_output"),
+        (baml.BamlError("no such client"), ModelRefused, "model_setup"),
+    ):
+        failed = failure(error, Report(), {})
+        assert (type(failed), failed.code) == (kind, code)
+
+
+def test_no_key_and_no_prompt_gets_into_the_log() -> None:
+    error = baml.BamlClientHttpError("Model", "bad key sk-abcdefgh given", 401, "prompt: my secret plan")
+    failed = failure(error, Report(), {"LLM_API_KEY": "sk-abcdefgh"})
+    assert failed.detail == "BamlClientHttpError: bad key <LLM_API_KEY> given"
+    validation = baml.BamlValidationError("my secret plan", "does not fit", "raw", "")
+    assert failure(validation, Report(), {}).detail == "BamlValidationError: does not fit"
