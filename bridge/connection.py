@@ -6,15 +6,21 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from realtime import AsyncRealtimeClient
+from realtime import AsyncRealtimeChannel, AsyncRealtimeClient
+from realtime.types import RealtimeSubscribeStates
+
+from bridge.errors import RealtimeError
 
 log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 15.0
 HEARTBEAT_SECONDS = 20
+CANARY_ANSWER_SECONDS = 4.0
+FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 10.0
 
 
@@ -38,35 +44,157 @@ async def dismantle(client: AsyncRealtimeClient) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@dataclass(slots=True)
 class Supervisor:
     """Runs one session of a subscription after the other, with a jittered pause in between.
 
-    `session` connects, calls `ready`, and returns or raises when anything is odd.
+    `session(ready)` connects, calls `ready`, and returns or raises when anything is odd. With `rejoin_seconds` a
+    session that is so old is followed by another, and ends when that one is ready: nothing is missed in between.
     """
 
-    name: str
-    session: Callable[[Callable[[], None]], Awaitable[None]]
-    is_ready: bool = False
-    sessions: int = 0
-    rebuild: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(
+        self,
+        name: str,
+        session: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
+        rejoin_seconds: float | None = None,
+    ) -> None:
+        self.name = name
+        self.sessions = 0
+        self.rebuild = asyncio.Event()
+        self._session = session
+        self._rejoin_seconds = rejoin_seconds
+        self._running: dict[asyncio.Task[None], asyncio.Event] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a session stands."""
+        return any(ready.is_set() for ready in self._running.values())
 
     async def run(self) -> None:
         """Until cancelled."""
-        backoff = 0.25
-        while True:
-            began = time.monotonic()
-            self.rebuild.clear()
-            self.sessions += 1
-            try:
-                await self.session(self._ready)
-            except Exception as error:
-                log.warning("%s: %s: %s", self.name, type(error).__name__, error)
-            finally:
-                self.is_ready = False
-            backoff = 0.25 if time.monotonic() - began > 30 else min(backoff * 2, LONGEST_BACKOFF_SECONDS)
-            await asyncio.sleep(backoff * random.uniform(0.5, 1))
+        backoff = FIRST_BACKOFF_SECONDS
+        try:
+            while True:
+                began = time.monotonic()
+                self.rebuild.clear()
+                current = self._begin()
+                while not (await asyncio.wait({current}, timeout=self._rejoin_seconds))[0]:
+                    current = await self._succeed(current)
+                self._ended(current)
+                lasted = time.monotonic() - began
+                backoff = FIRST_BACKOFF_SECONDS if lasted > 30 else min(backoff * 2, LONGEST_BACKOFF_SECONDS)
+                await asyncio.sleep(backoff * random.uniform(0.5, 1))
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+            self._running.clear()
 
-    def _ready(self) -> None:
-        self.is_ready = True
-        log.info("%s: subscribed", self.name)
+    def _begin(self) -> asyncio.Task[None]:
+        ready = asyncio.Event()
+
+        def on_ready() -> None:
+            ready.set()
+            log.info("%s: subscribed", self.name)
+
+        self.sessions += 1
+        task = asyncio.create_task(self._session(on_ready), name=self.name)
+        self._running[task] = ready
+        return task
+
+    async def _succeed(self, old: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Begin another session; give it, and end the old one, if it gets ready in time."""
+        new = self._begin()
+        getting_ready = asyncio.ensure_future(self._running[new].wait())
+        try:
+            await asyncio.wait({getting_ready, new}, timeout=3 * JOIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            getting_ready.cancel()
+        loser = old if self._running[new].is_set() and not new.done() else new
+        loser.cancel()
+        await asyncio.wait({loser})
+        self._ended(loser)
+        return new if loser is old else old
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("%s: %s: %s", self.name, type(error).__name__, error)
+
+
+class Subscription:
+    """One channel on one connection, which both end with the block."""
+
+    def __init__(self, url: str, key: str, topic: str, *, self_broadcast: bool = False) -> None:
+        self._client = AsyncRealtimeClient(
+            url, key, auto_reconnect=False, hb_interval=HEARTBEAT_SECONDS, timeout=int(JOIN_SECONDS)
+        )
+        self.channel: AsyncRealtimeChannel = self._client.channel(
+            topic,
+            {
+                "config": {
+                    "broadcast": {"ack": False, "self": self_broadcast},
+                    "presence": {"key": "", "enabled": False},
+                    "private": self_broadcast,
+                }
+            },
+        )
+        self._odd: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await dismantle(self._client)
+
+    async def join(self) -> None:
+        """Connect and join.
+
+        Raises:
+            RealtimeError: the join was refused or not answered in time.
+        """
+
+        def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
+            if state is not RealtimeSubscribeStates.SUBSCRIBED and not self._odd.done():
+                self._odd.set_result(f"{state.value} {error or ''}".rstrip())
+
+        try:
+            async with asyncio.timeout(JOIN_SECONDS):
+                await self._client.connect()
+                await self.channel.subscribe(on_state)
+        except TimeoutError:
+            raise RealtimeError(f"no answer to the join within {JOIN_SECONDS:g} s") from None
+        if self._odd.done():
+            raise RealtimeError(self._odd.result())
+
+    async def broken(self, rebuild: asyncio.Event, seconds: float | None) -> bool:
+        """Wait for trouble, `seconds` at most.
+
+        Raises:
+            RealtimeError: the channel or its connection is not in order any more.
+        """
+        asked = asyncio.ensure_future(rebuild.wait())
+        listening = self._client._listen_task
+        waits: set[asyncio.Future[Any]] = {asked, self._odd}
+        if listening is not None:
+            waits.add(listening)
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+        if self._odd.done():
+            raise RealtimeError(self._odd.result())
+        if listening is None or listening.done():
+            raise RealtimeError("the connection was closed")
+        return rebuild.is_set()
+
+
+async def prove(channel: AsyncRealtimeChannel, heard: asyncio.Queue[str]) -> None:
+    """Say something to ourselves and hear it, or raise RealtimeError."""
+    nonce = uuid.uuid4().hex
+    try:
+        async with asyncio.timeout(CANARY_ANSWER_SECONDS):
+            await channel.send_broadcast("canary", {"nonce": nonce})
+            while await heard.get() != nonce:
+                pass
+    except TimeoutError:
+        raise RealtimeError(f"a message to itself was not heard within {CANARY_ANSWER_SECONDS:g} s") from None

@@ -11,7 +11,9 @@
         ├── BadRequest           the message or its arguments cannot be answered as they are
         ├── ModelRefused         the provider said no for good (400, 401, 403, 404 …)
         ├── ModelUnavailable     the provider may answer later (429, 5xx, refused, cut, timeout)
-        └── BadOutput            the model answered, but not what the function promises
+        ├── BadOutput            the model answered, but not what the function promises
+        ├── AnswerTooLong        the model had to stop before its answer was whole
+        └── HandlerFailed        a handler raised something of its own
 
 `TurnFailure`s carry what a user may see; details belong in `detail`, for the log alone.
 """
@@ -61,9 +63,7 @@ class TurnFailure(BridgeError):
 
     retryable = False
 
-    def __init__(
-        self, code: str, message: str, *, detail: str = "", retry_after: float | None = None
-    ) -> None:
+    def __init__(self, code: str, message: str, *, detail: str = "", retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
@@ -87,6 +87,16 @@ class ModelUnavailable(TurnFailure):
 
 class BadOutput(TurnFailure):
     """The model's answer is not what the function promises; another attempt may succeed."""
+
+    retryable = True
+
+
+class AnswerTooLong(TurnFailure):
+    """The answer does not fit into what the model may write: another one would be as long, and cost as much."""
+
+
+class HandlerFailed(TurnFailure):
+    """A handler raised something of its own; another attempt may succeed."""
 
     retryable = True
 

@@ -26,7 +26,7 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from bridge.errors import SetupError, TurnFailure
+from bridge.errors import HandlerFailed, SetupError, TurnFailure
 from bridge.model import Answer, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,6 @@ Function = TypeVar("Function", bound=Handler)
 CLOSE_SECONDS = 5.0  # how long a handler may take to clean up
 
 _handlers: dict[str, Handler] = {}
-
-
-class HandlerFailure(TurnFailure):
-    """A handler raised something of its own; another attempt may succeed."""
-
-    retryable = True
 
 
 def handler(name: str) -> Callable[[Function], Function]:
@@ -88,7 +82,7 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
             elif isinstance(piece, Mapping | BaseModel):
                 data = to_jsonable_python(piece)
             else:
-                raise HandlerFailure(
+                raise HandlerFailed(
                     "internal",
                     "Something went wrong while answering.",
                     detail=f"the handler for {turn.function} yielded a {type(piece).__name__}; "
@@ -101,7 +95,7 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
         detail = "".join(traceback.format_exception(error, limit=-5))
         if isinstance(error, PydanticSerializationError):
             detail = f"the handler for {turn.function} yielded data that is not JSON: {error}"
-        raise HandlerFailure("internal", "Something went wrong while answering.", detail=detail) from error
+        raise HandlerFailed("internal", "Something went wrong while answering.", detail=detail) from error
     finally:
         await _close(pieces, turn.function)
     yield Answer("".join(text), data, tuple(files), usage)

@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimePostgresChangesListenEvent
-from realtime.types import RealtimeSubscribeStates
+from realtime import RealtimePostgresChangesListenEvent
 
-from bridge.connection import HEARTBEAT_SECONDS, JOIN_SECONDS, Supervisor, dismantle
-from bridge.errors import RealtimeError
+from bridge.connection import JOIN_SECONDS, Subscription, Supervisor, prove
 
 CANARY_SECONDS = 10.0
-CANARY_ANSWER_SECONDS = 4.0
+# Nothing is trusted for longer: tokens expire, and servers forget.
+REJOIN_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +51,8 @@ class Inbox:
         self._url = url
         self._key = key
         self.signals: asyncio.Queue[Signal] = asyncio.Queue(maxsize=10_000)
-        self.broadcasts = Supervisor("bridge:inbox", self._hear_broadcasts)
-        self.changes = Supervisor("postgres_changes", self._hear_changes)
+        self.broadcasts = Supervisor("bridge:inbox", self._hear_broadcasts, REJOIN_SECONDS)
+        self.changes = Supervisor("postgres_changes", self._hear_changes, REJOIN_SECONDS)
 
     @property
     def is_ready(self) -> bool:
@@ -96,17 +94,17 @@ class Inbox:
             for nonce in _texts(message, "nonce"):
                 heard.put_nowait(nonce)
 
-        async with _Subscription(self._url, self._key, topic, self_broadcast=True) as subscription:
+        async with Subscription(self._url, self._key, topic, self_broadcast=True) as subscription:
             channel = subscription.channel
             channel.on_broadcast("work", on_work)
             channel.on_broadcast("cancel", on_cancel)
             channel.on_broadcast("canary", on_canary)
             await subscription.join()
-            await _canary(channel, heard)  # the path is proved before it is called ready
+            await prove(channel, heard)  # the path is proved before it is called ready
             ready()
             self._put(Work("subscribed"))
             while not await subscription.broken(self.broadcasts.rebuild, CANARY_SECONDS):
-                await _canary(channel, heard)
+                await prove(channel, heard)
 
     async def _hear_changes(self, ready: Callable[[], None]) -> None:
         flowing = asyncio.Event()
@@ -122,7 +120,7 @@ class Inbox:
             if getattr(payload, "extension", None) == "postgres_changes":
                 flowing.set()
 
-        async with _Subscription(self._url, self._key, "bridge:messages") as subscription:
+        async with Subscription(self._url, self._key, "bridge:messages") as subscription:
             subscription.channel.on_postgres_changes(
                 RealtimePostgresChangesListenEvent.Insert,
                 on_insert,
@@ -137,85 +135,6 @@ class Inbox:
             ready()
             self._put(Work("subscribed"))
             await subscription.broken(self.changes.rebuild, None)
-
-
-class _Subscription:
-    """One channel on one connection, which both end with the block."""
-
-    def __init__(self, url: str, key: str, topic: str, *, self_broadcast: bool = False) -> None:
-        self._client = AsyncRealtimeClient(
-            url, key, auto_reconnect=False, hb_interval=HEARTBEAT_SECONDS, timeout=int(JOIN_SECONDS)
-        )
-        self.channel: AsyncRealtimeChannel = self._client.channel(
-            topic,
-            {
-                "config": {
-                    "broadcast": {"ack": False, "self": self_broadcast},
-                    "presence": {"key": "", "enabled": False},
-                    "private": self_broadcast,
-                }
-            },
-        )
-        self._odd: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    async def __aenter__(self) -> _Subscription:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await dismantle(self._client)
-
-    async def join(self) -> None:
-        """Connect and join.
-
-        Raises:
-            RealtimeError: the join was refused or not answered in time.
-        """
-
-        def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
-            if state is not RealtimeSubscribeStates.SUBSCRIBED and not self._odd.done():
-                self._odd.set_result(f"{state.value} {error or ''}".rstrip())
-
-        try:
-            async with asyncio.timeout(JOIN_SECONDS):
-                await self._client.connect()
-                await self.channel.subscribe(on_state)
-        except TimeoutError:
-            raise RealtimeError(f"no answer to the join within {JOIN_SECONDS:g} s") from None
-        if self._odd.done():
-            raise RealtimeError(self._odd.result())
-
-    async def broken(self, rebuild: asyncio.Event, seconds: float | None) -> bool:
-        """Wait for trouble, `seconds` at most.
-
-        Raises:
-            RealtimeError: the channel or its connection is not in order any more.
-        """
-        asked = asyncio.ensure_future(rebuild.wait())
-        listening = self._client._listen_task
-        waits: set[asyncio.Future[Any]] = {asked, self._odd}
-        if listening is not None:
-            waits.add(listening)
-        try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            asked.cancel()
-        if self._odd.done():
-            raise RealtimeError(self._odd.result())
-        if listening is None or listening.done():
-            raise RealtimeError("the connection was closed")
-        return rebuild.is_set()
-
-
-async def _canary(channel: AsyncRealtimeChannel, heard: asyncio.Queue[str]) -> None:
-    """Say something to ourselves and hear it, or raise RealtimeError."""
-    nonce = uuid.uuid4().hex
-    try:
-        async with asyncio.timeout(CANARY_ANSWER_SECONDS):
-            await channel.send_broadcast("canary", {"nonce": nonce})
-            while await heard.get() != nonce:
-                pass
-    except TimeoutError:
-        raise RealtimeError(f"a message to itself was not heard within {CANARY_ANSWER_SECONDS:g} s") from None
 
 
 def _texts(message: Any, name: str) -> tuple[str, ...]:

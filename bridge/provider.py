@@ -16,7 +16,7 @@ from typing import Any
 
 from baml_py import errors as baml
 
-from bridge.errors import BadOutput, BadRequest, ModelRefused, ModelUnavailable, TurnFailure
+from bridge.errors import AnswerTooLong, BadOutput, BadRequest, ModelRefused, ModelUnavailable, TurnFailure
 
 # The providers whose events can be read here. With others a structured result comes whole, at its end, and that is
 # taken for a proper one.
@@ -106,9 +106,7 @@ def stopped(report: Report, *, text: bool) -> TurnFailure | None:
             "model_filtered", "The model declined to answer this.", detail=f"finish_reason {report.finish}"
         )
     if report.finish in TOO_LONG and not text:
-        failure = BadOutput("model_length", "The answer is longer than the model may write.")
-        failure.retryable = False  # it would be as long again, and cost as much
-        return failure
+        return AnswerTooLong("model_length", "The answer is longer than the model may write.")
     return None
 
 

@@ -17,10 +17,10 @@ begin
            content = coalesce(end_job.reply ->> 'content', m.content),
            data = case when end_job.reply ? 'data' then nullif(end_job.reply -> 'data', 'null') else m.data end,
            seq = coalesce((end_job.reply ->> 'seq')::int, m.seq),
-           updated_at = now()
+           updated_at = clock_timestamp()
      where m.reply_to = (end_job.job).message_id;
     update public.messages m
-       set status = end_job.status, error = end_job.error, updated_at = now()
+       set status = end_job.status, error = end_job.error, updated_at = clock_timestamp()
      where m.id = (end_job.job).message_id;
     if end_job.status = 'failed' then
         insert into bridge.dead_letters as d (message_id, session_id, attempt, failures, error)
@@ -128,9 +128,9 @@ as $$
 declare
     last_attempt int;
 begin
-    update public.messages m set status = 'queued', error = null, updated_at = now()
+    update public.messages m set status = 'queued', error = null, updated_at = clock_timestamp()
      where m.reply_to = (question).id returning m.attempt into last_attempt;
-    update public.messages m set status = 'queued', error = null, updated_at = now() where m.id = (question).id;
+    update public.messages m set status = 'queued', error = null, updated_at = clock_timestamp() where m.id = (question).id;
     delete from bridge.dead_letters d where d.message_id = (question).id;
     return bridge.enqueue(question, coalesce(last_attempt, 0), requeue.charged);
 end
@@ -182,14 +182,14 @@ begin
             using errcode = 'PT409', hint = 'Wait for it, or cancel it with cancel_message.';
     end if;
     new.ordinal := session.last_ordinal + 2;
-    update public.sessions s set last_ordinal = new.ordinal, updated_at = now() where s.id = session.id;
+    update public.sessions s set last_ordinal = new.ordinal, updated_at = clock_timestamp() where s.id = session.id;
     new.status := 'queued';
     new.reply_to := null;
     new.attempt := 0;
     new.seq := 0;
     new.error := null;
     new.created_at := now();
-    new.updated_at := now();
+    new.updated_at := clock_timestamp();
     return new;
 end
 $$;
@@ -256,7 +256,7 @@ begin
     else
         new.revision := old.revision;
     end if;
-    new.updated_at := now();
+    new.updated_at := clock_timestamp();
     return new;
 end
 $$;
@@ -270,7 +270,7 @@ language plpgsql
 set search_path = ''
 as $$
 begin
-    new.updated_at := now();
+    new.updated_at := clock_timestamp();
     return new;
 end
 $$;

@@ -179,8 +179,8 @@ begin
         values ((job).session_id, (job).ordinal + 1, 'assistant', 'running', (job).message_id, (job).attempt)
         on conflict on constraint messages_reply_to_key do update
            set status = 'running', attempt = excluded.attempt, content = '', data = null, seq = 0, error = null,
-               updated_at = now();
-        update public.messages m set status = 'running', error = null, updated_at = now()
+               updated_at = clock_timestamp();
+        update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
          where m.id = (job).message_id and m.status <> 'running';
     end if;
     return bridge.payload(job, claimed.history);
@@ -247,7 +247,7 @@ begin
        set content = coalesce(i ->> 'content', m.content),
            data = case when i ? 'data' then nullif(i -> 'data', 'null') else m.data end,
            seq = (i ->> 'seq')::int,
-           updated_at = now()
+           updated_at = clock_timestamp()
       from jsonb_array_elements(checkpoint.items) i
      where m.reply_to = (i ->> 'message_id')::uuid and m.attempt = (i ->> 'attempt')::int
        and m.status = 'running' and m.seq < (i ->> 'seq')::int;
@@ -310,7 +310,7 @@ begin
         on conflict on constraint runs_pkey do nothing;
     if again is not null then
         -- the text so far stays to be seen until the next attempt opens the reply anew
-        update public.messages m set status = 'queued', updated_at = now()
+        update public.messages m set status = 'queued', updated_at = clock_timestamp()
          where m.id = (job).message_id or m.reply_to = (job).message_id;
         update bridge.jobs j
            set worker = null, lease_until = null, run_at = again,

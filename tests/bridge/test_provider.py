@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from baml_py import errors as baml
 
-from bridge.errors import BadOutput, BadRequest, ModelRefused, ModelUnavailable
+from bridge.errors import AnswerTooLong, BadOutput, BadRequest, ModelRefused, ModelUnavailable
 from bridge.provider import Report, added_text, failure, read_report, retry_after, stopped
 
 OPENAI = [
@@ -83,9 +83,9 @@ def test_a_provider_that_cannot_be_read_is_trusted() -> None:
     ("finish", "text", "kind"),
     [
         ("length", True, None),
-        ("length", False, BadOutput),
-        ("max_tokens", False, BadOutput),
-        ("max_output_tokens", False, BadOutput),
+        ("length", False, AnswerTooLong),
+        ("max_tokens", False, AnswerTooLong),
+        ("max_output_tokens", False, AnswerTooLong),
         ("content_filter", True, ModelRefused),
         ("refusal", False, ModelRefused),
         ("safety", True, ModelRefused),
@@ -131,7 +131,7 @@ def test_other_errors_of_the_library() -> None:
         (baml.BamlTimeoutError("Model", "no data"), ModelUnavailable, "model_timeout"),
         (baml.BamlInvalidArgumentError("bad"), BadRequest, "bad_arguments"),
         (baml.BamlAbortError("gone"), ModelUnavailable, "model_aborted"),
-        (baml.BamlClientFinishReasonError("p", "m", "raw", "length", ""), BadOutput, "model_length"),
+        (baml.BamlClientFinishReasonError("p", "m", "raw", "length", ""), AnswerTooLong, "model_length"),
         (baml.BamlClientFinishReasonError("p", "m", "raw", "odd", ""), BadOutput, "model_output"),
         (baml.BamlError("no such client"), ModelRefused, "model_setup"),
     ):
