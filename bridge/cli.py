@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import secrets
@@ -13,10 +12,10 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from bridge import logs, settings
+from bridge import logs, reports, settings
 from bridge.errors import BridgeError, SettingsError, SetupError, StoreUnavailable
 from bridge.functions import Functions
-from bridge.health import Health
+from bridge.health import Health, Watchdog
 from bridge.settings import Settings
 from bridge.store import Store
 from bridge.worker import Worker
@@ -38,12 +37,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     status = commands.add_parser(
         "status", help="show queue, workers and the last hour", description="Show queue, workers and the last hour."
     )
-    status.add_argument("--json", action="store_true", help="print JSON for machines")
+    doctor = commands.add_parser(
+        "doctor",
+        help="check every precondition",
+        description="Check settings, functions, project, schema, publication, topics, Realtime and model.",
+    )
+    dead = commands.add_parser(
+        "dead",
+        help="list, retry or drop messages that were given up",
+        description="List, retry or drop messages that were given up.",
+    )
+    actions = dead.add_subparsers(dest="action", required=True, metavar="action")
+    listing = actions.add_parser("list", help="show them, newest first", description="Show them, newest first.")
+    listing.add_argument("--most", type=int, default=100, metavar="N", help="show at most N (100)")
+    for name, text in (("retry", "give another set of attempts"), ("drop", "forget; the messages stay failed")):
+        action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
+        action.add_argument("ids", nargs="*", metavar="MESSAGE_ID", help="the messages' ids, as `list` shows them")
+        action.add_argument("--all", action="store_true", help="all of them")
+        action.set_defaults(parser=action)
+    for command in (status, doctor, listing):
+        command.add_argument("--json", action="store_true", help="print JSON for machines")
     options = parser.parse_args(arguments)
+    if getattr(options, "action", None) in ("retry", "drop") and bool(options.ids) == options.all:
+        options.parser.error("give message ids, or --all")
     try:
-        env = settings.environment()
-        chosen = settings.load(env)
-        code = asyncio.run(_run(chosen) if options.command == "run" else _status(chosen, options.json))
+        code = asyncio.run(_command(options))
     except (SettingsError, SetupError) as error:
         print(f"bridge: {error}", file=sys.stderr)
         code = 2
@@ -55,13 +73,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+async def _command(options: argparse.Namespace) -> int:
+    env = settings.environment()
+    if options.command == "doctor":
+        return await reports.doctor(env, as_json=options.json)
+    chosen = settings.load(env)
+    if options.command == "run":
+        return await _run(chosen)
+    store = await Store.open(chosen, "operator")
+    try:
+        if options.command == "status":
+            await reports.status(store, as_json=options.json)
+        elif options.action == "list":
+            await reports.dead_letters(store, options.most, as_json=options.json)
+        elif options.action == "retry":
+            print(f"{await store.retry_dead(None if options.all else options.ids)} to be tried again")
+        else:
+            print(f"{await store.drop_dead(None if options.all else options.ids)} dropped")
+    finally:
+        await store.close()
+    return 0
+
+
 async def _run(chosen: Settings) -> int:
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # unique for each boot
     logs.setup(chosen.log_format, chosen.log_level, name)
     functions = Functions.load(chosen.functions, handlers=chosen.handlers)
     store = await Store.open(chosen, name)
     worker = Worker(chosen, store, functions, name)
-    health = Health(worker)
+    health = Health(worker, store)
+    watchdog = Watchdog(worker)
     running: asyncio.Task[None] | None = None
 
     def on_signal() -> None:
@@ -79,6 +120,7 @@ async def _run(chosen: Settings) -> int:
             return 0
         await health.start()
         log.info("worker %s: functions %s, health on port %d", name, ", ".join(functions.names), health.port)
+        watchdog.start()
         running = asyncio.create_task(worker.run())
         try:
             await running
@@ -90,6 +132,7 @@ async def _run(chosen: Settings) -> int:
         log.info("drained")
         return 0
     finally:
+        watchdog.stop()
         await health.stop()
         await functions.close()  # leaving with a call in flight would abort the interpreter (baml-py 0.226.3)
         await store.close()
@@ -106,32 +149,6 @@ async def _checked(store: Store, worker: Worker) -> None:
             log.warning("the project does not answer yet: %s", error)
         await asyncio.sleep(pause)
         pause = min(pause * 2, 10)
-
-
-async def _status(chosen: Settings, as_json: bool) -> int:
-    store = await Store.open(chosen, "status")
-    try:
-        status = await store.status()
-    finally:
-        await store.close()
-    if as_json:
-        print(json.dumps(status))
-        return 0
-    print(
-        f"queued {status['queued']} (oldest {status['oldest_seconds']:.1f} s), running {status['running']}, "
-        f"behind another {status['waiting']}, to be retried {status['retrying']}, "
-        f"dead letters {status['dead_letters']}"
-    )
-    hour = status["last_hour"]
-    print(
-        f"last hour: {hour['done']} done, {hour['failed']} failed attempts, {hour['cancelled']} cancelled, "
-        f"{hour['input_tokens']} tokens in, {hour['output_tokens']} out"
-    )
-    for worker in status["workers"]:
-        print(f"worker {worker['name']}: {worker['running']} running, seen {worker['seen_at']}")
-    if not status["workers"]:
-        print("no worker is running")
-    return 0
 
 
 if __name__ == "__main__":

@@ -101,13 +101,15 @@ class Job:
     """A claimed question. Every write about it carries `attempt`, the fence.
 
     `broken` tells why its payload could not be built (None: it could); `revisions` names the revision
-    of every file of the session, of those too large to be in `turn.files` as well.
+    of every file of the session, of those too large to be in `turn.files` as well. `taken_over` says that another
+    worker held it and vanished.
     """
 
     message_id: str
     attempt: int
     failures: int
     cancel: bool
+    taken_over: bool = False
     reply_id: str = ""
     queued_ms: int = 0
     turn: Turn | None = None

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 # Realtime takes 100 channels a connection; some stay free for the moment between a leave and its answer.
 CHANNELS_PER_CONNECTION = 90
 SEND_SECONDS = 2.0
+JOIN_PATIENCE_SECONDS = 0.5
 # What a delta counts at Realtime's quota: the send and its delivery.
 EVENTS_PER_DELTA = 2
 # What a reply counts besides: its rows' events (question and reply, at claim and at the end), each with deliveries.
@@ -189,6 +190,7 @@ class Outbox:
         self.workers = 1
         self.sent = 0
         self.failed = 0
+        self.gaps = 0
 
     @property
     def is_ready(self) -> bool:
@@ -223,12 +225,22 @@ class Outbox:
 
     async def flush(self, stream: Stream) -> None:
         """Send what is left of a reply that ended, whatever the pace, so that the deltas make the whole of it."""
-        connection = self._connection(stream)
+        connection = await self._joined(stream)
         if connection is not None:
             with contextlib.suppress(RealtimeError):  # the row has it all
                 while stream.is_dirty:
                     await self._send(connection, stream)
         stream.checkpoint(unheard=True)
+
+    async def _joined(self, stream: Stream) -> _Connection | None:
+        """The stream's connection; a reply that was faster than its channel waits a moment for it."""
+        deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
+        while (connection := self._connection(stream)) is None:
+            joining = any(c.supervisor.is_ready and c.wants(stream.session_id) for c in self._connections)
+            if not joining or not stream.is_dirty or time.monotonic() > deadline:
+                return None
+            await asyncio.sleep(0.005)
+        return connection
 
     def close(self, stream: Stream) -> None:
         """Forget a stream."""
@@ -237,7 +249,10 @@ class Outbox:
 
     def checkpoint(self, stream: Stream) -> Checkpoint:
         """What the next beat is to say of this reply."""
-        return stream.checkpoint(unheard=self._connection(stream) is None)
+        before = stream.seq
+        checkpoint = stream.checkpoint(unheard=self._connection(stream) is None)
+        self.gaps += stream.seq - before
+        return checkpoint
 
     def _connect(self) -> _Connection:
         assert self._group is not None, "open() needs run()"

@@ -122,6 +122,38 @@ class Store:
         """
         return await self._call("bridge_status", {})
 
+    async def doctor(self) -> Mapping[str, Any]:
+        """What `bridge_doctor()` sees of publication and policies from inside.
+
+        Raises:
+            StoreError: nothing was learnt.
+        """
+        return await self._call("bridge_doctor", {})
+
+    async def dead_letters(self, most: int) -> Sequence[Mapping[str, Any]]:
+        """The questions that were given up, newest first, each with its attempts.
+
+        Raises:
+            StoreError: nothing was learnt.
+        """
+        return cast(Sequence[Mapping[str, Any]], await self._call("bridge_dead_letters", {"max_rows": most}))
+
+    async def retry_dead(self, message_ids: Sequence[str] | None) -> int:
+        """Give dead letters (None: all) another set of attempts; returns how many.
+
+        Raises:
+            StoreError: it is not known whether it was done; it can be repeated.
+        """
+        return cast(int, await self._call("bridge_dead_retry", {"message_ids": message_ids}))
+
+    async def drop_dead(self, message_ids: Sequence[str] | None) -> int:
+        """Forget dead letters (None: all); returns how many.
+
+        Raises:
+            StoreError: it is not known whether it was done; it can be repeated.
+        """
+        return cast(int, await self._call("bridge_dead_drop", {"message_ids": message_ids}))
+
     async def check(self) -> None:
         """See that the project is there, the key is taken and the schema is the one this worker knows.
 
@@ -206,7 +238,7 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 
 def _job(item: Mapping[str, Any]) -> Job:
-    base = {key: item[key] for key in ("message_id", "attempt", "failures", "cancel")}
+    base = {key: item[key] for key in ("message_id", "attempt", "failures", "cancel", "taken_over")}
     if item.get("broken"):
         return Job(**base, broken=item["broken"])
     session = Session(**item["session"])

@@ -9,20 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Literal
 
 from bridge import turn
 from bridge.errors import ModelUnavailable, StoreError, StoreRefused
 from bridge.functions import Functions
 from bridge.inbox import Cancel, Inbox, Work
-from bridge.model import Answer, Answers, Job, Outcome, Result
+from bridge.metrics import Metrics
+from bridge.model import Answer, Answers, Job, Result
 from bridge.outbox import Outbox
 from bridge.settings import Settings
-from bridge.store import Store
+from bridge.store import CALL_SECONDS, TRIES, Store
 from bridge.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -49,18 +51,6 @@ class Hand:
     stop: Literal["cancelled", "released", "lost"] | None = None
 
 
-@dataclass(slots=True)
-class Counters:
-    """What `/metrics` shows of the loop, since its start."""
-
-    claims: Counter[str] = field(default_factory=Counter)  # by what woke it
-    claimed: int = 0
-    lost: int = 0
-    missed_wakeups: int = 0
-    retries: int = 0
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
-
-
 class Worker:
     """Everything a worker has in hand. `run` returns when it has drained."""
 
@@ -69,10 +59,11 @@ class Worker:
         self.settings = settings
         self.inbox = Inbox(settings.realtime_url, settings.supabase_key)
         self.outbox = Outbox(settings)
-        self.counters = Counters()
+        self.metrics = Metrics()
         self.hands: dict[str, Hand] = {}
         self.claimed_at: float | None = None
         self.turned_at = time.monotonic()
+        self._claim_by = math.inf
         self._store = store
         self._functions = functions
         self._wake = asyncio.Event()
@@ -107,6 +98,7 @@ class Worker:
             "inbox": self.inbox.run,
             "outbox": self.outbox.run,
             "listen": self._listen,
+            "tick": self._tick,
             "claim": self._claim,
             "beat": self._beat,
             "finish": self._finish,
@@ -168,16 +160,26 @@ class Worker:
         self._wake_source = source
         self._wake.set()
 
+    async def _tick(self) -> None:
+        """Note that the loop turns, as long as the claims do: the watchdog and /healthz look at it."""
+        while True:
+            now = time.monotonic()
+            if now < self._claim_by:
+                self.turned_at = now
+            await asyncio.sleep(min(1.0, self.settings.sweep_seconds / 4))
+
     # -- claim -------------------------------------------------------------------------------------
 
     async def _claim(self) -> None:
         pause = 0.0
         while not self.is_draining:
+            self._claim_by = time.monotonic() + 3 * self.settings.sweep_seconds
             source = await self._woken()
             if self.is_draining:
-                return
+                break
             self._wake.clear()  # a wake-up from here on means another claim
             slots = max(0, self.settings.concurrency - len(self.hands))
+            self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
             try:
                 claim = await self._store.claim(slots, list(self.hands))
             except StoreError as error:
@@ -188,16 +190,17 @@ class Worker:
                 continue
             pause = 0.0
             now = self.claimed_at = time.monotonic()
-            self.counters.claims[source] += 1
+            self.metrics.claims[source] += 1
             self._outlook(claim.next_in, claim.workers)
             for job in claim.jobs:
                 self._take(job, now)
             if source == "sweep" and any(job.attempt == 1 and job.queued_ms > ANNOUNCED_MS for job in claim.jobs):
-                self.counters.missed_wakeups += 1
+                self.metrics.missed_wakeups += 1
                 log.warning("the sweep found work that nobody announced")
                 self.inbox.distrust()
             if slots and len(claim.jobs) >= slots:
                 self._wake_for("more")  # waits for a free slot
+        self._claim_by = math.inf
 
     async def _woken(self) -> str:
         """Wait for a reason to claim, and a slot to claim for; say which reason it was."""
@@ -210,7 +213,6 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.sweep_seconds):
                 await self._free.wait()
-        self.turned_at = time.monotonic()
         return source
 
     def _outlook(self, next_in: float | None, workers: int) -> None:
@@ -229,7 +231,9 @@ class Worker:
         session_id = job.turn.session.id if job.turn is not None else ""
         stream = self.outbox.open(job.message_id, job.reply_id, session_id, job.attempt)
         hand = self.hands[job.message_id] = Hand(job, stream, began=now, beaten_at=now)
-        self.counters.claimed += 1
+        self.metrics.claimed += 1
+        self.metrics.takeovers += job.taken_over
+        self.metrics.queue.observe(job.queued_ms / 1000)
         self._busy.set()
         self._empty.clear()
         if len(self.hands) >= self.settings.concurrency:
@@ -280,7 +284,7 @@ class Worker:
         while True:
             await self._busy.wait()
             await asyncio.sleep(self.settings.checkpoint_seconds)
-            now = self.turned_at = time.monotonic()
+            now = time.monotonic()
             items = []
             beaten = []
             for hand in self.hands.values():
@@ -304,7 +308,7 @@ class Worker:
                 if state == "cancel":
                     self._stop(hand, "cancelled")
                 elif state == "lost" and self.hands.get(hand.job.message_id) is hand:
-                    self.counters.lost += 1
+                    self.metrics.lost += 1
                     log.warning("lease lost", extra=_about(hand.job))
                     self._stop(hand, "lost")
 
@@ -344,11 +348,9 @@ class Worker:
             return
         self._forget(hand)
         if state in ("ok", "refused"):
-            outcome: Outcome = "failed" if state == "refused" else result.outcome
-            self.counters.outcomes[outcome] += 1
-            self.counters.retries += result.retry_ms is not None
+            self._count(result, state)
         elif state == "lost":
-            self.counters.lost += 1
+            self.metrics.lost += 1
         log.info(
             "attempt ended",
             extra=_about(hand.job) | {"outcome": result.outcome, "state": state, "duration_ms": result.run.duration_ms},
@@ -359,6 +361,19 @@ class Worker:
                 task = self._jobs.create_task(self._title(hand.job, result.text))
                 self._titles.add(task)
                 task.add_done_callback(self._titles.discard)
+
+    def _count(self, result: Result, state: str) -> None:
+        metrics, run = self.metrics, result.run
+        metrics.outcomes["failed" if state == "refused" else result.outcome] += 1
+        if result.error is not None:
+            (metrics.given_up if result.retry_ms is None else metrics.retries)[result.error["code"]] += 1
+        if run.first_delta_ms is not None:
+            metrics.first_delta.observe(run.first_delta_ms / 1000)
+        if run.duration_ms is not None:
+            metrics.duration.observe(run.duration_ms / 1000)
+        metrics.tokens["input"] += run.usage.input_tokens or 0
+        metrics.tokens["output"] += run.usage.output_tokens or 0
+        metrics.tokens["cached"] += run.usage.cached_tokens or 0
 
     async def _title(self, job: Job, reply: str) -> None:
         """Name the session by its first exchange. It costs the reply no time, and may fail: the next one tries."""

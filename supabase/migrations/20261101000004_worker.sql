@@ -49,7 +49,7 @@ $$;
 comment on function bridge.outlook is
     'next_in_ms: when a lease of another worker ends or a retry is due (null: nothing in sight); workers: how many live.';
 
-create function bridge.payload(job bridge.jobs, history int) returns jsonb
+create function bridge.payload(job bridge.jobs, history int, taken_over boolean) returns jsonb
 language plpgsql
 stable
 set search_path = ''
@@ -65,6 +65,7 @@ begin
         'attempt', (job).attempt,
         'failures', (job).failures,
         'cancel', (job).cancel,
+        'taken_over', payload.taken_over,
         'queued_ms', (extract(epoch from clock_timestamp() - (job).queued_at) * 1000)::int,
         'message', question.content,
         'data', question.data,
@@ -161,7 +162,7 @@ begin
          where j.id = any (taken || expired)
      returning j.*
     loop
-        jobs := jobs || bridge.claimed(job, bridge_claim.history, true);
+        jobs := jobs || bridge.claimed(job, bridge_claim.history, true, job.id = any (expired));
     end loop;
     return bridge.outlook(bridge_claim.worker) || jsonb_build_object('jobs', jobs);
 end
@@ -169,7 +170,8 @@ $$;
 comment on function public.bridge_claim is
     'Takes up to `slots` jobs under a lease, after those this worker holds but does not know (not in `holding`). Returns {jobs, next_in_ms, workers}.';
 
-create function bridge.claimed(job bridge.jobs, history int, opens boolean default false) returns jsonb
+create function bridge.claimed(job bridge.jobs, history int, opens boolean default false, taken_over boolean default false)
+returns jsonb
 language plpgsql
 set search_path = ''
 as $$
@@ -183,12 +185,12 @@ begin
         update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
          where m.id = (job).message_id and m.status <> 'running';
     end if;
-    return bridge.payload(job, claimed.history);
+    return bridge.payload(job, claimed.history, claimed.taken_over);
 exception when others then
     -- this one alone is lost to its worker, which finishes it as failed
     return jsonb_build_object(
         'message_id', (job).message_id, 'attempt', (job).attempt, 'failures', (job).failures,
-        'cancel', (job).cancel, 'broken', sqlstate || ' ' || sqlerrm);
+        'cancel', (job).cancel, 'taken_over', claimed.taken_over, 'broken', sqlstate || ' ' || sqlerrm);
 end
 $$;
 comment on function bridge.claimed is 'Opens the reply row of a new attempt and returns the job''s payload; never fails.';

@@ -114,7 +114,34 @@ $$;
 comment on function public.bridge_dead_drop is
     'Forgets dead letters (null: all of them); their messages stay failed. Returns how many.';
 
-revoke all on function public.bridge_status, public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop
+create function public.bridge_doctor() returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = ''
+set statement_timeout = '5s'
+as $$
+begin
+    return jsonb_build_object(
+        'unpublished', (
+            select coalesce(jsonb_agg(t.name order by t.name), '[]')
+              from unnest(array['sessions', 'messages', 'code_files']) t (name)
+             where not exists (
+                select from pg_catalog.pg_publication_tables p
+                 where p.pubname = 'supabase_realtime' and p.schemaname = 'public' and p.tablename = t.name)),
+        'topics_policy', case when not exists (
+            select from pg_catalog.pg_policies p
+             where p.schemaname = 'realtime' and p.tablename = 'messages' and p.policyname like 'bridge: %')
+            then bridge.topics_policy() end,
+        'can_announce', has_function_privilege('realtime.send(jsonb, text, text, boolean)', 'execute'));
+end
+$$;
+comment on function public.bridge_doctor is
+    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policy to run if it is missing, whether announcements can be sent.';
+
+revoke all on function public.bridge_status, public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop,
+    public.bridge_doctor
     from public, anon, authenticated;
-grant execute on function public.bridge_status, public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop
+grant execute on function public.bridge_status, public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop,
+    public.bridge_doctor
     to service_role;

@@ -41,7 +41,7 @@ async def test_cancel_closes_the_providers_connection(
         assert (await user.reply(second))["status"] == "done"
         said = [message["content"] for message in model.requests[-1].body["messages"]]
         assert any(row["content"].strip() in str(content) for content in said)
-        assert worker.counters.outcomes == {"cancelled": 1, "done": 1}
+        assert worker.metrics.outcomes == {"cancelled": 1, "done": 1}
 
 
 async def test_cancel_of_a_queued_question_ends_it_at_once(environment: dict[str, str], user: Person) -> None:
@@ -77,4 +77,4 @@ async def test_deleting_the_session_stops_the_reply(
         exchange = model.requests[-1]
         await user.client.table("sessions").delete().eq("id", session_id).execute()
         await model.until(lambda model: exchange.outcome == "dropped")
-        assert worker.counters.lost == 1
+        assert worker.metrics.lost == 1

@@ -17,7 +17,16 @@ from pathlib import Path
 import pytest
 
 from bridge.delimiters import BREAK, DELIMITERS
-from bridge.errors import BadOutput, BadRequest, ModelRefused, ModelUnavailable, SetupError, TurnFailure, verdict
+from bridge.errors import (
+    AnswerTooLong,
+    BadOutput,
+    BadRequest,
+    ModelRefused,
+    ModelUnavailable,
+    SetupError,
+    TurnFailure,
+    verdict,
+)
 from bridge.functions import Functions
 from bridge.model import Answer, CodeFile, FileWrite, Message, Partial, Session, Turn, Usage
 from devstack.model import ModelServer
@@ -283,7 +292,7 @@ async def test_an_answer_that_was_too_long(functions: Functions) -> None:
     assert answer.text == "word00 word01 word02 word03 word04 "
     for directive in ("tokens=50 finish=length", 'finish=length json="{\\"reply\\": \\"I wr"'):
         failure = await failing(functions, f"[[{directive}]]", "Code")
-        assert (type(failure), failure.code) == (BadOutput, "model_length")
+        assert (type(failure), failure.code) == (AnswerTooLong, "model_length")
         assert not verdict(failure).retry
 
 

@@ -20,7 +20,7 @@ async def test_wakes_by_broadcast_with_postgres_changes_off(
             message_id = await user.ask(await user.open_session(), "[[text=heard]]")
             assert (await user.reply(message_id))["content"] == "heard"
             assert time.monotonic() - began < worker.settings.sweep_seconds / 3
-            assert worker.counters.missed_wakeups == 0
+            assert worker.metrics.missed_wakeups == 0
         finally:
             await db.execute("alter publication supabase_realtime add table public.messages")
 
@@ -60,11 +60,11 @@ async def test_wakes_by_the_sweep_with_realtime_stopped(
 
 async def test_a_row_heard_of_twice_wakes_once(environment: dict[str, str], user: Person) -> None:
     async with working(environment) as worker:
-        before = worker.counters.claims.copy()
+        before = worker.metrics.claims.copy()
         message_id = await user.ask(await user.open_session(title="named"), "[[text=once]]")
         await user.reply(message_id)
         # a second question's answer comes after the first one's postgres_changes event (polled every 50 ms)
         second = await user.ask(await user.open_session(title="named"), "[[text=twice first=0.3]]")
         await user.reply(second)
-        assert worker.counters.claims["broadcast"] == before["broadcast"] + 2
-        assert worker.counters.claims["changes"] == 0
+        assert worker.metrics.claims["broadcast"] == before["broadcast"] + 2
+        assert worker.metrics.claims["changes"] == 0

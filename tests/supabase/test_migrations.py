@@ -76,22 +76,27 @@ async def test_functions_are_hardened(db: psycopg.AsyncConnection[Row]) -> None:
             assert any(item.startswith("statement_timeout=") for item in function["config"]), function["name"]
 
 
-async def test_the_hosted_service_may_refuse_the_topics(stack: Stack, db: psycopg.AsyncConnection[Row]) -> None:
+async def test_the_hosted_service_may_refuse_the_topics(db: psycopg.AsyncConnection[Row]) -> None:
     """supabase/cli issue 6116: `db push` may not create policies on realtime.messages. That is a warning."""
     notices: list[str] = []
-    topics = next((ROOT / "supabase" / "migrations").glob("*_topics.sql")).read_text()
+    db.add_notice_handler(lambda notice: notices.append(f"{notice.severity} {notice.message_primary}"))
+    migration = next((ROOT / "supabase" / "migrations").glob("*_topics.sql")).read_text()
+    apply = migration[migration.index("do $$") :].encode()
+    await db.execute('drop policy "bridge: users hear their sessions" on realtime.messages')
     await db.execute("create role unprivileged nologin")
     try:
-        await db.execute("grant usage on schema realtime, public to unprivileged")
-        db.add_notice_handler(lambda notice: notices.append(f"{notice.severity} {notice.message_primary}"))
+        await db.execute("grant usage on schema realtime, bridge to unprivileged")
+        await db.execute("grant execute on function bridge.topics_policy to unprivileged")
         await db.execute("set role unprivileged")
-        await db.execute(topics.encode())
-        await db.execute("reset role")
+        await db.execute(apply)
     finally:
         await db.execute("reset role")
         await db.execute("drop owned by unprivileged")
         await db.execute("drop role unprivileged")
-    assert any(notice.startswith("WARNING") and "bridge doctor" in notice for notice in notices)
+        await db.execute(apply)
+    assert [notice for notice in notices if notice.startswith("WARNING") and "bridge doctor" in notice]
+    policies = await db.execute("select count(*) as count from pg_policies where policyname like 'bridge: %'")
+    assert await policies.fetchall() == [{"count": 1}]
 
 
 async def test_advisors_have_no_warning(stack: Stack, tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""The page in a browser: from signing up to a reply that streams, stops and survives a reload."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.async_api import expect
+
+from tests.e2e.tab import PASSWORD, Tab, grows
+from tests.harness import working
+
+SENTENCE = " ".join(f"part{n:02d}" for n in range(60))
+SLOWLY = f'[[text="{SENTENCE}" delay=0.03]]'
+LONG = " ".join(f"part{n:03d}" for n in range(200))
+FOR_EVER = '[[text="one two three four five six" delay=0.05 stall=4]]'
+
+
+async def test_a_reply_streams(environment: dict[str, str], tab: Tab) -> None:
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session()
+        await tab.watch()
+        await tab.say(SLOWLY)
+        await expect(tab.questions.last).to_contain_text("part59")  # at once, before the reply
+        await tab.until_reply("running")
+        await tab.until_reply("done")
+    assert (await tab.reply_text()).strip() == SENTENCE
+    seen = await tab.seen()
+    assert len(seen) > 10
+    assert grows(seen)
+
+
+async def test_a_reply_is_stopped(environment: dict[str, str], tab: Tab) -> None:
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session()
+        await tab.say(FOR_EVER)
+        await tab.until_text("two")
+        await tab.page.get_by_role("button", name="Stop").click()
+        reply = await tab.until_reply("cancelled")
+        await expect(reply).to_contain_text("Stopped")
+        assert (await tab.reply_text()).startswith("one two")
+        await expect(tab.page.get_by_role("button", name="Stop")).to_have_count(0)
+
+
+async def test_code_files_appear_beside_the_conversation(environment: dict[str, str], tab: Tab) -> None:
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session("Code")
+        await tab.say("Write fibonacci in Python, please.")
+        await tab.until_reply("done")
+        files = tab.page.get_by_role("complementary", name="Code files")
+        await expect(files.get_by_role("button", name="fibonacci.py")).to_be_visible()
+        await expect(tab.page.get_by_test_id("file-content")).to_contain_text("def fibonacci() -> Iterator[int]:")
+
+
+async def test_a_reload_in_mid_stream_goes_on(environment: dict[str, str], tab: Tab) -> None:
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session()
+        await tab.say(f'[[text="{LONG}" delay=0.03]]')
+        await tab.until_text("part010")
+        await tab.page.reload()
+        await tab.watch()
+        await tab.until_text("part010")
+        await tab.until_reply("running")
+        await tab.until_reply("done")
+    seen = await tab.seen()
+    assert grows(seen)
+    assert len(seen) > 5  # it was still being written
+    assert (await tab.reply_text()).strip() == LONG
+    await expect(tab.questions).to_have_count(1)
+    await expect(tab.replies).to_have_count(1)
+
+
+async def test_signing_out_and_in_again_finds_everything(environment: dict[str, str], tab: Tab) -> None:
+    async with working(environment):
+        email = await tab.sign_up()
+        await tab.new_session()
+        await tab.say("Hello!")
+        await tab.until_reply("done")
+        sessions = tab.page.get_by_test_id("sessions").get_by_role("listitem")
+        await tab.page.get_by_role("button", name="Sign out").click()
+        await tab.page.get_by_label("Email").fill(email)
+        await tab.page.get_by_label("Password").fill(PASSWORD)
+        await tab.page.get_by_role("button", name="Sign in").click()
+        await sessions.first.get_by_role("button").first.click()
+        await expect(tab.questions).to_have_text(re.compile("Hello!"))
+        await tab.until_reply("done")
+        await expect(sessions).to_have_count(1)
