@@ -61,13 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"the port of the web app ({WEB_PORT}), or the next free one",
     )
+    parser.add_argument(
+        "--env-file",
+        type=Path,
+        default=PROJECT / ".env",
+        metavar="FILE",
+        help="variables besides the environment (.env)",
+    )
     options = parser.parse_args(arguments)
     try:
-        return asyncio.run(_run(options.data, options.port, options.web_port))
-    except SettingError as error:
-        print(f"dev: {error}", file=sys.stderr)
-        return 2
-    except PortInUse as error:
+        env = settings(options.env_file)
+        return asyncio.run(_run(env, options.data, options.port, options.web_port))
+    except (SettingError, PortInUse) as error:
         print(f"dev: {error}", file=sys.stderr)
         return 2
     except DevstackError as error:
@@ -79,10 +84,10 @@ class SettingError(DevstackError):
     """A variable is missing. The text names it and the remedy."""
 
 
-def settings(directory: Path = PROJECT) -> dict[str, str]:
-    """Return the environment over the directory's `.env`; what is empty counts as unset."""
-    file = {name: value for name, value in dotenv_values(directory / ".env").items() if value}
-    return file | {name: value for name, value in os.environ.items() if value}
+def settings(file: Path) -> dict[str, str]:
+    """Return the environment over the variables of a file; what is empty counts as unset."""
+    filed = {name: value for name, value in dotenv_values(file).items() if value}
+    return filed | {name: value for name, value in os.environ.items() if value}
 
 
 def hosted(env: Mapping[str, str]) -> dict[str, str] | None:
@@ -118,8 +123,7 @@ def model(env: Mapping[str, str]) -> dict[str, str] | None:
     return {name: env[name] for name in names}
 
 
-async def _run(data: Path, port: int, web_port: int) -> int:
-    env = settings()
+async def _run(env: Mapping[str, str], data: Path, port: int, web_port: int) -> int:
     project, llm = hosted(env), model(env)
     console = Console()
     parts: list[Part] = []

@@ -40,8 +40,7 @@ _HOP_BY_HOP = frozenset(
 )
 _METHODS = "GET,HEAD,PUT,PATCH,POST,DELETE,OPTIONS,TRACE,CONNECT"
 _EXPOSED = (
-    "Content-Encoding, Content-Location, Content-Range, Content-Type, Date, Location, "
-    "Preference-Applied, Range-Unit"
+    "Content-Encoding, Content-Location, Content-Range, Content-Type, Date, Location, Preference-Applied, Range-Unit"
 )
 
 
@@ -128,6 +127,7 @@ class Gateway:
             small = (request.content_length or _SMALL_BODY) < _SMALL_BODY
             body = await request.read() if small else request.content
         target = f"http://{HOST}:{port}{request.raw_path}"
+        response: web.StreamResponse | None = None
         try:
             async with self._session.request(
                 request.method,
@@ -149,7 +149,9 @@ class Gateway:
                     await response.write(chunk)
                 await response.write_eof()
                 return response
-        except (aiohttp.ClientConnectionError, TimeoutError):
+        except (aiohttp.ClientError, TimeoutError):
+            if response is not None:  # too late for another answer: the client sees a cut one
+                raise
             return _unavailable()
 
 

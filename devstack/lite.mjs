@@ -7,20 +7,24 @@
 
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 
 import { serve } from "@hono/node-server";
 import { App } from "@supabase/lite";
 import { createPostgresConnection } from "@supabase/lite/postgres";
 import { jwtVerify } from "jose";
+import postgres from "postgres";
 
 const POOL = 10; // PostgREST's default
 const CONNECT_SECONDS = 5;
 const RETRY_SECONDS = 0.2;
-const DRAIN_SECONDS = 10;
 
 for (const name of ["log", "info", "warn", "error", "debug"]) {
   console[name] = (...parts) => process.stderr.write(`${parts.map(oneLine).join(" ")}\n`);
 }
+
+// postgres 3.4.9 rejects promises that nobody holds when a connection is lost in the wrong moment.
+process.on("unhandledRejection", (error) => console.error("unhandled:", error));
 
 function oneLine(part) {
   const text = part instanceof Error ? `${part.code ?? part.name} ${part.message}` : String(part);
@@ -100,6 +104,33 @@ class Schema {
   }
 }
 
+/** Call `changed` when somebody announces it, and after each time that nobody could be heard. */
+async function listen(url, changed) {
+  for (;;) {
+    let lost;
+    const end = new Promise((resolve) => (lost = resolve));
+    const client = postgres(url, {
+      max: 1,
+      idle_timeout: null,
+      max_lifetime: null,
+      connect_timeout: CONNECT_SECONDS,
+      fetch_types: false,
+      onnotice: () => {},
+      onnotify: (_, payload) => ["", "reload schema"].includes(payload) && changed(),
+      onclose: lost,
+    });
+    try {
+      await client`listen pgrst`;
+      changed();
+      await end;
+    } catch (error) {
+      console.error(error);
+    }
+    await client.end({ timeout: 0 }).catch((error) => console.error(error));
+    await sleep(RETRY_SECONDS * 1000);
+  }
+}
+
 // --- errors --------------------------------------------------------------------------------------
 
 // The status PostgREST 14 gives an SQLSTATE: the longest beginning counts, anything else is a 400.
@@ -156,6 +187,11 @@ const raw = (text, ...parameters) => ({
 
 function restConnection(url, schema) {
   const connection = connect(url, POOL);
+  let pool = { driver: connection.driver, kysely: connection.kysely, requests: 0 };
+  // A pool that ends while a request waits for one of its connections leaves that request waiting.
+  const endIfIdle = (one) => {
+    if (one !== pool && one.requests === 0) one.driver.end().catch((error) => console.error(error));
+  };
   connection.introspect = async () => (await schema.get()).tables;
   connection.normalizeDbError = asPostgrest;
   // Lite takes a JSON string in a request's body for the text of a JSON value, for a column even
@@ -194,8 +230,10 @@ function restConnection(url, schema) {
         transaction_read_only: rpc.readOnly ? "on" : "off",
       }),
     };
+    const mine = pool;
+    mine.requests += 1;
     try {
-      return await connection.kysely.transaction().execute(async (transaction) => {
+      return await mine.kysely.transaction().execute(async (transaction) => {
         await transaction.executeQuery(raw(SET_ALL, JSON.stringify(settings)));
         const response = await work(transaction);
         if (response.status >= 400) throw new Refused(response);
@@ -204,15 +242,18 @@ function restConnection(url, schema) {
     } catch (error) {
       if (error instanceof Refused) return error.response;
       throw error;
+    } finally {
+      mine.requests -= 1;
+      endIfIdle(mine);
     }
   };
   /** Begin a new pool: prepared statements of the old one may not fit the changed schema. */
   connection.renew = () => {
-    const { driver } = connection;
-    const fresh = connect(url, POOL);
-    connection.driver = fresh.driver;
-    connection.kysely = fresh.kysely;
-    driver.end({ timeout: DRAIN_SECONDS }).catch((error) => console.error(error));
+    const old = pool;
+    const { driver, kysely } = connect(url, POOL);
+    pool = { driver, kysely, requests: 0 };
+    Object.assign(connection, { driver, kysely });
+    endIfIdle(old);
   };
   return connection;
 }
@@ -290,8 +331,7 @@ async function start(config) {
     schema.forget();
     rest.renew();
   };
-  const isReload = (payload) => ["", "reload schema"].includes(payload);
-  await reader.driver.listen("pgrst", (payload) => isReload(payload) && changed(), changed);
+  listen(config.reader, changed);
 
   const fetch = async (request) => {
     if (new URL(request.url).pathname.startsWith("/auth/v1")) return authApp.fetch(request);

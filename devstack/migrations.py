@@ -45,32 +45,41 @@ async def push(url: str, *, home: Path, project: Path = PROJECT) -> None:
 
     Raises `DevstackError` with what the CLI says if a migration fails; those before it stay applied.
     """
+    try:
+        await cli("db", "push", "--include-all", "--skip-vault", url=url, home=home, project=project)
+    except DevstackError as error:
+        raise DevstackError(f"a migration failed: {error}") from error
+
+
+async def cli(*arguments: str, url: str, home: Path, project: Path = PROJECT) -> str:
+    """Run a command of the CLI against a database and return what it prints to stdout.
+
+    Raises `DevstackError` with what the CLI says, in one line, if it does not end well.
+    """
     parts = urlsplit(url)
     # Other users of the machine see a command line: the password goes another way.
     target = urlunsplit(parts._replace(netloc=f"{parts.username}@{parts.hostname}:{parts.port}"))
-    command = [
+    process = await asyncio.create_subprocess_exec(
         *(await asyncio.to_thread(node), str(script())),
         *("--yes", "--agent", "no", "--workdir", str(project)),
-        *("db", "push", "--include-all", "--skip-vault", f"--remote={target}?sslmode=disable"),
-    ]
-    process = await asyncio.create_subprocess_exec(
-        *command,
+        *(*arguments, f"--remote={target}?sslmode=disable"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         env=environment(home) | {"PGPASSWORD": parts.password or ""},
         start_new_session=True,
         preexec_fn=before_exec(signal.SIGKILL),
     )
     try:
         async with asyncio.timeout(_SECONDS):
-            output, _ = await process.communicate()
+            output, errors = await process.communicate()
     except TimeoutError:
-        raise DevstackError(f"the migrations took more than {_SECONDS:.0f} s") from None
+        raise DevstackError(f"supabase {' '.join(arguments)} took more than {_SECONDS:.0f} s") from None
     finally:
         await end(process, (signal.SIGTERM, 2.0))
     if process.returncode != 0:
-        raise DevstackError(f"a migration failed: {_essence(output.decode(errors='replace'))}")
+        raise DevstackError(_essence((errors + output).decode(errors="replace")))
+    return output.decode()
 
 
 def script() -> Path:

@@ -15,6 +15,8 @@ from devstack import DevstackError
 
 # linux/prctl.h and linux/capability.h
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_SECURE_BITS = 1 << 2 | 1 << 4  # NO_SETUID_FIXUP, KEEP_CAPS
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -53,9 +55,12 @@ class Account:
                 os.setuid(self.uid)
                 return
             libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+            # Otherwise access(2), which initdb asks about its own binaries, leaves capabilities out.
+            libc.prctl(_PR_SET_SECUREBITS, _SECURE_BITS, 0, 0, 0)
             os.setuid(self.uid)
             header, data = _Header(_CAPABILITY_VERSION_3, 0), (_Data * 2)()
-            data[0].permitted = data[0].inheritable = 1 << self.capability
+            # Effective as well: exec itself has to pass through the folders above the binary.
+            data[0].effective = data[0].permitted = data[0].inheritable = 1 << self.capability
             if libc.capset(ctypes.byref(header), ctypes.byref(data)) != 0:
                 raise OSError(ctypes.get_errno(), "capset")
             if libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, self.capability, 0, 0) != 0:

@@ -28,6 +28,7 @@ from devstack.realtime.wal import ReplicationStream
 logger = logging.getLogger(__name__)
 
 PUBLICATION = "supabase_realtime"
+ACTIONS = ("INSERT", "UPDATE", "DELETE")
 MAX_PENDING = 20_000  # changes; beyond it the stream rests until the next round
 
 
@@ -64,7 +65,7 @@ class Changes:
         self._pool = pool
         self._busy, self._idle = delay
         self._subscriptions: dict[Listener, list[Subscription]] = {}
-        self._wanted: frozenset[int] = frozenset()
+        self._wanted: frozenset[tuple[int, str]] = frozenset()
         self._joining = 0
         self._pending: list[tuple[Change, int]] = []
         self._arrived = asyncio.Event()
@@ -123,12 +124,18 @@ class Changes:
             self._recount()
 
     def _recount(self) -> None:
-        self._wanted = frozenset(oid for all_ in self._subscriptions.values() for entry in all_ for oid in entry.tables)
+        self._wanted = frozenset(
+            (oid, action)
+            for all_ in self._subscriptions.values()
+            for entry in all_
+            for oid in entry.tables
+            for action in (ACTIONS if entry.binding.event == "*" else (entry.binding.event,))
+        )
         if self._subscriptions:
             self._somebody.set()
 
     def _on_change(self, change: Change, committed_at: int) -> None:
-        if self._joining or change.relation.oid in self._wanted:
+        if self._joining or (change.relation.oid, change.action) in self._wanted:
             self._pending.append((change, committed_at))
             if len(self._pending) >= MAX_PENDING:
                 self._stream.pause()
@@ -149,11 +156,14 @@ class Changes:
             batch, self._pending = self._pending, []
             self._stream.resume()
             if batch:
-                await self._round(batch)
+                try:
+                    await self._round(batch)
+                except Exception:  # a fault of ours with one batch must not end the rounds for all
+                    logger.exception("%d changes are lost", len(batch))
             delay = self._busy if batch else self._idle
 
     async def _round(self, batch: Sequence[tuple[Change, int]]) -> None:
-        interested = [entry for all_ in self._subscriptions.values() for entry in all_ if entry.tables & self._wanted]
+        interested = [entry for all_ in self._subscriptions.values() for entry in all_]
         if not interested:
             return
         try:

@@ -46,6 +46,10 @@ class Pool:
         finally:
             self._free.release()
 
+    def open(self) -> None:
+        """Keep connections again after `close`."""
+        self._closed = False
+
     async def close(self) -> None:
         """Close the idle connections; those in use are closed when their work is done."""
         self._closed = True

@@ -103,19 +103,23 @@ def decode_binary(vsn: Vsn, data: bytes) -> Message:
     try:
         match data[0]:
             case 0:
-                (join_ref, ref, topic, event), body = _fields(data, 5, data[1:5])
+                (join_ref, ref, topic, event), body = _fields(data, 4)
                 return Message(join_ref, ref, topic, event, body)
             case 3:
-                (join_ref, ref, topic, event, _), body = _fields(data, 7, data[1:6])
+                (join_ref, ref, topic, event, _), body = _fields(data, 5, gap=1)
                 return Message(join_ref, ref, topic, "broadcast", UserBroadcast(event, body, is_json=data[6] == 1))
     except (IndexError, UnicodeDecodeError) as error:
         raise MalformedFrame("a truncated binary frame") from error
     raise MalformedFrame(f"unknown kind {data[0]}")
 
 
-def _fields(data: bytes, at: int, lengths: bytes) -> tuple[list[str], bytes]:
+def _fields(data: bytes, count: int, *, gap: int = 0) -> tuple[list[str], bytes]:
+    """Read the kind, the lengths of `count` fields, `gap` bytes and the fields; return them and the rest."""
+    at = 1 + count + gap
+    if len(data) < at:
+        raise IndexError(at)
     fields: list[str] = []
-    for length in lengths:
+    for length in data[1 : 1 + count]:
         if at + length > len(data):
             raise IndexError(at)
         fields.append(data[at : at + length].decode())

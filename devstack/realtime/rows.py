@@ -94,7 +94,7 @@ async def describe(connection: Connection, oids: Sequence[int], roles: Sequence[
         entry = TableColumn(column, type_name, type_sql, primary, frozenset(readers))
         known = tables.get(oid)
         if known is None:
-            tables[oid] = Table(oid, sql.Identifier(schema, name), secured, (entry,))
+            tables[oid] = Table(oid, _name(schema, name), secured, (entry,))
         else:
             tables[oid] = Table(oid, known.name, secured, (*known.columns, entry))
     return tables
@@ -118,6 +118,11 @@ def condition(filter_: Filter, operand: sql.Composable, type_sql: str) -> tuple[
     if filter_.negated:
         test = sql.SQL("not ({})").format(test)
     return sql.SQL("coalesce({}, false)").format(test), values
+
+
+def _name(*parts: str) -> sql.Composable:
+    """Return an identifier for a query with parameters, in which a percent sign is doubled."""
+    return _verbatim(sql.Identifier(*parts).as_string().replace("%", "%%"))
 
 
 def _verbatim(text: str) -> sql.SQL:
@@ -265,25 +270,40 @@ async def visible(
         sql.SQL(", ").join(names),
         table.name,
         sql.SQL(" and ").join(
-            sql.SQL("t.{} = r.{}").format(sql.Identifier(key.name), name) for key, name in zip(keys, names, strict=True)
+            sql.SQL("t.{} = r.{}").format(_name(key.name), name) for key, name in zip(keys, names, strict=True)
         ),
     )
-    found: list[set[int]] = []
-    await connection.execute("begin")
     try:
-        await connection.execute("select set_config('role', %s, true)", (role,))
-        for text in claims:
-            # Another subscriber's failing policy must not spoil the rest.
-            await connection.execute("savepoint s")
-            try:
-                await connection.execute("select set_config('request.jwt.claims', %s, true)", (text,))
-                rows = await (await connection.execute(query, arrays)).fetchall()
-                found.append({cast(int, row[0]) - 1 for row in rows})
-            except psycopg.OperationalError:
-                raise
-            except psycopg.Error:
-                found.append(set())
-            await connection.execute("rollback to savepoint s")
+        return await _ask_together(connection, query, arrays, role, claims)
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error:
+        # A policy fails for one of them, which must not spoil the rest.
+        return [await _ask_alone(connection, query, arrays, role, text) for text in claims]
     finally:
         await connection.rollback()
-    return found
+
+
+async def _ask_together(
+    connection: Connection, query: sql.Composed, arrays: Sequence[Any], role: str, claims: Sequence[str]
+) -> list[set[int]]:
+    cursors = []
+    async with connection.pipeline():
+        await connection.execute("begin")
+        await connection.execute("select set_config('role', %s, true)", (role,))
+        for text in claims:
+            await connection.execute("select set_config('request.jwt.claims', %s, true)", (text,))
+            cursors.append(await connection.execute(query, arrays))
+    return [{cast(int, row[0]) - 1 for row in await cursor.fetchall()} for cursor in cursors]
+
+
+async def _ask_alone(
+    connection: Connection, query: sql.Composed, arrays: Sequence[Any], role: str, text: str
+) -> set[int]:
+    try:
+        await connection.rollback()
+        return (await _ask_together(connection, query, arrays, role, [text]))[0]
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error:
+        return set()

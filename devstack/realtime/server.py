@@ -79,8 +79,12 @@ class Realtime:
         return self._services.topics.events
 
     async def start(self) -> None:
-        """Connect to Postgres and begin. Raises psycopg.Error, ReplicationLost or TimeoutError."""
+        """Connect to Postgres and begin, for the first time or after `stop`.
+
+        Raises psycopg.Error, ReplicationLost or TimeoutError.
+        """
         services = self._services
+        services.pool.open()
         try:
             await services.pool.run(make_partitions)
             await services.messages.start()

@@ -26,6 +26,7 @@ from devstack.realtime.protocol import (
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 65.0
+MAX_CHANNELS = 100
 MAX_UNSENT_BYTES = 16 * 1024 * 1024
 UNMATCHED = {"reason": "unmatched topic"}
 
@@ -54,6 +55,7 @@ class Socket:
         self._held: list[bytes] | None = None
         self._held_bytes = 0
         self._closing = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Speak with the client until either side ends it."""
@@ -69,12 +71,14 @@ class Socket:
             self._channels.clear()
             if self._tasks:
                 await asyncio.wait(self._tasks)
+            self._ended.set()
         return self._websocket
 
     async def close(self, code: int) -> None:
-        """Close the connection."""
+        """Close the connection; return when its channels have ended."""
         self._closing.set()
         await self._websocket.close(code=code)
+        await self._ended.wait()
 
     def send(self, frame: bytes) -> None:
         """Send a WebSocket frame; if the client does not keep up, cut it off."""
@@ -139,6 +143,8 @@ class Socket:
             self._end(former)
         channel = Channel(self, self._services, message.topic, message.join_ref)
         try:
+            if len(self._channels) >= MAX_CHANNELS:
+                raise JoinRefused("ChannelRateLimitReached: Too many channels")
             response = await channel.join(message.payload)
         except JoinRefused as error:
             await self._refuse(message, str(error))

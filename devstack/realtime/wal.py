@@ -147,12 +147,14 @@ class _Reader:
         self._in_transaction = False
         self._confirmed = 0
         self._paused = False
+        # libpq forgets the socket when it breaks, before we could take it from the event loop.
+        self._socket = self._pgconn.socket
 
     async def begin(self, command: bytes) -> None:
         """Send START_REPLICATION and wait until the stream flows."""
         self._pgconn.send_query(command)
         self._pgconn.flush()
-        self._loop.add_reader(self._pgconn.socket, self._readable)
+        self._loop.add_reader(self._socket, self._readable)
         await asyncio.wait({self._begun, self._ended}, return_when=asyncio.FIRST_COMPLETED)
         if self._ended.done():
             self._ended.result()
@@ -168,19 +170,18 @@ class _Reader:
     def pause(self) -> None:
         if not self._paused:
             self._paused = True
-            self._loop.remove_reader(self._pgconn.socket)
+            self._loop.remove_reader(self._socket)
 
     def resume(self) -> None:
         if self._paused:
             self._paused = False
             if not self._ended.done():
-                self._loop.add_reader(self._pgconn.socket, self._readable)
+                self._loop.add_reader(self._socket, self._readable)
                 self._loop.call_soon(self._readable)
 
     def close(self) -> None:
-        with contextlib.suppress(psycopg.Error, OSError, ValueError):
-            self._loop.remove_reader(self._pgconn.socket)
         if not self._ended.done():
+            self._loop.remove_reader(self._socket)
             self._ended.cancel()
 
     def _readable(self) -> None:
@@ -251,5 +252,5 @@ class _Reader:
 
     def _end(self, error: ReplicationLost) -> None:
         if not self._ended.done():
-            self._loop.remove_reader(self._pgconn.socket)
+            self._loop.remove_reader(self._socket)
             self._ended.set_exception(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -39,7 +40,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def embedded(tmp_path_factory: pytest.TempPathFactory, project: Path) -> AsyncIterator[Stack]:
     """The Supabase that these tests share. A test that stops a part starts it again."""
-    async with Stack(tmp_path_factory.mktemp("data"), 0, fsync=False, project=project) as stack:
+    version = int(os.environ.get("DEVSTACK_POSTGRES", "18"))
+    folder = tmp_path_factory.mktemp("data")
+    async with Stack(folder, 0, postgres_version=version, fsync=False, project=project) as stack:
         yield stack
 
 

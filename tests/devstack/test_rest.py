@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from typing import Any
@@ -230,6 +231,21 @@ async def test_schema_is_read_again_after_a_change(
         while (answer := (await http.get(query, headers=service)).json()) != [{"a": 1, "b": 2}]:
             assert time.monotonic() < deadline, answer
         await connection.execute("drop table public.grown")
+
+
+async def test_requests_survive_a_change_of_the_schema(
+    embedded: Stack, http: httpx.AsyncClient, service: dict[str, str]
+) -> None:
+    async def work() -> None:
+        for _ in range(20):
+            assert (await call(http, service, "echo", value=1)).status_code == 200
+
+    async def change() -> None:
+        for _ in range(20):
+            await embedded.lite.reload()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(change(), *(work() for _ in range(16)))
 
 
 class TestKeys:

@@ -350,7 +350,7 @@ class Player:
             return
         event, about = wanted_event(wanted), topic(wanted)
         if about is not None:
-            if (name, about) in self._left and event not in ("phx_reply", None):
+            if (name, about) in self._left and event == "presence_diff":
                 return  # what overtook the end of a channel, now and then
             if event == "phx_close":
                 self._left.add((name, about))

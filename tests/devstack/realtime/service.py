@@ -25,9 +25,9 @@ USER_2 = "22222222-2222-2222-2222-222222222222"
 PASSWORD = "postgres"
 
 
-def token(role: str = "authenticated", sub: str | None = USER_1, *, lifetime: float = 3600) -> str:
-    """Sign a token."""
-    claims: dict[str, Any] = {"role": role, "exp": int(time.time() + lifetime)}
+def token(role: str = "authenticated", sub: str | None = USER_1, *, lifetime: float = 3600, **more: str) -> str:
+    """Sign a token; `more` are further claims."""
+    claims: dict[str, Any] = {"role": role, "exp": int(time.time() + lifetime), **more}
     if sub is not None:
         claims["sub"] = sub
     return jwt.encode(claims, SECRET, algorithm="HS256")

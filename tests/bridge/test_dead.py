@@ -1,0 +1,55 @@
+"""`bridge dead`: list, retry, drop; and what a user's retry does."""
+
+from __future__ import annotations
+
+import json
+
+from tests.bridge.test_cli import bridge, ended
+from tests.harness import Person, working
+
+
+async def test_a_dead_letter_has_its_whole_story(environment: dict[str, str], user: Person) -> None:
+    async with working(environment, max_failures=2):
+        session_id = await user.open_session(title="named")
+        message_id = await user.ask(session_id, "[[error=500 times=2]] [[text=unused]]")
+        row = await user.reply(message_id)
+        assert (row["status"], row["attempt"]) == ("failed", 2)
+        assert row["error"]["code"] == "model_unavailable"
+
+        code, out, err = await ended(await bridge("dead", "list", "--json", **environment))
+        assert code == 0, err
+        (letter,) = json.loads(out)
+        assert (letter["message_id"], letter["user_id"]) == (message_id, user.id)
+        assert [(run["attempt"], run["outcome"]) for run in letter["runs"]] == [(1, "failed"), (2, "failed")]
+        assert all("500" in run["error"]["detail"] for run in letter["runs"])
+        assert "[[error" not in out  # the question itself is the user's
+        _, out, _ = await ended(await bridge("dead", "list", **environment))
+        assert message_id in out
+        assert "attempt 2: failed model_unavailable" in out
+
+        code, out, err = await ended(await bridge("dead", "retry", message_id, **environment))
+        assert (code, out.strip()) == (0, "1 to be tried again"), err
+        row = await user.reply(message_id, lambda row: row["attempt"] == 3 and row["status"] == "done")
+        assert row["error"] is None
+        _, out, _ = await ended(await bridge("dead", "list", **environment))
+        assert out.strip() == "no dead letters"
+
+
+async def test_drop_forgets_and_a_user_can_still_retry(environment: dict[str, str], user: Person) -> None:
+    async with working(environment):
+        session_id = await user.open_session(title="named")
+        message_id = await user.ask(session_id, "[[error=400 times=1]]")
+        assert (await user.reply(message_id))["status"] == "failed"
+        _, out, _ = await ended(await bridge("dead", "drop", "--all", **environment))
+        assert out.strip() == "1 dropped"
+        assert (await user.reply(message_id))["status"] == "failed"
+        retry = user.client.rpc("retry_message", {"message_id": message_id})
+        assert (await retry.execute()).data == "queued"
+        await user.reply(message_id, lambda row: row["status"] == "done")
+
+
+async def test_ids_or_all(environment: dict[str, str]) -> None:
+    for arguments in (("dead", "retry"), ("dead", "drop", "--all", "x")):
+        code, _, err = await ended(await bridge(*arguments, **environment))
+        assert code == 2
+        assert "give message ids, or --all" in err

@@ -1,0 +1,71 @@
+"""A browser, and the page of `web/` built for the embedded Supabase."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, async_playwright
+
+from devstack.migrations import PROJECT
+from devstack.stack import Stack
+from tests import harness
+from tests.e2e.tab import Tab, build, served
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """Chromium. Where there is none these tests are skipped, but not where CI=true: there they fail."""
+    binary = next((found for found in map(shutil.which, _NAMES) if found), None)
+    if binary is None:
+        reason = f"no Chromium is on the PATH (looked for {', '.join(_NAMES)})"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=binary, args=list(_ARGUMENTS))
+        yield chromium
+        await chromium.close()
+
+
+@pytest.fixture(scope="session")
+async def page_address(stack: Stack, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """Where the page of `web/` is served, built for the embedded Supabase."""
+    out = tmp_path_factory.mktemp("page")
+    await build(PROJECT / "web", out, stack.environment)
+    async with served(out) as address:
+        yield address
+
+
+@pytest.fixture
+async def context(browser: Browser, stack: Stack) -> AsyncIterator[BrowserContext]:
+    """A browser profile of the test's own. Whoever signed up in it is gone after the test."""
+    context = await browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(15_000)
+    yield context
+    await context.close()
+    async with harness.database(stack.admin_url) as connection:
+        await connection.execute("delete from auth.users")
+
+
+@pytest.fixture
+async def tab(context: BrowserContext, page_address: str) -> AsyncIterator[Tab]:
+    """The page, with nobody signed in. The test fails if the page or the browser complained of an error."""
+    tab = await Tab.open(context, page_address)
+    yield tab
+    problems: list[Any] = tab.problems
+    assert problems == []

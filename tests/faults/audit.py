@@ -1,0 +1,140 @@
+"""Who wrote what and when: every write to `bridge.jobs` and to replies, with the worker and the attempt that wrote it.
+
+Triggers note the writes. Which worker's call a write belongs to is told by wrappers around the worker's three
+functions: these move to the schema `audit` under their own names (they refer to their arguments by them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import psycopg
+from psycopg.rows import class_row
+
+from tests.harness import Row
+
+_CALLS = {
+    "bridge_claim": (
+        "worker text, slots int, holding uuid[], lease_seconds int, history int",
+        "worker, slots, holding, lease_seconds, history",
+        "'[]'",
+    ),
+    "bridge_beat": ("worker text, jobs jsonb", "worker, jobs", "bridge_beat.jobs"),
+    "bridge_finish": ("worker text, results jsonb", "worker, results", "bridge_finish.results"),
+}
+_INSTALL = """
+create schema audit;
+create table audit.writes (
+    id bigint generated always as identity primary key,
+    at timestamptz not null,
+    relation text not null,
+    operation text not null,
+    message_id uuid not null,
+    session_id uuid not null,
+    ordinal bigint not null,
+    attempt int not null,
+    worker text,
+    status text,
+    call text,
+    caller text,
+    caller_attempt int
+);
+create function audit.note() returns trigger language plpgsql security definer set search_path = '' as $$
+declare
+    touched record := case when tg_op = 'DELETE' then old else new end;
+    question uuid := case tg_table_name
+        when 'jobs' then touched.message_id else (to_jsonb(touched) ->> 'reply_to')::uuid end;
+    call jsonb := nullif(current_setting('audit.call', true), '')::jsonb;
+begin
+    insert into audit.writes (at, relation, operation, message_id, session_id, ordinal, attempt, worker, status,
+                              call, caller, caller_attempt)
+    values (clock_timestamp(), tg_table_name, lower(tg_op), question, touched.session_id, touched.ordinal,
+            touched.attempt, to_jsonb(touched) ->> 'worker', to_jsonb(touched) ->> 'status',
+            call ->> 'name', call ->> 'worker', (call -> 'attempts' ->> question::text)::int);
+    return null;
+end
+$$;
+create trigger audited after insert or update or delete on bridge.jobs for each row execute function audit.note();
+create trigger audited_insert after insert on public.messages
+    for each row when (new.role = 'assistant') execute function audit.note();
+create trigger audited_update after update on public.messages
+    for each row when (new.role = 'assistant') execute function audit.note();
+create function audit.begin(name text, worker text, items jsonb) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform set_config('audit.call', jsonb_build_object('name', name, 'worker', worker, 'attempts', (
+        select coalesce(jsonb_object_agg(i ->> 'message_id', i -> 'attempt'), '{}')
+          from jsonb_array_elements(items) i))::text, true);
+end
+$$;
+"""
+_WRAP = """
+alter function public.{name} set schema audit;
+create function public.{name}({declared}) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform audit.begin('{name}', {name}.worker, {items});
+    return audit.{name}({passed});
+end
+$$;
+revoke all on function public.{name} from public, anon, authenticated;
+grant execute on function public.{name} to service_role;
+"""
+_UNWRAP = "drop function public.{name}; alter function audit.{name} set schema public;"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A write to a job (`jobs`) or a reply (`messages`).
+
+    `attempt`, `worker` and `status` are the row's. `call`, `caller` and `caller_attempt` tell which call of which worker
+    wrote it, and under which attempt it believed to hold the message; all None where a user's call did.
+    """
+
+    id: int
+    at: datetime
+    relation: Literal["jobs", "messages"]
+    operation: Literal["insert", "update", "delete"]
+    message_id: str
+    session_id: str
+    ordinal: int
+    attempt: int
+    worker: str | None = None
+    status: str | None = None
+    call: str | None = None
+    caller: str | None = None
+    caller_attempt: int | None = None
+
+
+class Audit:
+    """Installed by the database's superuser; `remove` leaves everything as it was."""
+
+    def __init__(self, db: psycopg.AsyncConnection[Row]) -> None:
+        self._db = db
+
+    async def install(self) -> None:
+        async with self._db.transaction():
+            await self._db.execute(_INSTALL)
+            for name, (declared, arguments, items) in _CALLS.items():
+                passed = ", ".join(f"{name}.{argument}" for argument in arguments.split(", "))
+                await self._db.execute(
+                    _WRAP.format(name=name, declared=declared, passed=passed, items=items).encode()
+                )
+
+    async def remove(self) -> None:
+        async with self._db.transaction():
+            for name in _CALLS:
+                await self._db.execute(_UNWRAP.format(name=name).encode())
+            await self._db.execute("drop schema audit cascade")
+
+    async def writes(self) -> Sequence[Write]:
+        """All of them, in order."""
+        async with self._db.cursor(row_factory=class_row(Write)) as cursor:
+            await cursor.execute(
+                "select id, at, relation, operation, message_id::text, session_id::text, ordinal, attempt, worker,"
+                " status, call, caller, caller_attempt from audit.writes order by id"
+            )
+            return await cursor.fetchall()

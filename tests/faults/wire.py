@@ -1,0 +1,163 @@
+"""A TCP proxy that cuts: it refuses, resets, swallows, or lets through one direction only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from types import TracebackType
+from typing import Self
+
+CHUNK = 64 * 1024
+
+
+def reset(transport: asyncio.BaseTransport | None) -> None:
+    """End a connection as a crashed peer does: with RST, not with FIN."""
+    if transport is None:
+        return
+    taken = transport.get_extra_info("socket")
+    if taken is not None:
+        with contextlib.suppress(OSError):
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert isinstance(transport, asyncio.Transport)
+    transport.abort()
+
+
+class Gate:
+    """Open or shut; whoever passes waits while it is shut."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+
+    @property
+    def is_shut(self) -> bool:
+        return not self._open.is_set()
+
+    def shut(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def passed(self) -> None:
+        await self._open.wait()
+
+
+class Link:
+    """One connection through the wire: two directions, each with a gate."""
+
+    def __init__(self, near: asyncio.StreamWriter) -> None:
+        self.near = near
+        self.far: asyncio.StreamWriter | None = None
+        self.up, self.down = Gate(), Gate()
+
+    def reset(self) -> None:
+        reset(self.near.transport)
+        if self.far is not None:
+            self.far.transport.abort()
+
+
+class Wire:
+    """A TCP proxy on loopback to one server, as an async context manager.
+
+    `swap` (two texts of one length) is done to what comes back, so that two clients of one server can be told apart
+    by what they were told.
+    """
+
+    def __init__(self, host: str, port: int, *, swap: tuple[bytes, bytes] | None = None) -> None:
+        assert swap is None or len(swap[0]) == len(swap[1])
+        self.port = 0
+        self.accepted = 0
+        self.resets_new = False  # every new connection is reset as it comes
+        self.swallows_new = False  # every new connection is accepted, and nothing comes of it
+        self.links: set[Link] = set()
+        self._target = (host, port)
+        self._swap = swap
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        await self.listen()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.refuse()
+        self.reset_links()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def listen(self) -> None:
+        """Take connections (again, on the same port)."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self.port = int(self._server.sockets[0].getsockname()[1])
+
+    async def refuse(self) -> None:
+        """Refuse new connections: nobody listens. Those that are there stay."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def reset_links(self) -> None:
+        """Reset every connection that is there."""
+        for link in tuple(self.links):
+            link.reset()
+
+    def swallow_links(self) -> None:
+        """Let nothing through the connections that are there, either way, for good."""
+        for link in self.links:
+            link.up.shut()
+            link.down.shut()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.accepted += 1
+        link = Link(writer)
+        self.links.add(link)
+        try:
+            if self.resets_new:
+                return
+            if self.swallows_new:
+                link.up.shut()
+                link.down.shut()
+            await link.up.passed()
+            far_reader, link.far = await asyncio.open_connection(*self._target)
+            both = [
+                asyncio.create_task(self._pump(reader, link.far, link.up)),
+                asyncio.create_task(self._pump(far_reader, writer, link.down, self._swap)),
+            ]
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in both:
+                    pump.cancel()
+                await asyncio.gather(*both, return_exceptions=True)
+        except (OSError, asyncio.CancelledError):
+            pass  # either end went away, or the test is over
+        finally:
+            self.links.discard(link)
+            self._tasks.discard(task)
+            link.reset()
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        gate: Gate,
+        swap: tuple[bytes, bytes] | None = None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK):
+                await gate.passed()
+                writer.write(data.replace(*swap) if swap else data)
+                await writer.drain()
+            await gate.passed()
+            if writer.can_write_eof():
+                writer.write_eof()
