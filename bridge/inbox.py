@@ -21,9 +21,11 @@ from realtime import RealtimePostgresChangesListenEvent
 
 from bridge.connection import JOIN_SECONDS, Subscription, Supervisor, prove
 
-CANARY_SECONDS = 10.0
-# Nothing is trusted for longer: tokens expire, and servers forget.
+CANARY_SECONDS = 8.0
+# Nothing is trusted for longer: tokens expire, and servers forget. The second lane cannot say something to itself,
+# so it is renewed more often.
 REJOIN_SECONDS = 86_400.0
+CHANGES_REJOIN_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Inbox:
         self._key = key
         self.signals: asyncio.Queue[Signal] = asyncio.Queue(maxsize=10_000)
         self.broadcasts = Supervisor("bridge:inbox", self._hear_broadcasts, REJOIN_SECONDS)
-        self.changes = Supervisor("postgres_changes", self._hear_changes, REJOIN_SECONDS)
+        self.changes = Supervisor("postgres_changes", self._hear_changes, CHANGES_REJOIN_SECONDS)
 
     @property
     def is_ready(self) -> bool:
