@@ -1,0 +1,24 @@
+"""Handlers that tests name in BRIDGE_HANDLERS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+
+from bridge import FileWrite, Turn, handler
+
+
+@handler("Freeze")
+async def freeze(turn: Turn) -> AsyncGenerator[str, None]:
+    """Block the event loop, as a careless handler does."""
+    yield "so long"
+    time.sleep(60)  # noqa: ASYNC251  # that is the point
+
+
+@handler("Shout")
+async def shout(turn: Turn) -> AsyncGenerator[str | FileWrite | dict[str, int], None]:
+    """Text, a file and a structured value."""
+    for word in turn.message.split():
+        yield word.upper() + " "
+    yield {"words": len(turn.message.split())}
+    yield FileWrite("shout.txt", turn.message.upper())

@@ -1,0 +1,96 @@
+"""Deltas within the quota, over real channels."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+import pytest
+
+from bridge import outbox
+from devstack.stack import Stack
+from tests.harness import Person, working
+
+
+async def counted(stack: Stack, seconds: float) -> list[int]:
+    """What the server counted in each second."""
+    seen, last = [], stack.realtime.events
+    for _ in range(round(seconds)):
+        await asyncio.sleep(1)
+        seen.append(stack.realtime.events - last)
+        last = stack.realtime.events
+    return seen
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_the_fleet_keeps_to_its_quota(
+    stack: Stack, environment: dict[str, str], user: Person, workers: int
+) -> None:
+    """Many streams at once: what the server counts stays within EVENTS_PER_SECOND."""
+    quota = 60
+    async with AsyncExitStack() as fleet:
+        for _ in range(workers):
+            await fleet.enter_async_context(working(environment, events_per_second=quota, concurrency=8))
+        sessions = [await user.open_session(title="named") for _ in range(12)]
+        for session_id in sessions:
+            await user.listen(f"session:{session_id}", "delta")
+        questions = [await user.ask(session_id, "[[tokens=400 delay=0.02]]") for session_id in sessions]
+        for question in questions:
+            await user.reply(question, lambda row: row["seq"] > 0)
+        # the burst of the start is paid back first
+        await asyncio.sleep(2)
+        events = await counted(stack, 4)
+        for question in questions:
+            await user.client.rpc("cancel_message", {"message_id": question}).execute()
+        for question in questions:
+            await user.reply(question)
+    # canaries and heartbeats of the workers come on top; a sum over seconds evens out where one second ends
+    assert sum(events) / len(events) <= quota * 1.1, events
+    assert sum(events) / len(events) >= quota * 0.4, events
+
+
+async def test_more_sessions_than_a_connection_has_channels(
+    environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "CHANNELS_PER_CONNECTION", 2)
+    async with working(environment, concurrency=8) as worker:
+        sessions = [await user.open_session(title="named") for _ in range(7)]
+        ears = [await user.listen(f"session:{session_id}") for session_id in sessions]
+        # all at once: more connections; then one after the other: channels are given up for others
+        for _ in range(2):
+            questions = [await user.ask(session_id, "[[tokens=20 delay=0.02]]") for session_id in sessions]
+            for question, ear in zip(questions, ears, strict=True):
+                row = await user.reply(question)
+                await ear.until(lambda ear, q=question: ear.of("message", reply_to=q, status="done"))
+                assert "".join(delta["text"] for delta in ear.of("delta", reply_to=question)) == row["content"]
+        assert worker.outbox.failed == 0
+
+
+async def test_the_first_delta_does_not_wait_for_the_pace(environment: dict[str, str], user: Person) -> None:
+    async with working(environment, delta_ms=5000):
+        session_id = await user.open_session(title="named")
+        ear = await user.listen(f"session:{session_id}")
+        await user.ask(session_id, "[[tokens=40 delay=0.05 first=0.1]]")
+        began = time.monotonic()
+        await ear.until(lambda ear: ear.of("delta"))
+        assert time.monotonic() - began < 1.5  # the reply takes 2.1 s, the pace is 5 s
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        assert len(ear.of("delta")) == 2
+
+
+async def test_a_reply_is_whole_for_one_who_joins_late(environment: dict[str, str], user: Person) -> None:
+    """Row and deltas are joined by (attempt, seq): what the row has, and each later delta."""
+    async with working(environment, checkpoint_seconds=0.2):
+        session_id = await user.open_session(title="named")
+        question = await user.ask(session_id, "[[tokens=100 delay=0.02]]")
+        await user.reply(question, lambda row: row["seq"] >= 3)
+        ear = await user.listen(f"session:{session_id}")
+        row = await user.reply(question, lambda row: bool(ear.of("delta")) and row["seq"] >= ear.of("delta")[0]["seq"])
+        text, seq = row["content"], row["seq"]
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        for delta in ear.of("delta"):
+            if delta["seq"] == seq + 1:
+                text, seq = text + delta["text"], delta["seq"]
+        final = await user.reply(question)
+        assert (text, seq) == (final["content"], final["seq"])

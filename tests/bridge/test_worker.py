@@ -1,0 +1,126 @@
+"""The worker's life: handlers, drain, a second signal, the watchdog, health."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import aiohttp
+import psycopg
+
+from devstack.model import ModelServer
+from devstack.stack import Stack
+from tests.bridge.test_cli import bridge, ended
+from tests.harness import Person, Row, working
+
+HANDLERS = "tests.bridge.handlers_for_tests"
+
+
+async def test_a_handler_answers(environment: dict[str, str], user: Person) -> None:
+    async with working(environment, handlers=HANDLERS, functions="Shout"):
+        session_id = await user.open_session("Shout", title="named")
+        ear = await user.listen(f"session:{session_id}")
+        row = await user.reply(await user.ask(session_id, "hello out there"))
+        assert (row["status"], row["content"], row["data"]) == ("done", "HELLO OUT THERE ", {"words": 3})
+        (file,) = await user.rows("code_files", session_id=session_id)
+        assert file["content"] == "HELLO OUT THERE"
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        assert "".join(delta.get("text", "") for delta in ear.of("delta")) == row["content"]
+
+
+async def test_a_loop_that_does_not_turn_ends_the_process(environment: dict[str, str], user: Person) -> None:
+    process = await bridge(
+        "run", **environment, BRIDGE_HANDLERS=HANDLERS, BRIDGE_FUNCTIONS="Freeze", BRIDGE_SWEEP_SECONDS="1"
+    )
+    await user.ask(await user.open_session("Freeze", title="named"), "hello")
+    code, _, err = await ended(process, within=30)
+    assert code == 1
+    assert "no progress for 3 s: leaving" in err
+    assert "freeze" in err  # where it stood
+
+
+async def test_drain_releases_what_cannot_end(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """A reply that would outlast DRAIN_SECONDS goes on with another worker, at once and without a failure."""
+    session_id = await user.open_session(title="named")
+    changes = {"drain_seconds": 0.5, "lease_seconds": 60}
+    async with working(environment, **changes) as first, working(environment, **changes) as second:
+        message_id = await user.ask(session_id, "[[tokens=60 delay=0.05]]")
+        await user.reply(message_id, lambda row: row["seq"] > 0)
+        holder = next(worker for worker in (first, second) if message_id in worker.hands)
+        holder.drain()
+        began = time.monotonic()
+        await user.reply(message_id, lambda row: row["attempt"] == 2)
+        assert time.monotonic() - began < 5
+        await user.reply(message_id)
+    row = await user.reply(message_id)
+    assert (row["status"], row["attempt"]) == ("done", 2)
+    runs = await db.execute("select attempt, outcome from bridge.runs order by attempt")
+    assert await runs.fetchall() == [{"attempt": 1, "outcome": "released"}, {"attempt": 2, "outcome": "done"}]
+
+
+async def test_a_second_signal_leaves_now(environment: dict[str, str], model: ModelServer, user: Person) -> None:
+    process = await bridge("run", **environment, LLM_BASE_URL=model.url, BRIDGE_LEASE_SECONDS="2")
+    message_id = await user.ask(await user.open_session(title="named"), "[[tokens=5000 delay=0.02]]")
+    await user.reply(message_id, lambda row: row["seq"] > 0)
+    exchange = model.requests[-1]
+    process.send_signal(signal.SIGINT)
+    await asyncio.sleep(0.3)  # two signals at once would be one
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    code, _, err = await ended(process)
+    assert code == 1, err
+    assert time.monotonic() - began < 3
+    async with asyncio.timeout(5):
+        await exchange.ended.wait()
+    assert exchange.outcome == "dropped"
+
+
+async def test_health(
+    stack: Stack, environment: dict[str, str], model: ModelServer, user: Person, unused_tcp_port: int
+) -> None:
+    process = await bridge("run", **environment, LLM_BASE_URL=model.url, BRIDGE_HEALTH_PORT=str(unused_tcp_port))
+
+    async def get(path: str) -> tuple[int, str]:
+        async with http.get(path) as answer:
+            return answer.status, await answer.text()
+
+    async def until(path: str, status: int) -> str:
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    code, text = await get(path)
+                    if code == status:
+                        return text
+                except aiohttp.ClientConnectionError:
+                    pass
+                await asyncio.sleep(0.05)
+
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{unused_tcp_port}") as http:
+            await until("/readyz", 200)
+            await user.reply(await user.ask(await user.open_session(title="named"), "[[text=hi]]"))
+            _, metrics = await get("/metrics")
+            for line in (
+                "bridge_ready 1",
+                "bridge_queue_depth 0",
+                "bridge_dead_letters 0",
+                'bridge_attempts_total{outcome="done"} 1',
+                "bridge_first_delta_seconds_count 1",
+                "bridge_claimed_total 1",
+            ):
+                assert line in metrics.splitlines()
+            assert 'bridge_tokens_total{kind="output"}' in metrics
+            await stack.realtime.stop()
+            try:
+                assert "not subscribed to bridge:inbox" in await until("/readyz", 503)
+                assert (await get("/healthz"))[0] == 200
+            finally:
+                await stack.realtime.start()
+            await until("/readyz", 200)
+    finally:
+        process.terminate()
+        code, _, err = await ended(process)
+    assert code == 0, err
