@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 
 from bridge import outbox
 from devstack.stack import Stack
-from tests.harness import Person, working
+from tests.harness import Ear, Person, working
 
 
 async def counted(stack: Stack, seconds: float) -> list[int]:
@@ -62,7 +63,7 @@ async def test_more_sessions_than_a_connection_has_channels(
             questions = [await user.ask(session_id, "[[tokens=20 delay=0.02]]") for session_id in sessions]
             for question, ear in zip(questions, ears, strict=True):
                 row = await user.reply(question)
-                await ear.until(lambda ear, q=question: ear.of("message", reply_to=q, status="done"))
+                await ear.until(partial(Ear.of, event="message", reply_to=question, status="done"))
                 assert "".join(delta["text"] for delta in ear.of("delta", reply_to=question)) == row["content"]
         assert worker.outbox.failed == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from typing import Any
 
 import aiohttp
 import psycopg
@@ -45,7 +46,7 @@ async def test_drain_releases_what_cannot_end(
 ) -> None:
     """A reply that would outlast DRAIN_SECONDS goes on with another worker, at once and without a failure."""
     session_id = await user.open_session(title="named")
-    changes = {"drain_seconds": 0.5, "lease_seconds": 60}
+    changes: dict[str, Any] = {"drain_seconds": 0.5, "lease_seconds": 60}
     async with working(environment, **changes) as first, working(environment, **changes) as second:
         message_id = await user.ask(session_id, "[[tokens=60 delay=0.05]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
