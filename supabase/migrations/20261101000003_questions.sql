@@ -153,10 +153,25 @@ begin
     if new.role <> 'user' then
         return new;
     end if;
-    select s.* into session from public.sessions s
-     where s.id = new.session_id and (caller is null or s.user_id = caller)
-       for no key update;
-    if not found then
+    -- Several questions in one statement lock their sessions in the order of their rows, bridge_finish in the order of
+    -- their ids: against the order nothing is waited for, or the two could wait for each other.
+    if new.session_id < nullif(current_setting('bridge.last_session', true), '')::uuid then
+        select s.* into session from public.sessions s
+         where s.id = new.session_id and (caller is null or s.user_id = caller)
+           for no key update skip locked;
+        if not found and exists (
+            select from public.sessions s where s.id = new.session_id and (caller is null or s.user_id = caller)
+        ) then
+            raise exception 'Session % is busy.', new.session_id
+                using errcode = 'PT409', hint = 'Insert again, the rows in the order of their session ids.';
+        end if;
+    else
+        select s.* into session from public.sessions s
+         where s.id = new.session_id and (caller is null or s.user_id = caller)
+           for no key update;
+        perform set_config('bridge.last_session', new.session_id::text, true);
+    end if;
+    if session.id is null then
         raise exception 'There is no session % of yours.', new.session_id using errcode = '42501';
     end if;
     -- before any limit speaks: a client that repeats an insert whose answer was lost must learn that it arrived
