@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 
 from bridge import logs, reports, settings
@@ -115,10 +116,10 @@ async def _run(chosen: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
+        await health.start()
         await _checked(store, worker)
         if worker.is_draining:
             return 0
-        await health.start()
         log.info("worker %s: functions %s, health on port %d", name, ", ".join(functions.names), health.port)
         watchdog.start()
         running = asyncio.create_task(worker.run())
@@ -147,6 +148,7 @@ async def _checked(store: Store, worker: Worker) -> None:
             return
         except StoreUnavailable as error:
             log.warning("the project does not answer yet: %s", error)
+            worker.turned_at = time.monotonic()
         await asyncio.sleep(pause)
         pause = min(pause * 2, 10)
 

@@ -16,6 +16,7 @@ import importlib
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -49,6 +50,9 @@ class Function:
     name: str
     parameters: tuple[Parameter, ...]
     text: bool
+
+
+_VARIABLE = re.compile(r"\benv\.(LLM_\w+)")
 
 
 class Functions:
@@ -109,6 +113,7 @@ class Functions:
                 )
             gives_text = get_type_hints(methods[name]).get("return") is str
             functions[name] = Function(name, parameters(methods[name]), gives_text)
+        _check_variables(module, env or {})
         return cls(parts, functions, found_handlers, env or {})
 
     async def run(self, turn: Turn) -> AsyncGenerator[Partial | Answer, None]:
@@ -232,6 +237,22 @@ def _check_version(module: ModuleType) -> None:
             f"baml_client was generated for baml-py {made}, but {installed} is installed. Put {installed} into "
             "baml_src/generators.baml and run `baml-cli generate`."
         )
+
+
+def _check_variables(module: ModuleType, env: Mapping[str, str]) -> None:
+    """See that the LLM_* that the clients read are set, so that it is told at the start, not in a user's reply.
+
+    Other providers' keys are not looked for: not every client is used.
+    """
+    try:
+        files: Mapping[str, str] = importlib.import_module(f"{module.__name__}.inlinedbaml").get_baml_files()
+    except (ImportError, AttributeError):
+        return  # not as baml-cli 0.226.3 writes it: the calls will tell
+    for file, text in sorted(files.items()):
+        for line in text.splitlines():
+            for name in _VARIABLE.findall(line.partition("//")[0]):
+                if not (env.get(name) or os.environ.get(name, "")).strip():
+                    raise SetupError(f"{name} is not set, and baml_src/{file} reads it. Set it (see .env.example).")
 
 
 def _partial(value: Any) -> Partial:

@@ -102,7 +102,7 @@ class Job:
 
     `broken` tells why its payload could not be built (None: it could); `revisions` names the revision
     of every file of the session, of those too large to be in `turn.files` as well. `taken_over` says that another
-    worker held it and vanished.
+    worker held it and vanished. `queued_ms` counts from the insert, `ready_ms` from when it could have been claimed.
     """
 
     message_id: str
@@ -112,6 +112,7 @@ class Job:
     taken_over: bool = False
     reply_id: str = ""
     queued_ms: int = 0
+    ready_ms: int = 0
     turn: Turn | None = None
     revisions: Mapping[str, int] = field(default_factory=dict)
     broken: str | None = None

@@ -22,7 +22,7 @@ from realtime.types import RealtimeSubscribeStates
 
 from bridge.connection import HEARTBEAT_SECONDS, JOIN_SECONDS, Supervisor, dismantle
 from bridge.errors import RealtimeError
-from bridge.model import Checkpoint, Partial
+from bridge.model import Checkpoint, Job, Partial
 from bridge.settings import Settings
 from bridge.stream import Stream
 
@@ -203,19 +203,17 @@ class Outbox:
             self._connect()
             self._group.create_task(self._pump())
 
-    def open(self, message_id: str, reply_id: str, session_id: str, attempt: int) -> Stream:
+    def open(self, job: Job) -> Stream:
         """Begin a reply: its channel is joined while the model is still thinking."""
-        stream = Stream(message_id, reply_id, session_id, attempt)
-        self._streams[message_id] = stream
+        session_id = job.turn.session.id if job.turn is not None else ""
+        stream = self._streams[job.message_id] = Stream(job.message_id, job.reply_id, session_id, job.attempt)
         self._spend(EVENTS_PER_REPLY)
+        if job.turn is None or job.cancel:
+            return stream  # nothing will be said
         in_use = {other.session_id for other in self._streams.values()}
-        if not any(connection.wants(session_id) for connection in self._connections):
-            if not any(connection.use(session_id, in_use) for connection in self._connections):
-                self._connect().use(session_id, in_use)
-        else:
-            for connection in self._connections:
-                if connection.wants(session_id):
-                    connection.use(session_id, in_use)
+        connections = [c for c in self._connections if c.wants(session_id)] or self._connections
+        if not any(connection.use(session_id, in_use) for connection in connections):
+            self._connect().use(session_id, in_use)
         return stream
 
     def update(self, stream: Stream, partial: Partial) -> None:

@@ -1,7 +1,7 @@
 """The environment (and `.env`) as one frozen value. Every setting is read here and nowhere else.
 
-`LLM_BASE_URL`, `LLM_API_KEY` and `LLM_MODEL` are read by the clients in `baml_src/`; they are only
-checked for here, so that a missing one is said at the start and not in a user's reply.
+What the clients in `baml_src/` read (`LLM_BASE_URL`, `LLM_API_KEY`, `LLM_MODEL`, or a provider's own) is not a setting
+of the bridge: `functions.py` sees that it is there.
 """
 
 from __future__ import annotations
@@ -77,12 +77,6 @@ def load(env: Mapping[str, str]) -> Settings:
         )
     if key.startswith("sb_publishable_"):
         raise SettingsError("SUPABASE_SECRET_KEY holds a publishable key. The worker needs a secret key (sb_secret_…).")
-    for name, example in (
-        ("LLM_BASE_URL", "an OpenAI-compatible address ending in /v1"),
-        ("LLM_API_KEY", "the provider's key (any text if it wants none)"),
-        ("LLM_MODEL", "a model name"),
-    ):
-        _required(env, name, f"Set it to {example}.")
     names = tuple(name.strip() for name in env.get("BRIDGE_FUNCTIONS", "").split(",") if name.strip())
     return Settings(
         supabase_url=url,

@@ -247,6 +247,7 @@ def _job(item: Mapping[str, Any]) -> Job:
         **base,
         reply_id=item["reply_id"] or "",
         queued_ms=item["queued_ms"],
+        ready_ms=item["ready_ms"],
         revisions={file["path"]: file["revision"] for file in files},
         turn=Turn(
             function=session.function,

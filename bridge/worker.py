@@ -47,6 +47,7 @@ class Hand:
     stream: Stream
     began: float
     beaten_at: float
+    started: bool = False
     task: asyncio.Task[None] | None = None
     stop: Literal["cancelled", "released", "lost"] | None = None
 
@@ -194,7 +195,7 @@ class Worker:
             self._outlook(claim.next_in, claim.workers)
             for job in claim.jobs:
                 self._take(job, now)
-            if source == "sweep" and any(job.attempt == 1 and job.queued_ms > ANNOUNCED_MS for job in claim.jobs):
+            if source == "sweep" and any(job.attempt == 1 and job.ready_ms > ANNOUNCED_MS for job in claim.jobs):
                 self.metrics.missed_wakeups += 1
                 log.warning("the sweep found work that nobody announced")
                 self.inbox.distrust()
@@ -216,20 +217,23 @@ class Worker:
         return source
 
     def _outlook(self, next_in: float | None, workers: int) -> None:
+        """Wake up when something falls due. Answers may overtake each other, so the earliest time holds."""
         self.outbox.workers = workers
+        loop = asyncio.get_running_loop()
+        if next_in is None:
+            return
+        # a little late, each worker differently: one of them takes it, the others need not ask at once
+        at = loop.time() + next_in + random.uniform(0.02, 0.3)
         if self._due is not None:
+            if loop.time() < self._due.when() <= at:
+                return
             self._due.cancel()
-            self._due = None
-        if next_in is not None:
-            # a little late, each worker differently: one of them takes it, the others need not ask at once
-            delay = next_in + random.uniform(0.02, 0.3)
-            self._due = asyncio.get_running_loop().call_later(delay, self._wake_for, "due")
+        self._due = loop.call_at(at, self._wake_for, "due")
 
     def _take(self, job: Job, now: float) -> None:
         if job.message_id in self.hands:
             return
-        session_id = job.turn.session.id if job.turn is not None else ""
-        stream = self.outbox.open(job.message_id, job.reply_id, session_id, job.attempt)
+        stream = self.outbox.open(job)
         hand = self.hands[job.message_id] = Hand(job, stream, began=now, beaten_at=now)
         self.metrics.claimed += 1
         self.metrics.takeovers += job.taken_over
@@ -243,11 +247,13 @@ class Worker:
     # -- a job in hand -----------------------------------------------------------------------------
 
     async def _work(self, hand: Hand) -> None:
-        job = hand.job
+        job, hand.started = hand.job, True
         if job.cancel:  # taken over after its user cancelled it: the text that is there stays
             self._results.put_nowait(Result(job.message_id, job.attempt, "cancelled"))
             return
         try:
+            if hand.stop is not None:  # asked for before it began
+                raise asyncio.CancelledError
             result = await turn.answer(job, hand.stream, self.outbox, self._functions, self.settings, hand.began)
         except asyncio.CancelledError:
             if hand.stop == "cancelled":
@@ -264,8 +270,10 @@ class Worker:
         self._results.put_nowait(result)
 
     def _stop(self, hand: Hand, reason: Literal["cancelled", "released", "lost"]) -> None:
-        if hand.stop is None and hand.task is not None and not hand.task.done():
-            hand.stop = reason
+        if hand.stop is not None or hand.task is None or hand.task.done():
+            return
+        hand.stop = reason
+        if hand.started:  # a task that is cancelled before its first step would never say how it ended
             hand.task.cancel()
 
     def _forget(self, hand: Hand) -> None:
@@ -307,7 +315,7 @@ class Worker:
                 state = answers.states.get(hand.job.message_id)
                 if state == "cancel":
                     self._stop(hand, "cancelled")
-                elif state == "lost" and self.hands.get(hand.job.message_id) is hand:
+                elif state == "lost" and hand.task is not None and not hand.task.done():
                     self.metrics.lost += 1
                     log.warning("lease lost", extra=_about(hand.job))
                     self._stop(hand, "lost")

@@ -67,6 +67,7 @@ begin
         'cancel', (job).cancel,
         'taken_over', payload.taken_over,
         'queued_ms', (extract(epoch from clock_timestamp() - (job).queued_at) * 1000)::int,
+        'ready_ms', (extract(epoch from clock_timestamp() - (job).run_at) * 1000)::int,
         'message', question.content,
         'data', question.data,
         'session', jsonb_build_object(

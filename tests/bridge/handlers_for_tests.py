@@ -15,10 +15,10 @@ async def freeze(turn: Turn) -> AsyncGenerator[str, None]:
     time.sleep(60)  # noqa: ASYNC251  # that is the point
 
 
-@handler("Shout")
-async def shout(turn: Turn) -> AsyncGenerator[str | FileWrite | dict[str, int], None]:
+@handler("Loud")
+async def loud(turn: Turn) -> AsyncGenerator[str | FileWrite | dict[str, int], None]:
     """Text, a file and a structured value."""
     for word in turn.message.split():
         yield word.upper() + " "
     yield {"words": len(turn.message.split())}
-    yield FileWrite("shout.txt", turn.message.upper())
+    yield FileWrite("loud.txt", turn.message.upper())

@@ -47,6 +47,7 @@ async def ended(process: Process, within: float = 30) -> tuple[int, str, str]:
     [
         ({"SUPABASE_URL": ""}, "SUPABASE_URL is not set"),
         ({"SUPABASE_SECRET_KEY": ""}, "SUPABASE_SECRET_KEY is not set"),
+        ({"LLM_MODEL": ""}, "LLM_MODEL is not set, and baml_src/clients.baml reads it"),
         ({"SUPABASE_SECRET_KEY": "sb_secret_wrong"}, "refused SUPABASE_SECRET_KEY"),
         ({"BRIDGE_LEASE_SECONDS": "soon"}, "BRIDGE_LEASE_SECONDS is 'soon'"),
         ({"BRIDGE_FUNCTIONS": "Chat,Nonesuch"}, "Nonesuch"),

@@ -281,7 +281,8 @@ async def test_handlers_answer_beside_functions(
         "    yield ''\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    functions = Functions.load(["Shout", "Rate"], handlers="my_handlers", client=client)
+    env = {"LLM_BASE_URL": model.url, "LLM_API_KEY": "k", "LLM_MODEL": "m"}
+    functions = Functions.load(["Shout", "Rate"], handlers="my_handlers", client=client, env=env)
     assert set(functions.names) == {"Shout", "Rate"}
     _, answer = await collect(functions, "Shout", f"hi {DELIMITERS[0]}")
     assert answer == Answer(f"HI {DELIMITERS[0]}", None, (FileWrite("a.txt", f"hi {DELIMITERS[0]}"),), answer.usage)

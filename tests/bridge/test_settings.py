@@ -12,9 +12,6 @@ from bridge.settings import Settings
 GOOD = {
     "SUPABASE_URL": "https://abcd.supabase.co/",
     "SUPABASE_SECRET_KEY": "sb_secret_x",
-    "LLM_BASE_URL": "http://model/v1",
-    "LLM_API_KEY": "key",
-    "LLM_MODEL": "model",
 }
 
 
@@ -38,9 +35,6 @@ def test_the_legacy_key_is_taken() -> None:
         ("SUPABASE_URL", "https://abcd.supabase.co/rest/v1", "Leave the path"),
         ("SUPABASE_SECRET_KEY", "", "is not set"),
         ("SUPABASE_SECRET_KEY", "sb_publishable_x", "publishable key"),
-        ("LLM_BASE_URL", "", "is not set"),
-        ("LLM_API_KEY", "", "is not set"),
-        ("LLM_MODEL", " ", "is not set"),
         ("BRIDGE_CONCURRENCY", "many", "must be a number from 1 to 1000"),
         ("BRIDGE_CONCURRENCY", "0", "must be a number from 1 to 1000"),
         ("BRIDGE_LEASE_SECONDS", "1", "must be a number from 2"),

@@ -19,8 +19,8 @@ HANDLERS = "tests.bridge.handlers_for_tests"
 
 
 async def test_a_handler_answers(environment: dict[str, str], user: Person) -> None:
-    async with working(environment, handlers=HANDLERS, functions="Shout"):
-        session_id = await user.open_session("Shout", title="named")
+    async with working(environment, handlers=HANDLERS, functions="Loud"):
+        session_id = await user.open_session("Loud", title="named")
         ear = await user.listen(f"session:{session_id}")
         row = await user.reply(await user.ask(session_id, "hello out there"))
         assert (row["status"], row["content"], row["data"]) == ("done", "HELLO OUT THERE ", {"words": 3})
