@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -88,7 +89,10 @@ async def _command(options: argparse.Namespace) -> int:
         elif options.action == "list":
             await reports.dead_letters(store, options.most, as_json=options.json)
         elif options.action == "retry":
-            print(f"{await store.retry_dead(None if options.all else options.ids)} to be tried again")
+            retried = last = await store.retry_dead(None if options.all else options.ids)
+            while options.all and last:
+                retried += (last := await store.retry_dead(None))
+            print(f"{retried} to be tried again")
         else:
             print(f"{await store.drop_dead(None if options.all else options.ids)} dropped")
     finally:
@@ -104,10 +108,13 @@ async def _run(chosen: Settings) -> int:
     worker = Worker(chosen, store, functions, name)
     health = Health(worker, store)
     watchdog = Watchdog(worker)
+    checking = asyncio.create_task(_checked(store, worker))
     running: asyncio.Task[None] | None = None
 
     def on_signal() -> None:
-        if worker.is_draining and running is not None:
+        if running is None:
+            checking.cancel()
+        elif worker.is_draining:
             log.warning("leaving now: jobs in hand go to another worker when their leases end")
             running.cancel()
         worker.drain()
@@ -117,7 +124,8 @@ async def _run(chosen: Settings) -> int:
         loop.add_signal_handler(number, on_signal)
     try:
         await health.start()
-        await _checked(store, worker)
+        with contextlib.suppress(asyncio.CancelledError):
+            await checking
         if worker.is_draining:
             return 0
         log.info("worker %s: functions %s, health on port %d", name, ", ".join(functions.names), health.port)
@@ -133,6 +141,7 @@ async def _run(chosen: Settings) -> int:
         log.info("drained")
         return 0
     finally:
+        checking.cancel()
         watchdog.stop()
         await health.stop()
         await functions.close()  # leaving with a call in flight would abort the interpreter (baml-py 0.226.3)

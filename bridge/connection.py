@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 # within 15 s of any fault's end.
 JOIN_SECONDS = 7.0
 HEARTBEAT_SECONDS = 20
+CANARY_SECONDS = 8.0
 CANARY_ANSWER_SECONDS = 4.0
 FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 5.0
@@ -123,23 +124,55 @@ class Supervisor:
             log.warning("%s: %s: %s", self.name, type(error).__name__, error)
 
 
-class Subscription:
-    """One channel on one connection, which both end with the block."""
+async def join(
+    client: AsyncRealtimeClient, topic: str, on_odd: Callable[[str], None], heard: asyncio.Queue[str] | None = None
+) -> AsyncRealtimeChannel:
+    """Connect, and join a channel to say something to oneself on: private, with `heard` as its ear for `prove`.
 
-    def __init__(self, url: str, key: str, topic: str, *, self_broadcast: bool = False) -> None:
+    `on_odd` is told when the channel or its connection is not in order any more.
+
+    Raises:
+        RealtimeError: the join was refused, or not answered in time.
+    """
+    channel = client.channel(topic, _config(private=True))
+    if heard is not None:
+        channel.on_broadcast("canary", lambda message: _hear(message, heard))
+    await subscribe(client, channel, on_odd)
+    return channel
+
+
+async def subscribe(client: AsyncRealtimeClient, channel: AsyncRealtimeChannel, on_odd: Callable[[str], None]) -> None:
+    """Connect and join; see `join`."""
+    refusals: list[str] = []
+
+    def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
+        if state is not RealtimeSubscribeStates.SUBSCRIBED:
+            refusals.append(f"{state.value} {error or ''}".rstrip())
+            on_odd(refusals[-1])
+
+    try:
+        async with asyncio.timeout(JOIN_SECONDS):
+            await client.connect()
+            await channel.subscribe(on_state)
+    except TimeoutError:
+        raise RealtimeError(f"no answer to the join within {JOIN_SECONDS:g} s") from None
+    if refusals:
+        raise RealtimeError(refusals[0])
+
+
+class Subscription:
+    """One channel on one connection, which both end with the block.
+
+    A private one hears itself: `prove` shows that the path is whole, end to end.
+    """
+
+    def __init__(self, url: str, key: str, topic: str, *, private: bool) -> None:
         self._client = AsyncRealtimeClient(
             url, key, auto_reconnect=False, hb_interval=HEARTBEAT_SECONDS, timeout=int(JOIN_SECONDS)
         )
-        self.channel: AsyncRealtimeChannel = self._client.channel(
-            topic,
-            {
-                "config": {
-                    "broadcast": {"ack": False, "self": self_broadcast},
-                    "presence": {"key": "", "enabled": False},
-                    "private": self_broadcast,
-                }
-            },
-        )
+        self.channel: AsyncRealtimeChannel = self._client.channel(topic, _config(private=private))
+        self._heard: asyncio.Queue[str] = asyncio.Queue()
+        self.channel.on_broadcast("canary", lambda message: _hear(message, self._heard))
         self._odd: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Subscription:
@@ -154,22 +187,18 @@ class Subscription:
         Raises:
             RealtimeError: the join was refused or not answered in time.
         """
+        await subscribe(self._client, self.channel, self._on_odd)
 
-        def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
-            if state is not RealtimeSubscribeStates.SUBSCRIBED and not self._odd.done():
-                self._odd.set_result(f"{state.value} {error or ''}".rstrip())
+    async def prove(self) -> None:
+        """Say something to ourselves and hear it.
 
-        try:
-            async with asyncio.timeout(JOIN_SECONDS):
-                await self._client.connect()
-                await self.channel.subscribe(on_state)
-        except TimeoutError:
-            raise RealtimeError(f"no answer to the join within {JOIN_SECONDS:g} s") from None
-        if self._odd.done():
-            raise RealtimeError(self._odd.result())
+        Raises:
+            RealtimeError: it was not heard.
+        """
+        await prove(self.channel, self._heard)
 
     async def broken(self, rebuild: asyncio.Event, seconds: float | None) -> bool:
-        """Wait for trouble, `seconds` at most.
+        """Wait for trouble, `seconds` at most; True if `rebuild` was set.
 
         Raises:
             RealtimeError: the channel or its connection is not in order any more.
@@ -188,6 +217,28 @@ class Subscription:
         if listening is None or listening.done():
             raise RealtimeError("the connection was closed")
         return rebuild.is_set()
+
+    def _on_odd(self, why: str) -> None:
+        if not self._odd.done():
+            self._odd.set_result(why)
+
+
+def _config(*, private: bool) -> Any:
+    return {
+        "config": {
+            "broadcast": {"ack": False, "self": private},
+            "presence": {"key": "", "enabled": False},
+            "private": private,
+        }
+    }
+
+
+def _hear(message: Any, heard: asyncio.Queue[str]) -> None:
+    """A callback: whatever the message is, it raises nothing into the library."""
+    payload = message.get("payload") if isinstance(message, dict) else None
+    nonce = payload.get("nonce") if isinstance(payload, dict) else None
+    if isinstance(nonce, str):
+        heard.put_nowait(nonce)
 
 
 async def prove(channel: AsyncRealtimeChannel, heard: asyncio.Queue[str]) -> None:

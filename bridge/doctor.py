@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bridge.connection import Subscription, prove
+from bridge.connection import Subscription
 from bridge.errors import BridgeError, SettingsError, SetupError, StoreError, TurnFailure
 from bridge.functions import Functions
 from bridge.model import Session, Turn
@@ -135,19 +135,12 @@ def _policies(seen: Mapping[str, Any]) -> Finding:
 
 
 async def _realtime(settings: Settings) -> Finding:
-    heard: asyncio.Queue[str] = asyncio.Queue()
-
-    def on_canary(message: Any) -> None:
-        with contextlib.suppress(KeyError, TypeError):
-            heard.put_nowait(message["payload"]["nonce"])
-
     try:
         async with Subscription(
-            settings.realtime_url, settings.supabase_key, "bridge:doctor", self_broadcast=True
+            settings.realtime_url, settings.supabase_key, "bridge:doctor", private=True
         ) as subscription:
-            subscription.channel.on_broadcast("canary", on_canary)
             await subscription.join()
-            await prove(subscription.channel, heard)
+            await subscription.prove()
     except Exception as error:
         reason = str(error) if isinstance(error, BridgeError) else f"{type(error).__name__} {error}".rstrip()
         return Finding(

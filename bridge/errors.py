@@ -13,7 +13,8 @@
         ├── ModelUnavailable     the provider may answer later (429, 5xx, refused, cut, timeout)
         ├── BadOutput            the model answered, but not what the function promises
         ├── AnswerTooLong        the model had to stop before its answer was whole
-        └── HandlerFailed        a handler raised something of its own
+        ├── HandlerFailed        a handler raised something of its own
+        └── Unstorable           the database refuses the reply, whatever is in it
 
 `TurnFailure`s carry what a user may see; details belong in `detail`, for the log alone.
 """
@@ -99,6 +100,10 @@ class HandlerFailed(TurnFailure):
     """A handler raised something of its own; another attempt may succeed."""
 
     retryable = True
+
+
+class Unstorable(TurnFailure):
+    """The database refuses the reply for what is in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ from typing import Any
 
 from realtime import RealtimePostgresChangesListenEvent
 
-from bridge.connection import JOIN_SECONDS, Subscription, Supervisor, prove
+from bridge.connection import CANARY_SECONDS, JOIN_SECONDS, Subscription, Supervisor
 
-CANARY_SECONDS = 8.0
 # Nothing is trusted for longer: tokens expire, and servers forget. The second lane cannot say something to itself,
 # so it is renewed more often.
 REJOIN_SECONDS = 86_400.0
@@ -83,7 +82,6 @@ class Inbox:
 
     async def _hear_broadcasts(self, ready: Callable[[], None]) -> None:
         topic = "bridge:inbox"
-        heard: asyncio.Queue[str] = asyncio.Queue()
 
         def on_work(message: Any) -> None:
             self._put(Work("broadcast", _texts(message, "message_ids")))
@@ -92,21 +90,16 @@ class Inbox:
             for message_id in _texts(message, "message_id"):
                 self._put(Cancel(message_id))
 
-        def on_canary(message: Any) -> None:
-            for nonce in _texts(message, "nonce"):
-                heard.put_nowait(nonce)
-
-        async with Subscription(self._url, self._key, topic, self_broadcast=True) as subscription:
+        async with Subscription(self._url, self._key, topic, private=True) as subscription:
             channel = subscription.channel
             channel.on_broadcast("work", on_work)
             channel.on_broadcast("cancel", on_cancel)
-            channel.on_broadcast("canary", on_canary)
             await subscription.join()
-            await prove(channel, heard)  # the path is proved before it is called ready
+            await subscription.prove()  # the path is proved before it is called ready
             ready()
             self._put(Work("subscribed"))
             while not await subscription.broken(self.broadcasts.rebuild, CANARY_SECONDS):
-                await prove(channel, heard)
+                await subscription.prove()
 
     async def _hear_changes(self, ready: Callable[[], None]) -> None:
         flowing = asyncio.Event()
@@ -122,7 +115,7 @@ class Inbox:
             if getattr(payload, "extension", None) == "postgres_changes":
                 flowing.set()
 
-        async with Subscription(self._url, self._key, "bridge:messages") as subscription:
+        async with Subscription(self._url, self._key, "bridge:messages", private=False) as subscription:
             subscription.channel.on_postgres_changes(
                 RealtimePostgresChangesListenEvent.Insert,
                 on_insert,

@@ -154,7 +154,8 @@ class Run:
 class Result:
     """How an attempt ended. `text` None keeps the text that the last checkpoint wrote.
 
-    `error` is `{code, message}`, safe to show; `retry_ms` (of a failed one) asks for another attempt.
+    `error` is `{code, message}`, safe to show; `retry_ms` (of a failed one) asks for another attempt. `user_id` pays
+    for what was spent, even if the session is gone.
     """
 
     message_id: str
@@ -168,6 +169,7 @@ class Result:
     error: Mapping[str, str] | None = None
     retry_ms: int | None = None
     run: Run = Run()
+    user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

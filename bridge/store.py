@@ -30,7 +30,10 @@ CALL_SECONDS = 9.0
 TRIES = 3
 
 # SQLSTATE classes that pass by themselves: connection, rollback, resources, operator's intervention, system.
-_PASSING_SQLSTATE = re.compile(r"(?:08|40|53|55|57|58|XX)[0-9A-Z]{3}")
+_PASSING_SQLSTATE = re.compile(r"(?:08|0A|25|40|53|55|57|58|XX)[0-9A-Z]{3}")
+# What is refused for what is in it: data, constraints, sizes. Any other refusal (a key, a missing function, a read-only
+# project) is no fault of the batch.
+_ABOUT_CONTENT = re.compile(r"(?:22|23|54|PT4)[0-9A-Z]+|PGRST102|400|413|422")
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 _PASSING_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 # The HTTP status of the call under way: APIError has none (supabase 2.34.1), and a gateway's body no code.
@@ -84,7 +87,10 @@ class Store:
                 "history": self._settings.history,
             },
         )
-        jobs = tuple(_job(item) for item in answer["jobs"])
+        try:
+            jobs = tuple(_job(item) for item in answer["jobs"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise StoreUnavailable(f"bridge_claim: an answer of another version ({error!r})") from error
         return Claim(jobs, _seconds(answer["next_in_ms"]), answer["workers"])
 
     async def beat(self, checkpoints: Sequence[Checkpoint]) -> Answers:
@@ -93,7 +99,9 @@ class Store:
         Raises:
             StoreError: nothing was learnt.
         """
-        return await self._batch("bridge_beat", "jobs", checkpoints, _checkpoint)
+        # all tries together stay well within a lease
+        seconds = min(CALL_SECONDS, self._settings.lease_seconds / 4)
+        return await self._batch("bridge_beat", "jobs", checkpoints, _checkpoint, seconds)
 
     async def finish(self, results: Sequence[Result]) -> Answers:
         """End attempts. States are `ok`, `lost`, `gone` or `refused` (it was ended as failed).
@@ -139,7 +147,7 @@ class Store:
         return cast(Sequence[Mapping[str, Any]], await self._call("bridge_dead_letters", {"max_rows": most}))
 
     async def retry_dead(self, message_ids: Sequence[str] | None) -> int:
-        """Give dead letters (None: all) another set of attempts; returns how many.
+        """Give dead letters (None: up to 500 of all) another set of attempts; returns how many.
 
         Raises:
             StoreError: it is not known whether it was done; it can be repeated.
@@ -173,11 +181,18 @@ class Store:
             raise SetupError(f"The project refused the worker's first call: {error}") from error
 
     async def _batch(
-        self, function: str, argument: str, items: Sequence[Item], encode: Callable[[Item], dict[str, Any]]
+        self,
+        function: str,
+        argument: str,
+        items: Sequence[Item],
+        encode: Callable[[Item], dict[str, Any]],
+        seconds: float = CALL_SECONDS,
     ) -> Answers:
         try:
             answer = await self._call(function, {"worker": self._worker, argument: [encode(item) for item in items]})
         except StoreRefused as error:
+            if not _ABOUT_CONTENT.fullmatch(error.code or ""):
+                raise StoreUnavailable(str(error), code=error.code) from error
             if len(items) < 2:
                 if items:
                     log.error("%s refused an item: %s", function, error)
@@ -188,7 +203,7 @@ class Store:
             last: Answers | None = None
             for part in (items[:half], items[half:]):
                 try:
-                    last = await self._batch(function, argument, part, encode)
+                    last = await self._batch(function, argument, part, encode, seconds)
                     states.update(last.states)
                 except StoreRefused:
                     continue  # the one item was logged; its lease runs out or it is tried as failed
@@ -197,16 +212,16 @@ class Store:
             return Answers(states, last.next_in, last.workers)
         return Answers(answer["results"], _seconds(answer["next_in_ms"]), answer["workers"])
 
-    async def _call(self, function: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, function: str, arguments: dict[str, Any], seconds: float = CALL_SECONDS) -> dict[str, Any]:
         # supabase types the parameters as strings; it encodes any JSON
         request = self._client.rpc(function, cast(dict[str, str], arguments))
-        return cast(dict[str, Any], await self._send(function, request))
+        return cast(dict[str, Any], await self._send(function, request, seconds))
 
-    async def _send(self, name: str, request: Any) -> Any:
+    async def _send(self, name: str, request: Any, seconds: float = CALL_SECONDS) -> Any:
         for attempt in range(1, TRIES + 1):
             self.calls += 1
             try:
-                async with asyncio.timeout(CALL_SECONDS):
+                async with asyncio.timeout(seconds):
                     return (await request.execute()).data
             except (TimeoutError, httpx.HTTPError, APIError) as error:
                 failure = _failure(name, error)
@@ -238,22 +253,29 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 
 def _job(item: Mapping[str, Any]) -> Job:
-    base = {key: item[key] for key in ("message_id", "attempt", "failures", "cancel", "taken_over")}
+    base = {key: item[key] for key in ("message_id", "attempt", "failures", "cancel")}
+    base["taken_over"] = item.get("taken_over", False)
     if item.get("broken"):
         return Job(**base, broken=item["broken"])
-    session = Session(**item["session"])
+    # by name, so that a newer schema may say more than this worker knows
+    told = item["session"]
+    session = Session(told["id"], told["user_id"], told["title"], told["function"], told["metadata"])
     files = item["files"]
     return Job(
         **base,
         reply_id=item["reply_id"] or "",
         queued_ms=item["queued_ms"],
-        ready_ms=item["ready_ms"],
+        ready_ms=item.get("ready_ms", 0),
         revisions={file["path"]: file["revision"] for file in files},
         turn=Turn(
             function=session.function,
             message=item["message"],
-            messages=tuple(Message(**message) for message in item["history"]),
-            files=tuple(CodeFile(**file) for file in files if file["content"] is not None),
+            messages=tuple(Message(message["role"], message["content"]) for message in item["history"]),
+            files=tuple(
+                CodeFile(file["path"], file["content"], file["language"], file["revision"])
+                for file in files
+                if file["content"] is not None
+            ),
             session=session,
             user_id=session.user_id,
             data=item["data"] or {},
@@ -275,6 +297,7 @@ def _result(item: Result) -> dict[str, Any]:
         "message_id": item.message_id,
         "attempt": item.attempt,
         "outcome": item.outcome,
+        "user_id": item.user_id,
         "run": _run(item),
     }
     if item.text is not None:

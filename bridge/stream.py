@@ -33,12 +33,13 @@ class Stream:
     _sent_data: Any = None
     _before: tuple[int, str, Any] = (0, "", None)
     _checkpointed: int = 0
+    _told: int = 0  # the highest seq that a checkpoint ever had, whether it arrived or not
 
     def put(self, partial: Partial) -> None:
         """Take the reply so far."""
         self._text = fit(partial.text)
-        if partial.data is not None:
-            self._data = fit_json(partial.data)
+        if partial.data is not None and (data := fit_json(partial.data)) != self._data:
+            self._data = data
 
     @property
     def text(self) -> str:
@@ -82,8 +83,8 @@ class Stream:
         }
 
     def undo(self) -> None:
-        """The last cut was not sent: it stays with the next one. But a checkpoint that has it holds for good."""
-        if self._checkpointed < self.seq:
+        """The last cut was not sent: it stays with the next one. But what a checkpoint has holds for good."""
+        if self._told < self.seq:
             self.seq, self._sent_text, self._sent_data = self._before
 
     def checkpoint(self, *, unheard: bool) -> Checkpoint:
@@ -95,7 +96,7 @@ class Stream:
             pass
         if self.seq == self._checkpointed:
             return Checkpoint(self.message_id, self.attempt)
-        self._checkpointed = self.seq
+        self._checkpointed = self._told = self.seq
         return Checkpoint(self.message_id, self.attempt, self.seq, self._sent_text, self._sent_data)
 
     def forget_checkpoint(self) -> None:

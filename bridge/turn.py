@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
+# A provider that asks for more is asked again after this.
+LONGEST_WAIT_SECONDS = 3600.0
 NO_USAGE = Usage()
+LETTERS_PER_TOKEN = 4
 
 
 async def answer(
@@ -56,7 +59,9 @@ def failure(job: Job, stream: Stream | None, settings: Settings, began: float, e
     retry_ms = None
     if decision.retry and job.failures + 1 < settings.max_failures:
         pause = min(FIRST_RETRY_SECONDS * 2**job.failures, LONGEST_RETRY_SECONDS) * random.uniform(0.5, 1)
-        retry_ms = int(max(pause, decision.after or 0) * 1000)
+        if isinstance(decision.after, int | float) and decision.after > 0:
+            pause = max(pause, min(decision.after, LONGEST_WAIT_SECONDS))
+        retry_ms = int(pause * 1000)
     detail = (error.detail or str(error)) if isinstance(error, TurnFailure) else repr(error)
     log.warning(
         "attempt failed: %s", decision.code,
@@ -84,7 +89,19 @@ def stopped(job: Job, stream: Stream, began: float) -> Result:
         text=newest.text,
         data=newest.data,
         seq=stream.seq,
-        run=measure(job, stream, began),
+        run=measure(job, stream, began, spent(job, stream)),
+    )
+
+
+def spent(job: Job, stream: Stream) -> Usage:
+    """An estimate of what an attempt cost that was left early: providers tell it at the end alone."""
+    turn = job.turn
+    if turn is None or not stream.newest.text:
+        return NO_USAGE
+    read = [turn.message, *(m.content for m in turn.messages), *(f.content for f in turn.files)]
+    return Usage(
+        input_tokens=sum(map(len, read)) // LETTERS_PER_TOKEN,
+        output_tokens=len(stream.newest.text) // LETTERS_PER_TOKEN + 1,
     )
 
 

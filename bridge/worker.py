@@ -13,11 +13,11 @@ import math
 import random
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bridge import turn
-from bridge.errors import ModelUnavailable, StoreError, StoreRefused
+from bridge.errors import HandlerFailed, StoreError, StoreRefused, Unstorable
 from bridge.functions import Functions
 from bridge.inbox import Cancel, Inbox, Work
 from bridge.metrics import Metrics
@@ -34,6 +34,8 @@ RECENT = 10_000
 # A first attempt that waited longer than this until a sweep found it was announced in vain.
 ANNOUNCED_MS = 2_000
 BATCH = 64
+# How long a cancel is remembered whose job is not in hand.
+CANCEL_SECONDS = 10.0
 TITLE_SECONDS = 30.0
 # After the drain, results of what was released are still written for this long.
 RELEASE_SECONDS = 10.0
@@ -48,6 +50,7 @@ class Hand:
     began: float
     beaten_at: float
     started: bool = False
+    again: bool = False  # it was announced once more while it was in hand
     task: asyncio.Task[None] | None = None
     stop: Literal["cancelled", "released", "lost"] | None = None
 
@@ -65,6 +68,7 @@ class Worker:
         self.claimed_at: float | None = None
         self.turned_at = time.monotonic()
         self._claim_by = math.inf
+        self._claims_ended = asyncio.Event()
         self._store = store
         self._functions = functions
         self._wake = asyncio.Event()
@@ -76,11 +80,12 @@ class Worker:
         self._busy = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._cancels: dict[str, float] = {}
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._results: asyncio.Queue[Result] = asyncio.Queue()
         self._draining = asyncio.Event()
         self._jobs = asyncio.TaskGroup()
-        self._titles: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
 
     @property
     def is_draining(self) -> bool:
@@ -111,7 +116,7 @@ class Worker:
                     try:
                         await self._drained()
                     finally:
-                        for job in [hand.task for hand in self.hands.values()] + list(self._titles):
+                        for job in [hand.task for hand in self.hands.values()] + list(self._errands):
                             if job is not None:
                                 job.cancel()
             finally:
@@ -123,6 +128,9 @@ class Worker:
     async def _drained(self) -> None:
         await self._draining.wait()
         log.info("draining", extra={"in_hand": len(self.hands)})
+        with contextlib.suppress(TimeoutError):  # a claim under way may bring work, which is given back at once
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._claims_ended.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_seconds):
                 await self._empty.wait()
@@ -138,15 +146,25 @@ class Worker:
         while True:
             signal = await self.inbox.signals.get()
             if isinstance(signal, Cancel):
-                if (hand := self.hands.get(signal.message_id)) is not None:
-                    self._stop(hand, "cancelled")
+                self._cancel(signal.message_id)
             elif self._is_news(signal):
                 self._wake_for(signal.source)
+
+    def _cancel(self, message_id: str) -> None:
+        if (hand := self.hands.get(message_id)) is not None:
+            self._stop(hand, "cancelled")
+            return
+        # its claim's answer may be on the way
+        now = time.monotonic()
+        self._cancels = {id_: at for id_, at in self._cancels.items() if now - at < CANCEL_SECONDS}
+        self._cancels[message_id] = now
 
     def _is_news(self, work: Work) -> bool:
         """Whether it tells of more than work in hand, or of a row that was heard of before."""
         if not work.message_ids:
             return True
+        for hand in (self.hands[message_id] for message_id in work.message_ids if message_id in self.hands):
+            hand.again = work.source == "broadcast"
         fresh = [
             message_id
             for message_id in work.message_ids
@@ -186,7 +204,9 @@ class Worker:
             except StoreError as error:
                 log.warning("claim: %s", error)
                 pause = min(max(0.25, pause * 2), self.settings.sweep_seconds)
-                await asyncio.sleep(pause * random.uniform(0.5, 1))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause * random.uniform(0.5, 1)):
+                        await self._draining.wait()
                 self._wake_for(source)
                 continue
             pause = 0.0
@@ -199,9 +219,10 @@ class Worker:
                 self.metrics.missed_wakeups += 1
                 log.warning("the sweep found work that nobody announced")
                 self.inbox.distrust()
-            if slots and len(claim.jobs) >= slots:
+            if len(claim.jobs) >= slots:
                 self._wake_for("more")  # waits for a free slot
         self._claim_by = math.inf
+        self._claims_ended.set()
 
     async def _woken(self) -> str:
         """Wait for a reason to claim, and a slot to claim for; say which reason it was."""
@@ -231,7 +252,8 @@ class Worker:
         self._due = loop.call_at(at, self._wake_for, "due")
 
     def _take(self, job: Job, now: float) -> None:
-        if job.message_id in self.hands:
+        if (known := self.hands.get(job.message_id)) is not None:
+            known.again = True  # another attempt, while the end of the last one is still being told
             return
         stream = self.outbox.open(job)
         hand = self.hands[job.message_id] = Hand(job, stream, began=now, beaten_at=now)
@@ -243,6 +265,10 @@ class Worker:
         if len(self.hands) >= self.settings.concurrency:
             self._free.clear()
         hand.task = self._jobs.create_task(self._work(hand), name=f"job {job.message_id}")
+        if self.is_draining:
+            self._stop(hand, "released")
+        elif self._cancels.pop(job.message_id, None) is not None:
+            self._stop(hand, "cancelled")
 
     # -- a job in hand -----------------------------------------------------------------------------
 
@@ -256,18 +282,25 @@ class Worker:
                 raise asyncio.CancelledError
             result = await turn.answer(job, hand.stream, self.outbox, self._functions, self.settings, hand.began)
         except asyncio.CancelledError:
-            if hand.stop == "cancelled":
-                await self.outbox.flush(hand.stream)
-                result = turn.stopped(job, hand.stream, hand.began)
-            elif hand.stop == "released":
-                run = turn.measure(job, hand.stream, hand.began)
-                result = Result(job.message_id, job.attempt, "released", run=run)
-            elif hand.stop == "lost":
-                self._forget(hand)
-                return
-            else:
-                raise
+            result = await self._stopped(hand)
+        except Exception as error:  # a fault of ours with this one job: it must not end the others
+            result = turn.failure(job, None, self.settings, hand.began, error)
         self._results.put_nowait(result)
+
+    async def _stopped(self, hand: Hand) -> Result:
+        """The result of a job that was cancelled; raises CancelledError if it is the worker that leaves."""
+        job = hand.job
+        if hand.stop is None:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError
+            error = HandlerFailed("internal", "Something went wrong while answering.", detail="it cancelled itself")
+            return turn.failure(job, hand.stream, self.settings, hand.began, error)
+        if hand.stop == "released":
+            run = turn.measure(job, hand.stream, hand.began, turn.spent(job, hand.stream))
+            return Result(job.message_id, job.attempt, "released", run=run)
+        if hand.stop == "cancelled":
+            await self.outbox.flush(hand.stream)
+        return turn.stopped(job, hand.stream, hand.began)  # of a lost one, the database keeps what was spent alone
 
     def _stop(self, hand: Hand, reason: Literal["cancelled", "released", "lost"]) -> None:
         if hand.stop is not None or hand.task is None or hand.task.done():
@@ -280,6 +313,8 @@ class Worker:
         self.outbox.close(hand.stream)
         if self.hands.get(hand.job.message_id) is hand:
             del self.hands[hand.job.message_id]
+            if hand.again:
+                self._wake_for("broadcast")
         if len(self.hands) < self.settings.concurrency:
             self._free.set()
         if not self.hands:
@@ -311,12 +346,12 @@ class Worker:
                 continue
             self._outlook(answers.next_in, answers.workers)
             for hand in beaten:
-                hand.beaten_at = now
                 state = answers.states.get(hand.job.message_id)
+                if state is not None:
+                    hand.beaten_at = now
                 if state == "cancel":
                     self._stop(hand, "cancelled")
                 elif state == "lost" and hand.task is not None and not hand.task.done():
-                    self.metrics.lost += 1
                     log.warning("lease lost", extra=_about(hand.job))
                     self._stop(hand, "lost")
 
@@ -327,14 +362,22 @@ class Worker:
             batch = [await self._results.get()]
             while len(batch) < BATCH and not self._results.empty():
                 batch.append(self._results.get_nowait())
+            batch = [replace(result, user_id=self._payer(result)) for result in batch]
             answers = await self._finished(batch)
             self._outlook(answers.next_in, answers.workers)
             for result in batch:
                 self._ended(result, answers.states.get(result.message_id))
 
+    def _payer(self, result: Result) -> str | None:
+        hand = self.hands.get(result.message_id)
+        return hand.job.turn.user_id if hand is not None and hand.job.turn is not None else None
+
     async def _finished(self, batch: list[Result]) -> Answers:
-        """Write results until the database has answered; leases beat meanwhile, so nobody else begins anew."""
-        pause = 0.1
+        """Write results until the database has answered; leases beat meanwhile, so nobody else begins anew.
+
+        A batch that is not answered twice is parted: one result that takes too long must not hold up the others.
+        """
+        pause, tries = 0.1, 0
         while True:
             try:
                 return await self._store.finish(batch)
@@ -342,6 +385,11 @@ class Worker:
                 return Answers({}, None, self.outbox.workers)  # the store said why
             except StoreError as error:
                 log.warning("finish: %s", error)
+            tries += 1
+            if tries >= 2 and len(batch) > 1:
+                half = len(batch) // 2
+                first, second = await self._finished(batch[:half]), await self._finished(batch[half:])
+                return Answers({**first.states, **second.states}, second.next_in, second.workers)
             pause = min(pause * 2, self.settings.sweep_seconds)
             await asyncio.sleep(pause * random.uniform(0.5, 1))
 
@@ -349,15 +397,18 @@ class Worker:
         hand = self.hands.get(result.message_id)
         if hand is None or hand.job.attempt != result.attempt:
             return
-        if state is None and result.outcome != "failed":
-            # refused as a whole, whatever is in it: end it as failed with nothing of it
-            error = ModelUnavailable("unstorable", "The reply could not be stored.")
-            self._results.put_nowait(turn.failure(hand.job, None, self.settings, hand.began, error))
+        if state is None:
+            # refused as a whole, whatever is in it: end it as failed with nothing of it, until that is taken
+            error = Unstorable("unstorable", "The reply could not be stored.")
+            failed = turn.failure(hand.job, None, self.settings, hand.began, error)
+            again = self._jobs.create_task(self._again(failed, 0 if result.outcome != "failed" else 5))
+            self._errands.add(again)
+            again.add_done_callback(self._errands.discard)
             return
         self._forget(hand)
         if state in ("ok", "refused"):
             self._count(result, state)
-        elif state == "lost":
+        else:
             self.metrics.lost += 1
         log.info(
             "attempt ended",
@@ -367,8 +418,12 @@ class Worker:
             session = hand.job.turn.session if hand.job.turn is not None else None
             if session is not None and session.title is None:
                 task = self._jobs.create_task(self._title(hand.job, result.text))
-                self._titles.add(task)
-                task.add_done_callback(self._titles.discard)
+                self._errands.add(task)
+                task.add_done_callback(self._errands.discard)
+
+    async def _again(self, result: Result, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._results.put_nowait(result)
 
     def _count(self, result: Result, state: str) -> None:
         metrics, run = self.metrics, result.run

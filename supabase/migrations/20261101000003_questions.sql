@@ -132,14 +132,64 @@ begin
      where m.reply_to = (question).id returning m.attempt into last_attempt;
     update public.messages m set status = 'queued', error = null, updated_at = clock_timestamp() where m.id = (question).id;
     delete from bridge.dead_letters d where d.message_id = (question).id;
-    return bridge.enqueue(question, coalesce(last_attempt, 0), requeue.charged);
+    -- an attempt whose reply could not be opened has left a run alone
+    return bridge.enqueue(question, coalesce(last_attempt, (
+        select max(r.attempt) from bridge.runs r where r.message_id = (question).id), 0), requeue.charged);
 end
 $$;
 comment on function bridge.requeue is
     'A new attempt at a question that has ended; true if it may run at once. The caller holds the session.';
 
 
+create function bridge.end_jobs_of_session() returns trigger
+language plpgsql
+security definer
+set search_path = ''
+as $$
+begin
+    -- session, jobs, messages: in this order here as well; the cascade would take the messages first
+    delete from bridge.jobs j where j.session_id = old.id;
+    return old;
+end
+$$;
+comment on function bridge.end_jobs_of_session is 'Takes the jobs of a session along, before the cascade takes its messages.';
+
+create trigger end_jobs before delete on public.sessions
+    for each row execute function bridge.end_jobs_of_session();
+
+
 -- insert -----------------------------------------------------------------------------------------
+
+create function bridge.lock_session(session_id uuid, owner uuid default null) returns public.sessions
+language plpgsql
+set search_path = ''
+as $$
+declare
+    session public.sessions;
+begin
+    -- Several rows in one statement lock their sessions in the order of the rows, bridge_finish in the order of their
+    -- ids: against the order nothing is waited for, or the two could wait for each other.
+    if lock_session.session_id < nullif(current_setting('bridge.last_session', true), '')::uuid then
+        select s.* into session from public.sessions s
+         where s.id = lock_session.session_id and (lock_session.owner is null or s.user_id = lock_session.owner)
+           for no key update skip locked;
+        if not found and exists (
+            select from public.sessions s
+             where s.id = lock_session.session_id and (lock_session.owner is null or s.user_id = lock_session.owner)
+        ) then
+            raise exception 'Session % is busy.', lock_session.session_id
+                using errcode = 'PT409', hint = 'Insert again, the rows in the order of their session ids.';
+        end if;
+    else
+        select s.* into session from public.sessions s
+         where s.id = lock_session.session_id and (lock_session.owner is null or s.user_id = lock_session.owner)
+           for no key update;
+        perform set_config('bridge.last_session', lock_session.session_id::text, true);
+    end if;
+    return session;
+end
+$$;
+comment on function bridge.lock_session is 'Locks a session (of this owner, if one is given) for adding to it; nothing where there is none.';
 
 create function bridge.accept_question() returns trigger
 language plpgsql
@@ -153,24 +203,7 @@ begin
     if new.role <> 'user' then
         return new;
     end if;
-    -- Several questions in one statement lock their sessions in the order of their rows, bridge_finish in the order of
-    -- their ids: against the order nothing is waited for, or the two could wait for each other.
-    if new.session_id < nullif(current_setting('bridge.last_session', true), '')::uuid then
-        select s.* into session from public.sessions s
-         where s.id = new.session_id and (caller is null or s.user_id = caller)
-           for no key update skip locked;
-        if not found and exists (
-            select from public.sessions s where s.id = new.session_id and (caller is null or s.user_id = caller)
-        ) then
-            raise exception 'Session % is busy.', new.session_id
-                using errcode = 'PT409', hint = 'Insert again, the rows in the order of their session ids.';
-        end if;
-    else
-        select s.* into session from public.sessions s
-         where s.id = new.session_id and (caller is null or s.user_id = caller)
-           for no key update;
-        perform set_config('bridge.last_session', new.session_id::text, true);
-    end if;
+    session := bridge.lock_session(new.session_id, caller);
     if session.id is null then
         raise exception 'There is no session % of yours.', new.session_id using errcode = '42501';
     end if;
@@ -221,6 +254,7 @@ as $$
 declare
     question public.messages;
     running bridge.jobs;
+    last_session uuid;
     ready uuid[] := '{}';
 begin
     for question in select n.* from added n where n.role = 'user' order by n.session_id, n.ordinal loop
@@ -233,6 +267,13 @@ begin
         if found then
             perform bridge.stop_job(running);
         end if;
+        if question.session_id = last_session and exists (
+            select from public.sessions s where s.id = last_session and s.on_new_message = 'reject'
+        ) then
+            raise exception 'A reply is still running in this session.'
+                using errcode = 'PT409', hint = 'It takes one message at a time.';
+        end if;
+        last_session := question.session_id;
         if bridge.enqueue(question, 0) then
             ready := ready || question.id;
         end if;
@@ -265,6 +306,7 @@ begin
         new.revision := old.revision + 1;
         insert into public.code_file_versions (file_id, session_id, path, content, language, revision, message_id)
         values (old.id, old.session_id, old.path, old.content, old.language, old.revision, old.message_id);
+        perform bridge.trim_versions(old.id, old.session_id);
         if new.message_id is not distinct from old.message_id and auth.uid() is not null then
             new.message_id := null;  -- a user's own edit: no reply wrote this
         end if;

@@ -12,6 +12,7 @@ begin
      where w.name = seen.worker and w.seen_at > now() - interval '1 second'
        and (seen.lease_seconds is null or w.lease = make_interval(secs => seen.lease_seconds));
     if not found then
+        delete from bridge.workers w where w.seen_at < now() - interval '1 day';
         insert into bridge.workers as w (name, lease)
         values (seen.worker, make_interval(secs => coalesce(seen.lease_seconds, 30)))
         on conflict (name) do update
@@ -31,7 +32,8 @@ as $$
 begin
     return jsonb_build_object(
         'next_in_ms', (
-            select greatest(extract(epoch from min(t.at) - now()) * 1000, case when min(t.at) is not null then 0 end)::int
+            select least(greatest(extract(epoch from min(t.at) - now()) * 1000,
+                                  case when min(t.at) is not null then 0 end), 86400000)::int
               from (
                 (select j.run_at from bridge.jobs j
                   where j.worker is null and j.run_at > now() order by j.run_at limit 1)
@@ -66,8 +68,8 @@ begin
         'failures', (job).failures,
         'cancel', (job).cancel,
         'taken_over', payload.taken_over,
-        'queued_ms', (extract(epoch from clock_timestamp() - (job).queued_at) * 1000)::int,
-        'ready_ms', (extract(epoch from clock_timestamp() - (job).run_at) * 1000)::int,
+        'queued_ms', least(extract(epoch from clock_timestamp() - (job).queued_at) * 1000, 2147483647)::int,
+        'ready_ms', least(extract(epoch from clock_timestamp() - (job).run_at) * 1000, 2147483647)::int,
         'message', question.content,
         'data', question.data,
         'session', jsonb_build_object(
@@ -114,11 +116,13 @@ set statement_timeout = '6s'
 -- the queue is short-lived and its statistics are always stale: walk the index, whatever they say
 set enable_seqscan = off
 set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 declare
     lease_end timestamptz := now() + bridge.seen(bridge_claim.worker, bridge_claim.lease_seconds);
     taken bigint[];
-    expired bigint[] := '{}';
+    expired bigint[];
     job bridge.jobs;
     jobs jsonb := '[]';
 begin
@@ -134,25 +138,27 @@ begin
 
     -- Only heads of sessions have a run_at, and a session has at most one (jobs_head_of_session):
     -- a row locked here is the one job of its session that may run. Everything about it is read in later
-    -- statements, whose snapshots see what the job before it left.
+    -- statements, whose snapshots see what the job before it left. The session is locked along, so that nobody
+    -- deletes it meanwhile. What another worker left comes before what is new.
+    select coalesce(array_agg(r.id), '{}') into expired from (
+        select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
+         where j.worker is not null and j.worker <> bridge_claim.worker and j.lease_until < now()
+         order by j.lease_until
+         limit greatest(bridge_claim.slots, 0)
+           for key share of s skip locked
+           for update of j skip locked
+    ) r;
+    insert into bridge.runs (message_id, attempt, worker, outcome)
+    select j.message_id, j.attempt, j.worker, 'lost' from bridge.jobs j where j.id = any (expired)
+        on conflict do nothing;
     select coalesce(array_agg(r.id), '{}') into taken from (
-        select j.id from bridge.jobs j
+        select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
          where j.worker is null and j.run_at <= now()
          order by j.run_at, j.id
-         limit greatest(bridge_claim.slots, 0)
-           for update skip locked
+         limit greatest(bridge_claim.slots - cardinality(expired), 0)
+           for key share of s skip locked
+           for update of j skip locked
     ) r;
-    if cardinality(taken) < bridge_claim.slots then
-        select coalesce(array_agg(r.id), '{}') into expired from (
-            select j.id from bridge.jobs j
-             where j.worker is not null and j.lease_until < now()
-             limit bridge_claim.slots - cardinality(taken)
-               for update skip locked
-        ) r;
-        insert into bridge.runs (message_id, attempt, worker, outcome)
-        select j.message_id, j.attempt, j.worker, 'lost' from bridge.jobs j where j.id = any (expired)
-            on conflict do nothing;
-    end if;
 
     for job in
         update bridge.jobs j
@@ -171,6 +177,18 @@ $$;
 comment on function public.bridge_claim is
     'Takes up to `slots` jobs under a lease, after those this worker holds but does not know (not in `holding`). Returns {jobs, next_in_ms, workers}.';
 
+create function bridge.passes(state text) returns boolean
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+    return passes.state ~ '^(40|53|55|57|58)';
+end
+$$;
+comment on function bridge.passes is
+    'Whether an error of this SQLSTATE passes by itself: rollback, resources, locks, an operator, the system.';
+
 create function bridge.claimed(job bridge.jobs, history int, opens boolean default false, taken_over boolean default false)
 returns jsonb
 language plpgsql
@@ -188,13 +206,17 @@ begin
     end if;
     return bridge.payload(job, claimed.history, claimed.taken_over);
 exception when others then
+    if bridge.passes(sqlstate) then
+        raise;  -- no fault of this job's: the claim is asked for again
+    end if;
     -- this one alone is lost to its worker, which finishes it as failed
     return jsonb_build_object(
         'message_id', (job).message_id, 'attempt', (job).attempt, 'failures', (job).failures,
         'cancel', (job).cancel, 'taken_over', claimed.taken_over, 'broken', sqlstate || ' ' || sqlerrm);
 end
 $$;
-comment on function bridge.claimed is 'Opens the reply row of a new attempt and returns the job''s payload; never fails.';
+comment on function bridge.claimed is
+    'Opens the reply row of a new attempt and returns the job''s payload; if that cannot be built, says so in it.';
 
 create function public.bridge_beat(worker text, jobs jsonb) returns jsonb
 language plpgsql
@@ -258,39 +280,61 @@ end
 $$;
 comment on function bridge.checkpoint is 'Writes partial replies. The caller holds the jobs, so none is stale.';
 
-create function bridge.write_files(job bridge.jobs, reply_id uuid, files jsonb) returns void
+create function bridge.write_file(job bridge.jobs, reply_id uuid, item jsonb) returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+    file public.code_files;
+begin
+    select f.* into file from public.code_files f
+     where f.session_id = (job).session_id and f.path = item ->> 'path' for update;
+    if not found then
+        insert into public.code_files (session_id, path, content, language, message_id)
+        values ((job).session_id, item ->> 'path', item ->> 'content', item ->> 'language', write_file.reply_id);
+    elsif file.revision = (item ->> 'revision')::int or file.message_id = write_file.reply_id then
+        update public.code_files f
+           set content = item ->> 'content', language = coalesce(item ->> 'language', f.language),
+               message_id = write_file.reply_id
+         where f.id = file.id;
+    elsif file.content <> item ->> 'content' then
+        -- the user edited it (or added it) meanwhile: the user's text stays
+        insert into public.code_file_versions
+            (file_id, session_id, path, content, language, revision, conflict, message_id)
+        values (file.id, file.session_id, file.path, item ->> 'content', item ->> 'language',
+                coalesce((item ->> 'revision')::int, 0), true, write_file.reply_id);
+        perform bridge.announce('session:' || file.session_id, 'file',
+                                bridge.slim(to_jsonb(file)) || jsonb_build_object('conflict', true));
+    end if;
+end
+$$;
+comment on function bridge.write_file is
+    'Writes a file of a reply {path, content, language, revision}; revision is the one the reply was made from.';
+
+create function bridge.write_files(job bridge.jobs, reply_id uuid, files jsonb) returns text
 language plpgsql
 set search_path = ''
 as $$
 declare
     item jsonb;
-    file public.code_files;
+    refused text[] := '{}';
 begin
-    for item in select jsonb_array_elements(write_files.files) loop
-        select f.* into file from public.code_files f
-         where f.session_id = (job).session_id and f.path = item ->> 'path' for update;
-        if not found then
-            insert into public.code_files (session_id, path, content, language, message_id)
-            values ((job).session_id, item ->> 'path', item ->> 'content', item ->> 'language', write_files.reply_id);
-        elsif file.revision = (item ->> 'revision')::int or file.message_id = write_files.reply_id then
-            update public.code_files f
-               set content = item ->> 'content', language = coalesce(item ->> 'language', f.language),
-                   message_id = write_files.reply_id
-             where f.id = file.id;
-        elsif file.content <> item ->> 'content' then
-            -- the user edited it (or added it) meanwhile: the user's text stays
-            insert into public.code_file_versions
-                (file_id, session_id, path, content, language, revision, conflict, message_id)
-            values (file.id, file.session_id, file.path, item ->> 'content', item ->> 'language',
-                    coalesce((item ->> 'revision')::int, 0), true, write_files.reply_id);
-            perform bridge.announce('session:' || file.session_id, 'file',
-                                    bridge.slim(to_jsonb(file)) || jsonb_build_object('conflict', true));
-        end if;
+    -- in one order, as they are locked
+    for item in select x from jsonb_array_elements(write_files.files) x order by x ->> 'path' loop
+        begin
+            perform bridge.write_file(job, write_files.reply_id, item);
+        exception when others then
+            if bridge.passes(sqlstate) then
+                raise;
+            end if;
+            refused := refused || format('%s: %s', left(item ->> 'path', 80), sqlerrm);
+        end;
     end loop;
+    return nullif(array_to_string(refused, '; '), '');
 end
 $$;
 comment on function bridge.write_files is
-    'Writes a reply''s files [{path, content, language, revision}]; revision is the one the reply was made from.';
+    'Writes the files of a reply; one that is refused costs the others nothing. Returns which were, and why.';
 
 create function bridge.finish(job bridge.jobs, result jsonb) returns void
 language plpgsql
@@ -301,8 +345,11 @@ declare
     run jsonb := coalesce(result -> 'run', '{}');
     again timestamptz := case outcome
         when 'released' then now()
-        when 'failed' then now() + make_interval(secs => (result ->> 'retry_in_ms')::float8 / 1000) end;
+        when 'failed' then case when result ? 'retry_in_ms'
+            then now() + make_interval(secs => least((result ->> 'retry_in_ms')::float8, 86400000) / 1000) end
+        end;
     reply_id uuid;
+    refused text;
 begin
     insert into bridge.runs (message_id, attempt, worker, outcome, function, model, input_tokens, output_tokens,
                              cached_tokens, queue_ms, first_delta_ms, duration_ms, error)
@@ -327,7 +374,12 @@ begin
     if outcome = 'done' then
         if result ? 'files' then
             select m.id into reply_id from public.messages m where m.reply_to = (job).message_id;
-            perform bridge.write_files(job, reply_id, result -> 'files');
+            refused := bridge.write_files(job, reply_id, result -> 'files');
+            if refused is not null then
+                update bridge.runs r
+                   set error = jsonb_build_object('code', 'files_refused', 'detail', refused)
+                 where r.message_id = (job).message_id and r.attempt = (job).attempt;
+            end if;
         end if;
         if result ? 'title' then
             update public.sessions s set title = result ->> 'title'
@@ -374,6 +426,9 @@ begin
                 state := 'ok';
                 tokens := bridge.add_tokens(tokens, job.user_id, item -> 'run');
             exception when others then
+                if bridge.passes(sqlstate) then
+                    raise;  -- no fault of this result's: the batch is sent again
+                end if;
                 -- refused for what is in it: end it as failed, without what was refused
                 raise warning 'bridge_finish: % refused: % %', job.message_id, sqlstate, sqlerrm;
                 perform bridge.finish(job, jsonb_build_object(
@@ -392,6 +447,8 @@ begin
         elsif exists (select from public.messages m where m.id = (item ->> 'message_id')::uuid) then
             state := 'lost';
         else
+            -- whoever deletes a session pays for what was said in it all the same
+            tokens := bridge.add_tokens(tokens, (item ->> 'user_id')::uuid, item -> 'run');
             state := 'gone';
         end if;
         states := states || jsonb_build_object(item ->> 'message_id', state);

@@ -9,7 +9,7 @@ create table bridge.limits (
     constraint limits_key unique nulls not distinct (name, user_id),
     constraint limits_name check (name in (
         'messages_per_minute', 'unfinished_replies', 'tokens_per_day', 'sessions', 'files_per_session',
-        'message_bytes', 'file_bytes')),
+        'versions_per_file', 'message_bytes', 'file_bytes')),
     constraint limits_value check (value >= 0)
 );
 comment on table bridge.limits is
@@ -23,6 +23,7 @@ insert into bridge.limits (name, value) values
     ('tokens_per_day', null),
     ('sessions', 1000),
     ('files_per_session', 200),
+    ('versions_per_file', 50),
     ('message_bytes', 32768),
     ('file_bytes', 262144);
 
@@ -108,7 +109,7 @@ as $$
 declare
     spent bigint := coalesce((run ->> 'input_tokens')::bigint, 0) + coalesce((run ->> 'output_tokens')::bigint, 0);
 begin
-    if spent = 0 then
+    if spent = 0 or add_tokens.user_id is null then
         return add_tokens.sums;
     end if;
     return add_tokens.sums || jsonb_build_object(
@@ -171,7 +172,7 @@ declare
     session public.sessions;
     most bigint;
 begin
-    select s.* into session from public.sessions s where s.id = check_files.session_id for no key update;
+    session := bridge.lock_session(check_files.session_id);
     most := bridge.limit_of('files_per_session', session.user_id);
     if (select count(*) from public.code_files f where f.session_id = check_files.session_id) >= most then
         perform bridge.refuse(format('At most %s files are kept in a session.', most), 'files_per_session', most);
@@ -179,6 +180,24 @@ begin
 end
 $$;
 comment on function bridge.check_files is 'Refuses a file too many. Takes the session''s lock.';
+
+create function bridge.trim_versions(file_id uuid, session_id uuid) returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+    most bigint := bridge.limit_of('versions_per_file', (
+        select s.user_id from public.sessions s where s.id = trim_versions.session_id));
+begin
+    if most is not null then
+        delete from public.code_file_versions v
+         where v.file_id = trim_versions.file_id and v.id <= (
+            select x.id from public.code_file_versions x where x.file_id = trim_versions.file_id
+             order by x.id desc limit 1 offset most);
+    end if;
+end
+$$;
+comment on function bridge.trim_versions is 'Forgets the oldest versions of a file beyond what is kept.';
 
 create function bridge.check_file_size(session_id uuid, content text) returns void
 language plpgsql
@@ -197,4 +216,4 @@ $$;
 comment on function bridge.check_file_size is 'Refuses a file that is too long.';
 
 revoke all on function bridge.limit_of, bridge.refuse, bridge.charge, bridge.add_tokens, bridge.charge_tokens,
-    bridge.check_sessions, bridge.check_files, bridge.check_file_size from public, anon, authenticated, service_role;
+    bridge.check_sessions, bridge.check_files, bridge.trim_versions, bridge.check_file_size from public, anon, authenticated, service_role;

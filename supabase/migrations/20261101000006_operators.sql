@@ -68,18 +68,22 @@ set statement_timeout = '6s'
 as $$
 declare
     question public.messages;
+    letters uuid[];
     ready uuid[] := '{}';
     retried int := 0;
 begin
+    select array_agg(d.message_id) into letters from (
+        select x.message_id from bridge.dead_letters x
+         where bridge_dead_retry.message_ids is null or x.message_id = any (bridge_dead_retry.message_ids)
+         order by x.id limit 500
+    ) d;
     perform from public.sessions s
-      where s.id in (
-          select d.session_id from bridge.dead_letters d
-           where bridge_dead_retry.message_ids is null or d.message_id = any (bridge_dead_retry.message_ids))
+      where s.id in (select d.session_id from bridge.dead_letters d where d.message_id = any (letters))
       order by s.id for no key update;
     for question in
         select m.* from public.messages m
           join bridge.dead_letters d on d.message_id = m.id
-         where (bridge_dead_retry.message_ids is null or d.message_id = any (bridge_dead_retry.message_ids))
+         where d.message_id = any (letters)
            and not exists (select from bridge.jobs j where j.message_id = m.id)
          order by m.session_id, m.ordinal
     loop
@@ -94,7 +98,7 @@ begin
 end
 $$;
 comment on function public.bridge_dead_retry is
-    'Gives questions that were given up another set of attempts (null: all of them); returns how many.';
+    'Gives questions that were given up another set of attempts (null: the 500 oldest); returns how many.';
 
 create function public.bridge_dead_drop(message_ids uuid[] default null) returns int
 language plpgsql

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+import psycopg
+
 from devstack.model import ModelServer
-from tests.harness import Person, working
+from tests.harness import Person, Row, working
 
 
 async def cancel(user: Person, message_id: str) -> str:
@@ -68,7 +70,7 @@ async def test_cancel_is_heard_by_the_heartbeat_with_broadcasts_lost(
 
 
 async def test_deleting_the_session_stops_the_reply(
-    environment: dict[str, str], user: Person, model: ModelServer
+    environment: dict[str, str], user: Person, model: ModelServer, db: psycopg.AsyncConnection[Row]
 ) -> None:
     async with working(environment, checkpoint_seconds=0.2) as worker:
         session_id = await user.open_session(title="named")
@@ -77,4 +79,8 @@ async def test_deleting_the_session_stops_the_reply(
         exchange = model.requests[-1]
         await user.client.table("sessions").delete().eq("id", session_id).execute()
         await model.until(lambda model: exchange.outcome == "dropped")
-        assert worker.metrics.lost == 1
+        worker.drain()
+    assert worker.metrics.lost == 1
+    # what was said is paid for, although nothing of it is left
+    (used,) = await (await db.execute("select tokens from bridge.usage")).fetchall()
+    assert used["tokens"] > 0

@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from bridge import outbox
+from bridge import channels
 from devstack.stack import Stack
 from tests.harness import Ear, Person, working
 
@@ -54,7 +54,7 @@ async def test_the_fleet_keeps_to_its_quota(
 async def test_more_sessions_than_a_connection_has_channels(
     environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "CHANNELS_PER_CONNECTION", 2)
+    monkeypatch.setattr(channels, "CHANNELS_PER_CONNECTION", 2)
     async with working(environment, concurrency=8) as worker:
         sessions = [await user.open_session(title="named") for _ in range(7)]
         ears = [await user.listen(f"session:{session_id}") for session_id in sessions]

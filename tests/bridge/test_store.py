@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from bridge.errors import SetupError, StoreUnavailable
 from bridge.model import Checkpoint, FileWrite, Result
 from bridge.store import Store
-from tests.harness import Person, worker_settings
+from tests.harness import Person, Row, worker_settings
 
 
 @pytest.fixture
@@ -54,13 +55,26 @@ async def test_one_bad_result_harms_no_other(store: Store, user: Person) -> None
     assert len(jobs) == 32
     results = [Result(job.message_id, job.attempt, "done", text=f"answer {n}") for n, job in enumerate(jobs)]
     bad = jobs[7]
-    # a path that Postgres refuses: the constraint code_files_path
-    results[7] = Result(bad.message_id, bad.attempt, "done", text="x", files=(FileWrite("a\nb", ""),))
+    results[7] = Result(bad.message_id, bad.attempt, "done", text="x", seq=2**40)  # no integer of Postgres's
     answers = await store.finish(results)
     assert {state for id_, state in answers.states.items() if id_ != bad.message_id} == {"ok"}
     assert answers.states[bad.message_id] == "refused"
     row = await user.reply(bad.message_id)
     assert (row["status"], row["error"]["code"]) == ("failed", "unstorable")
+
+
+async def test_a_file_that_is_refused_costs_neither_the_reply_nor_the_others(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    files = (FileWrite("a\nb", "refused"), FileWrite("good.py", "x"), FileWrite("", "refused"))
+    result = Result(job.message_id, job.attempt, "done", text="fine", files=files)
+    assert (await store.finish([result])).states == {job.message_id: "ok"}
+    assert (await user.reply(job.message_id))["content"] == "fine"
+    assert [file["path"] for file in await user.rows("code_files")] == ["good.py"]
+    (run,) = await (await db.execute("select error from bridge.runs")).fetchall()
+    assert run["error"]["code"] == "files_refused"
 
 
 async def test_a_batch_refused_as_a_whole_is_halved(store: Store, user: Person) -> None:

@@ -140,6 +140,17 @@ async def test_sessions_and_files(db: psycopg.AsyncConnection[Row], user: Person
     assert error["code"] == "PT413"
 
 
+async def test_versions_of_a_file(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+    await limit(db, user, versions_per_file=3)
+    session_id = await user.open_session()
+    files = user.client.table("code_files")
+    await files.insert({"session_id": session_id, "path": "a", "content": "0"}).execute()
+    for n in range(1, 8):
+        await files.update({"content": str(n)}).eq("path", "a").execute()
+    versions = await user.rows("code_file_versions")
+    assert sorted(version["content"] for version in versions) == ["4", "5", "6"]
+
+
 @pytest.mark.parametrize(
     ("row", "code", "says"),
     [
