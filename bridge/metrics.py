@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridge.model import Result
+
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -40,6 +42,23 @@ class Metrics:
     queue: Histogram = field(default_factory=Histogram)  # insert to claim
     first_delta: Histogram = field(default_factory=Histogram)  # claim to first delta
     duration: Histogram = field(default_factory=Histogram)  # claim to result
+
+    def ended(self, result: Result, state: str) -> None:
+        """Count an attempt that ended, and what the database said of it."""
+        if state not in ("ok", "refused"):
+            self.lost += 1
+            return
+        run = result.run
+        self.outcomes["failed" if state == "refused" else result.outcome] += 1
+        if result.error is not None:
+            (self.given_up if result.retry_ms is None else self.retries)[result.error["code"]] += 1
+        if run.first_delta_ms is not None:
+            self.first_delta.observe(run.first_delta_ms / 1000)
+        if run.duration_ms is not None:
+            self.duration.observe(run.duration_ms / 1000)
+        self.tokens["input"] += run.usage.input_tokens or 0
+        self.tokens["output"] += run.usage.output_tokens or 0
+        self.tokens["cached"] += run.usage.cached_tokens or 0
 
 
 def number(name: str, kind: str, text: str, value: float) -> str:

@@ -14,6 +14,7 @@ from bridge.functions import Functions
 from bridge.model import Answer, Job, Partial, Result, Run, Turn, Usage
 from bridge.outbox import Outbox
 from bridge.settings import Settings
+from bridge.store import Store
 from bridge.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ LONGEST_RETRY_SECONDS = 60.0
 LONGEST_WAIT_SECONDS = 3600.0
 NO_USAGE = Usage()
 LETTERS_PER_TOKEN = 4
+TITLE_SECONDS = 30.0
 
 
 async def answer(
@@ -118,6 +120,19 @@ def measure(
         duration_ms=int((time.monotonic() - began) * 1000),
         error=error,
     )
+
+
+async def name_session(job: Job, reply: str, functions: Functions, store: Store) -> None:
+    """Name the session by its first exchange. It costs the reply no time, and may fail: the next one tries."""
+    if job.turn is None:
+        return
+    try:
+        async with asyncio.timeout(TITLE_SECONDS):
+            said = await functions.title(job.turn.message, reply)
+            if said is not None and said.text.strip():
+                await store.set_title(job.turn.session.id, said.text.strip())
+    except Exception as error:
+        log.warning("no title: %s", error, extra={"message_id": job.message_id, "session_id": job.turn.session.id})
 
 
 def _turn(job: Job, settings: Settings) -> Turn:

@@ -1,7 +1,7 @@
 """The loop: claims what there is to do, keeps leases and checkpoints beating, writes results, drains.
 
-One task each: `_claim` (serial; woken by the inbox, by something due, or by the sweep), `_beat`, `_finish`
-(batches what ended meanwhile), `_listen` (what the inbox hears), and one for every job in hand.
+One task each: `_claim` (serial; woken by the inbox, by something due, or by the sweep), `_beat`, the results on their
+way to the database, `_listen` (what the inbox hears), and one for every job in hand.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import math
 import random
 import time
 from collections import OrderedDict
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from bridge import turn
-from bridge.errors import HandlerFailed, StoreError, StoreRefused, Unstorable
+from bridge.errors import HandlerFailed, StoreError, Unstorable
 from bridge.functions import Functions
 from bridge.inbox import Cancel, Inbox, Work
 from bridge.metrics import Metrics
-from bridge.model import Answer, Answers, Job, Result
+from bridge.model import Answers, Job, Result
 from bridge.outbox import Outbox
+from bridge.results import Results
 from bridge.settings import Settings
 from bridge.store import CALL_SECONDS, TRIES, Store
 from bridge.stream import Stream
@@ -33,10 +35,10 @@ log = logging.getLogger(__name__)
 RECENT = 10_000
 # A first attempt that waited longer than this until a sweep found it was announced in vain.
 ANNOUNCED_MS = 2_000
-BATCH = 64
+# How long to wait before a refused failure is told once more.
+UNSTORABLE_SECONDS = 5.0
 # How long a cancel is remembered whose job is not in hand.
 CANCEL_SECONDS = 10.0
-TITLE_SECONDS = 30.0
 # After the drain, results of what was released are still written for this long.
 RELEASE_SECONDS = 10.0
 
@@ -82,7 +84,7 @@ class Worker:
         self._empty.set()
         self._cancels: dict[str, float] = {}
         self._recent: OrderedDict[str, None] = OrderedDict()
-        self._results: asyncio.Queue[Result] = asyncio.Queue()
+        self._results = Results(store, self._answered, settings.sweep_seconds)
         self._draining = asyncio.Event()
         self._jobs = asyncio.TaskGroup()
         self._errands: set[asyncio.Task[None]] = set()
@@ -107,7 +109,7 @@ class Worker:
             "tick": self._tick,
             "claim": self._claim,
             "beat": self._beat,
-            "finish": self._finish,
+            "finish": self._results.run,
         }
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop(), name=name) for name, loop in loops.items()]
@@ -275,7 +277,7 @@ class Worker:
     async def _work(self, hand: Hand) -> None:
         job, hand.started = hand.job, True
         if job.cancel:  # taken over after its user cancelled it: the text that is there stays
-            self._results.put_nowait(Result(job.message_id, job.attempt, "cancelled"))
+            self._put(hand, Result(job.message_id, job.attempt, "cancelled"))
             return
         try:
             if hand.stop is not None:  # asked for before it began
@@ -285,7 +287,7 @@ class Worker:
             result = await self._stopped(hand)
         except Exception as error:  # a fault of ours with this one job: it must not end the others
             result = turn.failure(job, None, self.settings, hand.began, error)
-        self._results.put_nowait(result)
+        self._put(hand, result)
 
     async def _stopped(self, hand: Hand) -> Result:
         """The result of a job that was cancelled; raises CancelledError if it is the worker that leaves."""
@@ -357,98 +359,48 @@ class Worker:
 
     # -- results -------------------------------------------------------------------------------------
 
-    async def _finish(self) -> None:
-        while True:
-            batch = [await self._results.get()]
-            while len(batch) < BATCH and not self._results.empty():
-                batch.append(self._results.get_nowait())
-            batch = [replace(result, user_id=self._payer(result)) for result in batch]
-            answers = await self._finished(batch)
+    def _put(self, hand: Hand, result: Result) -> None:
+        user_id = hand.job.turn.user_id if hand.job.turn is not None else None
+        self._results.put(replace(result, user_id=user_id))
+
+    def _answered(self, batch: Sequence[Result], answers: Answers | None) -> None:
+        if answers is not None:
             self._outlook(answers.next_in, answers.workers)
-            for result in batch:
-                self._ended(result, answers.states.get(result.message_id))
+        for result in batch:
+            hand = self.hands.get(result.message_id)
+            if hand is None or hand.job.attempt != result.attempt:
+                continue
+            state = answers.states.get(result.message_id) if answers is not None else None
+            if state is None:
+                # refused as a whole, whatever is in it: end it as failed with nothing of it, until that is taken
+                self._errand(self._unstorable(hand, 0 if result.outcome != "failed" else UNSTORABLE_SECONDS))
+            else:
+                self._ended(hand, result, state)
 
-    def _payer(self, result: Result) -> str | None:
-        hand = self.hands.get(result.message_id)
-        return hand.job.turn.user_id if hand is not None and hand.job.turn is not None else None
-
-    async def _finished(self, batch: list[Result]) -> Answers:
-        """Write results until the database has answered; leases beat meanwhile, so nobody else begins anew.
-
-        A batch that is not answered twice is parted: one result that takes too long must not hold up the others.
-        """
-        pause, tries = 0.1, 0
-        while True:
-            try:
-                return await self._store.finish(batch)
-            except StoreRefused:
-                return Answers({}, None, self.outbox.workers)  # the store said why
-            except StoreError as error:
-                log.warning("finish: %s", error)
-            tries += 1
-            if tries >= 2 and len(batch) > 1:
-                half = len(batch) // 2
-                first, second = await self._finished(batch[:half]), await self._finished(batch[half:])
-                return Answers({**first.states, **second.states}, second.next_in, second.workers)
-            pause = min(pause * 2, self.settings.sweep_seconds)
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
-
-    def _ended(self, result: Result, state: str | None) -> None:
-        hand = self.hands.get(result.message_id)
-        if hand is None or hand.job.attempt != result.attempt:
-            return
-        if state is None:
-            # refused as a whole, whatever is in it: end it as failed with nothing of it, until that is taken
-            error = Unstorable("unstorable", "The reply could not be stored.")
-            failed = turn.failure(hand.job, None, self.settings, hand.began, error)
-            again = self._jobs.create_task(self._again(failed, 0 if result.outcome != "failed" else 5))
-            self._errands.add(again)
-            again.add_done_callback(self._errands.discard)
-            return
+    def _ended(self, hand: Hand, result: Result, state: str) -> None:
         self._forget(hand)
-        if state in ("ok", "refused"):
-            self._count(result, state)
-        else:
-            self.metrics.lost += 1
+        self.metrics.ended(result, state)
         log.info(
             "attempt ended",
             extra=_about(hand.job) | {"outcome": result.outcome, "state": state, "duration_ms": result.run.duration_ms},
         )
-        if state == "ok" and result.outcome == "done" and result.text and not self.is_draining:
-            session = hand.job.turn.session if hand.job.turn is not None else None
-            if session is not None and session.title is None:
-                task = self._jobs.create_task(self._title(hand.job, result.text))
-                self._errands.add(task)
-                task.add_done_callback(self._errands.discard)
+        session = hand.job.turn.session if hand.job.turn is not None else None
+        if state == "ok" and result.outcome == "done" and result.text and session is not None and not session.title:
+            self._errand(turn.name_session(hand.job, result.text, self._functions, self._store))
 
-    async def _again(self, result: Result, seconds: float) -> None:
+    async def _unstorable(self, hand: Hand, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        self._results.put_nowait(result)
+        error = Unstorable("unstorable", "The reply could not be stored.")
+        self._put(hand, turn.failure(hand.job, None, self.settings, hand.began, error))
 
-    def _count(self, result: Result, state: str) -> None:
-        metrics, run = self.metrics, result.run
-        metrics.outcomes["failed" if state == "refused" else result.outcome] += 1
-        if result.error is not None:
-            (metrics.given_up if result.retry_ms is None else metrics.retries)[result.error["code"]] += 1
-        if run.first_delta_ms is not None:
-            metrics.first_delta.observe(run.first_delta_ms / 1000)
-        if run.duration_ms is not None:
-            metrics.duration.observe(run.duration_ms / 1000)
-        metrics.tokens["input"] += run.usage.input_tokens or 0
-        metrics.tokens["output"] += run.usage.output_tokens or 0
-        metrics.tokens["cached"] += run.usage.cached_tokens or 0
-
-    async def _title(self, job: Job, reply: str) -> None:
-        """Name the session by its first exchange. It costs the reply no time, and may fail: the next one tries."""
-        if job.turn is None:
+    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done on the side; it ends with the worker."""
+        if self.is_draining:
+            work.close()
             return
-        try:
-            async with asyncio.timeout(TITLE_SECONDS):
-                said: Answer | None = await self._functions.title(job.turn.message, reply)
-                if said is not None and said.text.strip():
-                    await self._store.set_title(job.turn.session.id, said.text.strip())
-        except Exception as error:
-            log.warning("no title: %s", error, extra=_about(job))
+        task = self._jobs.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
 
 def _about(job: Job) -> dict[str, object]:
