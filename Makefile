@@ -44,7 +44,7 @@ lock: ## the lock files anew, from pyproject.toml and the package.json files
 	$(BIN)/python -m devstack.lock
 
 clean: ## remove what was installed and built (the devstack's data stays)
-	rm -rf $(VENV) node_modules client/node_modules web/node_modules devstack/node_modules web/dist baml_client
+	rm -rf $(VENV) node_modules client/node_modules web/node_modules devstack/node_modules web/dist client/dist baml_client
 
 # -- what the targets need ------------------------------------------------------------------------------
 

@@ -29,10 +29,14 @@ CHANGES_REJOIN_SECONDS = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """There may be work. `source` is `broadcast`, `changes` or `subscribed` (something may have been missed)."""
+    """There may be work. `source` is `broadcast`, `changes` or `subscribed` (something may have been missed).
+
+    `xid` is the transaction that made it, if it was told.
+    """
 
     source: str
     message_ids: tuple[str, ...] = ()
+    xid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,10 @@ class Inbox:
         topic = "bridge:inbox"
 
         def on_work(message: Any) -> None:
-            self._put(Work("broadcast", _texts(message, "message_ids")))
+            payload = message.get("payload") if isinstance(message, dict) else None
+            xid = payload.get("xid") if isinstance(payload, dict) else None
+            ids = _texts(message, "message_ids")
+            self._put(Work("broadcast", ids, xid if isinstance(xid, int) else None))
 
         def on_cancel(message: Any) -> None:
             for message_id in _texts(message, "message_id"):

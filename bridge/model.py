@@ -119,12 +119,32 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Which transactions a claim has seen: `pg_current_snapshot()` of Postgres 13 and newer."""
+
+    xmin: int
+    xmax: int
+    in_progress: frozenset[int]
+
+    @classmethod
+    def read(cls, text: str) -> Snapshot:
+        """From its text form, `xmin:xmax:xip,xip`. Raises ValueError."""
+        xmin, xmax, in_progress = text.split(":")
+        return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in in_progress.split(",") if xid))
+
+    def sees(self, xid: int) -> bool:
+        """Whether a transaction that has committed was visible."""
+        return xid < self.xmin or (xid < self.xmax and xid not in self.in_progress)
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim brought: jobs, seconds until something falls due (None: nothing), live workers."""
+    """What a claim brought: jobs, seconds until something falls due (None: nothing), live workers, what it saw."""
 
     jobs: tuple[Job, ...]
     next_in: float | None
     workers: int
+    snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)

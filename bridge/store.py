@@ -19,7 +19,7 @@ from postgrest.exceptions import APIError
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
-from bridge.model import Answers, Checkpoint, Claim, CodeFile, Job, Message, Result, Session, Turn
+from bridge.model import Answers, Checkpoint, Claim, CodeFile, Job, Message, Result, Session, Snapshot, Turn
 from bridge.settings import Settings
 from bridge.wire import MAX_FILE_BYTES, cut, fit, fit_json
 
@@ -89,9 +89,10 @@ class Store:
         )
         try:
             jobs = tuple(_job(item) for item in answer["jobs"])
-        except (KeyError, TypeError, AttributeError) as error:
+            snapshot = Snapshot.read(answer["snapshot"]) if "snapshot" in answer else None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreUnavailable(f"bridge_claim: an answer of another version ({error!r})") from error
-        return Claim(jobs, _seconds(answer["next_in_ms"]), answer["workers"])
+        return Claim(jobs, _seconds(answer["next_in_ms"]), answer["workers"], snapshot)
 
     async def beat(self, checkpoints: Sequence[Checkpoint]) -> Answers:
         """Extend leases and write checkpoints. States are `ok`, `lost` or `cancel`.

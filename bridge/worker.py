@@ -22,7 +22,7 @@ from bridge.errors import HandlerFailed, StoreError, Unstorable
 from bridge.functions import Functions
 from bridge.inbox import Cancel, Inbox, Work
 from bridge.metrics import Metrics
-from bridge.model import Answers, Job, Result
+from bridge.model import Answers, Job, Result, Snapshot
 from bridge.outbox import Outbox
 from bridge.results import Results
 from bridge.settings import Settings
@@ -37,6 +37,8 @@ RECENT = 10_000
 ANNOUNCED_MS = 2_000
 # How long to wait before a refused failure is told once more.
 UNSTORABLE_SECONDS = 5.0
+# How long to wait for a commit to be seen that Realtime told of already.
+UNSEEN_SECONDS = 0.02
 # How long a cancel is remembered whose job is not in hand.
 CANCEL_SECONDS = 10.0
 # After the drain, results of what was released are still written for this long.
@@ -83,6 +85,7 @@ class Worker:
         self._empty = asyncio.Event()
         self._empty.set()
         self._cancels: dict[str, float] = {}
+        self._unseen: set[int] = set()
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._results = Results(store, self._answered, settings.sweep_seconds)
         self._draining = asyncio.Event()
@@ -150,6 +153,8 @@ class Worker:
             if isinstance(signal, Cancel):
                 self._cancel(signal.message_id)
             elif self._is_news(signal):
+                if signal.xid is not None:
+                    self._unseen.add(signal.xid)
                 self._wake_for(signal.source)
 
     def _cancel(self, message_id: str) -> None:
@@ -217,6 +222,7 @@ class Worker:
             self._outlook(claim.next_in, claim.workers)
             for job in claim.jobs:
                 self._take(job, now)
+            self._look_again(claim.snapshot)
             if source == "sweep" and any(job.attempt == 1 and job.ready_ms > ANNOUNCED_MS for job in claim.jobs):
                 self.metrics.missed_wakeups += 1
                 log.warning("the sweep found work that nobody announced")
@@ -225,6 +231,13 @@ class Worker:
                 self._wake_for("more")  # waits for a free slot
         self._claim_by = math.inf
         self._claims_ended.set()
+
+    def _look_again(self, snapshot: Snapshot | None) -> None:
+        """Claim again for work that was announced a moment before its transaction could be seen."""
+        seen = self._unseen if snapshot is None else {xid for xid in self._unseen if snapshot.sees(xid)}
+        self._unseen -= seen
+        if self._unseen:
+            self._outlook(UNSEEN_SECONDS, self.outbox.workers)
 
     async def _woken(self) -> str:
         """Wait for a reason to claim, and a slot to claim for; say which reason it was."""
@@ -246,7 +259,7 @@ class Worker:
         if next_in is None:
             return
         # a little late, each worker differently: one of them takes it, the others need not ask at once
-        at = loop.time() + next_in + random.uniform(0.02, 0.3)
+        at = loop.time() + next_in + random.uniform(0, 0.3 if next_in > 1 else 0.03)
         if self._due is not None:
             if loop.time() < self._due.when() <= at:
                 return

@@ -1,9 +1,32 @@
 import react from "@vitejs/plugin-react";
-import { defineConfig } from "vite";
+import { defaultClientConditions, defineConfig, loadEnv, type Plugin } from "vite";
 
-export default defineConfig({
+export default defineConfig(({ mode }) => ({
   base: "./", // the built page works under any path of any static host
-  plugins: [react()],
+  plugins: [react(), contentSecurityPolicy(loadEnv(mode, import.meta.dirname)["VITE_SUPABASE_URL"])],
+  // the client as it is in this repository, not as it was built last
+  resolve: { conditions: ["supabase-baml-bridge-source", ...defaultClientConditions] },
   server: { strictPort: true },
   preview: { strictPort: true },
-});
+}));
+
+/** A second wall behind React's escaping: a built page runs no script but its own and talks to its Supabase alone. */
+function contentSecurityPolicy(supabaseUrl = ""): Plugin {
+  const origin = URL.canParse(supabaseUrl) ? new URL(supabaseUrl).origin : null;
+  const content = [
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self'",
+    `connect-src ${origin ? `${origin} ${origin.replace(/^http/, "ws")}` : "'none'"}`,
+    "base-uri 'none'",
+    "form-action 'none'",
+  ].join("; ");
+  return {
+    name: "content-security-policy",
+    apply: "build",
+    transformIndexHtml: () => [
+      { tag: "meta", attrs: { "http-equiv": "Content-Security-Policy", content }, injectTo: "head-prepend" },
+    ],
+  };
+}

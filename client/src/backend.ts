@@ -6,6 +6,7 @@ import {
   RequestError,
   type AnySupabaseClient,
   type CodeFileRow,
+  type CodeFileVersion,
   type Database,
   type Json,
   type MessageRow,
@@ -22,6 +23,16 @@ export interface NewMessage {
   data?: Json;
 }
 
+export interface NewFile {
+  session_id: string;
+  path: string;
+  content: string;
+  language: string | null;
+}
+
+/** How many versions of a file are listed. */
+const MAX_VERSIONS = 100;
+
 /** What a session needs of the outside; a test may stand in for it. */
 export interface Backend {
   /** The newest messages below `before` (null: of all), newest first. */
@@ -29,6 +40,14 @@ export interface Backend {
   /** The messages with these ids, the replies to them, and all above the ordinal `after`. */
   readMessages(sessionId: string, ids: readonly string[], after: number): Promise<MessageRow[]>;
   readFiles(sessionId: string): Promise<CodeFileRow[]>;
+  readFile(id: string): Promise<CodeFileRow | null>;
+  insertFile(file: NewFile): Promise<CodeFileRow>;
+  /** Null if the file is gone or has another revision by now: nothing was written then. */
+  updateFile(id: string, revision: number, content: string): Promise<CodeFileRow | null>;
+  deleteFile(id: string): Promise<void>;
+  /** The newest versions of a file, newest first. */
+  readVersions(fileId: string): Promise<CodeFileVersion[]>;
+  readVersion(id: number): Promise<string>;
   /** Succeeds too if the same message had arrived before. */
   insertMessage(message: NewMessage): Promise<MessageRow>;
   cancelMessage(id: string): Promise<void>;
@@ -77,6 +96,34 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
     async readFiles(sessionId) {
       const query = db.from("code_files").select().eq("session_id", sessionId).order("path");
       return unwrap(await query.abortSignal(timeout()));
+    },
+
+    async readFile(id) {
+      return unwrap(await db.from("code_files").select().eq("id", id).abortSignal(timeout()).maybeSingle());
+    },
+
+    async insertFile(file) {
+      return unwrap(await db.from("code_files").insert(file).select().abortSignal(timeout()).single());
+    },
+
+    async updateFile(id, revision, content) {
+      const query = db.from("code_files").update({ content }).eq("id", id).eq("revision", revision).select();
+      return unwrap(await query.abortSignal(timeout()).maybeSingle());
+    },
+
+    async deleteFile(id) {
+      unwrap(await db.from("code_files").delete().eq("id", id).abortSignal(timeout()));
+    },
+
+    async readVersions(fileId) {
+      const columns = "id, file_id, path, language, revision, conflict, message_id, created_at";
+      const query = db.from("code_file_versions").select(columns).eq("file_id", fileId);
+      return unwrap(await query.order("id", { ascending: false }).limit(MAX_VERSIONS).abortSignal(timeout()));
+    },
+
+    async readVersion(id) {
+      const query = db.from("code_file_versions").select("content").eq("id", id).abortSignal(timeout());
+      return unwrap<{ content: string }>(await query.single()).content;
     },
 
     async insertMessage(message) {

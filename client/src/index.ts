@@ -1,10 +1,14 @@
 export { ChatSession, openSession, type SessionOptions } from "./session.ts";
 export { SessionList, openSessionList } from "./sessions.ts";
+export { CodeFiles } from "./files.ts";
+export { newId } from "./id.ts";
 export { hasEnded } from "./merge.ts";
 export {
   RequestError,
+  type AnySupabaseClient,
   type CodeFile,
   type CodeFileRow,
+  type CodeFileVersion,
   type Connection,
   type Database,
   type Delta,
@@ -13,8 +17,12 @@ export {
   type MessageRow,
   type MessageStatus,
   type NewSession,
+  type Question,
+  type Reply,
   type ReplyError,
+  type SaveOutcome,
   type SessionListSnapshot,
   type SessionRow,
   type SessionSnapshot,
+  type Streamed,
 } from "./types.ts";

@@ -7,17 +7,17 @@
 
 import { supabaseBackend, type Backend } from "./backend.ts";
 import { parseSessionEvent } from "./events.ts";
+import { CodeFiles } from "./files.ts";
 import { newId } from "./id.ts";
-import { UNKNOWN, hasEnded, mergeDelta, mergeFile, mergeHint, mergeRow, needsRead, type Entry } from "./merge.ts";
+import { UNKNOWN, hasEnded, mergeDelta, mergeHint, mergeRow, needsRead, type Entry } from "./merge.ts";
 import { Observable } from "./observable.ts";
 import type {
   AnySupabaseClient,
-  CodeFile,
-  CodeFileRow,
   Connection,
   Json,
   Message,
   MessageRow,
+  Question,
   SessionSnapshot,
 } from "./types.ts";
 
@@ -36,20 +36,26 @@ const LONGEST_BACKOFF_MS = 15_000;
 const MAX_IDS = 50;
 
 /** Opens a session; `close` it when it is no longer shown. */
-export function openSession(client: AnySupabaseClient, id: string, options: SessionOptions = {}): ChatSession {
-  return new ChatSession(id, supabaseBackend(client), options);
+export function openSession<Data = Json>(
+  client: AnySupabaseClient,
+  id: string,
+  options: SessionOptions = {},
+): ChatSession<Data> {
+  return new ChatSession<Data>(id, supabaseBackend(client), options);
 }
 
-export class ChatSession extends Observable<SessionSnapshot> {
+/** A session. `Data` is the result of its BAML function, if that is a class: BAML's generator writes the type. */
+export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> {
   readonly id: string;
+  /** To add, edit and delete code files, and to look back in them. */
+  readonly files: CodeFiles;
   readonly #backend: Backend;
   readonly #options: Required<SessionOptions>;
   readonly #leave: () => void;
 
   #entries = new Map<string, Entry>();
   /** What this client wrote and the database has not confirmed, oldest first. */
-  #unsent = new Map<string, Message>();
-  #files = new Map<string, CodeFile>();
+  #unsent = new Map<string, Question>();
   #connection: Connection = "connecting";
   /** The lowest ordinal up from which every row is known; null until rows were read. */
   #floor: number | null = null;
@@ -74,6 +80,7 @@ export class ChatSession extends Observable<SessionSnapshot> {
     super();
     this.id = id;
     this.#backend = backend;
+    this.files = new CodeFiles(id, backend, () => this.changed());
     this.#options = { ...DEFAULTS, ...options };
     this.#leave = backend.listen(`session:${id}`, {
       onEvent: (event, payload) => this.#onEvent(event, payload),
@@ -93,12 +100,12 @@ export class ChatSession extends Observable<SessionSnapshot> {
    * Sends a message; it is shown at once. `data` holds further arguments of the BAML function.
    *
    * Resolves to whether the database has it: if not, it stays with status `not_sent` and the reason in its
-   * `error`, until `resend` or `discard`. Messages are sent one after another.
+   * `error`, until `resend` or `discard`. Messages are sent one after another. `id` is a UUID, never used before.
    */
-  send(text: string, data?: Json): Promise<boolean> {
+  send(text: string, data?: Json, id: string = newId()): Promise<boolean> {
     const now = new Date().toISOString();
-    const message: Message = {
-      id: newId(),
+    const message: Question = {
+      id,
       session_id: this.id,
       ordinal: null,
       role: "user",
@@ -121,6 +128,22 @@ export class ChatSession extends Observable<SessionSnapshot> {
     return message?.status === "not_sent"
       ? this.#insert({ ...message, status: "sending", error: null })
       : Promise.resolve(false);
+  }
+
+  /**
+   * Asks a question again in other words, with the same `data`: a new question; the old one stays in the
+   * conversation. Its reply is stopped if it is still to come. Resolves as `send` does.
+   */
+  async edit(id: string, text: string): Promise<boolean> {
+    const unsent = this.#unsent.get(id);
+    if (unsent !== undefined) {
+      this.discard(id);
+      return this.send(text, unsent.data ?? undefined);
+    }
+    const question = this.#entries.get(id)?.message;
+    // a stop that does not arrive keeps nobody from asking: the new question waits for the old reply then
+    if (question && isLive(question)) await this.cancel(id).catch(() => undefined);
+    return this.send(text, question?.data ?? undefined);
   }
 
   /** Forgets a message that was not sent. */
@@ -152,17 +175,19 @@ export class ChatSession extends Observable<SessionSnapshot> {
     this.changed();
   }
 
-  protected override render(): SessionSnapshot {
+  protected override render(): SessionSnapshot<Data> {
     const floor = this.#floor ?? 0;
-    const messages: Message[] = [];
+    const rows: MessageRow[] = [];
     for (const { message } of this.#entries.values()) {
-      if (message !== null && message.ordinal >= floor) messages.push(message);
+      if (message !== null && message.ordinal >= floor) rows.push(message);
     }
-    messages.sort((a, b) => a.ordinal! - b.ordinal!);
-    const busy = messages.some(isLive) || [...this.#unsent.values()].some(({ status }) => status === "sending");
+    rows.sort((a, b) => a.ordinal - b.ordinal);
+    const busy = rows.some(isLive) || [...this.#unsent.values()].some(({ status }) => status === "sending");
+    // the cast: that `data` is the function's result is the caller's promise
+    const messages = rows as readonly unknown[] as readonly Message<Data>[];
     return {
-      messages: messages.concat([...this.#unsent.values()]),
-      files: [...this.#files.values()].sort((a, b) => (a.path < b.path ? -1 : 1)),
+      messages: [...messages, ...this.#unsent.values()],
+      files: this.files.list(),
       connection: this.#connection,
       ready: this.#floor !== null,
       hasOlder: this.#hasOlder,
@@ -171,7 +196,7 @@ export class ChatSession extends Observable<SessionSnapshot> {
     };
   }
 
-  #insert(message: Message): Promise<boolean> {
+  #insert(message: Question): Promise<boolean> {
     this.#unsent.set(message.id, message);
     this.changed();
     // one after another: the order of the questions is the order of their arrival
@@ -180,7 +205,7 @@ export class ChatSession extends Observable<SessionSnapshot> {
     return sent;
   }
 
-  async #insertNow({ id, content, data }: Message): Promise<boolean> {
+  async #insertNow({ id, content, data }: Question): Promise<boolean> {
     const values = { id, session_id: this.id, content };
     try {
       const row = await this.#backend.insertMessage(data === null ? values : { ...values, data });
@@ -237,7 +262,7 @@ export class ChatSession extends Observable<SessionSnapshot> {
         this.#readNow = true;
         break;
       case "file":
-        this.#mergeFile(event.row, event.conflict);
+        this.files.merge(event.row, event.conflict);
         break;
       case "file_hint":
         this.#filesWanted = this.#readNow = true;
@@ -256,10 +281,6 @@ export class ChatSession extends Observable<SessionSnapshot> {
       this.#update(row.id, (entry) => mergeRow(entry, row));
       this.#unsent.delete(row.id);
     }
-  }
-
-  #mergeFile(row: CodeFileRow, conflict = false): void {
-    this.#files.set(row.id, mergeFile(this.#files.get(row.id), row, conflict));
   }
 
   /** The ids whose rows must be read because an event was missed or did not tell all. */
@@ -295,7 +316,7 @@ export class ChatSession extends Observable<SessionSnapshot> {
     const files = page || this.#filesWanted;
     this.#pageWanted = this.#filesWanted = this.#readNow = false;
     try {
-      await Promise.all([page ? this.#readPage() : this.#readRows(), files && this.#readFiles()]);
+      await Promise.all([page ? this.#readPage() : this.#readRows(), files && this.files.read()]);
       this.#failures = 0;
       this.#error = null;
     } catch (error) {
@@ -338,15 +359,6 @@ export class ChatSession extends Observable<SessionSnapshot> {
   #mergeRead(rows: readonly MessageRow[]): void {
     this.#mergeRows(rows);
     this.#readUpTo = Math.max(this.#readUpTo, ...rows.map((row) => row.ordinal));
-  }
-
-  async #readFiles(): Promise<void> {
-    const gone = new Set(this.#files.keys());
-    for (const row of await this.#backend.readFiles(this.id)) {
-      this.#mergeFile(row);
-      gone.delete(row.id);
-    }
-    for (const id of gone) this.#files.delete(id);
   }
 }
 

@@ -7,6 +7,7 @@
 
 import type { RealtimeChannel } from "@supabase/supabase-js";
 import type { AnySupabaseClient, Connection } from "./types.ts";
+import { watchForSleep } from "./wake.ts";
 
 export interface TopicListener {
   /** The payload is whatever came: judge it before use. */
@@ -17,20 +18,62 @@ export interface TopicListener {
 
 const FIRST_DELAY_MS = 500;
 const LONGEST_DELAY_MS = 15_000;
+/** How long a socket may take to answer a heartbeat after a sleep. */
+const ANSWER_MS = 2_000;
 
 // realtime-js has one channel a topic and client, and a second subscriber to it would hear nothing
-const topics = new WeakMap<AnySupabaseClient, Map<string, PrivateTopic>>();
+const topics = new WeakMap<AnySupabaseClient, Topics>();
 
 /** Listens to the broadcasts of a private topic until the returned function is called. */
 export function listen(client: AnySupabaseClient, name: string, listener: TopicListener): () => void {
-  const ofClient = topics.get(client) ?? new Map<string, PrivateTopic>();
+  const ofClient = topics.get(client) ?? new Topics(client);
   topics.set(client, ofClient);
-  const topic = ofClient.get(name) ?? new PrivateTopic(client, name);
-  ofClient.set(name, topic);
-  topic.add(listener);
-  return () => {
-    if (topic.remove(listener)) ofClient.delete(name);
-  };
+  return ofClient.listen(name, listener);
+}
+
+/** The topics of one client, which share its socket. */
+class Topics {
+  readonly #client: AnySupabaseClient;
+  readonly #byName = new Map<string, PrivateTopic>();
+  #leave: (() => void) | null = null;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(client: AnySupabaseClient) {
+    this.#client = client;
+  }
+
+  listen(name: string, listener: TopicListener): () => void {
+    this.#leave ??= watchForSleep({ onWake: () => void this.#wake(), onOffline: () => this.#offline() });
+    const topic = this.#byName.get(name) ?? new PrivateTopic(this.#client, name);
+    this.#byName.set(name, topic);
+    topic.add(listener);
+    return () => {
+      if (!topic.remove(listener)) return;
+      this.#byName.delete(name);
+      if (this.#byName.size > 0) return;
+      clearTimeout(this.#timer);
+      this.#leave?.();
+      this.#leave = null;
+    };
+  }
+
+  #offline(): void {
+    for (const topic of this.#byName.values()) topic.lost();
+  }
+
+  async #wake(): Promise<void> {
+    const { realtime } = this.#client;
+    clearTimeout(this.#timer);
+    if (realtime.isConnected()) {
+      // it may be dead and not know: realtime-js gives a socket up when a heartbeat finds the last one unanswered
+      await realtime.sendHeartbeat();
+      this.#timer = setTimeout(() => void realtime.sendHeartbeat(), ANSWER_MS);
+      for (const topic of this.#byName.values()) topic.found();
+    } else {
+      await realtime.disconnect(); // forgets the delay before the next attempt
+      realtime.connect();
+    }
+  }
 }
 
 class PrivateTopic {
@@ -66,6 +109,16 @@ class PrivateTopic {
     this.#channel = null;
     if (channel !== null) this.#client.removeChannel(channel).catch(() => undefined); // the socket may be gone
     return true;
+  }
+
+  /** Nothing arrives at present. */
+  lost(): void {
+    this.#tell("offline");
+  }
+
+  /** What came meanwhile may have been missed, if events arrive again. */
+  found(): void {
+    if (this.#channel?.state === "joined") this.#tell("live");
   }
 
   async #join(): Promise<void> {

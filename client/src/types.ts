@@ -36,16 +36,40 @@ export interface MessageRow extends Omit<Tables["messages"]["Row"], "role" | "st
   error: ReplyError | null;
 }
 
+/** What a structured result may look like while it streams: any field may be missing or null so far. */
+export type Streamed<T> = Json extends T
+  ? T
+  : T extends readonly (infer Item)[]
+    ? Streamed<Item>[]
+    : T extends object
+      ? { [Key in keyof T]?: Streamed<T[Key]> | null }
+      : T;
+
+interface MessageBase extends Omit<MessageRow, "ordinal" | "role" | "status" | "data"> {
+  /** Null until the database has confirmed it. */
+  ordinal: number | null;
+}
+
 /**
- * A message as the page shows it: the row, with the text that has streamed since the row was written.
+ * What the user wrote. `data` holds further arguments of the BAML function.
  *
  * `sending` and `not_sent` are states of this client alone: the database has not (yet) confirmed the row. Such
  * a message has no `ordinal`, and `error.message` says why it was not sent.
  */
-export interface Message extends Omit<MessageRow, "ordinal" | "status"> {
-  ordinal: number | null;
+export interface Question extends MessageBase {
+  role: "user";
   status: MessageStatus | "sending" | "not_sent";
+  data: Json | null;
 }
+
+/** A reply: the row, with what has streamed since the row was written. `data` is the structured result. */
+export type Reply<Data = Json> = MessageBase & { role: "assistant" } & (
+    | { status: "done"; data: Data | null }
+    | { status: Exclude<MessageStatus, "done">; data: Streamed<Data> | null }
+  );
+
+/** A message as the page shows it. `Data` is the result of the session's BAML function, if that is a class. */
+export type Message<Data = Json> = Question | Reply<Data>;
 
 export type CodeFileRow = Tables["code_files"]["Row"];
 
@@ -53,6 +77,16 @@ export type CodeFileRow = Tables["code_files"]["Row"];
 export interface CodeFile extends CodeFileRow {
   conflict: boolean;
 }
+
+type VersionRow = Tables["code_file_versions"]["Row"];
+
+/** An earlier content of a code file, or (`conflict`) a reply's content that gave way to the user's edit. */
+export type CodeFileVersion = Omit<VersionRow, "content" | "session_id">;
+
+/** What became of an edit: saved, or not, because the file (null: gone) had changed since the user began. */
+export type SaveOutcome =
+  | { readonly saved: true; readonly file: CodeFileRow }
+  | { readonly saved: false; readonly file: CodeFileRow | null };
 
 /** The payload of a `delta` event: the next piece of a running reply. */
 export interface Delta {
@@ -72,9 +106,9 @@ export interface Delta {
 /** `live`: events arrive. `offline`: they do not, and the client keeps trying; what is shown may be old. */
 export type Connection = "connecting" | "live" | "offline";
 
-export interface SessionSnapshot {
+export interface SessionSnapshot<Data = Json> {
   /** Oldest first; what is not sent yet comes last. */
-  readonly messages: readonly Message[];
+  readonly messages: readonly Message<Data>[];
   /** By path. */
   readonly files: readonly CodeFile[];
   readonly connection: Connection;

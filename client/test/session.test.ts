@@ -1,8 +1,15 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import type { Backend, NewMessage } from "../src/backend.ts";
+import type { Backend, NewFile, NewMessage } from "../src/backend.ts";
 import { ChatSession } from "../src/session.ts";
 import type { TopicListener } from "../src/topic.ts";
-import { RequestError, type CodeFileRow, type Delta, type MessageRow } from "../src/types.ts";
+import {
+  RequestError,
+  type CodeFileRow,
+  type CodeFileVersion,
+  type Delta,
+  type MessageRow,
+  type SaveOutcome,
+} from "../src/types.ts";
 import { file, question, reply, timeAt } from "./world.ts";
 
 /** The rows of one session, with a line that can be cut. */
@@ -43,6 +50,36 @@ class Supabase implements Backend {
   async readFiles(): Promise<CodeFileRow[]> {
     if (this.refuse) throw this.refuse;
     return structuredClone(this.files);
+  }
+
+  async readFile(id: string): Promise<CodeFileRow | null> {
+    return structuredClone(this.files.find((row) => row.id === id) ?? null);
+  }
+
+  async insertFile(values: NewFile): Promise<CodeFileRow> {
+    if (this.refuse) throw this.refuse;
+    this.files.push(file({ ...values, id: `f${this.files.length}`, message_id: null }));
+    return structuredClone(this.files.at(-1)!);
+  }
+
+  async updateFile(id: string, revision: number, content: string): Promise<CodeFileRow | null> {
+    const row = this.files.find((candidate) => candidate.id === id && candidate.revision === revision);
+    if (row === undefined) return null;
+    Object.assign(row, { content, revision: revision + 1, updated_at: timeAt(revision + 100) });
+    return structuredClone(row);
+  }
+
+  async deleteFile(id: string): Promise<void> {
+    this.files = this.files.filter((row) => row.id !== id);
+  }
+
+  async readVersions(fileId: string): Promise<CodeFileVersion[]> {
+    this.calls.push(`versions ${fileId}`);
+    return [];
+  }
+
+  async readVersion(id: number): Promise<string> {
+    return `version ${id}`;
   }
 
   async insertMessage({ id, content, data }: NewMessage): Promise<MessageRow> {
@@ -332,4 +369,67 @@ test("a closed session is silent", async () => {
   await vi.advanceTimersByTimeAsync(60_000);
   expect(supabase.reads).toBe(reads);
   expect(supabase.listener).toBeNull();
+});
+
+test("a question asked in other words is a new one; the old one's reply is stopped", async () => {
+  supabase.set(question({ id: "q", status: "running", data: { tone: "dry" } }));
+  supabase.set(reply({ updated_at: timeAt(1) }));
+  await open();
+  expect(await session.edit("q", "Hello again?")).toBe(true);
+  expect(supabase.calls).toEqual(["cancel q", "insert Hello again?"]);
+  expect(texts()).toEqual(["Hello?", "", "Hello again?"]);
+  expect(last()).toMatchObject({ data: { tone: "dry" }, status: "queued" });
+});
+
+test("a question whose reply has ended is asked again without a stop", async () => {
+  supabase.set(question({ id: "q", status: "done" }));
+  await open();
+  expect(await session.edit("q", "In other words")).toBe(true);
+  expect(supabase.calls).toEqual(["insert In other words"]);
+});
+
+test("an unsent message that is edited is replaced", async () => {
+  await open();
+  supabase.refuse = new RequestError("no");
+  await session.send("Helo", { tone: "dry" });
+  supabase.refuse = null;
+  expect(await session.edit(last()!.id, "Hello")).toBe(true);
+  expect(texts()).toEqual(["Hello"]);
+  expect(last()).toMatchObject({ data: { tone: "dry" } });
+});
+
+describe("code files", () => {
+  test("an edit is saved at the revision it was begun from", async () => {
+    supabase.files = [file()];
+    await open();
+    const outcome = await session.files.save("f", "print(1)", 1);
+    expect(outcome).toMatchObject({ saved: true, file: { revision: 2 } });
+    expect(session.getSnapshot().files).toMatchObject([{ content: "print(1)", revision: 2 }]);
+  });
+
+  test("an edit of a file that has changed is not saved, and what is there now is shown", async () => {
+    supabase.files = [file()];
+    await open();
+    supabase.files = [file({ content: "the reply's", revision: 2, updated_at: timeAt(3) })];
+    const outcome: SaveOutcome = await session.files.save("f", "mine", 1);
+    expect(outcome).toMatchObject({ saved: false, file: { content: "the reply's", revision: 2 } });
+    expect(session.getSnapshot().files).toMatchObject([{ content: "the reply's", revision: 2 }]);
+    expect(await session.files.save("f", "mine", 2)).toMatchObject({ saved: true });
+  });
+
+  test("an edit of a file that is gone says so", async () => {
+    supabase.files = [file()];
+    await open();
+    supabase.files = [];
+    expect(await session.files.save("f", "mine", 1)).toEqual({ saved: false, file: null });
+    expect(session.getSnapshot().files).toEqual([]);
+  });
+
+  test("are added and removed", async () => {
+    await open();
+    const added = await session.files.add("a.py", "x = 1", "python");
+    expect(session.getSnapshot().files).toMatchObject([{ path: "a.py", language: "python" }]);
+    await session.files.remove(added.id);
+    expect(session.getSnapshot().files).toEqual([]);
+  });
 });

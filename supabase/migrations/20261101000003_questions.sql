@@ -68,9 +68,11 @@ set search_path = ''
 as $$
 begin
     if cardinality(announce_work.message_ids) > 0 then
-        -- it is a hint: the first hundred say all there is to say
-        perform bridge.announce(
-            'bridge:inbox', 'work', jsonb_build_object('message_ids', to_jsonb(announce_work.message_ids[1:100])));
+        -- It is a hint: the first hundred say all there is to say. Realtime may tell of a commit a moment before other
+        -- transactions see it; by `xid` a worker knows whether its claim has seen this one.
+        perform bridge.announce('bridge:inbox', 'work', jsonb_build_object(
+            'message_ids', to_jsonb(announce_work.message_ids[1:100]),
+            'xid', pg_current_xact_id()::text::bigint));
     end if;
 end
 $$;

@@ -125,6 +125,7 @@ declare
     expired bigint[];
     job bridge.jobs;
     jobs jsonb := '[]';
+    seen text := pg_current_snapshot()::text;
 begin
     -- what an earlier claim took and its worker never heard of: the same attempt once more
     for job in
@@ -171,11 +172,11 @@ begin
     loop
         jobs := jobs || bridge.claimed(job, bridge_claim.history, true, job.id = any (expired));
     end loop;
-    return bridge.outlook(bridge_claim.worker) || jsonb_build_object('jobs', jobs);
+    return bridge.outlook(bridge_claim.worker) || jsonb_build_object('jobs', jobs, 'snapshot', seen);
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs under a lease, after those this worker holds but does not know (not in `holding`). Returns {jobs, next_in_ms, workers}.';
+    'Takes up to `slots` jobs under a lease, after those this worker holds but does not know (not in `holding`). Returns {jobs, next_in_ms, workers, snapshot}; what the snapshot does not see the claim has not seen.';
 
 create function bridge.passes(state text) returns boolean
 language plpgsql

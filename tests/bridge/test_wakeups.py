@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import psycopg
 
+from bridge.inbox import Work
 from devstack.stack import Stack
+from tests import harness
 from tests.harness import Person, Row, working
 
 
@@ -68,3 +71,26 @@ async def test_a_row_heard_of_twice_wakes_once(environment: dict[str, str], user
         await user.reply(second)
         assert worker.metrics.claims["broadcast"] == before["broadcast"] + 2
         assert worker.metrics.claims["changes"] == 0
+
+
+async def test_work_announced_before_it_can_be_seen(
+    stack: Stack, environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """Realtime reads the log of commits; a claim may ask a moment before the commit counts for others."""
+    async with working(environment) as worker, harness.database(stack.admin_url) as other:
+        session_id = await user.open_session(title="named")
+        async with other.transaction():
+            row = "insert into public.messages (session_id, content) values (%s, '[[text=seen]]') returning id::text"
+            (message,) = await (await other.execute(row, (session_id,))).fetchall()
+            (xid,) = await (await other.execute("select pg_current_xact_id()::text::bigint as xid")).fetchall()
+            before = worker.metrics.claims.total()
+            worker.inbox._put(Work("broadcast", (message["id"],), xid["xid"]))
+            async with asyncio.timeout(5):
+                while worker.metrics.claims.total() < before + 3:  # noqa: ASYNC110  # it looks again and again
+                    await asyncio.sleep(0.005)
+        began = time.monotonic()
+        assert (await user.reply(message["id"]))["content"] == "seen"
+        assert time.monotonic() - began < 2
+        after = worker.metrics.claims.total()
+        await user.reply(await user.ask(session_id, "[[text=once first=0.3]]"))
+        assert worker.metrics.claims.total() <= after + 2  # and then no more than it is told

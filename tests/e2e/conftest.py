@@ -51,6 +51,17 @@ async def page_address(stack: Stack, browser: Browser, tmp_path_factory: pytest.
         yield address
 
 
+@pytest.fixture(scope="session")
+async def examples_address(
+    stack: Stack, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """Where the pages of `client/examples` are served, built for the embedded Supabase."""
+    out = tmp_path_factory.mktemp("examples")
+    await build(PROJECT / "client" / "examples", out, stack.environment)
+    async with served(out) as address:
+        yield address
+
+
 @pytest.fixture
 async def context(browser: Browser, stack: Stack) -> AsyncIterator[BrowserContext]:
     """A browser profile of the test's own. Whoever signed up in it is gone after the test."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -65,8 +65,12 @@ async def served(folder: Path) -> AsyncIterator[str]:
     async def index(_: web.Request) -> web.FileResponse:
         return web.FileResponse(folder / "index.html")
 
+    async def no_icon(_: web.Request) -> web.Response:
+        return web.Response(status=204)
+
     app = web.Application()
     app.router.add_get("/", index)
+    app.router.add_get("/favicon.ico", no_icon)  # browsers ask for it where a page names none
     app.router.add_static("/", folder)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -94,7 +98,7 @@ class Tab:
         return tab
 
     def _note(self, message: ConsoleMessage) -> None:
-        if message.type == "error" and "favicon" not in message.text:
+        if message.type == "error":
             self.problems.append(message.text)
 
     async def sign_up(self) -> str:
@@ -136,12 +140,22 @@ class Tab:
     async def until_reply(self, status: str, *, within: float = 20) -> Locator:
         """Wait until the last reply has this status."""
         reply = self.replies.last
-        await expect(reply).to_have_attribute("data-status", status, timeout=within * 1000)
+        with_status = expect(reply).to_have_attribute("data-status", status, timeout=within * 1000)
+        await self.explained(with_status)
         return reply
+
+    async def explained(self, expectation: Awaitable[None]) -> None:
+        """Wait for an expectation; if it does not come true the error says what the page shows."""
+        try:
+            await expectation
+        except AssertionError as error:
+            error.add_note(f"the page shows:\n{await self.page.locator('body').inner_text()}")
+            raise
 
     async def until_text(self, text: str | re.Pattern[str], *, within: float = 20) -> None:
         """Wait until the last reply's text contains this."""
-        await expect(self.replies.last.locator(".bubble")).to_contain_text(text, timeout=within * 1000)
+        bubble = self.replies.last.locator(".bubble")
+        await self.explained(expect(bubble).to_contain_text(text, timeout=within * 1000))
 
     async def reply_text(self) -> str:
         return await self.replies.last.locator(".bubble").inner_text()

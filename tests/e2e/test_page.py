@@ -50,7 +50,7 @@ async def test_code_files_appear_beside_the_conversation(environment: dict[str, 
         await tab.say("Write fibonacci in Python, please.")
         await tab.until_reply("done")
         files = tab.page.get_by_role("complementary", name="Code files")
-        await expect(files.get_by_role("button", name="fibonacci.py")).to_be_visible()
+        await expect(files.get_by_role("button", name="fibonacci.py", exact=True)).to_be_visible()
         await expect(tab.page.get_by_test_id("file-content")).to_contain_text("def fibonacci() -> Iterator[int]:")
 
 

@@ -44,15 +44,14 @@ create table audit.writes (
 );
 create function audit.note() returns trigger language plpgsql security definer set search_path = '' as $$
 declare
-    touched record := case when tg_op = 'DELETE' then old else new end;
-    question uuid := case tg_table_name
-        when 'jobs' then touched.message_id else (to_jsonb(touched) ->> 'reply_to')::uuid end;
+    touched jsonb := case when tg_op = 'DELETE' then to_jsonb(old) else to_jsonb(new) end;
+    question uuid := touched ->> case tg_table_name when 'jobs' then 'message_id' else 'reply_to' end;
     call jsonb := nullif(current_setting('audit.call', true), '')::jsonb;
 begin
     insert into audit.writes (at, relation, operation, message_id, session_id, ordinal, attempt, worker, status,
                               call, caller, caller_attempt)
-    values (clock_timestamp(), tg_table_name, lower(tg_op), question, touched.session_id, touched.ordinal,
-            touched.attempt, to_jsonb(touched) ->> 'worker', to_jsonb(touched) ->> 'status',
+    values (clock_timestamp(), tg_table_name, lower(tg_op), question, (touched ->> 'session_id')::uuid,
+            (touched ->> 'ordinal')::bigint, (touched ->> 'attempt')::int, touched ->> 'worker', touched ->> 'status',
             call ->> 'name', call ->> 'worker', (call -> 'attempts' ->> question::text)::int);
     return null;
 end
@@ -90,8 +89,8 @@ _UNWRAP = "drop function public.{name}; alter function audit.{name} set schema p
 class Write:
     """A write to a job (`jobs`) or a reply (`messages`).
 
-    `attempt`, `worker` and `status` are the row's. `call`, `caller` and `caller_attempt` tell which call of which worker
-    wrote it, and under which attempt it believed to hold the message; all None where a user's call did.
+    `attempt`, `worker` and `status` are the row's. `call`, `caller` and `caller_attempt` tell which call of which
+    worker wrote it, and under which attempt it believed to hold the message; all None where a user's call did.
     """
 
     id: int
@@ -120,9 +119,7 @@ class Audit:
             await self._db.execute(_INSTALL)
             for name, (declared, arguments, items) in _CALLS.items():
                 passed = ", ".join(f"{name}.{argument}" for argument in arguments.split(", "))
-                await self._db.execute(
-                    _WRAP.format(name=name, declared=declared, passed=passed, items=items).encode()
-                )
+                await self._db.execute(_WRAP.format(name=name, declared=declared, passed=passed, items=items).encode())
 
     async def remove(self) -> None:
         async with self._db.transaction():

@@ -40,8 +40,7 @@ class WorkerProcess:
             "BRIDGE_HEALTH_PORT": "0",
             "BRIDGE_CHECKPOINT_SECONDS": "0.2",
             "BRIDGE_EVENTS_PER_SECOND": "100000",
-            "LLM_API_KEY": "key",
-            "LLM_MODEL": "scripted",
+            **{name: value for name, value in os.environ.items() if name.startswith("LLM_")},
             **environment,
             **{f"BRIDGE_{name.upper()}": str(value) for name, value in changes.items()},
         }

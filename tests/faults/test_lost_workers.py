@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,8 +17,9 @@ from yarl import URL
 from devstack.model import ModelServer
 from tests.faults.audit import Audit
 from tests.faults.checker import late_writes
-from tests.faults.processes import worker_process
+from tests.faults.processes import WorkerProcess, worker_process
 from tests.faults.view import View, ended, watching
+from tests.faults.waiting import until
 from tests.faults.wire import Wire
 from tests.harness import Person, Row
 
@@ -49,22 +50,25 @@ async def test_another_finishes_when_one_is_killed(
     environment: dict[str, str], model: ModelServer, user: Person, tmp_path: Path, db: psycopg.AsyncConnection[Row]
 ) -> None:
     session_id, message_id = await user.open_session(title="named"), str(uuid.uuid4())
-    settings = {"lease_seconds": LEASE_SECONDS, "sweep_seconds": 30}
-    async with told(model, b"east") as east, told(model, b"west") as west:
-        async with worker_process(environment | east, tmp_path / "east.log", **settings) as first:
-            async with watching(user, session_id, message_id) as view:
-                # the first model stops half-way; the second one is asked anew and goes on to the end
-                question = "[[tokens=120 delay=0.005 stall=60 times=1]]"
-                row = {"id": message_id, "session_id": session_id, "content": question}
-                await user.client.table("messages").insert(row).execute()
-                async with worker_process(environment | west, tmp_path / "west.log", **settings):
-                    assert (view.attempt, view.status) == (1, "running")
-                    assert view.deltas > 3
-                    began = time.monotonic()
-                    await first.kill()
-                    reply = await user.reply(message_id)
-                    took = time.monotonic() - began
-                    await ended(view)
+    settings: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "sweep_seconds": 30}
+    async with (
+        told(model, b"east") as east,
+        told(model, b"west") as west,
+        worker_process(environment | east, tmp_path / "east.log", **settings) as first,
+        watching(user, session_id, message_id) as view,
+    ):
+        # the first model stops half-way; the second one is asked anew and goes on to the end
+        question = "[[tokens=120 delay=0.005 stall=60 times=1]]"
+        row = {"id": message_id, "session_id": session_id, "content": question}
+        await user.client.table("messages").insert(row).execute()
+        async with worker_process(environment | west, tmp_path / "west.log", **settings):
+            assert (view.attempt, view.status) == (1, "running")
+            assert view.deltas > 3
+            began = time.monotonic()
+            await first.kill()
+            reply = await user.reply(message_id)
+            took = time.monotonic() - began
+            await ended(view)
     assert (reply["status"], reply["attempt"], reply["content"]) == ("done", 2, WEST)
     assert took < LEASE_SECONDS + 2
     assert view.text == WEST
@@ -74,7 +78,15 @@ async def test_another_finishes_when_one_is_killed(
     assert runs == [{"attempt": 1, "outcome": "lost"}, {"attempt": 2, "outcome": "done"}]
 
 
-@pytest.mark.parametrize("other_still_runs", [True, False], ids=["the other still runs", "the other is done"])
+@pytest.mark.parametrize(
+    ("other_still_runs", "checkpoint_seconds"),
+    [
+        pytest.param(True, 0.2, id="while the other runs"),
+        pytest.param(False, 0.2, id="when the other is done"),
+        # its next beat is far away: what it says first is its whole reply
+        pytest.param(True, 30, id="with its finish while the other runs"),
+    ],
+)
 async def test_a_frozen_one_changes_nothing_when_it_wakes(
     environment: dict[str, str],
     model: ModelServer,
@@ -82,37 +94,40 @@ async def test_a_frozen_one_changes_nothing_when_it_wakes(
     tmp_path: Path,
     audit: Audit,
     other_still_runs: bool,
+    checkpoint_seconds: float,
 ) -> None:
     session_id, message_id = await user.open_session(title="named"), str(uuid.uuid4())
-    settings = {"lease_seconds": 2, "sweep_seconds": 30}
-    async with told(model, b"east") as east, told(model, b"west") as west:
-        async with worker_process(environment | east, tmp_path / "east.log", **settings) as first:
-            async with watching(user, session_id, message_id) as view:
-                question = "[[tokens=120 delay=0.03]]"
-                row = {"id": message_id, "session_id": session_id, "content": question}
-                await user.client.table("messages").insert(row).execute()
-                await user.reply(message_id, lambda row: row["seq"] > 2)
-                async with worker_process(environment | west, tmp_path / "west.log", ready=False, **settings):
-                    first.signal(signal.SIGSTOP)
-                    await user.reply(message_id, lambda row: row["attempt"] == 2 and row["seq"] > 0)
-                    if not other_still_runs:
-                        await user.reply(message_id)
-                    first.signal(signal.SIGCONT)
-                    await noticed(first.log)
-                    reply = await user.reply(message_id)
-                    await ended(view)
+    settings: dict[str, Any] = {"lease_seconds": 2, "sweep_seconds": 30}
+    rare = {"checkpoint_seconds": checkpoint_seconds}
+    async with (
+        told(model, b"east") as east,
+        told(model, b"west") as west,
+        worker_process(environment | east, tmp_path / "east.log", **settings | rare) as first,
+        watching(user, session_id, message_id) as view,
+    ):
+        question = "[[tokens=120 delay=0.015]]"
+        row = {"id": message_id, "session_id": session_id, "content": question}
+        await user.client.table("messages").insert(row).execute()
+        await until(lambda: view.deltas > 2, 10)
+        async with worker_process(environment | west, tmp_path / "west.log", ready=False, **settings):
+            first.signal(signal.SIGSTOP)
+            await user.reply(message_id, lambda row: row["attempt"] == 2 and row["seq"] > 0)
+            if not other_still_runs:
+                await user.reply(message_id)
+            first.signal(signal.SIGCONT)
+            await until(lambda: says_lost(first), 10)
+            reply = await user.reply(message_id)
+            await ended(view)
         # it is none the worse for it, and answers the next one
-        async with worker_process(environment | west, tmp_path / "east.log", **settings):
-            after = await user.ask(session_id, "[[text=awake]]")
-            assert (await user.reply(after))["content"] == "awake"
+        after = await user.ask(session_id, "[[text=awake]]")
+        assert (await user.reply(after))["content"] == "awake"
+        assert first.runs
     assert (reply["status"], reply["attempt"], reply["content"]) == ("done", 2, WEST)
     assert view.text == WEST
     saw_one_text_at_a_time(view)
     assert late_writes(await audit.writes()) == []
 
 
-async def noticed(log: Path, within: float = 10) -> None:
-    """Wait until the worker says that it lost its lease."""
-    async with asyncio.timeout(within):
-        while '"lost"' not in log.read_text() and "lease lost" not in log.read_text():
-            await asyncio.sleep(0.05)
+def says_lost(worker: WorkerProcess) -> bool:
+    """Whether it says that it lost its lease: to a beat, or to its finish."""
+    return any(line["text"] == "lease lost" or line.get("state") == "lost" for line in worker.lines())

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.faults.waiting import until
 from tests.harness import ENDED, Ear, Person, Row
 
 CHECKPOINT_SECONDS = 0.2
@@ -121,6 +122,4 @@ async def _follow(person: Person, view: View, ear: Ear) -> None:
 
 async def ended(view: View, within: float = 30) -> None:
     """Wait until the person sees that the reply has ended."""
-    async with asyncio.timeout(within):
-        while not view.has_ended:
-            await asyncio.sleep(0.01)
+    await until(lambda: view.has_ended, within)

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts: it refuses, resets, swallows, or lets through one direction only."""
+"""A TCP proxy that cuts: it refuses, resets, or swallows."""
 
 from __future__ import annotations
 
@@ -24,34 +24,13 @@ def reset(transport: asyncio.BaseTransport | None) -> None:
     transport.abort()
 
 
-class Gate:
-    """Open or shut; whoever passes waits while it is shut."""
-
-    def __init__(self) -> None:
-        self._open = asyncio.Event()
-        self._open.set()
-
-    @property
-    def is_shut(self) -> bool:
-        return not self._open.is_set()
-
-    def shut(self) -> None:
-        self._open.clear()
-
-    def open(self) -> None:
-        self._open.set()
-
-    async def passed(self) -> None:
-        await self._open.wait()
-
-
 class Link:
-    """One connection through the wire: two directions, each with a gate."""
+    """One connection through the wire. Swallowed, it stays open and nothing gets through any more."""
 
-    def __init__(self, near: asyncio.StreamWriter) -> None:
+    def __init__(self, near: asyncio.StreamWriter, *, swallowed: bool = False) -> None:
         self.near = near
         self.far: asyncio.StreamWriter | None = None
-        self.up, self.down = Gate(), Gate()
+        self.swallowed = swallowed
 
     def reset(self) -> None:
         reset(self.near.transport)
@@ -111,27 +90,25 @@ class Wire:
     def swallow_links(self) -> None:
         """Let nothing through the connections that are there, either way, for good."""
         for link in self.links:
-            link.up.shut()
-            link.down.shut()
+            link.swallowed = True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         self.accepted += 1
-        link = Link(writer)
+        link = Link(writer, swallowed=self.swallows_new)
         self.links.add(link)
         try:
             if self.resets_new:
                 return
-            if self.swallows_new:
-                link.up.shut()
-                link.down.shut()
-            await link.up.passed()
+            while link.swallowed:
+                if not await reader.read(CHUNK):
+                    return
             far_reader, link.far = await asyncio.open_connection(*self._target)
             both = [
-                asyncio.create_task(self._pump(reader, link.far, link.up)),
-                asyncio.create_task(self._pump(far_reader, writer, link.down, self._swap)),
+                asyncio.create_task(self._pump(link, reader, link.far)),
+                asyncio.create_task(self._pump(link, far_reader, writer, self._swap)),
             ]
             try:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -148,16 +125,15 @@ class Wire:
 
     async def _pump(
         self,
+        link: Link,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        gate: Gate,
         swap: tuple[bytes, bytes] | None = None,
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
-                await gate.passed()
-                writer.write(data.replace(*swap) if swap else data)
-                await writer.drain()
-            await gate.passed()
+                if not link.swallowed:
+                    writer.write(data.replace(*swap) if swap else data)
+                    await writer.drain()
             if writer.can_write_eof():
                 writer.write_eof()

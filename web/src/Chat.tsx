@@ -1,36 +1,63 @@
-import { useCallback, useState } from "react";
-import { hasEnded, openSession, type ChatSession, type SessionRow } from "supabase-baml-bridge-client";
+import { useMemo, useState } from "react";
+import { hasEnded, type ChatSession, type SessionRow, type SessionSnapshot } from "supabase-baml-bridge-client";
+import { useSession } from "supabase-baml-bridge-client/react";
 import { Composer } from "./Composer.tsx";
 import { Conversation } from "./Conversation.tsx";
 import { Files } from "./Files.tsx";
-import { useOpened, useSnapshot } from "./hooks.ts";
+import { messageOf } from "./errors.ts";
+import type { MessageActions } from "./Message.tsx";
 import type { Client } from "./supabase.ts";
 
 interface Props {
   client: Client;
-  session: SessionRow;
+  row: SessionRow;
   menuOpen: boolean;
   onMenu(): void;
 }
 
 /** One session: its conversation, the box to write in, and its code files. */
 export function Chat({ client, ...rest }: Props) {
-  const { session } = rest;
-  const open = useCallback(() => openSession(client, session.id), [client, session.id]);
-  const chat = useOpened(open);
-  return chat && <OpenChat chat={chat} {...rest} />;
+  const { session, ...snapshot } = useSession(client, rest.row.id);
+  return session && <OpenChat session={session} snapshot={snapshot} {...rest} />;
 }
 
-function OpenChat({ chat, session, menuOpen, onMenu }: Omit<Props, "client"> & { chat: ChatSession }) {
-  const snapshot = useSnapshot(chat);
+interface OpenProps extends Omit<Props, "client"> {
+  session: ChatSession;
+  snapshot: SessionSnapshot;
+}
+
+function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
   const [draft, setDraft] = useState("");
+  /** The id of the question that the draft says in other words. */
+  const [editing, setEditing] = useState<string | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [filesOpen, setFilesOpen] = useState(false);
-  const { messages, files } = snapshot;
+  const { messages, files, connection, error } = snapshot;
 
-  function attempt(action: Promise<void>): void {
-    setProblem(null);
-    action.catch((reason: unknown) => setProblem(reason instanceof Error ? reason.message : String(reason)));
+  const attempt = useMemo(
+    () =>
+      (action: Promise<unknown>): void => {
+        setProblem(null);
+        action.catch((reason: unknown) => setProblem(messageOf(reason)));
+      },
+    [],
+  );
+  const actions: MessageActions = useMemo(
+    () => ({
+      retry: (id) => attempt(session.retry(id)),
+      resend: (id) => void session.resend(id),
+      edit: ({ id, content }) => {
+        setEditing(id);
+        setDraft(content);
+      },
+    }),
+    [session, attempt],
+  );
+
+  function send(text: string): void {
+    setDraft("");
+    setEditing(null);
+    void (editing === null ? session.send(text) : session.edit(editing, text));
   }
 
   // what "Stop" stops: the reply that runs, or else the oldest question that waits
@@ -43,8 +70,8 @@ function OpenChat({ chat, session, menuOpen, onMenu }: Omit<Props, "client"> & {
         <button className="menu" aria-expanded={menuOpen} onClick={onMenu}>
           Sessions
         </button>
-        <h1>{session.title || "New session"}</h1>
-        <span className="badge">{session.function}</span>
+        <h1>{row.title || "New session"}</h1>
+        <span className="badge">{row.function}</span>
         {files.length > 0 && (
           <button className="files-toggle" aria-expanded={filesOpen} onClick={() => setFilesOpen(!filesOpen)}>
             {filesOpen ? "Conversation" : `Files (${files.length})`}
@@ -53,34 +80,30 @@ function OpenChat({ chat, session, menuOpen, onMenu }: Omit<Props, "client"> & {
       </header>
       <div className={filesOpen ? "panes show-files" : "panes"}>
         <section className="talk" aria-label="Conversation">
-          {snapshot.connection === "offline" && (
+          {connection === "offline" && (
             <p className="banner" role="status">
               No live connection: trying again. Nothing is lost.
             </p>
           )}
-          <Conversation
-            snapshot={snapshot}
-            onOlder={() => attempt(chat.loadOlder())}
-            onRetry={(id) => attempt(chat.retry(id))}
-            onResend={(id) => void chat.resend(id)}
-            onEdit={(message) => {
-              chat.discard(message.id);
-              setDraft(draft ? `${message.content}\n${draft}` : message.content);
-            }}
-          />
-          {(problem ?? snapshot.error) && (
+          <Conversation snapshot={snapshot} actions={actions} onOlder={() => attempt(session.loadOlder())} />
+          {(problem ?? error) && (
             <p className="error" role="alert">
-              {problem ?? snapshot.error}
+              {problem ?? error}
             </p>
           )}
           <Composer
             draft={draft}
+            editing={editing !== null}
             onDraft={setDraft}
-            onSend={(text) => void chat.send(text)}
-            onStop={stoppable ? () => attempt(chat.cancel(stoppable.id)) : null}
+            onSend={send}
+            onCancelEdit={() => {
+              setEditing(null);
+              setDraft("");
+            }}
+            onStop={stoppable ? () => attempt(session.cancel(stoppable.id)) : null}
           />
         </section>
-        {files.length > 0 && <Files files={files} />}
+        {files.length > 0 && <Files session={session} files={files} />}
       </div>
     </div>
   );

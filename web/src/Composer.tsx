@@ -2,14 +2,17 @@ import { useEffect, useRef, type KeyboardEvent } from "react";
 
 interface Props {
   draft: string;
+  /** Whether the draft is an earlier question in other words. */
+  editing: boolean;
   onDraft(text: string): void;
   onSend(text: string): void;
+  onCancelEdit(): void;
   /** Null: nothing is to be stopped. */
   onStop: (() => void) | null;
 }
 
-/** Where a message is written. Enter sends, Shift and Enter begins a new line. */
-export function Composer({ draft, onDraft, onSend, onStop }: Props) {
+/** Where a message is written. Enter sends, Shift and Enter begins a new line, Escape leaves an edit. */
+export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop }: Props) {
   const box = useRef<HTMLTextAreaElement>(null);
 
   // grows with the text, up to the height the style sheet allows
@@ -20,14 +23,18 @@ export function Composer({ draft, onDraft, onSend, onStop }: Props) {
     element.style.height = `${element.scrollHeight}px`;
   }, [draft]);
 
+  useEffect(() => {
+    if (editing) box.current?.focus();
+  }, [editing]);
+
   function send(): void {
     if (draft.trim() === "") return;
     onSend(draft);
-    onDraft("");
     box.current?.focus();
   }
 
   function onKeyDown(event: KeyboardEvent): void {
+    if (event.key === "Escape" && editing) onCancelEdit();
     // an Enter that ends the composition of a character is not meant for us
     if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
     event.preventDefault();
@@ -42,24 +49,34 @@ export function Composer({ draft, onDraft, onSend, onStop }: Props) {
         send();
       }}
     >
-      <textarea
-        ref={box}
-        rows={1}
-        aria-label="Message"
-        placeholder="Write a message"
-        autoFocus
-        value={draft}
-        onChange={(event) => onDraft(event.target.value)}
-        onKeyDown={onKeyDown}
-      />
-      {onStop && (
-        <button type="button" className="stop" onClick={onStop}>
-          Stop
-        </button>
+      {editing && (
+        <p className="editing" role="status">
+          <span>Ask again in other words. The earlier question stays.</span>
+          <button type="button" className="quiet small" onClick={onCancelEdit}>
+            Cancel
+          </button>
+        </p>
       )}
-      <button type="submit" className="primary" disabled={draft.trim() === ""}>
-        Send
-      </button>
+      <div className="line">
+        <textarea
+          ref={box}
+          rows={1}
+          aria-label="Message"
+          placeholder="Write a message"
+          autoFocus
+          value={draft}
+          onChange={(event) => onDraft(event.target.value)}
+          onKeyDown={onKeyDown}
+        />
+        {onStop && (
+          <button type="button" className="stop" onClick={onStop}>
+            Stop
+          </button>
+        )}
+        <button type="submit" className="primary" disabled={draft.trim() === ""}>
+          Send
+        </button>
+      </div>
     </form>
   );
 }

@@ -1,43 +1,26 @@
-import { useEffect, useLayoutEffect, useRef } from "react";
+import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { Message, SessionSnapshot } from "supabase-baml-bridge-client";
-import { MessageItem } from "./MessageItem.tsx";
+import { MessageItem, type MessageActions } from "./Message.tsx";
 
 interface Props {
   snapshot: SessionSnapshot;
+  actions: MessageActions;
   onOlder(): void;
-  onRetry(id: string): void;
-  onResend(id: string): void;
-  onEdit(message: Message): void;
 }
 
 /** How near to its end (in pixels) the reader must be for the page to follow the text. */
 const NEAR = 80;
+/** How many messages are rendered at once; the older ones follow when the page has time, as many at a time. */
+const AT_ONCE = 12;
 
 /** The messages, oldest first; follows the newest text unless the reader has scrolled up. */
-export function Conversation({ snapshot, onOlder, onRetry, onResend, onEdit }: Props) {
+export function Conversation({ snapshot, actions, onOlder }: Props) {
   const { messages, ready, busy, hasOlder } = snapshot;
-  const log = useRef<HTMLDivElement>(null);
-  const follow = useRef(true);
-
-  useLayoutEffect(() => {
-    const element = log.current;
-    // who has just written wants to see the answer
-    if (messages.at(-1)?.status === "sending") follow.current = true;
-    if (element !== null && follow.current) element.scrollTop = element.scrollHeight;
-  }, [messages]);
-
-  useEffect(() => {
-    const element = log.current;
-    if (element === null) return;
-    // a keyboard that opens or a longer draft takes room away from the end of the text
-    const observer = new ResizeObserver(() => {
-      if (follow.current) element.scrollTop = element.scrollHeight;
-    });
-    observer.observe(element);
-    return () => observer.disconnect();
-  }, []);
-
+  const count = useGrowing(messages.length);
+  const shown = messages.slice(-count);
+  const { log, column, onScroll } = useFollow(messages);
   const answered = new Set(messages.map(({ reply_to }) => reply_to));
+  const lastReply = messages.findLast(({ role }) => role === "assistant");
   return (
     <div
       ref={log}
@@ -46,28 +29,72 @@ export function Conversation({ snapshot, onOlder, onRetry, onResend, onEdit }: P
       aria-label="Messages"
       aria-busy={busy}
       tabIndex={0}
-      onScroll={({ currentTarget: { scrollHeight, scrollTop, clientHeight } }) => {
-        follow.current = scrollHeight - scrollTop - clientHeight < NEAR;
-      }}
+      onScroll={onScroll}
     >
-      <div className="column">
-        {hasOlder && (
+      <div ref={column} className="column">
+        {hasOlder && count >= messages.length && (
           <button className="older" onClick={onOlder}>
             Show older messages
           </button>
         )}
         {ready && messages.length === 0 && <p className="muted empty">Say something to begin.</p>}
-        {messages.map((message) => (
+        {shown.map((message) => (
           <MessageItem
             key={message.id}
             message={message}
-            answered={answered.has(message.id)}
-            onRetry={onRetry}
-            onResend={onResend}
-            onEdit={onEdit}
+            answered={message.role === "user" && answered.has(message.id)}
+            last={message === lastReply}
+            actions={actions}
           />
         ))}
       </div>
     </div>
   );
+}
+
+/** A number that grows to `total` when the page has time. */
+function useGrowing(total: number): number {
+  const [count, setCount] = useState(AT_ONCE);
+  useEffect(() => {
+    if (count >= total) return;
+    // a timer where there is no idle callback (Safari)
+    if (typeof requestIdleCallback === "undefined") {
+      const timer = setTimeout(() => setCount(count + AT_ONCE), 30);
+      return () => clearTimeout(timer);
+    }
+    const handle = requestIdleCallback(() => setCount(count + AT_ONCE), { timeout: 500 });
+    return () => cancelIdleCallback(handle);
+  }, [count, total]);
+  // what is shown stays shown when messages are added
+  return Math.max(count, AT_ONCE);
+}
+
+/** Keeps the end of the text in sight for as long as the reader is there. */
+function useFollow(messages: readonly Message[]) {
+  const log = useRef<HTMLDivElement>(null);
+  const column = useRef<HTMLDivElement>(null);
+  const follow = useRef(true);
+
+  useLayoutEffect(() => {
+    // who has just written wants to see the answer
+    if (messages.at(-1)?.status === "sending") follow.current = true;
+  }, [messages]);
+
+  useEffect(() => {
+    const [view, text] = [log.current, column.current];
+    if (view === null || text === null) return;
+    // the text grows, is drawn for the first time, or a keyboard takes room away from it
+    const observer = new ResizeObserver(() => {
+      if (follow.current) view.scrollTop = view.scrollHeight;
+    });
+    observer.observe(view);
+    observer.observe(text);
+    return () => observer.disconnect();
+  }, []);
+
+  const onScroll = (): void => {
+    const view = log.current;
+    if (view !== null) follow.current = view.scrollHeight - view.scrollTop - view.clientHeight < NEAR;
+  };
+  return { log, column, onScroll };
 }

@@ -1,5 +1,8 @@
 import { useState } from "react";
-import type { SessionList, SessionListSnapshot, SessionRow } from "supabase-baml-bridge-client";
+import type { SessionList, SessionListSnapshot } from "supabase-baml-bridge-client";
+import { messageOf } from "./errors.ts";
+import { SessionItem } from "./SessionItem.tsx";
+import { useTheme } from "./theme.ts";
 
 /** The BAML functions a new session can be answered by: those of the worker's `BRIDGE_FUNCTIONS` for users. */
 const FUNCTIONS = [
@@ -25,6 +28,7 @@ export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onC
   const [name, setName] = useState<string>(FUNCTIONS[0].name);
   const [error, setError] = useState<string | null>(null);
   const [busy, setBusy] = useState(false);
+  const [theme, nextTheme] = useTheme();
 
   async function attempt(action: () => Promise<void>): Promise<void> {
     setBusy(true);
@@ -32,7 +36,7 @@ export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onC
     try {
       await action();
     } catch (reason) {
-      setError(reason instanceof Error ? reason.message : String(reason));
+      setError(messageOf(reason));
     } finally {
       setBusy(false);
     }
@@ -83,6 +87,7 @@ export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onC
             session={session}
             selected={session.id === selectedId}
             onSelect={() => onSelect(session.id)}
+            onRename={(title) => void attempt(() => list.rename(session.id, title))}
             onDelete={() => void remove(session.id)}
           />
         ))}
@@ -92,49 +97,16 @@ export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onC
         <span className="email" title={email}>
           {email}
         </span>
+        <button className="quiet" onClick={nextTheme} aria-label={`Theme: ${theme}`} title={`Theme: ${theme}`}>
+          <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
+            <circle cx="8" cy="8" r="5.5" />
+            <path d="M8 2.5a5.5 5.5 0 0 1 0 11z" className="filled" />
+          </svg>
+        </button>
         <button className="quiet" onClick={() => void onSignOut()}>
           Sign out
         </button>
       </footer>
     </nav>
-  );
-}
-
-interface ItemProps {
-  session: SessionRow;
-  selected: boolean;
-  onSelect(): void;
-  onDelete(): void;
-}
-
-function SessionItem({ session, selected, onSelect, onDelete }: ItemProps) {
-  const [asking, setAsking] = useState(false);
-  const title = session.title || "New session";
-
-  if (asking) {
-    return (
-      <li className="session asking">
-        <span className="title">Delete “{title}”?</span>
-        <span className="answers">
-          <button className="danger" autoFocus onClick={onDelete}>
-            Delete
-          </button>
-          <button onClick={() => setAsking(false)}>Keep</button>
-        </span>
-      </li>
-    );
-  }
-  return (
-    <li className={selected ? "session selected" : "session"}>
-      <button className="open" aria-current={selected ? "page" : undefined} onClick={onSelect}>
-        <span className="title">{title}</span>
-        <span className="badge">{session.function}</span>
-      </button>
-      <button className="quiet delete" aria-label={`Delete session ${title}`} onClick={() => setAsking(true)}>
-        <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
-          <path d="M3 4.5h10M6.5 4V2.5h3V4M4.5 4.5l.6 9h5.8l.6-9M6.8 7v4M9.2 7v4" />
-        </svg>
-      </button>
-    </li>
   );
 }

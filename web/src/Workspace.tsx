@@ -1,9 +1,10 @@
-import { useCallback, useState } from "react";
+import { useEffect, useState } from "react";
 import type { User } from "@supabase/supabase-js";
-import { openSessionList, type SessionList } from "supabase-baml-bridge-client";
+import { useSessions } from "supabase-baml-bridge-client/react";
 import { Chat } from "./Chat.tsx";
 import { Sidebar } from "./Sidebar.tsx";
-import { useHash, useOpened, useSnapshot } from "./hooks.ts";
+import { preloadText } from "./Text.tsx";
+import { useHash } from "./hooks.ts";
 import type { Client } from "./supabase.ts";
 
 interface Props {
@@ -13,17 +14,13 @@ interface Props {
 
 /** The page of a user: sessions at the side, the selected one in the middle. */
 export function Workspace({ client, user }: Props) {
-  const open = useCallback(() => openSessionList(client, user.id), [client, user.id]);
-  const list = useOpened(open);
-  return list && <OpenWorkspace client={client} user={user} list={list} />;
-}
-
-function OpenWorkspace({ client, user, list }: Props & { list: SessionList }) {
-  const snapshot = useSnapshot(list);
+  const { list, ...snapshot } = useSessions(client, user.id);
   const [selectedId, select] = useHash();
   const [menuOpen, setMenuOpen] = useState(false);
   const [creating, setCreating] = useState(false);
   const selected = snapshot.sessions.find(({ id }) => id === selectedId);
+  useEffect(preloadText, []);
+  if (list === null) return null;
 
   return (
     <div className="workspace" onKeyDown={({ key }) => key === "Escape" && setMenuOpen(false)}>
@@ -46,7 +43,7 @@ function OpenWorkspace({ client, user, list }: Props & { list: SessionList }) {
           <Chat
             key={selected.id}
             client={client}
-            session={selected}
+            row={selected}
             menuOpen={menuOpen}
             onMenu={() => setMenuOpen(!menuOpen)}
           />

@@ -2,7 +2,15 @@ import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { App } from "./App.tsx";
 import { connect } from "./supabase.ts";
-import "./styles.css";
+import { restoreTheme } from "./theme.ts";
+import "./base.css";
+import "./workspace.css";
+import "./conversation.css";
+import "./prose.css";
+import "./files.css";
+import "./narrow.css";
+
+restoreTheme();
 
 const client = connect(import.meta.env);
 

@@ -1,0 +1,244 @@
+/**
+ * A transport for `useChat` of the AI SDK: the chat's id is a session's id, and the rows are the messages.
+ *
+ * Give `useChat` `generateId: newId`, so that what it shows has the rows' ids.
+ */
+
+import type { ChatTransport, UIMessage, UIMessageChunk } from "ai";
+import { supabaseBackend } from "./backend.ts";
+import { ReplyChunks } from "./chunks.ts";
+import { newId } from "./id.ts";
+import { hasEnded } from "./merge.ts";
+import { openSession, type ChatSession } from "./session.ts";
+import { RequestError, type AnySupabaseClient, type Json, type Message, type SessionSnapshot } from "./types.ts";
+
+/** How long a session stays subscribed after its last stream has ended. */
+const LINGER_MS = 30_000;
+/** How long a stopped reply may take to end. */
+const END_MS = 10_000;
+const PAGE_SIZE = 20;
+const MAX_INITIAL = 200;
+const NOT_FOUND = "PT404";
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
+type SendOptions<M extends UIMessage> = Parameters<ChatTransport<M>["sendMessages"]>[0];
+type ReconnectOptions<M extends UIMessage> = Parameters<ChatTransport<M>["reconnectToStream"]>[0];
+
+/** The messages of a session as `useChat` takes them: at most the newest 200. Throws `RequestError`. */
+export async function readUIMessages(client: AnySupabaseClient, sessionId: string): Promise<UIMessage[]> {
+  const rows = await supabaseBackend(client).readPage(sessionId, null, MAX_INITIAL);
+  return rows.reverse().map(toUIMessage);
+}
+
+/** A row as a message of the AI SDK. A structured result is a part of type `data-result`. */
+export function toUIMessage({ id, role, content, data }: Pick<Message, "id" | "role" | "content" | "data">): UIMessage {
+  const parts: UIMessage["parts"] = [];
+  if (content !== "") parts.push({ type: "text", text: content });
+  if (role === "assistant" && data !== null) parts.push({ type: "data-result", id: "result", data });
+  return { id, role, parts };
+}
+
+/**
+ * Sends by inserting a row, streams from the session's topic and rows, stops by `cancel_message`, regenerates by
+ * `retry_message`, and resumes a reply that runs when the page is loaded (`useChat({ resume: true })`).
+ *
+ * `body` of a request holds further arguments of the BAML function (the message's `data`). Whatever aborts a stream
+ * that is shown stops its reply: `stop()`, but also a component that goes away with its chat; to let replies run on
+ * meanwhile, keep a `Chat` outside of the component and give it as `useChat({ chat })`.
+ */
+export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements ChatTransport<M> {
+  /** A resumed stream begins with the reply's first word. */
+  readonly resumeStreamIsReplay = true;
+  readonly #client: AnySupabaseClient;
+  readonly #open = new Map<string, OpenSession>();
+  /** Ids of rows by the ids of messages that cannot be a row's. */
+  readonly #rowIds = new Map<string, string>();
+
+  constructor(client: AnySupabaseClient) {
+    this.#client = client;
+  }
+
+  async sendMessages(options: SendOptions<M>): Promise<ReadableStream<UIMessageChunk>> {
+    const { chatId, trigger, messages, abortSignal, body } = options;
+    const question = messages.findLast(({ role }) => role === "user");
+    if (question === undefined) throw new Error("There is no message of the user's to answer.");
+    const id = this.#rowId(question.id);
+    const lease = this.#take(chatId);
+    try {
+      const { session } = lease;
+      const oldAttempt = trigger === "regenerate-message" ? await retry(session, id) : 0;
+      if (oldAttempt === null || trigger !== "regenerate-message") await send(session, id, textOf(question), body);
+      return streamReply(lease, id, abortSignal, oldAttempt ?? 0);
+    } catch (error) {
+      lease.release();
+      throw error;
+    }
+  }
+
+  async reconnectToStream({ chatId, abortSignal }: ReconnectOptions<M>): Promise<ReadableStream<UIMessageChunk> | null> {
+    const lease = this.#take(chatId);
+    try {
+      const { messages } = await until(lease.session, ({ ready }) => ready, abortSignal);
+      const question = messages.findLast(({ role }) => role === "user");
+      if (question !== undefined && !hasEnded(question)) return streamReply(lease, question.id, abortSignal, 0);
+      lease.release();
+      return null;
+    } catch (error) {
+      lease.release();
+      throw error;
+    }
+  }
+
+  /** Leaves all topics. Replies go on, and are there when the page is loaded again. */
+  close(): void {
+    for (const open of this.#open.values()) open.close();
+    this.#open.clear();
+  }
+
+  #rowId(id: string): string {
+    if (UUID.test(id)) return id;
+    const known = this.#rowIds.get(id) ?? newId();
+    this.#rowIds.set(id, known);
+    return known;
+  }
+
+  #take(sessionId: string): Lease {
+    const open = this.#open.get(sessionId) ?? new OpenSession(openSession(this.#client, sessionId, { pageSize: PAGE_SIZE }));
+    this.#open.set(sessionId, open);
+    return open.take(() => this.#open.get(sessionId) === open && this.#open.delete(sessionId));
+  }
+}
+
+interface Lease {
+  readonly session: ChatSession;
+  /** May be called more than once. */
+  release(): void;
+}
+
+/** A session that is closed a while after its last stream. */
+class OpenSession {
+  readonly #session: ChatSession;
+  #users = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(session: ChatSession) {
+    this.#session = session;
+  }
+
+  take(onClosed: () => void): Lease {
+    clearTimeout(this.#timer);
+    this.#users += 1;
+    let held = true;
+    const release = (): void => {
+      if (!held) return;
+      held = false;
+      this.#users -= 1;
+      if (this.#users > 0) return;
+      this.#timer = setTimeout(() => {
+        this.close();
+        onClosed();
+      }, LINGER_MS);
+    };
+    return { session: this.#session, release };
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+    this.#session.close();
+  }
+}
+
+async function send(session: ChatSession, id: string, text: string, body: object | undefined): Promise<void> {
+  const data = body && Object.keys(body).length > 0 ? (body as { [key: string]: Json }) : undefined;
+  if (await session.send(text, data, id)) return;
+  const reason = session.getSnapshot().messages.find((message) => message.id === id)?.error?.message;
+  session.discard(id);
+  throw new Error(reason ?? "The message was not sent.");
+}
+
+/** The attempt that is replaced, or null if there is no such question yet: it had not been sent. */
+async function retry(session: ChatSession, id: string): Promise<number | null> {
+  const isLive = ({ messages }: SessionSnapshot): boolean =>
+    messages.some((message) => (message.id === id || message.reply_to === id) && !hasEnded(message));
+  try {
+    // a stop may still be on its way to the worker, and what runs is not begun anew
+    if (isLive(await until(session, ({ ready }) => ready))) {
+      await session.cancel(id);
+      await until(session, (snapshot) => !isLive(snapshot), AbortSignal.timeout(END_MS));
+    }
+    const { messages } = session.getSnapshot();
+    const replaced = messages.find(({ reply_to }) => reply_to === id)?.attempt ?? 0;
+    await session.retry(id);
+    return replaced;
+  } catch (error) {
+    if (error instanceof RequestError && error.code === NOT_FOUND) return null;
+    throw error;
+  }
+}
+
+/** The session's state once it is as asked. Throws what the signal was aborted with, or why nothing could be read. */
+function until(
+  session: ChatSession,
+  reached: (snapshot: SessionSnapshot) => boolean,
+  signal?: AbortSignal,
+): Promise<SessionSnapshot> {
+  return new Promise((resolve, reject) => {
+    const look = (): void => {
+      const snapshot = session.getSnapshot();
+      if (signal?.aborted) settle(() => reject(signal.reason));
+      else if (reached(snapshot)) settle(() => resolve(snapshot));
+      else if (!snapshot.ready && snapshot.error !== null) settle(() => reject(new Error(snapshot.error!)));
+    };
+    const settle = (end: () => void): void => {
+      unsubscribe();
+      signal?.removeEventListener("abort", look);
+      end();
+    };
+    const unsubscribe = session.subscribe(look);
+    signal?.addEventListener("abort", look);
+    look();
+  });
+}
+
+/** The reply to a question as a stream, from its first word; what was written up to `oldAttempt` is not of it. */
+function streamReply(
+  lease: Lease,
+  questionId: string,
+  signal: AbortSignal | undefined,
+  oldAttempt: number,
+): ReadableStream<UIMessageChunk> {
+  const { session } = lease;
+  let leave: () => void = () => undefined;
+  return new ReadableStream<UIMessageChunk>({
+    start(controller) {
+      const chunks = new ReplyChunks(questionId, oldAttempt);
+      const look = (): void => {
+        for (const chunk of chunks.next(session.getSnapshot())) controller.enqueue(chunk);
+        if (!chunks.ended) return;
+        leave();
+        controller.close();
+      };
+      const stop = (): void => {
+        leave();
+        controller.close();
+        // a stop that does not arrive leaves the reply running, as its row will show
+        session.cancel(questionId).catch(() => undefined);
+      };
+      const unsubscribe = session.subscribe(look);
+      leave = () => {
+        unsubscribe();
+        signal?.removeEventListener("abort", stop);
+        lease.release();
+      };
+      if (signal?.aborted) return stop();
+      signal?.addEventListener("abort", stop);
+      look();
+    },
+    cancel: () => leave(),
+  });
+}
+
+function textOf({ parts }: UIMessage): string {
+  if (parts.some(({ type }) => type === "file")) throw new Error("Attached files are not supported: a message is text.");
+  return parts.map((part) => (part.type === "text" ? part.text : "")).join("");
+}

@@ -1,0 +1,183 @@
+"""The page when something breaks: the network, an attempt, a worker; and two tabs on one session."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import BrowserContext, expect
+
+from devstack.migrations import PROJECT
+from devstack.model import ModelServer
+from tests.e2e.tab import Tab, grows
+from tests.harness import working
+
+SENTENCE = " ".join(f"part{n:03d}" for n in range(120))
+SLOWLY = f'[[text="{SENTENCE}" delay=0.03]]'
+
+
+@asynccontextmanager
+async def worker_process(environment: Mapping[str, str], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A worker that can be killed, with a short lease."""
+    settings = {
+        "BRIDGE_LEASE_SECONDS": "2",
+        "BRIDGE_CHECKPOINT_SECONDS": "0.2",
+        "BRIDGE_HEALTH_PORT": "0",
+        "BRIDGE_HEALTH_HOST": "127.0.0.1",
+    }
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "bridge.cli",
+            "run",
+            cwd=PROJECT,
+            env={**os.environ, **environment, **settings},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_two_tabs_agree(environment: dict[str, str], tab: Tab, context: BrowserContext) -> None:
+    async with working(environment):
+        await tab.sign_up()
+        session_id = await tab.new_session()
+        other = await Tab.open(context, tab.address, f"#{session_id}")
+        await expect(other.box).to_be_visible()
+        await other.watch()
+        await tab.say(SLOWLY)
+        await other.until_text("part005")
+        await tab.until_reply("done")
+        await other.until_reply("done")
+        assert await other.reply_text() == await tab.reply_text() == SENTENCE
+        assert grows(await other.seen())
+
+        # what one tab sends and stops, the other shows
+        await other.say('[[text="one two three" stall=2]]')
+        await expect(tab.questions).to_have_count(2)
+        await tab.until_text("one two")
+        await tab.page.get_by_role("button", name="Stop").click()
+        await tab.until_reply("cancelled")
+        await other.until_reply("cancelled")
+
+        # and so with a title
+        await tab.page.get_by_role("button", name="Rename session").click()
+        await tab.page.get_by_label("Title of the session").fill("Named in one tab")
+        await tab.page.get_by_role("button", name="Rename", exact=True).click()
+        await expect(other.page.get_by_role("heading", name="Named in one tab")).to_be_visible()
+    assert other.problems == []
+
+
+async def test_the_network_goes_and_comes_back(environment: dict[str, str], tab: Tab, context: BrowserContext) -> None:
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session()
+        await tab.watch()
+        await tab.say(SLOWLY)
+        await tab.until_text("part005")
+        await context.set_offline(True)
+        await expect(tab.page.get_by_text("No live connection")).to_be_visible()
+        await context.set_offline(False)
+        await expect(tab.page.get_by_text("No live connection")).to_have_count(0)
+        await tab.until_reply("done")
+        assert await tab.reply_text() == SENTENCE
+        assert grows(await tab.seen())
+    tab.problems.clear()  # the browser says that requests failed while there was no network
+
+
+async def test_a_message_written_without_network_is_sent_later(
+    environment: dict[str, str], tab: Tab, context: BrowserContext
+) -> None:
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session()
+        await expect(tab.page.get_by_text("Say something to begin")).to_be_visible()
+        await context.set_offline(True)
+        await tab.say("[[text=arrived]]")
+        await expect(tab.questions.last).to_contain_text("Not sent")
+        await context.set_offline(False)
+        await tab.page.get_by_role("button", name="Send again").click()
+        await tab.until_reply("done")
+        assert await tab.reply_text() == "arrived"
+        await expect(tab.questions).to_have_count(1)
+    tab.problems.clear()  # as above
+
+
+async def test_a_failed_reply_is_retried(environment: dict[str, str], tab: Tab) -> None:
+    async with working(environment, max_failures=1):
+        await tab.sign_up()
+        await tab.new_session()
+        await tab.say(f'[[text="{SENTENCE}" cut=12 times=1]]')
+        reply = await tab.until_reply("failed")
+        await expect(reply.get_by_role("alert")).to_be_visible()
+        await reply.get_by_role("button", name="Retry").click()
+        await tab.until_reply("done")
+        assert await tab.reply_text() == SENTENCE
+        await expect(tab.replies).to_have_count(1)
+
+
+async def test_a_question_waits_for_a_worker(environment: dict[str, str], tab: Tab) -> None:
+    await tab.sign_up()
+    await tab.new_session()
+    await tab.say("[[text=first]]")
+    await tab.say("[[text=second]]")
+    await expect(tab.questions).to_have_count(2)
+    await expect(tab.questions.last).to_contain_text("Queued")
+    async with working(environment):
+        await expect(tab.replies).to_have_count(2)
+        await tab.until_reply("done")
+    await expect(tab.replies.first).to_contain_text("first")
+    await expect(tab.replies.last).to_contain_text("second")
+
+
+async def test_another_worker_takes_over(
+    environment: dict[str, str], model: ModelServer, tab: Tab, tmp_path: Path
+) -> None:
+    log = tmp_path / "worker.log"
+    async with worker_process(environment, log) as first:
+        await tab.sign_up()
+        await tab.new_session()
+        await tab.watch()
+        await tab.say(f'[[text="{SENTENCE}" delay=0.01 stall=40 times=1]]')
+        try:
+            await tab.until_text("part030")
+        except AssertionError:
+            pytest.fail(log.read_text())
+        first.kill()
+        await first.wait()
+    async with working(environment, lease_seconds=2):
+        await tab.until_reply("done")
+    assert await tab.reply_text() == SENTENCE
+    await expect(tab.replies).to_have_count(1)
+    # at no time was there anything but the beginning of the one reply
+    seen = await tab.seen()
+    assert [text for text in seen if not SENTENCE.startswith(text.strip())] == []
+    assert len(seen) > 3
+
+
+async def test_a_question_is_asked_in_other_words(environment: dict[str, str], tab: Tab) -> None:
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session()
+        await tab.say('[[text="one two three" stall=2]]')
+        await tab.until_text("one two")
+        await tab.questions.last.get_by_role("button", name="Edit").click()
+        await expect(tab.box).to_have_value('[[text="one two three" stall=2]]')
+        await tab.say("[[text=better]]")
+        await tab.until_reply("done")
+        assert await tab.reply_text() == "better"
+        await expect(tab.questions).to_have_count(2)
+        await expect(tab.replies.first).to_have_attribute("data-status", "cancelled")
+        await tab.replies.last.get_by_role("button", name="Write anew").click()
+        await tab.until_reply("done")

@@ -1,0 +1,168 @@
+"""Code files beside the conversation, structured results, and sessions' titles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+from playwright.async_api import BrowserContext, Locator, expect
+
+from tests.e2e import rows
+from tests.e2e.rows import Conversation, File, Turn
+from tests.e2e.tab import Tab
+from tests.harness import Row, working
+
+
+async def opened(tab: Tab, db: psycopg.AsyncConnection[Row], conversation: Conversation) -> str:
+    """Sign up, and open a session with this in it."""
+    email = await tab.sign_up()
+    session_id = await rows.write(db, await rows.user_id(db, email), conversation)
+    await tab.page.goto(f"{tab.address}#{session_id}")
+    await tab.page.reload()
+    await expect(tab.box).to_be_visible()
+    return session_id
+
+
+def tools(tab: Tab, path: str) -> Locator:
+    return tab.page.get_by_role("group", name=f"What to do with {path}")
+
+
+async def test_a_file_is_edited_and_its_earlier_version_brought_back(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
+    page, content = tab.page, tab.page.get_by_test_id("file-content")
+    await expect(content).to_contain_text("x = 1")
+    await tools(tab, "a.py").get_by_role("button", name="Edit").click()
+    editor = page.get_by_role("textbox", name="Text of a.py")
+    await expect(editor).to_be_focused()
+    await editor.fill("x = 2\n")
+    await page.get_by_role("button", name="Save").click()
+    await expect(content).to_contain_text("x = 2")
+    await expect(page.get_by_text("revision 2")).to_be_visible()
+
+    await tools(tab, "a.py").get_by_role("button", name="Versions").click()
+    await page.get_by_role("list", name="Versions of a.py").get_by_role("button", name="revision 1").click()
+    await expect(page.get_by_test_id("version-content")).to_contain_text("x = 1")
+    await page.get_by_role("button", name="Bring back").click()
+    await tools(tab, "a.py").get_by_role("button", name="Versions").click()
+    await expect(content).to_contain_text("x = 1")
+    await expect(page.get_by_text("revision 3")).to_be_visible()
+
+
+async def test_an_edit_does_not_overwrite_another(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session_id = await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
+    page = tab.page
+    await tools(tab, "a.py").get_by_role("button", name="Edit").click()
+    await page.get_by_role("textbox", name="Text of a.py").fill("x = 'mine'\n")
+    await db.execute(
+        "update public.code_files set content = %s where session_id = %s", ("x = 'the reply''s'\n", session_id)
+    )
+    await expect(page.get_by_role("alert")).to_contain_text("This file has changed since you began")
+    await expect(page.get_by_role("button", name="Save")).to_be_disabled()
+    await expect(page.get_by_role("textbox", name="Text of a.py")).to_have_value("x = 'mine'\n")
+    await page.get_by_role("button", name="Keep mine").click()
+    await expect(page.get_by_test_id("file-content")).to_contain_text("x = 'mine'")
+    await tools(tab, "a.py").get_by_role("button", name="Versions").click()
+    versions = page.get_by_role("list", name="Versions of a.py").get_by_role("button")
+    await expect(versions).to_have_count(2)
+    await versions.first.click()
+    await expect(page.get_by_test_id("version-content")).to_contain_text("the reply")
+
+
+async def test_a_reply_that_lost_to_an_edit_is_a_version(environment: dict[str, str], tab: Tab) -> None:
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session("Code")
+        await tab.say('[[json={"reply": "Made.", "files": [{"path": "a.py", "content": "x = 1"}]}]]')
+        await tab.until_reply("done")
+        reply = '{"reply": "Changed, and this takes a while.", "files": [{"path": "a.py", "content": "x = 2"}]}'
+        await tab.say(f"[[json={reply} delay=0.2]]")
+        await tab.until_text("Changed")
+        await tools(tab, "a.py").get_by_role("button", name="Edit").click()
+        await tab.page.get_by_role("textbox", name="Text of a.py").fill("x = 'mine'")
+        await tab.page.get_by_role("button", name="Save").click()
+        await tab.until_reply("done")
+        await expect(tab.page.get_by_text("your text stayed")).to_be_visible()
+        await expect(tab.page.get_by_test_id("file-content")).to_contain_text("x = 'mine'")
+        await tab.page.get_by_role("button", name="Show", exact=True).click()
+        conflict = tab.page.get_by_role("list", name="Versions of a.py").get_by_role("button", name="conflict")
+        await conflict.click()
+        await expect(tab.page.get_by_test_id("version-content")).to_contain_text("x = 2")
+
+
+async def test_a_file_is_copied_and_downloaded(
+    environment: dict[str, str],
+    tab: Tab,
+    context: BrowserContext,
+    db: psycopg.AsyncConnection[Row],
+    tmp_path: Path,
+) -> None:
+    text = "x = 'ä'\n"
+    await opened(tab, db, Conversation("Files", files=[File("src/a.py", text)]))
+    await context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await tools(tab, "src/a.py").get_by_role("button", name="Copy").click()
+    await expect(tools(tab, "src/a.py").get_by_text("Copied")).to_be_visible()
+    assert await tab.page.evaluate("navigator.clipboard.readText()") == text
+    async with tab.page.expect_download() as downloading:
+        await tools(tab, "src/a.py").get_by_role("button", name="Download").click()
+    download = await downloading.value
+    assert download.suggested_filename == "a.py"
+    await download.save_as(tmp_path / "a.py")
+    assert (tmp_path / "a.py").read_text() == text
+
+
+async def test_markdown_and_a_structured_result_are_drawn(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    data = {
+        "reply": "**Bold** and `code`.",
+        "files": [],
+        "total_price": 1234.5,
+        "paid": False,
+        "lines": [{"item": "Nut", "price": 1}, {"item": "Bolt", "price": None}],
+    }
+    turn = Turn("What?", "**Bold** and `code`.\n\n```python\nimport os\n```", data)
+    await opened(tab, db, Conversation("Data", [turn]))
+    await expect(tab.replies.locator("strong")).to_have_text("Bold")
+    await expect(tab.replies.locator("pre .hljs-keyword")).to_have_text("import")
+    result = tab.page.get_by_test_id("data")
+    await expect(result.get_by_role("columnheader")).to_have_text(["Item", "Price"])
+    await expect(result.get_by_role("row")).to_have_count(3)
+    await expect(result.get_by_role("cell")).to_have_text(["Nut", "1", "Bolt", "–"])
+    await expect(result).to_contain_text("Total price1,234.5")
+    await expect(result).to_contain_text("Paidno")
+    await expect(result).not_to_contain_text("Bold")  # shown as the reply's text
+
+
+async def test_markdown_streams_in_whole_blocks(environment: dict[str, str], tab: Tab) -> None:
+    text = "# One\\n\\nFirst *words*.\\n\\n```python\\nimport os\\n\\nprint(os)\\n```\\n\\n1. a\\n\\n2. b\\n\\nEnd."
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session()
+        await tab.say(f'[[text="{text}" delay=0.03]]')
+        await tab.until_reply("done")
+    reply = tab.replies.last
+    await expect(reply.get_by_role("heading", name="One")).to_be_visible()
+    await expect(reply.locator("pre")).to_have_count(1)
+    await expect(reply.locator("pre")).to_have_text("import os\n\nprint(os)")
+    await expect(reply.locator("ol")).to_have_count(1)
+    await expect(reply.locator("ol li")).to_have_count(2)
+
+
+async def test_a_session_is_renamed_and_deleted(environment: dict[str, str], tab: Tab) -> None:
+    await tab.sign_up()
+    await tab.new_session()
+    sessions = tab.page.get_by_test_id("sessions").get_by_role("listitem")
+    await tab.page.get_by_role("button", name="Rename session").click()
+    await tab.page.get_by_label("Title of the session").fill("  My own name ")
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.page.get_by_role("heading", name="My own name")).to_be_visible()
+    await tab.page.reload()
+    await expect(sessions).to_contain_text(["My own name"])
+    await tab.page.get_by_role("button", name="Delete session My own name").click()
+    await tab.page.get_by_role("button", name="Delete", exact=True).click()
+    await expect(sessions).to_have_count(0)
+    await expect(tab.page.get_by_role("heading", name="What shall we talk about?")).to_be_visible()

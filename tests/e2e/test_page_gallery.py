@@ -1,0 +1,63 @@
+"""The short frontends of the gallery: each streams, stops and shows after a reload what was said."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from playwright.async_api import BrowserContext, expect
+
+from devstack.migrations import PROJECT
+from tests.e2e.example import Example
+from tests.harness import working
+
+SENTENCE = " ".join(f"part{n:03d}" for n in range(60))
+
+Opener = Callable[[str], Awaitable[Example]]
+
+
+@pytest.fixture
+async def signed_up(context: BrowserContext, examples_address: str) -> AsyncIterator[Opener]:
+    opened: list[Example] = []
+
+    async def signed_up(name: str) -> Example:
+        opened.append(await Example.signed_up(context, examples_address, name))
+        return opened[-1]
+
+    yield signed_up
+    assert [problem for example in opened for problem in example.problems] == []
+
+
+@pytest.mark.parametrize("name", ["plain.html", "react.html"])
+async def test_a_conversation(environment: dict[str, str], signed_up: Opener, name: str) -> None:
+    async with working(environment):
+        page = await signed_up(name)
+        await page.say(f'[[text="{SENTENCE}" delay=0.03]]')
+        await page.until_text("part005")
+        await expect(page.replies.last).not_to_contain_text("part059")  # it streams
+        await page.until_reply("done")
+        await page.until_text(SENTENCE)
+        await page.say('[[text="one two three four five six seven" stall=6]]')
+        await page.until_text("one two")
+        await page.press("Stop")
+        await page.until_reply("cancelled")
+        await page.page.reload()
+        await page.until_reply("cancelled")
+        await expect(page.questions).to_have_count(2)
+        await expect(page.replies.first).to_contain_text(SENTENCE)
+
+
+async def test_react_shows_files_and_the_typed_result(environment: dict[str, str], signed_up: Opener) -> None:
+    async with working(environment):
+        page = await signed_up("react.html")
+        await page.say("Write fizzbuzz in Python, please.")
+        await page.until_reply("done")
+        await page.until_text("1 files")
+        await expect(page.page.get_by_role("group")).to_contain_text("def fizzbuzz(n: int) -> str:")
+
+
+def test_the_gallery_shows_what_is_tested() -> None:
+    gallery = (PROJECT / "docs" / "gallery.md").read_text()
+    for name in ("plain.html", "react.tsx", "use-chat.tsx", "sign-in.ts"):
+        code = (PROJECT / "client" / "examples" / name).read_text()
+        assert code in gallery, f"docs/gallery.md does not show client/examples/{name} as it is"

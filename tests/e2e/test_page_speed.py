@@ -1,0 +1,128 @@
+"""How soon text is painted, and how a long session opens and scrolls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from playwright.async_api import expect
+
+from tests.e2e import rows
+from tests.e2e.rows import Conversation, Turn
+from tests.e2e.tab import Tab
+from tests.harness import Row, working
+
+LONGEST_TASK_MS = 100
+
+# For every delta: whether its text was in the document when the first frame after its arrival was drawn.
+_PAINTS = """() => {
+  window.deltas = [];
+  const decoder = new TextDecoder();
+  window.WebSocket = class extends WebSocket {
+    constructor(...args) {
+      super(...args);
+      this.addEventListener("message", ({ data }) => {
+        const text = typeof data === "string" ? data : decoder.decode(data);
+        const [word] = /tick\\d+/.exec(text) ?? [];
+        if (!word) return;
+        const arrived = performance.now();
+        requestAnimationFrame(() => {
+          const painted = document.querySelector('[data-testid="message-assistant"]')?.textContent.includes(word);
+          window.deltas.push({ word, painted: painted === true, after: performance.now() - arrived });
+        });
+      });
+    }
+  };
+}"""
+
+_LONG_TASKS = """() => {
+  window.longTasks = [];
+  new PerformanceObserver((list) => {
+    window.longTasks.push(...list.getEntries().map(({ duration, startTime }) => ({ duration, startTime })));
+  }).observe({ type: "longtask" });
+}"""
+
+# the time of the first frame with the last message
+_UNTIL_THE_END = """() => new Promise((resolve) => {
+  const look = (now) => (document.body.textContent.includes("Part 99") ? resolve(now) : requestAnimationFrame(look));
+  requestAnimationFrame(look);
+})"""
+
+# scrolls through all of it, a step a frame; gives the longest time between two frames, in milliseconds
+_SCROLL = """async () => {
+  const log = document.querySelector('[role="log"]');
+  const frame = () => new Promise(requestAnimationFrame);
+  let longest = 0;
+  let before = await frame();
+  for (const direction of [-1, 1]) {
+    for (let step = 0; step < 200; step++) {
+      log.scrollBy(0, direction * 250);
+      const now = await frame();
+      longest = Math.max(longest, now - before);
+      before = now;
+      if (direction < 0 ? log.scrollTop <= 0 : log.scrollTop + log.clientHeight >= log.scrollHeight - 1) break;
+    }
+  }
+  return longest;
+}"""
+
+REPLY = """## Part {n}
+
+Here is **what** you asked for, with a [link](https://example.com/{n}) and `code`.
+
+1. One thing
+2. Another thing
+
+```python
+def part_{n}(value: int) -> int:
+    \"\"\"Give the next.\"\"\"
+    return value + {n}
+```
+
+| name | value |
+|---|---|
+| a | {n} |
+| b | 2 |
+"""
+
+
+async def test_text_is_painted_in_the_frame_after_its_arrival(environment: dict[str, str], tab: Tab) -> None:
+    await tab.page.add_init_script(f"({_PAINTS})()")
+    await tab.page.reload()
+    async with working(environment):
+        await tab.sign_up()
+        await tab.new_session()
+        words = " ".join(f"tick{n:03d}" for n in range(40))
+        await tab.say(f'[[text="Here: {words}" delay=0.02]]')
+        await tab.until_reply("done")
+    deltas: list[dict[str, Any]] = await tab.page.evaluate("window.deltas")
+    # the question's own row bears the words too, and the reply's at its end
+    deltas = [delta for delta in deltas if delta["word"] != "tick000" or delta["painted"]]
+    assert len(deltas) > 5
+    print(f"painted in the next frame: {sum(d['painted'] for d in deltas)} of {len(deltas)}; first: {deltas[0]}")
+    assert deltas[0]["painted"]
+    assert all(delta["painted"] for delta in deltas)
+
+
+async def test_a_long_session_opens_at_once_and_scrolls_smoothly(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    email = await tab.sign_up()
+    turns = [Turn(f"Question {n}?", REPLY.format(n=n)) for n in range(100)]
+    session_id = await rows.write(db, await rows.user_id(db, email), Conversation("Long", turns))
+    await tab.page.reload()
+    entry = tab.page.get_by_role("button", name="Long", exact=False).first
+    await expect(entry).to_be_visible()
+    await tab.page.evaluate(_LONG_TASKS)
+    began = await tab.page.evaluate("performance.now()")
+    await entry.click()
+    opened = await tab.page.evaluate(_UNTIL_THE_END) - began
+    await expect(tab.replies).to_have_count(100)
+    await expect(tab.replies.last).to_be_in_viewport()
+    longest_frame = await tab.page.evaluate(_SCROLL)
+    await expect(tab.replies.last).to_be_in_viewport()
+    tasks: list[dict[str, float]] = await tab.page.evaluate("window.longTasks")
+    durations = sorted((round(task["duration"]) for task in tasks), reverse=True)
+    print(f"{session_id}: opened in {opened:.0f} ms, long tasks {durations}, longest frame {longest_frame:.0f} ms")
+    assert opened < 1_000
+    assert [duration for duration in durations if duration >= LONGEST_TASK_MS] == []

@@ -1,0 +1,110 @@
+"""`useChat` of the AI SDK over the transport: send, stream, stop, write anew, and go on after a reload."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import BrowserContext, expect
+
+from tests.e2e.example import Example
+from tests.e2e.test_page_faults import worker_process
+from tests.harness import working
+
+SENTENCE = " ".join(f"part{n:03d}" for n in range(120))
+SLOWLY = f'[[text="{SENTENCE}" delay=0.03]]'
+FOR_EVER = '[[text="one two three" stall=2 times=1]]'
+
+# every text of the last reply
+_WATCH = """() => {
+  const seen = (window.seenTexts = []);
+  const look = () => {
+    const text = [...document.querySelectorAll('[data-role="assistant"]')].at(-1)?.textContent ?? "";
+    if (text !== (seen.at(-1) ?? "")) seen.push(text);
+  };
+  new MutationObserver(look).observe(document.body, { childList: true, subtree: true, characterData: true });
+}"""
+
+
+@pytest.fixture
+async def chat(context: BrowserContext, examples_address: str) -> AsyncIterator[Example]:
+    example = await Example.signed_up(context, examples_address, "use-chat.html")
+    yield example
+    assert example.problems == []
+
+
+async def until(chat: Example, status: str) -> None:
+    await chat.explained(expect(chat.status).to_have_attribute("data-status", status, timeout=20_000))
+
+
+async def test_a_reply_streams(environment: dict[str, str], chat: Example) -> None:
+    async with working(environment):
+        await chat.page.evaluate(_WATCH)
+        await chat.say(SLOWLY)
+        await until(chat, "streaming")
+        await until(chat, "ready")
+        assert await chat.reply_text() == SENTENCE
+        seen = await chat.seen()
+        assert len(seen) > 10
+        assert [text for text in seen if not SENTENCE.startswith(text.strip())] == []
+        await chat.say("[[text=second]]")
+        await chat.until_text("second")
+        await expect(chat.questions).to_have_count(2)
+        await expect(chat.replies).to_have_count(2)
+
+
+async def test_stop_cancels_the_reply_and_it_is_written_anew(environment: dict[str, str], chat: Example) -> None:
+    async with working(environment):
+        await chat.say(FOR_EVER)
+        await chat.until_text("one two")
+        await chat.press("Stop")
+        await until(chat, "ready")
+        assert await chat.reply_text() == "one two"
+        await chat.press("Write anew")
+        await until(chat, "ready")
+        await chat.until_text("one two three")
+        await expect(chat.replies).to_have_count(1)
+        # the rows say the same
+        await chat.page.reload()
+        await chat.until_text("one two three")
+        await expect(chat.questions).to_have_count(1)
+        await expect(chat.replies).to_have_count(1)
+
+
+async def test_a_reload_in_mid_stream_resumes(environment: dict[str, str], chat: Example) -> None:
+    async with working(environment):
+        await chat.say(SLOWLY)
+        await chat.until_text("part010")
+        await chat.page.reload()
+        await chat.until_text("part010")
+        await until(chat, "streaming")
+        await until(chat, "ready")
+        assert await chat.reply_text() == SENTENCE
+        await expect(chat.questions).to_have_count(1)
+        await expect(chat.replies).to_have_count(1)
+
+
+async def test_a_failed_reply_is_an_error_and_can_be_written_anew(environment: dict[str, str], chat: Example) -> None:
+    async with working(environment, max_failures=1):
+        await chat.say(f'[[text="{SENTENCE}" cut=13 times=1]]')
+        await until(chat, "error")
+        await expect(chat.page.get_by_role("alert")).to_be_visible()
+        await chat.press("Write anew")
+        await until(chat, "ready")
+        assert await chat.reply_text() == SENTENCE
+        await expect(chat.replies).to_have_count(1)
+
+
+async def test_another_worker_takes_over(environment: dict[str, str], chat: Example, tmp_path: Path) -> None:
+    async with worker_process(environment, tmp_path / "worker.log") as first:
+        await chat.page.evaluate(_WATCH)
+        await chat.say(f'[[text="{SENTENCE}" delay=0.01 stall=41 times=1]]')
+        await chat.until_text("part030")
+        first.kill()
+        await first.wait()
+    async with working(environment, lease_seconds=2):
+        await until(chat, "ready")
+    assert await chat.reply_text() == SENTENCE
+    assert [text for text in await chat.seen() if not SENTENCE.startswith(text.strip())] == []
+    await expect(chat.replies).to_have_count(1)

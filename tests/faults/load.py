@@ -1,0 +1,158 @@
+"""What people ask during a chaos run, and what has to come of it: planned from the seed, asked through REST."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import httpx
+from postgrest.exceptions import APIError
+
+from tests.faults.checker import Expected
+from tests.harness import Person
+
+MESSAGES_PER_SESSION = 12
+CODE_EVERY = 6  # each sixth session writes code files
+WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "north")
+PASSING = ("error=500", "error=429 retry_after=0.3", "cut={n}", "clean_cut={n}", "fail={n}", "stall={n}")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One planned question: in which session, in what words, what is expected, and what its asker does later."""
+
+    session: int
+    content: str
+    expected: Expected
+    cancels_after: float | None = None
+    retries_after: float | None = None
+
+
+def plan(count: int, seed: int) -> list[Question]:
+    """All questions of a run, in their order."""
+    rng = random.Random(seed)
+    sessions = max(1, count // MESSAGES_PER_SESSION)
+    return [_question(rng, n, rng.randrange(sessions)) for n in range(count)]
+
+
+def is_code(session: int) -> bool:
+    return session % CODE_EVERY == CODE_EVERY - 1
+
+
+def _question(rng: random.Random, n: int, session: int) -> Question:
+    mark = f"m{n:05d}"
+    text = " ".join([mark, *(f"{rng.choice(WORDS)}{k}" for k in range(rng.randrange(5, 50)))])
+    directives = [f"delay={rng.choice((0, 0, 0.005, 0.01, 0.03))}"]
+    fate = rng.random()
+    error = None
+    if fate < 0.14:
+        directives.append(rng.choice(PASSING).format(n=rng.randrange(6)) + " times=1")
+    elif fate < 0.18:
+        directives.append("error=400")
+        error = "model_refused"
+    expected = Expected(str(uuid.UUID(int=rng.getrandbits(128), version=4)), "", text, mark, error=error)
+    if is_code(session):
+        path, content = f"{mark}.txt", f"{mark} content"
+        data = {"reply": text, "files": [{"path": path, "content": content, "language": "text"}]}
+        directives.append(f"json={json.dumps(data)}")
+        expected = replace(expected, data=data, files={path: content})
+    else:
+        directives.append(f'text="{text}"')
+    cancels = rng.uniform(0, 2) if rng.random() < 0.06 else None
+    retries = rng.uniform(2, 15) if cancels is None and rng.random() < 0.03 else None
+    return Question(session, f"[[{' '.join(directives)}]]", expected, cancels, retries)
+
+
+class Load:
+    """Asks what was planned, at a pace, as several people; a call that fails is tried until it is answered."""
+
+    def __init__(self, people: Sequence[Person], questions: Sequence[Question], rate: float, until: float) -> None:
+        self.accepted: dict[str, Expected] = {}
+        self.refused: list[str] = []
+        self._people = people
+        self._questions = questions
+        self._rate = rate
+        self._until = until
+        self._sessions: dict[int, asyncio.Task[str]] = {}
+
+    async def run(self) -> None:
+        """Until all is asked, or the time is over."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            queues: list[asyncio.Queue[Question | None]] = [asyncio.Queue() for _ in self._people]
+            for person, queue in zip(self._people, queues, strict=True):
+                group.create_task(self._asks(person, queue, group))
+            for n, question in enumerate(self._questions):
+                await asyncio.sleep(max(0, began + n / self._rate - time.monotonic()))
+                if time.monotonic() > self._until:
+                    break
+                queues[question.session % len(queues)].put_nowait(question)
+            for queue in queues:
+                queue.put_nowait(None)
+
+    async def _asks(self, person: Person, queue: asyncio.Queue[Question | None], group: asyncio.TaskGroup) -> None:
+        sessions: dict[int, str] = {}
+        while (question := await queue.get()) is not None:
+            if time.monotonic() > self._until:
+                continue
+            if question.session not in sessions:
+                sessions[question.session] = await self._opens(person, question.session)
+            session_id = sessions[question.session]
+            expected = replace(question.expected, session_id=session_id)
+            row = {"id": expected.message_id, "session_id": session_id, "content": question.content}
+            if await self._call(partial(_insert, person, "messages", row)):
+                self.accepted[expected.message_id] = expected
+            if question.cancels_after is not None:
+                group.create_task(self._later(person, expected.message_id, question.cancels_after, "cancel_message"))
+            if question.retries_after is not None:
+                group.create_task(self._later(person, expected.message_id, question.retries_after, "retry_message"))
+
+    async def _opens(self, person: Person, session: int) -> str:
+        session_id = str(uuid.uuid4())
+        row = {"id": session_id, "function": "Code" if is_code(session) else "Chat", "title": f"session {session}"}
+        await self._call(partial(_insert, person, "sessions", row))
+        return session_id
+
+    async def _later(self, person: Person, message_id: str, seconds: float, function: str) -> None:
+        await asyncio.sleep(seconds)
+        before = self.accepted[message_id]
+        # noted before it is called: whatever the call does, even if its answer is lost, it may have been done
+        if function == "cancel_message":
+            self.accepted[message_id] = replace(before, cancelled=True)
+        retried = message_id if function == "retry_message" else None
+        await self._call(partial(_ask_of, person, function, message_id), retried)
+
+    async def _call(self, call: Callable[[], Awaitable[object]], retried: str | None = None) -> bool:
+        """Make a call until it is answered; True if it was accepted, now or by a call whose answer was lost."""
+        while True:
+            if retried is not None:
+                before = self.accepted[retried]
+                self.accepted[retried] = replace(before, retries=before.retries + 1)
+            try:
+                await call()
+            except APIError as error:
+                if error.code == "23505":
+                    return True
+                if (error.code or "").startswith(("PT", "42", "22", "23")):
+                    self.refused.append(f"{error.code} {error.message}")
+                    return False
+            except httpx.HTTPError:
+                pass  # the database or what is before it is away: it comes back
+            else:
+                return True
+            await asyncio.sleep(0.2)
+
+
+async def _insert(person: Person, table: str, row: dict[str, Any]) -> None:
+    await person.client.table(table).insert(row).execute()
+
+
+async def _ask_of(person: Person, function: str, message_id: str) -> None:
+    await person.client.rpc(function, {"message_id": message_id}).execute()

@@ -1,0 +1,188 @@
+"""The checker finds what is planted: each kind of violation, and nothing in a sound ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.faults.audit import Write
+from tests.faults.checker import Expected, Ledger, check
+from tests.harness import Row
+
+BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
+FIRST, SECOND, THIRD = "question-1", "question-2", "question-3"
+TEXT = "m00001 one two three"
+
+
+def write(id: int, message_id: str, ordinal: int, **fields: Any) -> Write:
+    """A write `id` seconds after the beginning."""
+    base = Write(id, BEGAN + timedelta(seconds=id), "jobs", "update", message_id, "session", ordinal, 1)
+    return replace(base, **fields)
+
+
+def story(begin: int, message_id: str, ordinal: int, worker: str = "a") -> list[Write]:
+    """A question that is claimed, checkpointed and finished by one worker: 5 writes, a second each."""
+    by = {"caller": worker, "caller_attempt": 1}
+    return [
+        write(begin, message_id, ordinal, worker=worker, call="bridge_claim", caller=worker),
+        write(begin + 1, message_id, ordinal, relation="messages", operation="insert", call="bridge_claim"),
+        write(begin + 2, message_id, ordinal, relation="messages", call="bridge_beat", **by),
+        write(begin + 3, message_id, ordinal, relation="messages", status="done", call="bridge_finish", **by),
+        write(begin + 4, message_id, ordinal, operation="delete", worker=worker, call="bridge_finish", **by),
+    ]
+
+
+def question(message_id: str, status: str = "done") -> Row:
+    return {"id": message_id, "session_id": "session", "role": "user", "status": status, "reply_to": None}
+
+
+def reply(message_id: str, content: str = TEXT, status: str = "done", **fields: Any) -> Row:
+    return {
+        **{"id": f"reply to {message_id}", "session_id": "session", "role": "assistant", "status": status},
+        **{"reply_to": message_id, "content": content, "data": None, "error": None, "attempt": 1},
+        **fields,
+    }
+
+
+def expected(message_id: str, **fields: Any) -> Expected:
+    return replace(Expected(message_id, "session", TEXT, "m00001"), **fields)
+
+
+def queued(id: int, message_id: str, ordinal: int) -> Write:
+    return write(id, message_id, ordinal, operation="insert", attempt=0)
+
+
+SOUND = Ledger(
+    expected=[
+        expected(FIRST),
+        expected(SECOND, cancelled=True),
+        expected(THIRD, error="model_refused"),
+    ],
+    messages=[
+        *(question(FIRST), reply(FIRST)),
+        *(question(SECOND, "cancelled"), reply(SECOND, "m00001 one", "cancelled")),
+        *(question(THIRD, "failed"), reply(THIRD, "m00", "failed", error={"code": "model_refused", "message": "no"})),
+    ],
+    writes=[
+        *(queued(1, FIRST, 2), queued(2, SECOND, 4), queued(3, THIRD, 6)),
+        *(*story(10, FIRST, 2), *story(20, SECOND, 4, "b"), *story(30, THIRD, 6)),
+    ],
+    runs=[{"message_id": FIRST, "attempt": 1, "worker": "a", "outcome": "done"}],
+)
+
+
+def kinds(ledger: Ledger) -> set[tuple[str, str]]:
+    return {(violation.kind, violation.message_id) for violation in check(ledger)}
+
+
+def test_nothing_is_found_in_a_sound_ledger() -> None:
+    assert check(SOUND) == []
+
+
+def with_messages(change: Callable[[Row], Row | None]) -> Ledger:
+    changed = [change(row) for row in SOUND.messages]
+    return replace(SOUND, messages=[row for row in changed if row is not None])
+
+
+def with_reply(**fields: Any) -> Ledger:
+    return with_messages(lambda row: row | fields if row["reply_to"] == FIRST else row)
+
+
+TAKEN_OVER = [
+    *(queued(1, FIRST, 2), *story(10, FIRST, 2)[:3]),
+    write(15, FIRST, 2, attempt=2, worker="b", call="bridge_claim", caller="b"),
+]
+
+
+@pytest.mark.parametrize(
+    ("ledger", "found"),
+    [
+        pytest.param(with_reply(content=TEXT + TEXT), {("doubled", FIRST)}, id="the text is there twice"),
+        pytest.param(with_reply(content="m00001 on" + TEXT), {("doubled", FIRST)}, id="after a part of itself"),
+        pytest.param(replace(SOUND, messages=[*SOUND.messages, reply(FIRST)]), {("doubled", FIRST)}, id="two replies"),
+        pytest.param(replace(SOUND, runs=[*SOUND.runs] * 2), {("doubled", FIRST)}, id="finished twice"),
+        pytest.param(
+            with_messages(lambda row: None if row["reply_to"] == FIRST else row), {("lost", FIRST)}, id="no reply"
+        ),
+        pytest.param(
+            with_messages(lambda row: None if row["id"] == FIRST else row), {("lost", FIRST)}, id="no question"
+        ),
+        pytest.param(
+            with_messages(lambda row: row | {"status": "running"} if FIRST in (row["id"], row["reply_to"]) else row),
+            {("lost", FIRST)},
+            id="for ever running",
+        ),
+        pytest.param(replace(SOUND, jobs=[FIRST]), {("lost", FIRST)}, id="a job is left"),
+        pytest.param(
+            with_messages(lambda row: row | {"status": "failed"} if FIRST in (row["id"], row["reply_to"]) else row),
+            {("lost", FIRST)},
+            id="failed, though its script does not",
+        ),
+        pytest.param(with_reply(content="m00001 one three"), {("wrong", FIRST)}, id="a piece is missing"),
+        pytest.param(with_reply(status="failed"), {("wrong", FIRST), ("lost", FIRST)}, id="not as its question"),
+        pytest.param(
+            with_messages(lambda row: row | {"content": "m00001 two"} if row["reply_to"] == SECOND else row),
+            {("wrong", SECOND)},
+            id="a cancelled text that was never said",
+        ),
+        pytest.param(
+            replace(SOUND, writes=[*SOUND.writes[:3], *story(10, SECOND, 4), *story(20, FIRST, 2)]),
+            {("out of order", SECOND)},
+            id="the second before the first",
+        ),
+        pytest.param(
+            replace(SOUND, writes=[*SOUND.writes[:3], *story(10, FIRST, 2), *story(13, SECOND, 4, "b")]),
+            {("two at once", SECOND), ("out of order", SECOND)},
+            id="the second while the first runs",
+        ),
+        pytest.param(
+            replace(
+                SOUND,
+                writes=[
+                    *TAKEN_OVER,
+                    write(16, FIRST, 2, relation="messages", call="bridge_beat", caller="a", caller_attempt=1),
+                ],
+            ),
+            {("late write", FIRST)},
+            id="a checkpoint after the takeover",
+        ),
+        pytest.param(
+            replace(
+                SOUND,
+                writes=[
+                    *TAKEN_OVER,
+                    write(16, FIRST, 2, operation="delete", call="bridge_finish", caller="a", caller_attempt=1),
+                ],
+            ),
+            {("late write", FIRST)},
+            id="a finish after the takeover",
+        ),
+        pytest.param(
+            replace(
+                SOUND,
+                writes=[*TAKEN_OVER, write(16, FIRST, 2, attempt=2, call="bridge_beat", caller="c", caller_attempt=2)],
+            ),
+            {("late write", FIRST)},
+            id="a write by one who never held it",
+        ),
+    ],
+)
+def test_what_is_planted_is_found(ledger: Ledger, found: set[tuple[str, str]]) -> None:
+    assert kinds(ledger) == found
+
+
+@pytest.mark.parametrize("order", [(FIRST, THIRD), (THIRD, FIRST)])
+def test_an_old_question_that_is_asked_anew_may_come_before_or_after_those_that_wait(order: tuple[str, str]) -> None:
+    """A user retries the first while the second runs and the third waits."""
+    anew = {FIRST: (2, 2), THIRD: (6, 1)}  # ordinal and attempt
+    writes = [*(queued(1, FIRST, 2), *story(10, FIRST, 2)), queued(16, SECOND, 4), *story(18, SECOND, 4)]
+    writes += [queued(17, THIRD, 6), replace(queued(19, FIRST, 2), attempt=1)]
+    for begin, message_id in zip((30, 40), order, strict=True):
+        ordinal, attempt = anew[message_id]
+        for one in story(begin, message_id, ordinal):
+            writes.append(replace(one, attempt=attempt, caller_attempt=one.caller_attempt and attempt))
+    assert check(replace(SOUND, writes=writes)) == []

@@ -1,0 +1,101 @@
+"""A rolling restart of three workers under load: everything is answered, and nothing was done for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.faults.processes import WorkerProcess, worker_process
+from tests.faults.waiting import until
+from tests.harness import Person, Row
+
+WORKERS = 3
+SESSIONS = 15
+DRAIN_SECONDS = 20
+FILLER = "".join(f"word{n % 100:02d} " for n in range(60))
+
+
+async def busy(worker: WorkerProcess) -> None:
+    """Wait until the worker has something in hand."""
+
+    async def is_busy() -> bool:
+        return (await worker.metrics())["bridge_in_hand"] > 0
+
+    await until(is_busy, 10)
+
+
+async def test_a_rolling_restart_wastes_no_attempt(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": DRAIN_SECONDS, "concurrency": SESSIONS // WORKERS}
+    sessions = [await user.open_session(title="named") for _ in range(SESSIONS)]
+    asked: list[str] = []
+    enough = asyncio.Event()
+
+    async def load() -> None:
+        while not enough.is_set():
+            for session_id in sessions:
+                asked.append(await user.ask(session_id, "[[tokens=60 delay=0.015]]"))  # 0.9 s each
+            await asyncio.sleep(0.6)
+
+    async with contextlib.AsyncExitStack() as opened:
+        workers: list[WorkerProcess] = []
+        for n in range(WORKERS):
+            started = worker_process(environment, tmp_path / f"{n}.log", ready=False, **settings)
+            workers.append(await opened.enter_async_context(started))
+        for worker in workers:
+            await worker.ready()
+        loading = asyncio.create_task(load())
+        try:
+            for n, old in enumerate(workers):
+                await busy(old)
+                old.signal(signal.SIGTERM)
+                new = await opened.enter_async_context(
+                    worker_process(environment, tmp_path / f"new-{n}.log", **settings)
+                )
+                assert new.runs
+                assert await old.ended(DRAIN_SECONDS) == 0
+        finally:
+            enough.set()
+            await loading
+        replies = [await user.reply(message_id, within=30) for message_id in asked]
+    assert len(asked) >= SESSIONS * WORKERS
+    assert [(reply["status"], reply["content"]) for reply in replies] == [("done", FILLER)] * len(asked)
+    cursor = await db.execute("select outcome, count(*) from bridge.runs group by outcome")
+    assert {row["outcome"]: row["count"] for row in await cursor.fetchall()} == {"done": len(asked)}
+
+
+async def test_what_cannot_end_in_time_is_released_and_goes_on_elsewhere_at_once(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 1, "lease_seconds": 30}
+    session_id = await user.open_session(title="named")
+    async with worker_process(environment, tmp_path / "old.log", **settings) as old:
+        message_id = await user.ask(session_id, "[[tokens=20 stall=20 delay=0.01 times=1]]")
+        await user.reply(message_id, lambda row: row["seq"] > 0)
+        async with worker_process(environment, tmp_path / "new.log", **settings):
+            old.signal(signal.SIGTERM)
+            # far sooner than its lease would have ended
+            reply = await user.reply(message_id, within=5)
+            assert await old.ended() == 0
+    assert (reply["status"], reply["attempt"], reply["content"]) == ("done", 2, FILLER[: 20 * 7])
+    cursor = await db.execute("select outcome from bridge.runs where message_id = %s order by attempt", [message_id])
+    assert [row["outcome"] for row in await cursor.fetchall()] == ["released", "done"]
+
+
+async def test_a_second_signal_leaves_now(environment: dict[str, str], user: Person, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 60, "lease_seconds": 2}
+    async with worker_process(environment, tmp_path / "old.log", **settings) as old:
+        message_id = await user.ask(await user.open_session(title="named"), "[[tokens=20 first=0.02 stall=20 times=1]]")
+        await user.reply(message_id, lambda row: row["seq"] > 0)
+        old.signal(signal.SIGTERM)
+        await until(lambda: any(line["text"] == "draining" for line in old.lines()), 5)
+        old.signal(signal.SIGINT)
+        assert await old.ended(within=5) == 1
+    async with worker_process(environment, tmp_path / "new.log", **settings):
+        assert (await user.reply(message_id))["status"] == "done"

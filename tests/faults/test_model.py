@@ -1,0 +1,179 @@
+"""The model goes wrong: tried again or given up as the kind of the fault demands, and told in a dead letter."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+
+from bridge import turn
+from devstack.model import ModelServer
+from tests.faults.waiting import until
+from tests.faults.wire import Wire
+from tests.harness import Person, Row, working
+
+MAX_FAILURES = 3
+FIRST_RETRY_SECONDS = 0.2
+PATIENCE: dict[str, Any] = {"first_token_seconds": 1, "idle_seconds": 0.5, "max_failures": MAX_FAILURES}
+TEXT = "one two three four five six seven"
+
+
+@pytest.fixture(autouse=True)
+def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "FIRST_RETRY_SECONDS", FIRST_RETRY_SECONDS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the model is told to do, and what has to come of it."""
+
+    script: str
+    status: str
+    attempts: int
+    code: str = ""
+    function: str = "Chat"
+
+
+DONE, FAILED = "done", "failed"
+CASES = [
+    # permanent: once, and never again
+    Case("error=401", FAILED, 1, "model_refused"),
+    Case("error=400", FAILED, 1, "model_refused"),
+    Case("error=403", FAILED, 1, "model_refused"),
+    # transient for ever: as often as MAX_FAILURES allows
+    Case("error=429", FAILED, MAX_FAILURES, "model_busy"),
+    Case("error=500", FAILED, MAX_FAILURES, "model_unavailable"),
+    Case("stall=2", FAILED, MAX_FAILURES, "model_stalled"),
+    Case("stall=0", FAILED, MAX_FAILURES, "model_silent"),
+    Case("cut=2", FAILED, MAX_FAILURES, "model_cut"),
+    Case("clean_cut=2", FAILED, MAX_FAILURES, "model_cut"),
+    Case("fail=2", FAILED, MAX_FAILURES, "model_cut"),
+    Case('json="no {structure"', FAILED, MAX_FAILURES, "model_output", "Code"),
+    Case("finish=content_filter", FAILED, 1, "model_filtered"),
+    # transient, and over in time
+    Case("error=500 times=2", DONE, 3),
+    Case("error=429 times=1", DONE, 2),
+    Case("stall=2 times=1", DONE, 2),
+    Case("cut=2 times=1", DONE, 2),
+    Case("clean_cut=2 times=1", DONE, 2),
+    Case("fail=2 times=2", DONE, 3),
+]
+
+
+async def test_every_kind_of_fault_by_the_taxonomy(
+    environment: dict[str, str], model: ModelServer, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    async with working(environment, **PATIENCE) as running:
+        asked = {}
+        for n, case in enumerate(CASES):
+            text = "" if "json=" in case.script else f' text="{n} {TEXT}"'
+            session_id = await user.open_session(case.function, title="named")
+            asked[await user.ask(session_id, f"[[{case.script}{text}]]")] = (n, case)
+        found: list[Any] = []
+        wanted: list[Any] = []
+        for message_id, (n, case) in asked.items():
+            reply = await user.reply(message_id)
+            cursor = await db.execute(
+                "select outcome, error ->> 'code' as code from bridge.runs where message_id = %s order by attempt",
+                [message_id],
+            )
+            attempts = [(row["outcome"], row["code"]) for row in await cursor.fetchall()]
+            cursor = await db.execute(
+                "select failures, error from bridge.dead_letters where message_id = %s", [message_id]
+            )
+            dead = [(row["failures"], row["error"]["code"]) for row in await cursor.fetchall()]
+            error = reply["error"] and reply["error"]["code"]
+            found.append((case.script, reply["status"], error, reply["attempt"], len(attempts), dead))
+            if case.status == DONE:
+                wanted.append((case.script, DONE, None, case.attempts, case.attempts, []))
+                assert reply["content"] == f"{n} {TEXT}", "the attempts before it left nothing in the text"
+                assert [outcome for outcome, _ in attempts] == ["failed"] * (case.attempts - 1) + ["done"]
+            else:
+                letter = [(case.attempts, case.code)]
+                wanted.append((case.script, FAILED, case.code, case.attempts, case.attempts, letter))
+                assert attempts == [("failed", case.code)] * case.attempts, "a dead letter has its whole story"
+        assert found == wanted
+        # no connection to the provider is left
+        await model.until(lambda model: model.open == 0)
+        stalled = [exchange.outcome for exchange in model.requests if exchange.prompt.last.startswith("[[stall=0")]
+        assert stalled == ["dropped"] * MAX_FAILURES
+        assert running.hands == {}
+
+
+async def test_retry_after_is_honoured(environment: dict[str, str], model: ModelServer, user: Person) -> None:
+    async with working(environment, **PATIENCE):
+        busy = "[[error=429 retry_after=2 times=1 text=busy]]"
+        down = "[[error=503 retry_after=1.5 times=1 text=down]]"
+        begun = {}
+        for script in (busy, down):
+            message_id = await user.ask(await user.open_session(title="named"), script)
+            begun[script] = message_id
+        for message_id in begun.values():
+            assert (await user.reply(message_id))["status"] == "done"
+    for script, seconds in ((busy, 2.0), (down, 1.5)):
+        first, second = [exchange.started_at for exchange in model.requests if exchange.prompt.last == script]
+        assert seconds <= second - first < seconds + 1.5
+
+
+async def test_retries_wait_longer_each_time(environment: dict[str, str], model: ModelServer, user: Person) -> None:
+    script = "[[error=500 times=3 text=patience]]"
+    async with working(environment, max_failures=5):
+        message_id = await user.ask(await user.open_session(title="named"), script)
+        assert (await user.reply(message_id))["content"] == "patience"
+    times = [exchange.started_at for exchange in model.requests if exchange.prompt.last == script]
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert len(pauses) == 3
+    for failures, pause in enumerate(pauses):
+        longest = FIRST_RETRY_SECONDS * 2**failures
+        assert longest / 2 <= pause < longest + 1
+
+
+async def test_a_retry_takes_the_place_of_the_partial(environment: dict[str, str], user: Person) -> None:
+    session_id = await user.open_session(title="named")
+    ear = await user.listen(f"session:{session_id}")
+    async with working(environment, **PATIENCE):
+        message_id = await user.ask(session_id, f'[[text="{TEXT}" delay=0.05 cut=4 times=1]]')
+        reply = await user.reply(message_id)
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+    assert (reply["attempt"], reply["content"]) == (2, TEXT)
+    for attempt in (1, 2):
+        deltas = ear.of("delta", attempt=attempt)
+        assert [delta["seq"] for delta in deltas] == list(range(1, len(deltas) + 1))
+        assert TEXT.startswith("".join(delta["text"] for delta in deltas))
+
+
+async def test_nobody_listens_then_no_headers_then_the_model_is_back(
+    environment: dict[str, str], wire: Wire, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    async with working(environment, **PATIENCE | {"idle_seconds": 5}):
+        session_id = await user.open_session(title="named")
+
+        async def ask() -> tuple[Row, float]:
+            began = time.monotonic()
+            reply = await user.reply(await user.ask(session_id, f'[[text="{TEXT}"]]'))
+            return reply, time.monotonic() - began
+
+        await wire.refuse()
+        reply, took = await ask()
+        assert (reply["status"], reply["error"]["code"], reply["attempt"]) == (
+            *("failed", "model_unreachable"),
+            MAX_FAILURES,
+        )
+        await wire.listen()
+        wire.swallows_new = True
+        reply, took = await ask()
+        assert (reply["status"], reply["error"]["code"], reply["attempt"]) == ("failed", "model_silent", MAX_FAILURES)
+        assert took < MAX_FAILURES * (PATIENCE["first_token_seconds"] + 1)
+        await until(lambda: not wire.links, 2)  # the provider's connections were closed, not left to hang
+        wire.swallows_new, wire.resets_new = False, True
+        reply, took = await ask()
+        assert (reply["status"], reply["attempt"]) == ("failed", MAX_FAILURES)
+        wire.resets_new = False
+        reply, took = await ask()
+        assert (reply["status"], reply["content"]) == ("done", TEXT)
+        (letters,) = await (await db.execute("select count(*) from bridge.dead_letters")).fetchall()
+        assert letters["count"] == 3

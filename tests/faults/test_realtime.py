@@ -1,0 +1,267 @@
+"""Realtime goes wrong: the next message is answered all the same, and wake-ups are back soon after the fault's end.
+
+The worker's own times are a fifth of what they are outside, and so are the bounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from bridge import connection, inbox, outbox, worker
+from bridge.inbox import Signal, Work
+from bridge.worker import Worker
+from tests.faults.proxy import Frame, Proxy
+from tests.faults.waiting import until
+from tests.harness import Person, working
+
+SCALE = 0.2
+BACK_SECONDS = 15 * SCALE
+SWEEP_SECONDS = 1.0
+# what a busy machine may add to any of it
+SLACK_SECONDS = 1.0
+
+Fault = Callable[[Proxy], AbstractAsyncContextManager[None]]
+
+
+@pytest.fixture(autouse=True)
+def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        *("JOIN_SECONDS", "FIRST_BACKOFF_SECONDS", "LONGEST_BACKOFF_SECONDS"),
+        *("CANARY_SECONDS", "CANARY_ANSWER_SECONDS", "ANNOUNCED_MS"),
+    ):
+        owners = [module for module in (connection, inbox, outbox, worker) if hasattr(module, name)]
+        assert owners, f"{name} is known nowhere any more"
+        for module in owners:  # a name that was imported is another one
+            monkeypatch.setattr(module, name, getattr(module, name) * SCALE)
+
+
+class Heard:
+    """Which questions the worker heard of, and how."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.by: dict[str, set[str]] = {"broadcast": set(), "changes": set()}
+        self._put = worker.inbox._put
+        worker.inbox._put = self.put  # type: ignore[method-assign]  # it listens in
+
+    def put(self, signal: Signal) -> None:
+        if isinstance(signal, Work) and signal.source in self.by:
+            self.by[signal.source].update(signal.message_ids)
+        self._put(signal)
+
+    async def both(self, user: Person, session_id: str, within: float) -> float:
+        """Ask until both ways tell of a question that was asked from now on; return after how many seconds.
+
+        Raises TimeoutError, naming the way that stayed silent.
+        """
+        asked: set[str] = set()
+        began = time.monotonic()
+        while time.monotonic() - began < within:
+            asked.add(await user.ask(session_id, "[[text=probe]]"))
+            await asyncio.sleep(0.1)
+            if all(asked & heard for heard in self.by.values()):
+                return time.monotonic() - began
+        silent = [way for way, heard in self.by.items() if not asked & heard]
+        raise TimeoutError(f"{within:g} s after the fault's end nothing is heard by {' and '.join(silent)}")
+
+
+# -- the faults ------------------------------------------------------------------------------------------
+
+
+def closed(code: int) -> Fault:
+    @asynccontextmanager
+    async def fault(proxy: Proxy) -> AsyncIterator[None]:
+        await proxy.close_sockets(code)
+        yield
+
+    return fault
+
+
+def ended(topic: str, event: str) -> Fault:
+    @asynccontextmanager
+    async def fault(proxy: Proxy) -> AsyncIterator[None]:
+        assert proxy.of(topic)
+        await proxy.end_topics(topic, event)  # type: ignore[arg-type]  # one of its words
+        yield
+
+    return fault
+
+
+@asynccontextmanager
+async def was_reset(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.reset_sockets()
+    yield
+
+
+@asynccontextmanager
+async def refused(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.realtime.resets = True
+    proxy.reset_sockets()
+    yield
+    await asyncio.sleep(20 * SCALE)  # the library itself gives up after 15 s, for ever
+
+
+@asynccontextmanager
+async def answered_503(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.realtime.status = 503
+    await proxy.close_sockets(1012)
+    yield
+    await asyncio.sleep(1)
+
+
+@asynccontextmanager
+async def black_hole(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.realtime.hangs = True
+    proxy.swallow_sockets()
+    yield
+    # long enough that the worker has begun to connect anew, and is in it when the fault ends
+    count = proxy.handshakes
+    await until(lambda: proxy.handshakes >= count + 2, 10)
+
+
+@asynccontextmanager
+async def opened_then_silent(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.realtime.swallows_new = True
+    proxy.swallow_sockets()
+    yield
+    count = proxy.handshakes
+    await until(lambda: proxy.handshakes >= count + 2, 10)
+
+
+@asynccontextmanager
+async def half_open_up(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.swallow_sockets(way="up")
+    yield
+
+
+@asynccontextmanager
+async def half_open_down(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.swallow_sockets(way="down")
+    yield
+
+
+@asynccontextmanager
+async def heartbeats_unanswered(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.realtime.drops_heartbeats = True
+    yield
+
+
+@asynccontextmanager
+async def dead_but_answering_pings(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.realtime.deaf = True
+    yield
+    await asyncio.sleep(BACK_SECONDS)
+
+
+@asynccontextmanager
+async def join_denied(proxy: Proxy) -> AsyncIterator[None]:
+    proxy.realtime.denies = "bridge:"
+    await proxy.close_sockets(1012)
+    yield
+    await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(closed(1000), id="closed 1000"),
+        pytest.param(closed(1001), id="closed 1001"),
+        pytest.param(closed(1012), id="closed 1012"),
+        pytest.param(was_reset, id="reset"),
+        pytest.param(refused, id="refused for long"),
+        pytest.param(answered_503, id="handshakes answered 503"),
+        pytest.param(black_hole, id="black hole"),
+        pytest.param(opened_then_silent, id="opened, then silent"),
+        pytest.param(half_open_up, id="half-open: nothing is sent"),
+        pytest.param(half_open_down, id="half-open: nothing is received"),
+        pytest.param(heartbeats_unanswered, id="heartbeats unanswered"),
+        pytest.param(dead_but_answering_pings, id="dead but answering pings"),
+        pytest.param(ended("bridge:inbox", "phx_close"), id="phx_close of the inbox"),
+        pytest.param(ended("bridge:messages", "phx_close"), id="phx_close of the changes"),
+        pytest.param(ended("bridge:inbox", "phx_error"), id="phx_error of the inbox"),
+        pytest.param(ended("bridge:messages", "phx_error"), id="phx_error of the changes"),
+        pytest.param(ended("bridge:", "expiry"), id="token expired"),
+        pytest.param(ended("bridge:messages", "system"), id="system error"),
+        pytest.param(join_denied, id="join denied"),
+    ],
+)
+async def test_the_next_message_is_answered_and_wake_ups_come_back(
+    fault: Fault, cut_off: dict[str, str], proxy: Proxy, user: Person
+) -> None:
+    session_id = await user.open_session(title="named")
+    async with working(cut_off, sweep_seconds=SWEEP_SECONDS) as running:
+        heard = Heard(running)
+        await heard.both(user, session_id, within=5)
+        async with fault(proxy):
+            other = await user.open_session(title="named")
+            message_id = await user.ask(other, "[[text=answered]]")
+            reply = await user.reply(message_id, within=SWEEP_SECONDS + SLACK_SECONDS)
+            assert reply["content"] == "answered"
+        await proxy.calm()
+        await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
+
+
+async def test_a_lost_event_is_found_by_the_sweep_which_trusts_the_subscription_no_more(
+    cut_off: dict[str, str], proxy: Proxy, user: Person
+) -> None:
+    session_id = await user.open_session(title="named")
+    async with working(cut_off, sweep_seconds=SWEEP_SECONDS) as running:
+        heard = Heard(running)
+        before = running.inbox.resubscriptions
+        lost: list[str] = []
+
+        def loses(frame: Frame) -> bool:
+            told: bool = (frame["event"] == "broadcast" and frame["payload"]["event"] == "work") or (
+                frame["event"] == "postgres_changes"
+            )
+            if told:
+                lost.append(frame["event"])
+            return told
+
+        proxy.realtime.loses = loses
+        message_id = await user.ask(session_id, "[[text=found]]")
+        reply = await user.reply(message_id, within=SWEEP_SECONDS + SLACK_SECONDS)
+        assert reply["content"] == "found"
+        assert "broadcast" in lost
+        assert running.metrics.missed_wakeups == 1
+        await proxy.calm()
+        await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
+        assert running.inbox.resubscriptions == before + 2
+
+
+async def test_a_dead_connection_is_noticed_while_nobody_asks(
+    cut_off: dict[str, str], proxy: Proxy, user: Person
+) -> None:
+    session_id = await user.open_session(title="named")
+    async with working(cut_off, sweep_seconds=30) as running:
+        heard = Heard(running)
+        proxy.swallow_sockets()
+        await asyncio.sleep(BACK_SECONDS + SLACK_SECONDS)
+        message_id = await user.ask(session_id, "[[text=heard]]")
+        assert (await user.reply(message_id, within=SLACK_SECONDS))["content"] == "heard"
+        assert message_id in heard.by["broadcast"]
+        assert running.metrics.missed_wakeups == 0
+
+
+async def test_deltas_flow_again_when_their_connection_was_lost(
+    cut_off: dict[str, str], proxy: Proxy, user: Person
+) -> None:
+    session_id = await user.open_session(title="named")
+    ear = await user.listen(f"session:{session_id}")
+    async with working(cut_off) as running:
+        message_id = await user.ask(session_id, "[[tokens=200 delay=0.02]]")
+        await ear.until(lambda ear: len(ear.of("delta")) > 3)
+        await proxy.close_sockets(1012, "session:")
+        count = len(ear.of("delta"))
+        await ear.until(lambda ear: len(ear.of("delta")) > count + 3, within=BACK_SECONDS)
+        reply = await user.reply(message_id)
+        assert reply["status"] == "done"
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        deltas = ear.of("delta")
+        assert running.outbox.failed >= 0
+        # in order, none twice: what could not be sent came with the next one
+        assert [delta["seq"] for delta in deltas] == sorted({delta["seq"] for delta in deltas})

@@ -1,0 +1,19 @@
+"""Waiting for what tells nobody when it is so: a process, a file, a row."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+
+
+async def until(
+    reached: Callable[[], object] | Callable[[], Awaitable[object]], within: float, pause: float = 0.02
+) -> None:
+    """Wait until `reached()`, which may be a coroutine. Raises TimeoutError."""
+    async with asyncio.timeout(within):
+        while True:
+            answer = reached()
+            if await answer if inspect.isawaitable(answer) else answer:
+                return
+            await asyncio.sleep(pause)

@@ -1,0 +1,62 @@
+import { memo, useMemo } from "react";
+import ReactMarkdown, { type Components } from "react-markdown";
+import remarkGfm from "remark-gfm";
+import { splitBlocks } from "./blocks.ts";
+import { CodeBox } from "./Code.tsx";
+
+/** What a reply may look like. HTML in it is shown as text, and only links that a browser may follow are links. */
+const COMPONENTS: Components = {
+  // the page has the first heading
+  h1: ({ children }) => <h2>{children}</h2>,
+  h2: ({ children }) => <h3>{children}</h3>,
+  h3: ({ children }) => <h4>{children}</h4>,
+  h4: ({ children }) => <h5>{children}</h5>,
+  h5: ({ children }) => <h6>{children}</h6>,
+  a: ({ href, children }) => (
+    <a href={href} target="_blank" rel="noopener noreferrer nofollow">
+      {children}
+    </a>
+  ),
+  // an image's address could carry what was said to whoever serves it: it is loaded if somebody asks for it
+  img: ({ src, alt }) => (
+    <a href={typeof src === "string" ? src : undefined} target="_blank" rel="noopener noreferrer nofollow">
+      {alt || "image"}
+    </a>
+  ),
+  pre: ({ node }) => {
+    const code = node?.children[0];
+    if (code?.type !== "element") return null;
+    const classes = code.properties["className"];
+    const language = Array.isArray(classes) ? String(classes[0] ?? "").replace(/^language-/, "") : "";
+    const text = code.children.map((child) => (child.type === "text" ? child.value : "")).join("");
+    return <CodeBox code={text.replace(/\n$/, "")} language={language} />;
+  },
+  table: ({ children }) => (
+    <div className="table" tabIndex={0} role="group" aria-label="Table">
+      <table>{children}</table>
+    </div>
+  ),
+  input: ({ checked }) => <input type="checkbox" checked={checked} disabled aria-label={checked ? "done" : "to do"} />,
+};
+
+const PLUGINS = [remarkGfm];
+
+const Block = memo(function Block({ text }: { text: string }) {
+  return (
+    <ReactMarkdown remarkPlugins={PLUGINS} components={COMPONENTS}>
+      {text}
+    </ReactMarkdown>
+  );
+});
+
+/** Markdown, also while it is still being written. */
+export default function Markdown({ text }: { text: string }) {
+  const blocks = useMemo(() => splitBlocks(text), [text]);
+  return (
+    <div className="prose">
+      {blocks.map((block, index) => (
+        <Block key={index} text={block} />
+      ))}
+    </div>
+  );
+}

@@ -1,0 +1,92 @@
+import { useState } from "react";
+import type { SessionRow } from "supabase-baml-bridge-client";
+
+interface Props {
+  session: SessionRow;
+  selected: boolean;
+  onSelect(): void;
+  onRename(title: string): void;
+  onDelete(): void;
+}
+
+/** A session in the list, to open, rename or delete. */
+export function SessionItem({ session, selected, onSelect, onRename, onDelete }: Props) {
+  const [asking, setAsking] = useState<"title" | "delete" | null>(null);
+  const title = session.title || "New session";
+  const done = () => setAsking(null);
+
+  if (asking === "delete") {
+    return (
+      <li className="session asking" onKeyDown={({ key }) => key === "Escape" && done()}>
+        <span className="title">Delete “{title}”?</span>
+        <span className="answers">
+          <button className="danger" autoFocus onClick={onDelete}>
+            Delete
+          </button>
+          <button onClick={done}>Keep</button>
+        </span>
+      </li>
+    );
+  }
+  if (asking === "title") {
+    return (
+      <li className="session asking" onKeyDown={({ key }) => key === "Escape" && done()}>
+        <RenameForm
+          title={session.title ?? ""}
+          onRename={(name) => {
+            done();
+            if (name !== session.title) onRename(name);
+          }}
+          onCancel={done}
+        />
+      </li>
+    );
+  }
+  return (
+    <li className={selected ? "session selected" : "session"}>
+      <button className="open" aria-current={selected ? "page" : undefined} onClick={onSelect}>
+        <span className="title">{title}</span>
+        <span className="badge">{session.function}</span>
+      </button>
+      <button className="quiet icon" aria-label={`Rename session ${title}`} onClick={() => setAsking("title")}>
+        <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
+          <path d="M3 13l.6-2.8L10.8 3l2.2 2.2-7.2 7.2zM9.3 4.5l2.2 2.2" />
+        </svg>
+      </button>
+      <button className="quiet icon" aria-label={`Delete session ${title}`} onClick={() => setAsking("delete")}>
+        <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
+          <path d="M3 4.5h10M6.5 4V2.5h3V4M4.5 4.5l.6 9h5.8l.6-9M6.8 7v4M9.2 7v4" />
+        </svg>
+      </button>
+    </li>
+  );
+}
+
+function RenameForm(props: { title: string; onRename(title: string): void; onCancel(): void }) {
+  const [title, setTitle] = useState(props.title);
+  return (
+    <form
+      onSubmit={(event) => {
+        event.preventDefault();
+        if (title.trim() !== "") props.onRename(title.trim());
+      }}
+    >
+      <input
+        aria-label="Title of the session"
+        autoFocus
+        maxLength={200}
+        value={title}
+        onFocus={({ target }) => target.select()}
+        onChange={({ target }) => setTitle(target.value)}
+      />
+      <span className="answers">
+        <button className="primary" disabled={title.trim() === ""}>
+          Rename
+        </button>
+        <button type="button" onClick={props.onCancel}>
+          Cancel
+        </button>
+      </span>
+    </form>
+  );
+}
