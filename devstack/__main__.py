@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 from devstack import DevstackError, PortInUse, state
+from devstack.realtime.limits import FREE, NO_LIMITS, Limits
 from devstack.stack import Stack
 
 
@@ -22,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run an embedded Supabase (Postgres, REST, Auth, Realtime) on 127.0.0.1 until it is "
         "stopped by Ctrl-C or SIGTERM, with supabase/migrations applied. It prints `ready` and its URL "
         "when it can be used.",
-        epilog="DEVSTACK_POSTGRES chooses the version of Postgres: 18 (default) or 16.",
+        epilog="DEVSTACK_POSTGRES chooses the version of Postgres: 18 (default) or 16. DEVSTACK_LIMITS chooses "
+        "the limits of Realtime: free (default, the hosted Free plan's) or none.",
     )
     parser.add_argument(
         "command",
@@ -60,13 +62,27 @@ def postgres_version() -> int:
     return int(wanted)
 
 
+def plan_limits() -> Limits:
+    """Return the limits that DEVSTACK_LIMITS asks for. Raises `DevstackError` if there are none of that name."""
+    wanted = os.environ.get("DEVSTACK_LIMITS") or "free"
+    if wanted not in ("free", "none"):
+        raise DevstackError(f"DEVSTACK_LIMITS is {wanted!r}: it may be free or none")
+    return FREE if wanted == "free" else NO_LIMITS
+
+
 async def _run(data: Path, port: int) -> int:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
     stop = asyncio.create_task(stopped.wait())
-    stack = Stack(data, port, postgres_version=postgres_version(), progress=lambda line: print(line, flush=True))
+    stack = Stack(
+        data,
+        port,
+        postgres_version=postgres_version(),
+        limits=plan_limits(),
+        progress=lambda line: print(line, flush=True),
+    )
     try:
         if not await _unless(stop, stack.__aenter__()):
             return 0

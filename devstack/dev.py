@@ -21,7 +21,7 @@ import aiohttp
 from dotenv import dotenv_values
 
 from devstack import DevstackError, PortInUse
-from devstack.__main__ import port_number, postgres_version
+from devstack.__main__ import plan_limits, port_number, postgres_version
 from devstack.migrations import PROJECT
 from devstack.node import node
 from devstack.part import Console, Part
@@ -165,6 +165,7 @@ async def _start_all(
             data,
             port,
             postgres_version=postgres_version(),
+            limits=plan_limits(),
             progress=lambda line: console.line("supabase", line),
         )
         await opened.enter_async_context(stack)

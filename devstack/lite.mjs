@@ -5,15 +5,15 @@
 // on stdin, and reads one line of JSON for each on stdout. The end of stdin ends the process, so it
 // cannot outlive its parent. Everything Lite prints goes to stderr.
 
-import { createHmac, timingSafeEqual } from "node:crypto";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
 import { serve } from "@hono/node-server";
 import { App } from "@supabase/lite";
 import { createPostgresConnection } from "@supabase/lite/postgres";
-import { jwtVerify } from "jose";
 import postgres from "postgres";
+
+import { keyAsToken, keyHolder } from "./keys.mjs";
 
 const POOL = 10; // PostgREST's default
 const CONNECT_SECONDS = 5;
@@ -163,7 +163,7 @@ function asPostgrest(error) {
 // --- REST ----------------------------------------------------------------------------------------
 
 function encode(values, name, times) {
-  if (typeof values[name] !== "string") return;
+  if (!["string", "boolean"].includes(typeof values[name])) return;
   for (let i = 0; i < times; i++) values[name] = JSON.stringify(values[name]);
 }
 
@@ -185,8 +185,26 @@ const raw = (text, ...parameters) => ({
   parameters,
 });
 
+/** Lite names the arguments of a function without quotes, so that keywords and capitals would not do. */
+const quotedArguments = {
+  transformQuery: ({ node }) => quoteArguments(node),
+  transformResult: async ({ result }) => result,
+};
+
+function quoteArguments(node) {
+  if (Array.isArray(node)) return node.map(quoteArguments);
+  if (!node?.kind || node.kind.startsWith("Value") || node.kind.startsWith("Primitive")) return node;
+  const copy = Object.fromEntries(Object.entries(node).map(([key, value]) => [key, quoteArguments(value)]));
+  if (copy.kind === "RawNode" && copy.sqlFragments[1] === " := ") {
+    const [{ sqlFragments, ...name }, ...rest] = copy.parameters;
+    copy.parameters = [{ ...name, sqlFragments: [`"${sqlFragments[0]}"`] }, ...rest];
+  }
+  return copy;
+}
+
 function restConnection(url, schema) {
   const connection = connect(url, POOL);
+  connection.kysely = connection.kysely.withPlugin(quotedArguments);
   let pool = { driver: connection.driver, kysely: connection.kysely, requests: 0 };
   // A pool that ends while a request waits for one of its connections leaves that request waiting.
   const endIfIdle = (one) => {
@@ -195,7 +213,7 @@ function restConnection(url, schema) {
   connection.introspect = async () => (await schema.get()).tables;
   connection.normalizeDbError = asPostgrest;
   // Lite takes a JSON string in a request's body for the text of a JSON value, for a column even
-  // twice: a string is encoded once more as an argument, and two times more in a row.
+  // twice, and a boolean for one of SQL: both are encoded once more as an argument, twice in a row.
   const asPostgres = connection.onPostgrestAST.bind(connection);
   connection.onPostgrestAST = async (request, context) => {
     const { tables, jsonColumns } = await schema.get();
@@ -250,36 +268,13 @@ function restConnection(url, schema) {
   /** Begin a new pool: prepared statements of the old one may not fit the changed schema. */
   connection.renew = () => {
     const old = pool;
-    const { driver, kysely } = connect(url, POOL);
+    const { driver, kysely: plain } = connect(url, POOL);
+    const kysely = plain.withPlugin(quotedArguments);
     pool = { driver, kysely, requests: 0 };
     Object.assign(connection, { driver, kysely });
     endIfIdle(old);
   };
   return connection;
-}
-
-// --- API keys ------------------------------------------------------------------------------------
-
-const same = (one, other) => {
-  const digest = (text) => createHmac("sha256", "compare").update(text).digest();
-  return timingSafeEqual(digest(one), digest(other));
-};
-
-/** Who holds an API key: the two opaque ones, or a legacy one, which is a token with a role. */
-function keyHolder({ publishableKey, secretKey, jwtSecret }) {
-  const secret = new TextEncoder().encode(jwtSecret);
-  return async (key) => {
-    if (key === publishableKey) return { type: "publishable", claims: { role: "anon" } };
-    if (same(key, secretKey)) return { type: "secret", claims: { role: "service_role" } };
-    try {
-      const { payload } = await jwtVerify(key, secret, { algorithms: ["HS256"] });
-      if (payload.role === "anon") return { type: "publishable", claims: payload };
-      if (payload.role === "service_role") return { type: "secret", claims: payload };
-    } catch {
-      // not one of our tokens
-    }
-    return null;
-  };
 }
 
 // --- the server ----------------------------------------------------------------------------------
@@ -291,11 +286,18 @@ const unknownAuth = async (context, next) => {
   await next();
 };
 
+const NO_ADMIN = {
+  code: 501,
+  error_code: "not_implemented",
+  msg: "The devstack's Auth has no admin API: sign up instead (no mail is to be confirmed), or use SQL on auth.users.",
+};
+
 async function start(config) {
   const reader = connect(config.reader, 2);
   const schema = new Schema(reader);
   const rest = restConnection(config.rest, schema);
   const resolver = keyHolder(config);
+  const asToken = keyAsToken(config);
   const common = { db: { migrations: { enabled: false } }, storage: { enabled: false }, studio: { enabled: false } };
   const server = { admin: false, disableStudio: true, disableFallback: true, apiKeys: { resolver } };
 
@@ -334,7 +336,9 @@ async function start(config) {
   listen(config.reader, changed);
 
   const fetch = async (request) => {
-    if (new URL(request.url).pathname.startsWith("/auth/v1")) return authApp.fetch(request);
+    const { pathname } = new URL(request.url);
+    if (pathname.startsWith("/auth/v1/admin/")) return Response.json(NO_ADMIN, { status: 501 });
+    if (pathname.startsWith("/auth/v1")) return authApp.fetch(await asToken(request));
     try {
       await schema.get();
     } catch (error) {

@@ -12,13 +12,16 @@ from typing import Self
 import psycopg
 from psycopg import sql
 
-from devstack import keys, migrations, state
+from devstack import DevstackError, keys, migrations, state
 from devstack.gateway import Gateway
 from devstack.lite import Lite
 from devstack.postgres import SUPERUSER, Postgres
 from devstack.realtime import SCHEMA_SQL, Realtime
+from devstack.realtime.limits import NO_LIMITS, Limits
+from devstack.realtime.wal import ReplicationLost
 
 _HERE = Path(__file__).parent
+_RESTART_SECONDS = 0.5
 
 
 class Stack:
@@ -26,7 +29,8 @@ class Stack:
 
     `port` is the front port on 127.0.0.1 (0 picks a free one). `polling_delay` is the range in
     seconds in which a change reaches a `postgres_changes` subscriber, `denied_delay` how many
-    seconds a refused join waits for its answer: both default to the hosted service's.
+    seconds a refused join waits for its answer: both default to the hosted service's. `limits` are
+    those of a plan on Realtime.
     `fsync=False` is for tests. `progress` gets a line for each step. `project` is the folder that
     holds `supabase/migrations`.
 
@@ -45,6 +49,7 @@ class Stack:
         fsync: bool = True,
         polling_delay: tuple[float, float] = (0.1, 0.5),
         denied_delay: float = 5.0,
+        limits: Limits = NO_LIMITS,
         progress: Callable[[str], None] = lambda _: None,
         project: Path = migrations.PROJECT,
     ) -> None:
@@ -54,9 +59,11 @@ class Stack:
         self._fsync = fsync
         self._polling_delay = polling_delay
         self._denied_delay = denied_delay
+        self._limits = limits
         self._progress = progress
         self.project = project
         self._exit = contextlib.AsyncExitStack()
+        self.lite_restarts = 0
         self._keys: keys.Keys
         self.postgres: Postgres
         self.lite: Lite
@@ -94,7 +101,7 @@ class Stack:
 
     async def failed(self) -> str:
         """Wait until a part ends by itself; return which and why, in one line."""
-        waiting = [asyncio.ensure_future(part.ended()) for part in (self.postgres, self.lite)]
+        waiting = [asyncio.ensure_future(part.ended()) for part in (self.postgres, self.realtime)]
         try:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             return next(iter(done)).result()
@@ -102,6 +109,23 @@ class Stack:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _keep_lite(self) -> None:
+        """Start REST and Auth anew when they end, as the hosted service does.
+
+        The driver inside (postgres 3.4.9) can end Node when the database is restarted under load.
+        """
+        while True:
+            why = await self.lite.ended()
+            self.lite_restarts += 1
+            self._progress(f"Auth and REST are started anew: {why} …")
+            while True:
+                await self.lite.stop()
+                try:
+                    await self.lite.start()
+                    break
+                except DevstackError:
+                    await asyncio.sleep(_RESTART_SECONDS)  # the database is away
 
     async def _start(self, opened: contextlib.AsyncExitStack) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -135,6 +159,7 @@ class Stack:
             api_keys={self._keys.publishable_key: "anon", self._keys.secret_key: "service_role"},
             polling_delay=self._polling_delay,
             denied_delay=self._denied_delay,
+            limits=self._limits,
         )
         await self.gateway.start(self.realtime.routes())
 
@@ -158,8 +183,22 @@ class Stack:
 
         self._progress("Realtime …")
         opened.push_async_callback(self.realtime.stop)
-        await self.realtime.start()
+        await self._start_realtime()
         opened.enter_context(state.published(self.data_dir, self.environment))
+        keeper = asyncio.create_task(self._keep_lite(), name="keep REST and Auth")
+        opened.push_async_callback(_cancelled, keeper)
+
+    async def _start_realtime(self) -> None:
+        # A new slot begins where no transaction is writing, and Postgres waits for those that are.
+        waiting = asyncio.get_running_loop().call_later(
+            2.0, self._progress, "Realtime waits until the transactions that are writing have ended …"
+        )
+        try:
+            await self.realtime.start()
+        except (psycopg.Error, ReplicationLost, OSError) as error:
+            raise DevstackError(f"Realtime did not start: {str(error).strip()}") from error
+        finally:
+            waiting.cancel()
 
     async def _prepare(self) -> None:
         """Make the roles, schemas and functions that migrations rely on, and set the roles' passwords."""
@@ -171,3 +210,9 @@ class Stack:
                 )
             await connection.execute((_HERE / "auth.sql").read_bytes())
             await connection.execute(SCHEMA_SQL.encode())
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from devstack.realtime.limits import Rate
 from devstack.realtime.pgoutput import Change, Relation, Value
 from devstack.realtime.pool import Connection, Pool
 from devstack.realtime.protocol import (
     MAX_PAYLOAD_BYTES,
     Fanout,
+    Ref,
     UserBroadcast,
+    Vsn,
     dump,
-    event_fanout,
+    push,
     user_broadcast_fanout,
 )
 
@@ -42,13 +45,18 @@ class Hearer(Protocol):
     def deliver_presence(self, message: Fanout) -> None:
         """Take a presence message."""
 
+    def exceed(self) -> None:
+        """End, because the project sent and got more than it may."""
+
 
 class Topics:
     """The channels of each topic, and the number of events so far, as the service bills them: sends and deliveries."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: Rate, presence_rate: Rate) -> None:
         self._joined: dict[tuple[str, bool], dict[Hearer, None]] = {}
         self.events = 0
+        self.rate = rate
+        self.presence_rate = presence_rate
 
     def join(self, channel: Hearer) -> None:
         """Let a channel hear its topic."""
@@ -64,16 +72,21 @@ class Topics:
                 del self._joined[key]
 
     def send(self, name: str, private: bool, message: Fanout, *, but: Hearer | None = None) -> None:
-        """Deliver a message to all channels of a topic, `but` one."""
-        self.events += 1
-        for channel in list(self._joined.get((name, private), ())):
-            if channel is not but:
-                self.events += 1
-                channel.deliver_broadcast(message)
+        """Deliver a message to all channels of a topic, `but` one; those channels end if there were too many."""
+        hearers = [channel for channel in self._joined.get((name, private), ()) if channel is not but]
+        for channel in hearers:
+            channel.deliver_broadcast(message)
+        self.events += 1 + len(hearers)
+        self.rate.add(1 + len(hearers))
+        if self.rate.is_exceeded():
+            for channel in hearers:
+                channel.exceed()
 
     def tell_presence(self, name: str, private: bool, message: Fanout) -> None:
         """Deliver a presence message to all channels of a topic."""
-        for channel in list(self._joined.get((name, private), ())):
+        channels = list(self._joined.get((name, private), ()))
+        self.presence_rate.add(len(channels))
+        for channel in channels:
             channel.deliver_presence(message)
 
     def send_inserted(self, change: Change, _committed_at: int) -> None:
@@ -81,15 +94,16 @@ class Topics:
         if change.new is None:
             return
         row = dict(zip(_names(change.relation), change.new, strict=True))
-        name = row["topic"]
-        private = row["private"] == "t"
-        if row["extension"] != "broadcast" or (str(name), private) not in self._joined:
+        if row["extension"] != "broadcast":
             return
-        message = _stored(str(name), row)
+        name, private = str(row["topic"]), row["private"] == "t"
+        message = _stored(name, row)
         if message is None:
             logger.warning("a message to %s is too large or empty, and is dropped", name)
-            return
-        self.send(str(name), private, message)
+        elif self.rate.is_exceeded():
+            logger.warning("too many messages per second: one to %s is dropped", name)
+        else:
+            self.send(name, private, message)
 
 
 def _names(relation: Relation) -> list[str]:
@@ -118,16 +132,13 @@ class Stored:
     payload: Any
     binary: bytes | None
 
-    def fanout(self, topic: str) -> Fanout:
-        """Return it as the replayed message it is."""
+    def frame(self, vsn: Vsn, topic: str, join_ref: Ref) -> bytes | None:
+        """Return the WebSocket frame of the replayed message, or None if this serializer has no shape for it."""
         meta = {"id": self.id, "replayed": True}
         if self.binary is not None:
-            return user_broadcast_fanout(topic, UserBroadcast(self.event, self.binary, False), meta)
-        return event_fanout(
-            topic,
-            "broadcast",
-            dump({"event": self.event, "meta": meta, "payload": self.payload, "type": "broadcast"}),
-        )
+            return user_broadcast_fanout(topic, UserBroadcast(self.event, self.binary, False), meta).frame(vsn)
+        payload = {"event": self.event, "meta": meta, "payload": self.payload, "type": "broadcast"}
+        return push(vsn, topic, "broadcast", dump(payload), join_ref=join_ref)
 
 
 async def stored(pool: Pool, name: str, since: int, limit: int) -> list[Stored]:

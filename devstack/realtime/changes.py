@@ -78,6 +78,11 @@ class Changes:
         await self._stream.start()
         self._task = asyncio.create_task(self._rounds(), name="rounds of postgres_changes")
 
+    @property
+    def tasks(self) -> list[asyncio.Task[None] | None]:
+        """What keeps the stream and makes the rounds; they end with `stop` alone."""
+        return [self._stream.task, self._task]
+
     async def stop(self) -> None:
         """End the rounds and the stream."""
         if self._task is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +24,7 @@ from devstack.realtime.binding import BindingRefused, binding_id, parse
 from devstack.realtime.broadcast import TOPIC_PREFIX, Stored, Topics, stored
 from devstack.realtime.changes import Changes
 from devstack.realtime.joining import JoinConfig, JoinRefused, parse_join
+from devstack.realtime.limits import Limits, Rate, Window
 from devstack.realtime.pool import Pool
 from devstack.realtime.presence import Presence
 from devstack.realtime.protocol import (
@@ -44,12 +44,14 @@ from devstack.realtime.protocol import (
 from devstack.realtime.wal import ReplicationStream
 
 CONFIRM_SECONDS = 300.0
+READY_SECONDS = 15.0
+REPLICATION_READY = "Replication connection established"
 PRESENCE_CALLS, PRESENCE_SECONDS = 5, 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What channels work with. `denied_delay` (seconds) is the back-off before a refused join is answered."""
+    """What channels work with. `denied_delay` and `idle_seconds` (seconds) are explained at `Realtime`."""
 
     tokens: Tokens
     authorization: Authorization
@@ -58,7 +60,11 @@ class Services:
     changes: Changes
     messages: ReplicationStream
     pool: Pool
+    joins: Rate
+    limits: Limits
+    clients: set[Sink]
     denied_delay: float
+    idle_seconds: float
 
 
 class Sink(Protocol):
@@ -84,7 +90,8 @@ class Channel:
         self.name = topic.removeprefix(TOPIC_PREFIX)
         self.private = False
         self.presence_key = ""
-        self.task: asyncio.Task[None] | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._subscribing: asyncio.Task[None] | None = None
         self._socket = socket
         self._services = services
         self._config: JoinConfig
@@ -92,9 +99,11 @@ class Channel:
         self._timer: asyncio.TimerHandle | None = None
         self._readable = Permission(broadcast=True, presence=True)
         self._writable: dict[str, bool] = {}
-        self._presence_calls: deque[float] = deque()
+        self._presence_calls = Window(PRESENCE_CALLS, PRESENCE_SECONDS)
         self._replayed: list[Stored] = []
         self._open = False
+        self._handling = False
+        self._exceeded = False
         self._presence_enabled = False
 
     async def join(self, payload: Any) -> dict[str, Any]:
@@ -123,30 +132,20 @@ class Channel:
         self._services.topics.join(self)
         self._arm()
         if config.bindings:
-            self.task = asyncio.create_task(
-                self._subscribe(0.0, self._services.changes.expect()), name=f"subscription of {self.topic}"
-            )
+            self._subscribing = self._start(self._subscribe(0.0, self._services.changes.expect()))
         return config.response()
 
     def joined(self) -> None:
         """Send what follows the answer to the join."""
         for message in self._replayed:
-            fanout = message.fanout(self.topic)
-            if message.binary is None:
-                payload = dump(
-                    {
-                        "event": message.event,
-                        "meta": {"id": message.id, "replayed": True},
-                        "payload": message.payload,
-                        "type": "broadcast",
-                    }
-                )
-                self._push("broadcast", payload)
-            elif (frame := fanout.frame(self._socket.vsn)) is not None:
+            if (frame := message.frame(self._socket.vsn, self.topic, self.join_ref)) is not None:
                 self._socket.send(frame)
         self._replayed = []
-        if self._config.replication_ready and self._services.messages.live.is_set():
-            self._system("system", "ok", "Replication connection established")
+        if self._config.replication_ready:
+            if self._services.messages.live.is_set():
+                self._system("system", "ok", REPLICATION_READY)
+            else:
+                self._start(self._say_ready())
         if self._config.presence_enabled and self._readable.presence:
             self._push("presence_state", dump(self._services.presence.state(self)))
 
@@ -160,11 +159,12 @@ class Channel:
         self._services.changes.unsubscribe(self)
         if self._timer is not None:
             self._timer.cancel()
-        if self.task is not None:
-            self.task.cancel()
+        for task in self.tasks:
+            task.cancel()
 
     async def handle(self, message: Message) -> None:
         """Handle a message of the client on this channel; an unknown one is ignored."""
+        self._handling = True
         match message.event:
             case "broadcast":
                 await self._broadcast(message)
@@ -172,6 +172,9 @@ class Channel:
                 await self._presence(message)
             case "access_token" if isinstance(message.payload, Mapping):
                 await self._renew(message.payload.get("access_token"))
+        self._handling = False
+        if self._exceeded:
+            self.exceed()
 
     def deliver_broadcast(self, message: Fanout) -> None:
         """Send a broadcast to the client."""
@@ -182,6 +185,12 @@ class Channel:
         """Send a presence message to the client."""
         if self._readable.presence and (frame := message.frame(self._socket.vsn)) is not None:
             self._socket.send(frame)
+
+    def exceed(self) -> None:
+        """End, because the project sent and got more than it may; what is being handled is answered first."""
+        self._exceeded = True
+        if self._open and not self._handling:
+            self._shut_down("Too many messages per second")
 
     def deliver_change(self, action: str, data: str, ids: Sequence[int]) -> None:
         """Send a row change to the client."""
@@ -222,11 +231,11 @@ class Channel:
         self._credential, self._readable, self._writable = credential, readable, {}
         self._arm()
         if self._config.bindings:
-            if self.task is not None:
-                self.task.cancel()
+            if self._subscribing is not None:
+                self._subscribing.cancel()
             # The hosted server takes up the new claims after 1 to 3 s.
             delay = self._services.denied_delay * random.uniform(0.2, 0.6)
-            self.task = asyncio.create_task(self._subscribe(delay), name=f"subscription of {self.topic}")
+            self._subscribing = self._start(self._subscribe(delay))
         return None
 
     def _arm(self) -> None:
@@ -245,6 +254,22 @@ class Channel:
             self._shut_down(error.pushed)
         else:
             self._arm()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin what ends with the channel at the latest."""
+        task = asyncio.create_task(work, name=f"channel {self.topic}")
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def _say_ready(self) -> None:
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._services.messages.live.wait()
+        except TimeoutError:
+            self._shut_down("Replication connection was not established in time")
+        else:
+            self._system("system", "ok", REPLICATION_READY)
 
     # -- postgres_changes
 
@@ -309,12 +334,14 @@ class Channel:
             return self._reply(message, "error", {"reason": "Presence track payload must be a map"})
         if event not in ("track", "untrack"):
             return self._reply(message, "error", {})
-        now = time.monotonic()
-        while self._presence_calls and self._presence_calls[0] < now - PRESENCE_SECONDS:
-            self._presence_calls.popleft()
-        self._presence_calls.append(now)
-        if len(self._presence_calls) > PRESENCE_CALLS:
+        if not self._presence_calls.allows():
             return self._shut_down("Client presence rate limit exceeded")
+        if event == "track":
+            if len(dump(tracked).encode()) > MAX_PAYLOAD_BYTES:
+                return self._shut_down("Track message size exceeded")
+            if self._services.topics.presence_rate.is_exceeded():
+                return self._shut_down("Too many presence messages per second")
+            self._services.topics.presence_rate.add()
         allowed = await self._may_write("presence")
         if allowed and not self._readable.presence:
             try:

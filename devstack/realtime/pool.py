@@ -62,7 +62,7 @@ class Pool:
             autocommit=True,
             connect_timeout=max(1, round(self._timeout)),
             application_name="realtime",
-            options="-c search_path=",
+            options="-c timezone=UTC",
         )
 
     async def _use(self, connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:

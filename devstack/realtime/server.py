@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from devstack.realtime.access import AccessUnavailable, Authorization, Credentia
 from devstack.realtime.broadcast import MESSAGES_PUBLICATION, TOPIC_PREFIX, Topics
 from devstack.realtime.changes import Changes
 from devstack.realtime.channel import Services
+from devstack.realtime.limits import NO_LIMITS, Clock, Limits, Rate
 from devstack.realtime.partitions import keep_partitions, make_partitions
 from devstack.realtime.pool import Pool
 from devstack.realtime.presence import Presence
@@ -45,7 +47,8 @@ class Realtime:
     `dsn` is a libpq URL of the superuser. `api_keys` are opaque keys and their roles; JWTs signed with `jwt_secret`
     are keys too. `polling_delay` is (busy, idle) seconds between the rounds of postgres_changes, as the hosted server
     polls; (0, 0) hands changes out at once. `denied_delay` (seconds) is the back-off before a refused join is
-    answered; the other back-offs of the hosted server are scaled with it.
+    answered; the other back-offs of the hosted server are scaled with it. A client that says nothing for
+    `idle_seconds` is cut off. `clock` (seconds) is what rates are measured by.
     """
 
     def __init__(
@@ -56,9 +59,12 @@ class Realtime:
         api_keys: Mapping[str, str],
         polling_delay: tuple[float, float] = (0.1, 0.5),
         denied_delay: float = 5.0,
+        idle_seconds: float = 65.0,
+        limits: Limits = NO_LIMITS,
+        clock: Clock = time.monotonic,
     ) -> None:
         pool = Pool(dsn)
-        topics = Topics()
+        topics = Topics(Rate(limits.events_per_second, clock), Rate(limits.presence_per_second, clock))
         self._services = Services(
             tokens=Tokens(jwt_secret, api_keys),
             authorization=Authorization(pool),
@@ -67,11 +73,17 @@ class Realtime:
             changes=Changes(pool, dsn, polling_delay),
             messages=ReplicationStream(dsn, MESSAGES_PUBLICATION, on_change=topics.send_inserted),
             pool=pool,
+            joins=Rate(limits.joins_per_second, clock),
+            limits=limits,
+            clients=set(),
             denied_delay=denied_delay,
+            idle_seconds=idle_seconds,
         )
         self._sockets: set[Socket] = set()
         self._running = False
         self._partitions: asyncio.Task[None] | None = None
+        self._fault = ""
+        self._faulty = asyncio.Event()
 
     @property
     def events(self) -> int:
@@ -81,7 +93,7 @@ class Realtime:
     async def start(self) -> None:
         """Connect to Postgres and begin, for the first time or after `stop`.
 
-        Raises psycopg.Error, ReplicationLost or TimeoutError.
+        Raises psycopg.Error, ReplicationLost or OSError (which a TimeoutError is).
         """
         services = self._services
         services.pool.open()
@@ -93,7 +105,20 @@ class Realtime:
             await self.stop()
             raise
         self._partitions = asyncio.create_task(keep_partitions(services.pool), name="partitions")
+        for task in (self._partitions, services.messages.task, *services.changes.tasks):
+            if task is not None:
+                task.add_done_callback(self._task_ended)
         self._running = True
+
+    async def ended(self) -> str:
+        """Wait until a part of it ends by itself; return which and why, in one line."""
+        await self._faulty.wait()
+        return self._fault
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._fault = f"Realtime ended unexpectedly: {task.get_name()}: {task.exception()!r}"
+            self._faulty.set()
 
     async def stop(self) -> None:
         """Close all sockets (1012) and end all work, within 5 s."""
@@ -164,6 +189,8 @@ class Realtime:
         errors = [_errors(message) for message in messages]
         if any(errors):
             return _json({"errors": {"messages": errors}}, 422)
+        if (refused := self._too_many(len(messages))) is not None:
+            return refused
         public = [message for message in messages if not _is_private(message)]
         private: dict[str, list[dict[str, Any]]] = {}
         for message in messages:
@@ -194,10 +221,21 @@ class Realtime:
             return _json({"message": "Unsupported Media Type"}, 415)
         if len(body) > MAX_PAYLOAD_BYTES:
             return _json({"errors": {"payload": ["Payload size exceeds tenant limit"]}}, 422)
+        if (refused := self._too_many()) is not None:
+            return refused
         if not private or await self._may_write(topic, credential, request):
             fanout = user_broadcast_fanout(TOPIC_PREFIX + topic, UserBroadcast(event, body, is_json), None)
             self._services.topics.send(topic, private, fanout)
         return web.Response(status=202)
+
+    def _too_many(self, messages: int = 0) -> web.Response | None:
+        """Answer a request that the limit of events does not allow; `messages` is the size of a batch."""
+        limit, rate = self._services.limits.events_per_second, self._services.topics.rate
+        if rate.is_exceeded():
+            return _json({"message": "You have exceeded your rate limit"}, 429)
+        if limit is not None and messages + rate.average > limit:
+            return _json({"message": "Too many messages to broadcast, please reduce the batch size"}, 429)
+        return None
 
     def _authorized(self, request: web.Request) -> Credential | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")

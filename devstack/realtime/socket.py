@@ -25,7 +25,6 @@ from devstack.realtime.protocol import (
 
 logger = logging.getLogger(__name__)
 
-IDLE_SECONDS = 65.0
 MAX_CHANNELS = 100
 MAX_UNSENT_BYTES = 16 * 1024 * 1024
 UNMATCHED = {"reason": "unmatched topic"}
@@ -69,6 +68,7 @@ class Socket:
             for channel in self._channels.values():
                 self._end(channel)
             self._channels.clear()
+            self._services.clients.discard(self)
             if self._tasks:
                 await asyncio.wait(self._tasks)
             self._ended.set()
@@ -103,7 +103,7 @@ class Socket:
     async def _receive(self) -> None:
         while not self._closing.is_set():
             try:
-                received = await self._websocket.receive(timeout=IDLE_SECONDS)
+                received = await self._websocket.receive(timeout=self._services.idle_seconds)
             except TimeoutError:
                 await self._websocket.close(code=1000)
                 return
@@ -143,17 +143,29 @@ class Socket:
             self._end(former)
         channel = Channel(self, self._services, message.topic, message.join_ref)
         try:
-            if len(self._channels) >= MAX_CHANNELS:
-                raise JoinRefused("ChannelRateLimitReached: Too many channels")
+            self._check_limits()
             response = await channel.join(message.payload)
         except JoinRefused as error:
             await self._refuse(message, str(error))
         else:
             self._channels[message.topic] = channel
+            self._services.clients.add(self)
             self._reply(message, message.join_ref, "ok", response)
             channel.joined()
         if former is not None:
             former.say_closed()
+
+    def _check_limits(self) -> None:
+        services = self._services
+        if len(self._channels) >= MAX_CHANNELS:
+            raise JoinRefused("ChannelRateLimitReached: Too many channels")
+        limit = services.limits.clients
+        if limit is not None and self not in services.clients and len(services.clients) >= limit:
+            raise JoinRefused("ConnectionRateLimitReached: Too many connected users")
+        if services.joins.is_exceeded():
+            self._closing.set()  # once this is answered
+            raise JoinRefused("ClientJoinRateLimitReached: Too many joins per second")
+        services.joins.add()
 
     async def _refuse(self, message: Message, reason: str) -> None:
         """Answer a refused join after a back-off, during which the whole socket stands still."""
@@ -170,9 +182,9 @@ class Socket:
 
     def _end(self, channel: Channel) -> None:
         channel.close()
-        if channel.task is not None and not channel.task.done():
-            self._tasks.add(channel.task)
-            channel.task.add_done_callback(self._tasks.discard)
+        for task in channel.tasks:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _reply(self, message: Message, join_ref: Ref, status: str, response: object) -> None:
         self.send(reply(self.vsn, message.topic, message.ref, join_ref, status, response))

@@ -21,6 +21,7 @@ from devstack.realtime.pgoutput import POSTGRES_EPOCH, Begin, Change, Commit, De
 
 logger = logging.getLogger(__name__)
 
+SLOT_SECONDS = 30.0
 STATUS_SECONDS = 10.0  # well below wal_sender_timeout (60 s)
 MESSAGES_A_TURN = 500  # so that a huge transaction does not hold the event loop
 
@@ -58,6 +59,11 @@ class ReplicationStream:
         self._reader = await self._connect()
         self._task = asyncio.create_task(self._keep(), name=f"replication of {self._publication}")
 
+    @property
+    def task(self) -> asyncio.Task[None] | None:
+        """What keeps the stream; it ends with `stop` alone."""
+        return self._task
+
     async def stop(self) -> None:
         """End the stream and close its connection; the slot vanishes with it."""
         if self._task is not None:
@@ -88,7 +94,7 @@ class ReplicationStream:
         slot = f"realtime_{os.getpid()}_{time.monotonic_ns():x}"
         reader = _Reader(connection, self._on_change, self._on_commit)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(SLOT_SECONDS):
                 # Postgres waits here for the transactions that are writing at this moment.
                 await connection.execute(
                     f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')".encode()
@@ -97,9 +103,14 @@ class ReplicationStream:
                     f"START_REPLICATION SLOT {slot} LOGICAL 0/0 "
                     f"(proto_version '1', publication_names '\"{self._publication}\"')".encode()
                 )
-        except BaseException:
+        except BaseException as error:
             reader.close()
             await connection.close()
+            if isinstance(error, TimeoutError):
+                raise ReplicationLost(
+                    f"no replication slot within {SLOT_SECONDS:.0f} s: a transaction has been writing all that time, "
+                    "see pg_stat_activity"
+                ) from error
             raise
         self.live.set()
         return reader

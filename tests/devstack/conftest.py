@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from devstack.__main__ import postgres_version
 from devstack.stack import Stack
 
 SCHEMA = (Path(__file__).parent / "schema.sql").read_text()
@@ -40,9 +40,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def embedded(tmp_path_factory: pytest.TempPathFactory, project: Path) -> AsyncIterator[Stack]:
     """The Supabase that these tests share. A test that stops a part starts it again."""
-    version = int(os.environ.get("DEVSTACK_POSTGRES", "18"))
     folder = tmp_path_factory.mktemp("data")
-    async with Stack(folder, 0, postgres_version=version, fsync=False, project=project) as stack:
+    async with Stack(folder, 0, postgres_version=postgres_version(), fsync=False, project=project) as stack:
         yield stack
 
 

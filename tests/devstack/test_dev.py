@@ -135,6 +135,7 @@ def test_dotenv_gives_way_to_the_environment(tmp_path: Path, monkeypatch: pytest
     (tmp_path / ".env").write_text("LLM_MODEL=file\nLLM_API_KEY=file\nSUPABASE_URL=\n")
     monkeypatch.setenv("LLM_MODEL", "environment")
     monkeypatch.setenv("LLM_BASE_URL", "")
+    monkeypatch.delenv("LLM_API_KEY", raising=False)  # which a model of other tests sets
     found = dev.settings(tmp_path / ".env")
     assert (found["LLM_MODEL"], found["LLM_API_KEY"]) == ("environment", "file")
     assert "SUPABASE_URL" not in found

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from devstack import DevstackError, PortInUse, privileges, state
-from devstack.__main__ import main
+from devstack.__main__ import main, postgres_version
 from devstack.postgres import Postgres
 from devstack.stack import Stack
 
@@ -110,7 +110,7 @@ async def test_no_process_is_left_and_the_data_stays(tmp_path: Path, number: sig
     with pytest.raises(DevstackError, match="no devstack runs"):
         state.running(data)
 
-    async with Stack(data, 0) as stack:
+    async with Stack(data, 0, postgres_version=postgres_version()) as stack:
         assert stack.environment["SUPABASE_SECRET_KEY"] == env["SUPABASE_SECRET_KEY"]
         with psycopg.connect(stack.environment["SUPABASE_DB_URL"]) as db:
             assert db.execute("select id from public.kept").fetchone() == (7,)
@@ -284,11 +284,15 @@ async def test_failing_migration(tmp_path: Path) -> None:
     (folder / "20260101000000_good.sql").write_text("create table public.good (id int);")
     (folder / "20260101000001_bad.sql").write_text("create table public.bad (id int); select 1/0;")
     with pytest.raises(DevstackError, match=r"20260101000001_bad\.sql.*division by zero") as error:
-        await Stack(tmp_path / "data", 0, fsync=False, project=tmp_path / "project").__aenter__()
+        await Stack(
+            tmp_path / "data", 0, postgres_version=postgres_version(), fsync=False, project=tmp_path / "project"
+        ).__aenter__()
     one_line(error)
     (folder / "20260101000001_bad.sql").write_text("create table public.bad (id int);")
     async with (
-        Stack(tmp_path / "data", 0, fsync=False, project=tmp_path / "project") as stack,
+        Stack(
+            tmp_path / "data", 0, postgres_version=postgres_version(), fsync=False, project=tmp_path / "project"
+        ) as stack,
         httpx.AsyncClient(base_url=stack.gateway.url) as client,
     ):
         key = {"apikey": stack.environment["SUPABASE_SECRET_KEY"]}

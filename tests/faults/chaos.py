@@ -26,7 +26,6 @@ from typing import Any
 import httpx
 import psycopg
 
-from devstack import DevstackError
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.faults.audit import Audit
@@ -114,7 +113,6 @@ async def run(
         asked_at = time.monotonic()
         watching = [
             asyncio.create_task(_watch(stack, load, havoc, began, say)),
-            asyncio.create_task(_keep_rest(stack, report)),
         ]
         try:
             await _storm(load, havoc)
@@ -128,6 +126,7 @@ async def run(
                 await until(lambda: _is_quiet(stack), QUIET_SECONDS, 0.2)
             report.seconds_until_quiet = time.monotonic() - quiet_at
         finally:
+            report.rest_crashes = stack.lite_restarts
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
@@ -178,20 +177,6 @@ async def _watch(stack: Stack, load: Load, havoc: Havoc, began: float, say: Say)
             f"{time.monotonic() - began:5.0f} s: {len(load.accepted)} asked, {left} not answered yet, "
             f"{havoc.struck.total()} faults"
         )
-
-
-async def _keep_rest(stack: Stack, report: Report) -> None:
-    """Start REST anew when it has ended, as the hosted service does: its driver may die of a restart of Postgres."""
-    while True:
-        await stack.lite.ended()
-        report.rest_crashes += 1
-        while True:
-            await stack.lite.stop()
-            try:
-                await stack.lite.start()
-                break
-            except DevstackError:
-                await asyncio.sleep(0.5)  # the database is away
 
 
 async def read(stack: Stack, load: Load) -> Ledger:

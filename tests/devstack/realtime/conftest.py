@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from devstack.__main__ import postgres_version
 from devstack.postgres import Postgres
 from tests.devstack.realtime.service import PASSWORD, Service, execute, prepare, served
 
@@ -16,7 +17,7 @@ from tests.devstack.realtime.service import PASSWORD, Service, execute, prepare,
 @pytest.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
     folder = tmp_path_factory.mktemp("postgres")
-    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", fsync=False)
+    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=postgres_version(), fsync=False)
     await server.start()
     try:
         await prepare(server)

@@ -5,7 +5,6 @@ What cannot be equal is made equal first: tokens, generated ids, numbers of bind
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import base64
 import contextlib
@@ -13,175 +12,45 @@ import io
 import json
 import re
 import socket
-import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-import jwt
 import psycopg
 
-from tests.devstack.realtime.service import SECRET
+from tests.devstack.realtime.recording import (
+    Bindings,
+    Recording,
+    binary,
+    eval_list,
+    normal,
+    shape,
+    topic,
+    wanted_event,
+)
 
-TOKEN = re.compile(r"<jwt role=(\S+) sub=(\S+) exp=(\S+)>")
-ELIDED = re.compile(r"<elided (?:string of )?(\d+) chars(?:, starts '(.*)')?>")
-UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1457][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00|\+00)?")
-CHOSEN = re.compile(r"^(.)\1{7}-0000-4000-8000-0{11}.$|^(.)\2{7}-")
 SECONDS = 8.0
 
 
-class Recording:
-    """The lines of one recording, and the token of each mark in them."""
-
-    def __init__(self, path: Path) -> None:
-        self.lines = [json.loads(line) for line in path.read_text().splitlines()]
-        starts = [
-            int(exp) - 3600 - line["t"]
-            for line in self.lines
-            if line["dir"] == "client"
-            for _, _, exp in TOKEN.findall(json.dumps(line))
-            if exp.isdigit() and int(exp) < 2_000_000_000
-        ]
-        commonest = statistics.mode(round(start / 60) for start in starts) if starts else 0
-        self.start = next((start for start in starts if round(start / 60) == commonest), 0.0)
-        self.elapsed = 0.0
-        # A frame that overtook the note of the statement that caused it.
-        for at in range(len(self.lines) - 1):
-            line, following = self.lines[at : at + 2]
-            if line["dir"] == "server" and "sql" in following and following["t"] - line["t"] < 0.002:
-                self.lines[at : at + 2] = [following, line]
-
-    def fill(self, value: Any, case: str = "") -> Any:
-        """Put tokens and long strings in the place of their marks."""
-        if isinstance(value, str):
-            value = TOKEN.sub(lambda found: self._token(*found.groups(), case=case), value)
-            elided = ELIDED.fullmatch(value)
-            if elided:
-                sample = elided[2] or "x"
-                return (sample * (int(elided[1]) // len(sample) + 1))[: int(elided[1])]
-            return value
-        if isinstance(value, list):
-            return [self.fill(item, case) for item in value]
-        if isinstance(value, dict):
-            return {name: self.fill(item, case) for name, item in value.items()}
-        return value
-
-    def _token(self, role: str, sub: str, exp: str, *, case: str) -> str:
-        claims: dict[str, Any] = {}
-        if role != "None":
-            claims["role"] = role
-        if sub != "None":
-            claims["sub"] = sub
-        if exp != "None":
-            claims["exp"] = int(int(exp) - self.start + time.time() - self.elapsed)
-        if "alg_none" in case:
-            return jwt.encode(claims, "", algorithm="none")
-        wrong = "wrong signature" in case or "wrong_signature" in case
-        return jwt.encode(claims, SECRET + ("x" if wrong else ""), algorithm="HS256")
-
-
-def normal(value: Any) -> Any:
-    """Make equal what differs from one run to the next."""
-    if isinstance(value, str):
-        elided = ELIDED.fullmatch(value)
-        if elided:
-            return f"<{elided[1]} chars>"
-        if len(value) > 2000:
-            return f"<{len(value)} chars>"
-        value = UUID.sub(lambda found: found[0] if CHOSEN.match(found[0]) else "<uuid>", value)
-        value = re.sub(r"expired \d+ seconds", "expired <n> seconds", value)
-        if STAMP.fullmatch(value) and not value.startswith("2026-01"):
-            return "<time>"
-        return value
-    if isinstance(value, list):
-        return [normal(item) for item in value]
-    if isinstance(value, dict):
-        made: dict[str, Any] = {}
-        for name, item in value.items():
-            if name in ("phx_ref", "phx_ref_prev"):
-                item = "<ref>"
-            if name in ("record", "old_record") and isinstance(item, dict) and isinstance(item.get("id"), int):
-                item = item | {"id": "<n>"}
-            made[normal(name) if UUID.fullmatch(name) else name] = normal(item)
-        return made
-    if isinstance(value, float):
-        return float(value)
-    return value
-
-
-def shape(line: dict[str, Any]) -> Any:
-    """Return what a recorded server line says, made equal."""
-    if "frame" in line:
-        frame = line["frame"]
-        if isinstance(frame, dict) and "b64" in frame:
-            return binary(base64.b64decode(frame["b64"])) if len(frame["b64"]) % 4 == 0 else ("binary", "?")
-        return normal(frame)
-    if "close" in line:
-        return ("close", line["close"]["code"])
-    return ("http", line["http"]["status"], line["http"].get("body"))
-
-
-def binary(data: bytes) -> Any:
-    text = UUID.sub("<uuid>", data.decode("latin-1"))
-    return ("binary", text if len(text) < 2000 else text[:80])
-
-
-def wanted_event(message: Any) -> str | None:
-    """Return the event of a message, None if it is binary or a close."""
-    if isinstance(message, dict):
-        return str(message["event"])
-    return str(message[3]) if isinstance(message, list) else None
-
-
-def topic(message: Any) -> str | None:
-    """Return the topic of a message, None if it is a close."""
-    if isinstance(message, dict):
-        return str(message["topic"])
-    if isinstance(message, str):
-        return "no JSON"
-    if isinstance(message, list):
-        return str(message[2])
-    if isinstance(message, tuple) and message[0] == "binary":
-        found = re.search(
-            r"realtime:(room:\w+?|bc:<uuid>|bc:c{8}[-0-9c]{28}|tr09pub)(?=evt|bin|tx|arr|direct|big|js|single|INS|UPD|DEL|e\d?|pubevt|broadcast)",
-            message[1],
-        )
-        return found[0] if found else "?"
-    return None
-
-
-class Bindings:
-    """Numbers of bindings are opaque: names them in the order they appear."""
-
-    def __init__(self) -> None:
-        self._names: dict[int, str] = {}
-
-    def rename(self, value: Any, parent: str = "") -> Any:
-        if isinstance(value, dict):
-            return {
-                name: self._name(item)
-                if name == "id" and isinstance(item, int) and parent == "postgres_changes"
-                else [self._name(number) for number in item]
-                if name == "ids"
-                else self.rename(item, name)
-                for name, item in value.items()
-            }
-        if isinstance(value, list):
-            return [self.rename(item, parent) for item in value]
-        return value
-
-    def _name(self, number: int) -> str:
-        return self._names.setdefault(number, f"binding {len(self._names)}")
-
-
 class Player:
-    """Plays one recording; `differences` collects what did not come as recorded."""
+    """Plays one recording; `differences` collects what did not come as recorded.
 
-    def __init__(self, recording: Recording, url: str, session: aiohttp.ClientSession, dsn: str) -> None:
+    With a `tolerance` (seconds) it takes as long as the recording did, and also collects what came sooner or later.
+    `speed` says how many seconds of the server's clock of rates pass in one.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        url: str,
+        session: aiohttp.ClientSession,
+        dsn: str,
+        *,
+        tolerance: float | None = None,
+        speed: float = 1.0,
+    ) -> None:
         self.recording = recording
         self.differences: list[str] = []
         self._url = url
@@ -193,6 +62,11 @@ class Player:
         self._bindings = (Bindings(), Bindings())
         self._answers: deque[Any] = deque()
         self._left: set[tuple[str, str]] = set()
+        self._tolerance = tolerance
+        self._speed = speed
+        self._before = 0.0
+        self._acted = (0.0, time.monotonic())
+        self.flooded = 0.0  # seconds of the server's clock until it was too much
 
     async def play(self) -> None:
         lines = self.recording.lines
@@ -200,13 +74,17 @@ class Player:
             at = 0
             while at < len(lines):
                 line = lines[at]
-                self.recording.elapsed = line["t"]
-                if line["dir"] == "note":
-                    at = await self._note(at)
-                    continue
                 if "close" in line and line["dir"] == "client" and self._more(at):
                     # The client closed while the server stood still, and still received what follows.
                     lines[at], lines[at + 1] = lines[at + 1], lines[at]
+                    continue
+                self._before, self.recording.elapsed = self.recording.elapsed, line["t"]
+                if line["dir"] != "server":
+                    if self._tolerance is not None:  # in step with the recording
+                        await asyncio.sleep(max(0.0, line["t"] - self._before))
+                    self._acted = (max(line["t"], self._before), time.monotonic())
+                if line["dir"] == "note":
+                    at = await self._note(at)
                     continue
                 if line["dir"] == "client":
                     await self._client(line)
@@ -238,6 +116,13 @@ class Player:
             if self._case == "B drops its socket":
                 transport = self._sockets["B"].get_extra_info("socket")
                 transport.shutdown(socket.SHUT_RDWR)
+            elif self._case == "websocket PING control frame":
+                await self._sockets["A"].ping()
+                answer = await self._sockets["A"].receive(SECONDS)
+                if answer.type is not aiohttp.WSMsgType.PONG:
+                    self.differences.append(f"A: {answer!r} for a PING")
+            elif self._case.startswith("300 broadcasts/s"):
+                return await self._flood(at)
             return at + 1
         group = [line]
         transaction = "transaction" in self._case
@@ -252,6 +137,50 @@ class Player:
             return at + len(group) + 2
         await self._run(group, "rollback" if rollback else "commit")
         return at + len(group)
+
+    async def _flood(self, at: int) -> int:
+        """Broadcast until it is too much; how many frames are answered afterwards is a matter of time."""
+        lines = self.recording.lines
+        end = next(number for number in range(at, len(lines)) if lines[number].get("note", "").startswith("sent "))
+        join = next(line["frame"] for line in reversed(lines[:at]) if line["dir"] == "client")
+        flooding = self._sockets["A"]
+        v1 = isinstance(join, dict)
+        about, sent, last, begun = topic(join), 0, 0, time.monotonic()
+
+        async def send() -> None:
+            nonlocal sent
+            sent += 1
+            ref, payload = str(sent + 1), {"type": "broadcast", "event": "flood", "payload": {}}
+            frame = {"topic": about, "event": "broadcast", "payload": payload, "ref": ref, "join_ref": "1"}
+            await flooding.send_str(json.dumps(frame if v1 else ["1", ref, about, "broadcast", payload]))
+
+        came: list[Any] = []
+
+        async def listen() -> None:
+            nonlocal last
+            while not came or f'"{last}"' not in json.dumps(came[-1]):
+                message = await self._next("A", SECONDS)
+                if wanted_event(message) != "broadcast":
+                    if not came:
+                        self.flooded = (time.monotonic() - begun) * self._speed
+                        last = sent + 2
+                    came.append(message)
+
+        listening = asyncio.create_task(listen())
+        async with asyncio.timeout(SECONDS * 4):
+            while sent + 1 != last and not listening.done():
+                await send()
+                await asyncio.sleep(max(0.0, begun + sent / (300 * self._speed) - time.monotonic()))
+            await listening
+
+        def without_refs(messages: Iterable[Any]) -> list[str]:
+            texts = [re.sub(r'"\d{1,4}"', '"<ref>"', json.dumps(message)) for message in messages]
+            return list(dict.fromkeys(texts))
+
+        wanted = without_refs(shape(line) for line in lines[at:end] if line["dir"] == "server")
+        if wanted != without_refs(came):
+            self.differences.append(f"{lines[at]['t']} A: wanted {wanted}\n      came {without_refs(came)}")
+        return end
 
     async def _run(self, group: Iterable[dict[str, Any]], end: str) -> None:
         await self._database.execute("begin")
@@ -280,6 +209,7 @@ class Player:
                     f"{self._url}/{path}?{query}",
                     headers=self.recording.fill(line.get("headers", {})),
                     max_msg_size=0,
+                    autoping=False,
                 )
             except aiohttp.WSServerHandshakeError as error:
                 self._refused[name] = error.status
@@ -302,7 +232,8 @@ class Player:
             ) as answer:
                 self._answers.append((answer.status, await answer.text()))
         elif "close" in line:
-            await self._flush(name)
+            if line["t"] - self._before > 0.01:  # otherwise what was caused just before may come, or not
+                await self._flush(name)
             await self._sockets[name].close(code=line["close"]["code"])
             self._expected[name].append(("close", line["close"]["code"]))
         elif "raw" in line or "raw" in (line.get("frame") or {}):
@@ -356,7 +287,19 @@ class Player:
                 self._left.add((name, about))
             elif event == "phx_reply":
                 self._left.discard((name, about))
-        came = await self._awaited(name, about)
+        seconds = SECONDS if self._tolerance is None else SECONDS + line["t"] - self._before
+        came = await self._awaited(name, about, seconds)
+        if self._tolerance is not None and came is not None:
+            recorded, taken = line["t"] - self._acted[0], time.monotonic() - self._acted[1]
+            tolerance = self._tolerance
+            if "Subscribed to PostgreSQL" in str(came):  # after 0 to 3 s, by chance
+                tolerance = 3.0
+            elif "expired" in str(came) or "phx_close" in str(came):  # tokens count in whole seconds
+                tolerance += 1.0
+            if abs(recorded - taken) > tolerance:
+                self.differences.append(
+                    f"{line['t']} {name}: after {taken:.2f} s, recorded {recorded:.2f} s: {came!r:.200}"
+                )
         wanted, came = self._bindings[0].rename(wanted), self._bindings[1].rename(came)
         if wanted != came and not (
             isinstance(wanted, tuple)
@@ -366,7 +309,7 @@ class Player:
         ):
             self.differences.append(f"{line['t']} {name}: wanted {wanted!r:.900}\n      came {came!r:.900}")
 
-    async def _awaited(self, name: str, wanted: str | None) -> Any:
+    async def _awaited(self, name: str, wanted: str | None, seconds: float) -> Any:
         """Return the next message on a topic; the order between topics differs from one run to the next."""
         waiting = self._expected[name]
         for message in waiting:
@@ -374,7 +317,7 @@ class Player:
                 waiting.remove(message)
                 return message
         while True:
-            message = await self._next(name, SECONDS)
+            message = await self._next(name, seconds)
             if message is None or topic(message) == wanted:
                 return message
             waiting.append(message)
@@ -395,10 +338,3 @@ class Player:
         if received.type is aiohttp.WSMsgType.BINARY:
             return binary(received.data)
         return ("close", self._sockets[name].close_code)
-
-
-def eval_list(text: str) -> list[Any]:
-    """Read a list in Python's notation."""
-    value = ast.literal_eval(text)
-    assert isinstance(value, list)
-    return value

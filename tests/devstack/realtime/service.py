@@ -16,6 +16,7 @@ from aiohttp import web
 import devstack
 from devstack.postgres import Postgres
 from devstack.realtime import SCHEMA_SQL, Realtime
+from devstack.realtime.limits import NO_LIMITS, Clock, Limits
 from tests.devstack.realtime.client import Client
 
 SECRET = "a-secret-for-tests-with-more-than-32-characters"
@@ -45,8 +46,6 @@ async def prepare(postgres: Postgres) -> None:
     folder = Path(devstack.__file__).parent
     await execute(admin, (folder / "bootstrap.sql").read_text())
     await execute(admin, f"alter role postgres password '{PASSWORD}'")
-    # A commit that is not flushed at once is sent to subscribers up to 0.4 s later.
-    await execute(admin, "alter database postgres set synchronous_commit = on")
     await execute(admin, (folder / "auth.sql").read_text())
     for _ in range(2):  # it may be applied again
         await execute(admin, SCHEMA_SQL)
@@ -73,7 +72,13 @@ class Service:
 
 @asynccontextmanager
 async def served(
-    postgres: Postgres, *, polling_delay: tuple[float, float] = (0.0, 0.0), denied_delay: float = 0.05
+    postgres: Postgres,
+    *,
+    polling_delay: tuple[float, float] = (0.0, 0.0),
+    denied_delay: float = 0.05,
+    idle_seconds: float = 65.0,
+    limits: Limits = NO_LIMITS,
+    clock: Clock = time.monotonic,
 ) -> AsyncIterator[Service]:
     """Run a Realtime server on a free port."""
     realtime = Realtime(
@@ -82,6 +87,9 @@ async def served(
         api_keys={PUBLISHABLE: "anon", SECRET_KEY: "service_role"},
         polling_delay=polling_delay,
         denied_delay=denied_delay,
+        idle_seconds=idle_seconds,
+        limits=limits,
+        clock=clock,
     )
     application = web.Application()
     application.add_routes(realtime.routes())

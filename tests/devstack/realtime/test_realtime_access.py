@@ -89,6 +89,26 @@ async def test_a_failing_policy_refuses(service: Service, postgres: Postgres) ->
         await execute(dsn, "drop policy broken on realtime.messages")
 
 
+async def test_a_policy_may_call_functions_of_public_by_their_name(service: Service, postgres: Postgres) -> None:
+    dsn = postgres.dsn("postgres", PASSWORD)
+    await execute(
+        dsn,
+        "create table public.members (topic text primary key); insert into public.members values ('club');"
+        "create function public.is_member() returns boolean language plpgsql security definer"
+        " as 'begin return exists (select from members where topic = realtime.topic()); end';"
+        "create policy club on realtime.messages for select to authenticated using (is_member())",
+    )
+    try:
+        client = await service.connect()
+        assert (await client.join("club", token(), private=True))["status"] == "ok"
+        assert (await client.join("other", token(), private=True))["status"] == "error"
+    finally:
+        await execute(
+            dsn,
+            "drop policy club on realtime.messages; drop function public.is_member(); drop table public.members",
+        )
+
+
 @pytest.mark.parametrize("role", ["none", "nobody", "supabase_realtime_admin;"])
 async def test_odd_roles_are_refused(service: Service, role: str) -> None:
     client = await service.connect()

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from devstack.__main__ import postgres_version
 from devstack.postgres import Postgres
-from devstack.realtime import socket as socket_module
 from devstack.realtime import wal
 from tests.devstack.realtime.client import Client
 from tests.devstack.realtime.service import PASSWORD, Service, execute, prepare, served, token
@@ -26,7 +26,7 @@ INSERTS = [{"event": "INSERT", "schema": "public", "table": "perf"}]
 async def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
     """A server that a test may stop."""
     folder = tmp_path_factory.mktemp("own")
-    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", fsync=False)
+    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=postgres_version(), fsync=False)
     await server.start()
     try:
         await prepare(server)
@@ -198,10 +198,10 @@ async def test_a_failing_policy_spoils_nobody_elses_changes(service: Service, sq
         await sql("drop table public.fragile")
 
 
-async def test_a_silent_client_is_closed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket_module, "IDLE_SECONDS", 0.2)
-    client = await service.connect()
-    assert await closed(client) == 1000
+async def test_a_silent_client_is_closed(postgres: Postgres) -> None:
+    async with served(postgres, idle_seconds=0.2) as service:
+        client = await service.connect()
+        assert await closed(client) == 1000
 
 
 async def test_a_slow_reader_is_cut_off(service: Service) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
+from devstack.__main__ import postgres_version
 from devstack.postgres import Postgres
 from tests.devstack.realtime.service import PASSWORD, execute, prepare
 
@@ -42,14 +43,14 @@ async def database(
         create policy allowed on realtime.messages for select to authenticated using (true);
         create function public.nothing() returns trigger language plpgsql as 'begin return null; end';
     """
-    if request.param == 18:
+    if request.param == postgres_version():
         dsn = postgres.dsn("postgres", PASSWORD)
         await execute(dsn, preparation)
         yield dsn
         await execute(dsn, "drop policy allowed on realtime.messages; drop function public.nothing()")
         return
-    folder = tmp_path_factory.mktemp("postgres16")
-    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=16, fsync=False)
+    folder = tmp_path_factory.mktemp("other")
+    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=request.param, fsync=False)
     await server.start()
     try:
         await prepare(server)

@@ -1,0 +1,43 @@
+// API keys of the hosted service: the two opaque ones, and the legacy ones, which are tokens. Used by lite.mjs.
+
+import { createHmac, timingSafeEqual } from "node:crypto";
+
+import { SignJWT, jwtVerify } from "jose";
+
+const same = (one, other) => {
+  const digest = (text) => createHmac("sha256", "compare").update(text).digest();
+  return timingSafeEqual(digest(one), digest(other));
+};
+
+/** Who holds an API key: the two opaque ones, or a legacy one, which is a token with a role. */
+export function keyHolder({ publishableKey, secretKey, jwtSecret }) {
+  const secret = new TextEncoder().encode(jwtSecret);
+  return async (key) => {
+    if (key === publishableKey) return { type: "publishable", claims: { role: "anon" } };
+    if (same(key, secretKey)) return { type: "secret", claims: { role: "service_role" } };
+    try {
+      const { payload } = await jwtVerify(key, secret, { algorithms: ["HS256"] });
+      if (payload.role === "anon") return { type: "publishable", claims: payload };
+      if (payload.role === "service_role") return { type: "secret", claims: payload };
+    } catch {
+      // not one of our tokens
+    }
+    return null;
+  };
+}
+
+/** The request as the hosted gateway hands it to Auth: with a token of the key's role where there is but the key. */
+export function keyAsToken({ publishableKey, secretKey, jwtSecret }) {
+  const secret = new TextEncoder().encode(jwtSecret);
+  return async (request) => {
+    const key = request.headers.get("apikey") ?? new URL(request.url).searchParams.get("apikey") ?? "";
+    const authorization = request.headers.get("authorization");
+    if (authorization && authorization !== `Bearer ${key}`) return request;
+    const role = same(key, secretKey) ? "service_role" : key === publishableKey ? "anon" : undefined;
+    if (!role) return request;
+    const token = new SignJWT({ role, iss: "supabase" }).setProtectedHeader({ alg: "HS256", typ: "JWT" });
+    const headers = new Headers(request.headers);
+    headers.set("authorization", `Bearer ${await token.setIssuedAt().setExpirationTime("5m").sign(secret)}`);
+    return new Request(request, { headers });
+  };
+}

@@ -1,0 +1,200 @@
+"""The Supabase to judge: the embedded one, or any other that the environment names.
+
+`SUPABASE_URL`, `SUPABASE_PUBLISHABLE_KEY` and `SUPABASE_SECRET_KEY` name another, for example what `supabase start`
+runs. `SUPABASE_DB_URL` lets the tests make their tables and change them; without it `schema.sql` has to be applied by
+hand, and what changes tables is skipped. `SUPABASE_JWT_SECRET` lets them sign tokens of their own; without it that is
+skipped. Users are made with addresses at example.com, and deleted at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import psycopg
+import pytest
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from devstack.stack import Stack
+
+FOLDER = Path(__file__).parent
+PASSWORD = "correct horse battery"
+# Read now: no setting of the machine reaches a test.
+GIVEN = {name: value for name, value in os.environ.items() if name.startswith("SUPABASE_")}
+
+
+def differs(how: str) -> pytest.MarkDecorator:
+    """Mark what the embedded Supabase does not do as the hosted one does; docs/devstack.md says the same."""
+    return pytest.mark.xfail(condition="SUPABASE_URL" not in GIVEN, reason=how, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Supabase:
+    """A project, and what the tests may do there. `patience`: seconds until what must come has come."""
+
+    url: str
+    publishable_key: str
+    secret_key: str
+    database: str | None
+    jwt_secret: str | None
+    patience: float
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A signed-in user with the official client."""
+
+    client: AsyncClient
+    id: str
+    email: str
+    token: str
+    refresh_token: str
+
+
+def _project(values: dict[str, str], *, embedded: bool) -> Supabase:
+    return Supabase(
+        url=values["SUPABASE_URL"],
+        publishable_key=values["SUPABASE_PUBLISHABLE_KEY"],
+        secret_key=values["SUPABASE_SECRET_KEY"],
+        database=values.get("SUPABASE_DB_URL"),
+        jwt_secret=values.get("SUPABASE_JWT_SECRET"),
+        patience=5 if embedded else 20,
+    )
+
+
+if "SUPABASE_URL" in GIVEN:
+
+    @pytest.fixture(scope="session")
+    async def bare() -> Supabase:
+        return _project(GIVEN, embedded=False)
+
+else:
+
+    @pytest.fixture(scope="session")
+    async def bare(stack: Stack) -> Supabase:
+        return _project(stack.environment, embedded=True)
+
+
+@pytest.fixture(scope="package")
+async def supabase(bare: Supabase) -> AsyncIterator[Supabase]:
+    """The project, with the tables and functions of `schema.sql`."""
+    if bare.database is not None:
+        await run_script(bare.database, "schema.sql")
+    headers = {"apikey": bare.secret_key}
+    async with httpx.AsyncClient(base_url=bare.url, headers=headers, timeout=30) as http:
+        deadline = time.monotonic() + 15  # the schema is read again some time after it has changed
+        while (answer := await http.post("/rest/v1/rpc/conformance_nothing", json={})).status_code != 204:
+            if bare.database is None:
+                pytest.skip("apply tests/conformance/schema.sql first, or set SUPABASE_DB_URL")
+            assert time.monotonic() < deadline, answer.text
+    yield bare
+    if bare.database is not None:
+        await run_script(bare.database, "drop.sql")
+
+
+async def run_script(database: str, name: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        await connection.execute((FOLDER / name).read_bytes())
+
+
+@pytest.fixture
+async def http(supabase: Supabase) -> AsyncIterator[httpx.AsyncClient]:
+    """A plain HTTP client, without any key."""
+    async with httpx.AsyncClient(base_url=supabase.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+async def connect(supabase: Supabase) -> AsyncIterator[Callable[[str], Awaitable[AsyncClient]]]:
+    """Makes official clients with a key."""
+    opened: list[tuple[AsyncClient, httpx.AsyncClient]] = []
+
+    async def connect(key: str) -> AsyncClient:
+        http = httpx.AsyncClient(timeout=30)
+        options = AsyncClientOptions(auto_refresh_token=False, persist_session=True, httpx_client=http)
+        opened.append((await acreate_client(supabase.url, key, options), http))
+        return opened[-1][0]
+
+    yield connect
+    for client, session in opened:
+        await client.realtime.close()
+        await session.aclose()
+
+
+@pytest.fixture
+async def visitor(supabase: Supabase, connect: Callable[[str], Awaitable[AsyncClient]]) -> AsyncClient:
+    """Somebody who is not signed in."""
+    return await connect(supabase.publishable_key)
+
+
+@pytest.fixture
+async def server(supabase: Supabase, connect: Callable[[str], Awaitable[AsyncClient]]) -> AsyncClient:
+    """A server with the secret key."""
+    return await connect(supabase.secret_key)
+
+
+@pytest.fixture
+async def sign_up(
+    supabase: Supabase, server: AsyncClient, connect: Callable[[str], Awaitable[AsyncClient]]
+) -> AsyncIterator[Callable[[], Awaitable[User]]]:
+    """Makes users: by the admin API, for a mail may have to be confirmed; where there is none, they sign up."""
+    made: list[str] = []
+    keys = {"apikey": supabase.secret_key, "Authorization": f"Bearer {supabase.secret_key}"}
+    async with httpx.AsyncClient(base_url=supabase.url, headers=keys, timeout=30) as http:
+        has_admin = (await http.get("/auth/v1/admin/users?per_page=1")).status_code == 200
+
+    async def sign_up() -> User:
+        email = f"{uuid.uuid4()}@example.com"
+        credentials: Any = {"email": email, "password": PASSWORD}
+        client = await connect(supabase.publishable_key)
+        if has_admin:
+            await server.auth.admin.create_user({"email": email, "password": PASSWORD, "email_confirm": True})
+        else:
+            await client.auth.sign_up(credentials)
+        answer = await client.auth.sign_in_with_password(credentials)
+        assert answer.session is not None
+        made.append(answer.session.user.id)
+        session = answer.session
+        return User(client, session.user.id, email, session.access_token, session.refresh_token)
+
+    yield sign_up
+    if has_admin:
+        for user_id in made:
+            await server.auth.admin.delete_user(user_id)
+    elif supabase.database is not None:
+        async with await psycopg.AsyncConnection.connect(supabase.database) as connection:
+            await connection.execute("delete from auth.users where id::text = any(%s)", (made,))
+
+
+@pytest.fixture
+async def alice(sign_up: Callable[[], Awaitable[User]]) -> User:
+    """A user."""
+    return await sign_up()
+
+
+@pytest.fixture
+async def bob(sign_up: Callable[[], Awaitable[User]]) -> User:
+    """Another user."""
+    return await sign_up()
+
+
+@pytest.fixture
+def sign(supabase: Supabase) -> Callable[..., str]:
+    """Signs tokens as the project's Auth does."""
+    if supabase.jwt_secret is None:
+        pytest.skip("SUPABASE_JWT_SECRET is not set")
+    secret = supabase.jwt_secret
+
+    def sign(user_id: str, *, lifetime: float, role: str = "authenticated", key: str = secret) -> str:
+        now = int(time.time())
+        claims: dict[str, Any] = {"sub": user_id, "role": role, "aud": "authenticated"}
+        return jwt.encode(claims | {"iat": now, "exp": int(now + lifetime)}, key, "HS256")
+
+    return sign

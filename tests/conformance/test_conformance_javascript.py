@@ -1,0 +1,38 @@
+"""The same over supabase-js, in Node; each line of its output is a test here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from devstack.node import node
+from tests.conformance.conftest import PASSWORD, Supabase, User
+
+SCRIPT = Path(__file__).with_name("javascript.mjs")
+ROOT = Path(__file__).parents[2]
+
+
+async def test_supabase_js(supabase: Supabase, alice: User, bob: User, subtests: pytest.Subtests) -> None:
+    people = [json.dumps({"email": user.email, "password": PASSWORD}) for user in (alice, bob)]
+    process = await asyncio.create_subprocess_exec(
+        *(await asyncio.to_thread(node), str(SCRIPT), supabase.url, supabase.publishable_key),
+        *(str(supabase.patience), *people),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(30 * supabase.patience):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    results = [json.loads(line) for line in out.splitlines()]
+    assert len(results) == 10, err.decode()
+    for result in results:
+        with subtests.test(result["name"]):
+            assert result["error"] is None, result["error"]

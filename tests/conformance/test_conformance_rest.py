@@ -1,0 +1,347 @@
+"""REST over the official Python client, as PostgREST answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import Any, cast
+
+import httpx
+import psycopg
+import pytest
+from postgrest import APIError, CountMethod, ReturnMethod
+from supabase import AsyncClient
+
+from tests.conformance.conftest import Supabase, User, differs
+
+Rows = list[dict[str, Any]]
+NOTES = "conformance_notes"
+MINIMAL = ReturnMethod.minimal
+
+
+def bodies(answer: Any) -> list[str]:
+    return [row["body"] for row in cast(Rows, answer.data)]
+
+
+async def fill(user: User) -> None:
+    """Four notes that differ in everything filters look at."""
+    rows = [
+        {"body": "alpha", "rank": 1, "tags": ["a", "b"], "data": {"kind": "x", "deep": {"n": 1}}},
+        {"body": "Beta", "rank": 2, "tags": ["b"], "data": {"kind": "y"}, "due": "2026-01-02T03:04:05+00:00"},
+        {"body": "gamma, (ray)", "rank": 3, "tags": [], "data": {"list": [1, "two", None]}},
+        {"body": "delta", "rank": 4, "tags": ["a", 'c"d'], "data": {"kind": "x"}},
+    ]
+    rows = [{"due": None, **row} for row in rows]
+    await user.client.table(NOTES).insert(cast(Any, rows), returning=MINIMAL).execute()
+
+
+def notes(user: User, columns: str = "body") -> Any:
+    return user.client.table(NOTES).select(columns).order("rank")
+
+
+async def test_filters(alice: User) -> None:
+    await fill(alice)
+    everything = ["alpha", "Beta", "gamma, (ray)", "delta"]
+    cases: list[tuple[Any, list[str]]] = [
+        (notes(alice), everything),
+        (notes(alice).eq("rank", 2), ["Beta"]),
+        (notes(alice).neq("rank", 2), ["alpha", "gamma, (ray)", "delta"]),
+        (notes(alice).gt("rank", 3), ["delta"]),
+        (notes(alice).gte("rank", 3), ["gamma, (ray)", "delta"]),
+        (notes(alice).lt("rank", 2), ["alpha"]),
+        (notes(alice).lte("rank", 2), ["alpha", "Beta"]),
+        (notes(alice).like("body", "%a%a%"), ["alpha", "gamma, (ray)", "delta"][:2]),
+        (notes(alice).ilike("body", "b%"), ["Beta"]),
+        (notes(alice).in_("body", ["alpha", "gamma, (ray)"]), ["alpha", "gamma, (ray)"]),
+        (notes(alice).is_("due", "null"), ["alpha", "gamma, (ray)", "delta"]),
+        (notes(alice).not_.is_("due", "null"), ["Beta"]),
+        (notes(alice).contains("tags", ["a"]), ["alpha", "delta"]),
+        (notes(alice).contained_by("tags", ["a", "b"]), ["alpha", "Beta", "gamma, (ray)"]),
+        (notes(alice).overlaps("tags", ["b", "c"]), ["alpha", "Beta"]),
+        (notes(alice).contains("data", {"kind": "x"}), ["alpha", "delta"]),
+        (notes(alice).eq("data->>kind", "y"), ["Beta"]),
+        (notes(alice).eq("data->deep->>n", "1"), ["alpha"]),
+        (notes(alice).or_("rank.eq.1,and(rank.gt.3,body.eq.delta)"), ["alpha", "delta"]),
+        (notes(alice).or_('body.eq."gamma, (ray)",rank.eq.1'), ["alpha", "gamma, (ray)"]),
+        (notes(alice).limit(2), ["alpha", "Beta"]),
+        (notes(alice).range(1, 2), ["Beta", "gamma, (ray)"]),
+    ]
+    for query, wanted in cases:
+        assert bodies(await query.execute()) == wanted, query.request.params
+
+
+async def test_order(alice: User) -> None:
+    await fill(alice)
+    table = alice.client.table(NOTES).select("body")
+    assert bodies(await table.order("rank", desc=True).limit(1).execute()) == ["delta"]
+    last = alice.client.table(NOTES).select("body").order("due", nullsfirst=False).order("rank", desc=True)
+    assert bodies(await last.execute()) == ["Beta", "delta", "gamma, (ray)", "alpha"]
+
+
+async def test_columns(alice: User) -> None:
+    await fill(alice)
+    query = notes(alice, "title:body,rank::text,kind:data->>kind").eq("rank", 1)
+    assert (await query.execute()).data == [{"title": "alpha", "rank": "1", "kind": "x"}]
+
+
+async def test_types_come_back_as_they_went(alice: User) -> None:
+    sent = {
+        "body": 'ünï ☃ \n"quoted" \\',
+        "rank": -7,
+        "tags": ["x", 'y"z', "a,b", "", "{}", "null"],
+        "data": {"null": None, "list": [1, 2.5, "3", [True]], "text": '"', "": {}},
+        "due": "2026-01-02T03:04:05.678901+02:00",
+    }
+    row = await one(alice, sent)
+    assert row == {**sent, "due": "2026-01-02T01:04:05.678901+00:00"}
+    values: list[Any] = ["text", "5", 5, [1, 2], False, {"a": []}]
+    for data in values:
+        change: Any = {"data": data}
+        await alice.client.table(NOTES).update(change, returning=MINIMAL).eq("rank", -7).execute()
+        assert (await notes(alice, "data").execute()).data == [{"data": data}]
+
+
+async def one(user: User, values: dict[str, Any]) -> dict[str, Any]:
+    await user.client.table(NOTES).insert(cast(Any, values), returning=MINIMAL).execute()
+    [row] = cast(Rows, (await notes(user, "body,rank,tags,data,due").execute()).data)
+    return row
+
+
+async def test_counts(alice: User) -> None:
+    await fill(alice)
+    table = alice.client.table(NOTES)
+    answer = await table.select("body", count=CountMethod.exact).gt("rank", 1).limit(1).execute()
+    assert (answer.count, len(answer.data)) == (3, 1)
+    head = await table.select("id", count=CountMethod.exact, head=True).execute()
+    assert (head.count, head.data) == (4, [])
+
+
+async def test_single(alice: User) -> None:
+    await fill(alice)
+    table = alice.client.table(NOTES)
+    assert (await table.select("body").eq("rank", 1).single().execute()).data == {"body": "alpha"}
+    assert await table.select("body").eq("rank", 9).maybe_single().execute() is None
+    with pytest.raises(APIError) as none:
+        await table.select("body").eq("rank", 9).single().execute()
+    assert (none.value.code, none.value.details) == ("PGRST116", "The result contains 0 rows")
+
+
+async def test_embedding(alice: User) -> None:
+    await fill(alice)
+    [note] = cast(Rows, (await notes(alice, "id").eq("rank", 1).execute()).data)
+    comments = [{"note_id": note["id"], "text": text} for text in ("one", "two")]
+    await alice.client.table("conformance_comments").insert(cast(Any, comments)).execute()
+    query = notes(alice, "body,conformance_comments(text)").lte("rank", 2)
+    assert (await query.execute()).data == [
+        {"body": "alpha", "conformance_comments": [{"text": "one"}, {"text": "two"}]},
+        {"body": "Beta", "conformance_comments": []},
+    ]
+    inner = notes(alice, "body,conformance_comments!inner(text)").eq("conformance_comments.text", "two")
+    assert (await inner.execute()).data == [{"body": "alpha", "conformance_comments": [{"text": "two"}]}]
+    parent = alice.client.table("conformance_comments").select("text,note:conformance_notes(body)").eq("text", "one")
+    assert (await parent.execute()).data == [{"text": "one", "note": {"body": "alpha"}}]
+
+
+async def test_upserts(alice: User) -> None:
+    table = alice.client.table("conformance_counters")
+    first = await table.upsert(cast(Any, {"owner": alice.id, "name": "n", "value": 5})).execute()
+    assert cast(Rows, first.data)[0]["value"] == 5
+    rows: Any = [{"owner": alice.id, "name": "n", "value": 6}, {"owner": alice.id, "name": "m", "value": 7}]
+    await table.upsert(rows, on_conflict="owner,name").execute()
+    kept: Any = [{"owner": alice.id, "name": "n", "value": 99}, {"owner": alice.id, "name": "o", "value": 8}]
+    ignored = await table.upsert(kept, ignore_duplicates=True).execute()
+    assert [row["name"] for row in cast(Rows, ignored.data)] == ["o"]
+    found = await table.select("name,value").order("name").execute()
+    assert found.data == [{"name": "m", "value": 7}, {"name": "n", "value": 6}, {"name": "o", "value": 8}]
+
+
+async def test_missing_columns_of_a_bulk_insert(alice: User) -> None:
+    rows: Any = [{"name": "a", "value": 3}, {"name": "b"}]
+    table = alice.client.table("conformance_counters")
+    await table.insert(rows, default_to_null=False).execute()
+    assert (await table.select("name,value").order("name").execute()).data == [
+        {"name": "a", "value": 3},
+        {"name": "b", "value": 1},
+    ]
+
+
+async def test_updates_and_deletes_return_what_they_did(alice: User) -> None:
+    await fill(alice)
+    table = alice.client.table("conformance_counters")
+    await table.insert(cast(Any, [{"name": "a"}, {"name": "b"}])).execute()
+    assert cast(Rows, (await table.update({"value": 9}).eq("name", "a").execute()).data)[0]["value"] == 9
+    assert (await table.update({"value": 9}).eq("name", "zz").execute()).data == []
+    deleted = cast(Rows, (await table.delete().gte("value", 0).execute()).data)
+    assert {row["name"] for row in deleted} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": [1, {"b": None}]}, [1, "two"], "text", "5", 5, 2.5, True, None, '"quoted"', [], {}], ids=repr
+)
+async def test_jsonb_arguments(alice: User, value: Any) -> None:
+    assert (await alice.client.rpc("conformance_echo", {"value": value}).execute()).data == value
+
+
+async def test_array_arguments(alice: User) -> None:
+    assert (await alice.client.rpc("conformance_total", {"numbers": [1, 2, 39]}).execute()).data == 42
+    assert (await alice.client.rpc("conformance_total", {"numbers": []}).execute()).data is None
+    words = ["a", 'b"c', "d,e", "", "{f}", "null", "ü"]
+    found = await alice.client.rpc("conformance_words", {"words": words}).execute()
+    assert found.data == [{"word": word, "at": at} for at, word in enumerate(words, 1)]
+
+
+async def test_functions_as_tables(alice: User) -> None:
+    words = alice.client.rpc("conformance_words", {"words": ["x", "y", "z"], "times": 2})
+    answer = await words.neq("word", "y").order("at", desc=True).limit(1).execute()
+    assert answer.data == [{"word": "z", "at": 3}]
+    await fill(alice)
+    own = await alice.client.rpc("conformance_own_notes", {}, get=True).select("body").eq("rank", 2).execute()
+    assert own.data == [{"body": "Beta"}]
+
+
+@differs("the rows of a function are not counted")
+async def test_count_of_a_functions_rows(alice: User) -> None:
+    words = alice.client.rpc("conformance_words", {"words": ["x", "y"], "times": 2}, count=CountMethod.exact)
+    assert (await words.limit(1).execute()).count == 4
+
+
+async def test_arguments_named_as_nobody_should(alice: User) -> None:
+    """Keywords of SQL, and capitals."""
+    arguments: Any = {"select": "a", "camelCase": 2, "order": ["x"]}
+    assert (await alice.client.rpc("conformance_odd_names", arguments).execute()).data == 'a-2-["x"]'
+    assert (await alice.client.rpc("conformance_odd_names", {"select": "a", "camelCase": 2}).execute()).data == "a-2-[]"
+
+
+async def test_nothing_is_returned_by_void(http: httpx.AsyncClient, supabase: Supabase) -> None:
+    answer = await http.post("/rest/v1/rpc/conformance_nothing", headers={"apikey": supabase.publishable_key}, json={})
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+STATES = [
+    ("P0001", 400),
+    ("23505", 409),
+    ("23503", 409),
+    ("23514", 400),
+    ("22023", 400),
+    ("40001", 500),
+    ("PT418", 418),
+]
+
+
+@pytest.mark.parametrize(("state", "status"), STATES)
+async def test_errors_of_functions(
+    http: httpx.AsyncClient, supabase: Supabase, alice: User, state: str, status: int
+) -> None:
+    headers = {"apikey": supabase.publishable_key, "Authorization": f"Bearer {alice.token}"}
+    answer = await http.post("/rest/v1/rpc/conformance_fail", headers=headers, json={"state": state})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert answer.json() == {"code": state, "message": "the message", "details": "the detail", "hint": "the hint"}
+
+
+async def test_errors_of_requests(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
+    headers = {"apikey": supabase.publishable_key, "Authorization": f"Bearer {alice.token}"}
+    long = {"body": "x" * 101}
+    once = {"id": str(uuid.uuid4()), "body": "once"}
+    assert (await http.post(f"/rest/v1/{NOTES}", headers=headers, json=once)).status_code == 201
+    cases: list[tuple[str, str, Any, int, str]] = [
+        ("GET", "/conformance_nonsense", None, 404, "PGRST205"),
+        ("POST", "/rpc/conformance_nonsense", {}, 404, "PGRST202"),
+        ("POST", "/rpc/conformance_echo", {"wrong": 1}, 404, "PGRST202"),
+        ("GET", f"/{NOTES}?nonsense=eq.1", None, 400, "42703"),
+        ("GET", f"/{NOTES}?select=nonsense", None, 400, "42703"),
+        ("GET", f"/{NOTES}?rank=eq.x", None, 400, "22P02"),
+        ("GET", f"/{NOTES}?id=eq.x", None, 400, "22P02"),
+        ("GET", f"/{NOTES}?rank=nonsense.1", None, 400, "PGRST100"),
+        ("GET", f"/{NOTES}?select=body,conformance_counters(name)", None, 400, "PGRST200"),
+        ("POST", f"/{NOTES}", {"body": "y", "nonsense": 1}, 400, "PGRST204"),
+        ("POST", f"/{NOTES}", {"rank": 1}, 400, "23502"),
+        ("POST", f"/{NOTES}", long, 400, "23514"),
+        ("POST", f"/{NOTES}", once, 409, "23505"),
+        ("POST", "/conformance_comments", {"note_id": str(uuid.uuid4()), "text": "x"}, 403, "42501"),
+    ]
+    for method, path, body, status, code in cases:
+        answer = await http.request(method, f"/rest/v1{path}", headers=headers, json=body)
+        assert (answer.status_code, answer.json().get("code")) == (status, code), (path, answer.text)
+        assert answer.json().keys() == {"code", "message", "details", "hint"}, path
+
+
+async def test_a_body_that_is_no_json(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
+    headers = {
+        "apikey": supabase.publishable_key,
+        "Authorization": f"Bearer {alice.token}",
+        "Content-Type": "application/json",
+    }
+    answer = await http.post(f"/rest/v1/{NOTES}", headers=headers, content=b"{nonsense")
+    assert (answer.status_code, answer.json()["code"]) == (400, "PGRST102")
+
+
+async def test_rows_of_others(alice: User, bob: User, visitor: AsyncClient, server: AsyncClient) -> None:
+    await fill(alice)
+    assert (await notes(bob).execute()).data == []
+    await bob.client.table(NOTES).delete(returning=MINIMAL).gte("rank", 0).execute()
+    await bob.client.table(NOTES).update({"body": "x"}, returning=MINIMAL).gte("rank", 0).execute()
+    assert bodies(await notes(alice).limit(1).execute()) == ["alpha"]
+    with pytest.raises(APIError) as refused:
+        await visitor.table(NOTES).select("body").execute()
+    assert refused.value.code == "42501"
+    mine = await server.table(NOTES).select("body,secret").eq("owner", alice.id).execute()
+    assert len(mine.data) == 4
+    assert cast(Rows, mine.data)[0]["secret"] == "hidden"
+    with pytest.raises(APIError) as forged:
+        await bob.client.table("conformance_counters").insert(cast(Any, {"owner": alice.id, "name": "x"})).execute()
+    assert forged.value.code == "42501"
+    assert "row-level security" in str(forged.value.message)
+
+
+async def test_column_grants(alice: User) -> None:
+    await fill(alice)
+    table = alice.client.table(NOTES)
+    for query in (
+        table.select("secret"),
+        table.select("*"),
+        table.insert(cast(Any, {"body": "x", "secret": "mine"}), returning=MINIMAL),
+        table.insert(cast(Any, {"body": "x", "owner": alice.id}), returning=MINIMAL),
+        table.update(cast(Any, {"secret": "x"}), returning=MINIMAL).eq("rank", 1),
+    ):
+        with pytest.raises(APIError) as refused:
+            await query.execute()
+        assert (refused.value.code, refused.value.message) == (
+            "42501",
+            "permission denied for table conformance_notes",
+        )
+    await table.update({"body": "changed"}, returning=MINIMAL).eq("rank", 1).execute()
+    assert bodies(await notes(alice).limit(1).execute()) == ["changed"]
+
+
+async def test_the_schema_is_read_again(supabase: Supabase, server: AsyncClient) -> None:
+    if supabase.database is None:
+        pytest.skip("SUPABASE_DB_URL is not set")
+    async with await psycopg.AsyncConnection.connect(supabase.database, autocommit=True) as database:
+        await database.execute("create table public.conformance_new (a int)")
+        try:
+            await database.execute("grant all on public.conformance_new to service_role")
+            await database.execute("notify pgrst, 'reload schema'")
+            await until(server, {"a": 1})
+            await database.execute("alter table public.conformance_new add column b text default 'x'")
+            await database.execute("notify pgrst, 'reload schema'")
+            await until(server, {"a": 2, "b": "y"})
+        finally:
+            await database.execute("drop table public.conformance_new")
+            await database.execute("notify pgrst, 'reload schema'")
+
+
+async def until(server: AsyncClient, row: dict[str, Any]) -> None:
+    """Insert a row as soon as its columns are known."""
+    deadline = time.monotonic() + 15
+    while True:
+        try:
+            answer = await server.table("conformance_new").insert(cast(Any, row)).execute()
+        except APIError as error:
+            if error.code not in ("PGRST205", "PGRST204") or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            assert answer.data == [row]
+            return

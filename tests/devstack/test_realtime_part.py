@@ -1,0 +1,48 @@
+"""Realtime as a part of the whole: its faults are told, and so is what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+import pytest
+
+from devstack import DevstackError
+from devstack.realtime import wal
+from devstack.stack import Stack
+
+
+async def test_realtime_is_watched_too(embedded: Stack) -> None:
+    """What ends in it by a fault of ours is told, as a crashed part is."""
+    fault = asyncio.create_task(embedded.failed())
+    broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def break_down() -> None:
+        await broken
+
+    task = asyncio.create_task(break_down(), name="a part of Realtime")
+    task.add_done_callback(embedded.realtime._task_ended)
+    broken.set_exception(RuntimeError("broken"))
+    try:
+        async with asyncio.timeout(5):
+            assert await fault == "Realtime ended unexpectedly: a part of Realtime: RuntimeError('broken')"
+    finally:
+        embedded.realtime._faulty.clear()
+
+
+async def test_a_writing_transaction_holds_realtime_up(embedded: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot can only be made where nobody writes: that is said, and ends in one clear line."""
+    monkeypatch.setattr(wal, "SLOT_SECONDS", 2.5)
+    lines: list[str] = []
+    monkeypatch.setattr(embedded, "_progress", lines.append)
+    await embedded.realtime.stop()
+    try:
+        async with await psycopg.AsyncConnection.connect(embedded.environment["SUPABASE_DB_URL"]) as writing:
+            await writing.execute("create table public.unfinished (id int)")
+            with pytest.raises(DevstackError, match=r"no replication slot within 2 s: .*see pg_stat_activity") as error:
+                await embedded._start_realtime()
+            assert "\n" not in str(error.value)
+            await writing.rollback()
+        assert lines == ["Realtime waits until the transactions that are writing have ended …"]
+    finally:
+        await embedded.realtime.start()
