@@ -133,7 +133,7 @@ class Worker:
     async def _drained(self) -> None:
         await self._draining.wait()
         log.info("draining", extra={"in_hand": len(self.hands)})
-        with contextlib.suppress(TimeoutError):  # a claim under way may bring work, which is given back at once
+        with contextlib.suppress(TimeoutError):  # a claim under way may bring work, which is drained too
             async with asyncio.timeout(CALL_SECONDS):
                 await self._claims_ended.wait()
         with contextlib.suppress(TimeoutError):
@@ -280,9 +280,7 @@ class Worker:
         if len(self.hands) >= self.settings.concurrency:
             self._free.clear()
         hand.task = self._jobs.create_task(self._work(hand), name=f"job {job.message_id}")
-        if self.is_draining:
-            self._stop(hand, "released")
-        elif self._cancels.pop(job.message_id, None) is not None:
+        if self._cancels.pop(job.message_id, None) is not None:
             self._stop(hand, "cancelled")
 
     # -- a job in hand -----------------------------------------------------------------------------
