@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # The functions end themselves after 6 s (statement_timeout); what takes longer is not answered any more.
 CALL_SECONDS = 9.0
 TRIES = 3
+LEAVE_SECONDS = 1.0
 
 # SQLSTATE classes that pass by themselves: connection, rollback, resources, operator's intervention, system.
 _PASSING_SQLSTATE = re.compile(r"(?:08|0A|25|40|53|55|57|58|XX)[0-9A-Z]{3}")
@@ -93,6 +94,15 @@ class Store:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreUnavailable(f"bridge_claim: an answer of another version ({error!r})") from error
         return Claim(jobs, _seconds(answer["next_in_ms"]), answer["workers"], snapshot)
+
+    async def leave(self) -> None:
+        """Be counted as a live worker no more; the others' share of the quota grows at once.
+
+        Raises:
+            StoreError: it is counted until it has been silent for a lease.
+        """
+        arguments = {"worker": self._worker, "slots": 0, "holding": [], "lease_seconds": 0, "history": 0}
+        await self._call("bridge_claim", arguments, LEAVE_SECONDS)
 
     async def beat(self, checkpoints: Sequence[Checkpoint]) -> Answers:
         """Extend leases and write checkpoints. States are `ok`, `lost` or `cancel`.

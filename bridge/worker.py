@@ -144,6 +144,10 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._empty.wait()
+        try:
+            await self._store.leave()
+        except StoreError as error:
+            log.warning("leave: %s", error)
 
     # -- what the inbox hears ----------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class Lite:
         self._log = log
         self._fast_passwords = fast_passwords
         self._process: asyncio.subprocess.Process | None = None
+        self._running = asyncio.Event()
         self._config: Mapping[str, str] = {}
 
     @property
@@ -62,6 +63,7 @@ class Lite:
                 start_new_session=True,
                 preexec_fn=before_exec(signal.SIGKILL),
             )
+            self._running.set()
         finally:
             os.close(log)
 
@@ -85,6 +87,7 @@ class Lite:
         if self._process is None:
             return
         process, self._process = self._process, None
+        self._running.clear()
         assert process.stdin is not None
         process.stdin.close()
         try:
@@ -95,13 +98,13 @@ class Lite:
 
     async def ended(self) -> str:
         """Wait until the server ends without having been stopped; return why, in one line."""
-        process = self._process
-        if process is None:
-            await asyncio.Event().wait()
-        assert process is not None
-        await process.wait()
-        if self._process is not process:  # it was stopped on purpose
-            await asyncio.Event().wait()
+        while True:
+            await self._running.wait()
+            process = self._process
+            if process is not None:
+                await process.wait()
+                if self._process is process:  # else it was stopped on purpose, and perhaps another one runs
+                    break
         return f"REST and Auth ended unexpectedly ({self._log}): {last_lines(self._log)}"
 
     async def _ask(self, line: str, seconds: float) -> dict[str, Any]:

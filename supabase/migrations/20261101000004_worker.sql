@@ -32,14 +32,19 @@ as $$
 begin
     return jsonb_build_object(
         'next_in_ms', (
-            select least(greatest(extract(epoch from min(t.at) - now()) * 1000,
-                                  case when min(t.at) is not null then 0 end), 86400000)::int
+            select case when min(t.at) is not null  -- least and greatest would pass over a null
+                        then least(greatest(extract(epoch from min(t.at) - now()) * 1000, 0), 86400000)::int end
               from (
                 (select j.run_at from bridge.jobs j
                   where j.worker is null and j.run_at > now() order by j.run_at limit 1)
                 union all
                 select min(j.lease_until) from bridge.jobs j
                  where j.worker is not null and j.worker <> outlook.worker
+                union all
+                -- what another worker is claiming at this moment has a lease that cannot be seen yet
+                select now() + w.lease from bridge.workers w
+                 where w.name = outlook.worker
+                   and exists (select from bridge.jobs j where j.worker is null and j.run_at <= now())
               ) t (at)
         ),
         'workers', (
@@ -120,13 +125,18 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 declare
-    lease_end timestamptz := now() + bridge.seen(bridge_claim.worker, bridge_claim.lease_seconds);
+    lease_end timestamptz;
     taken bigint[];
     expired bigint[];
     job bridge.jobs;
     jobs jsonb := '[]';
     seen text := pg_current_snapshot()::text;
 begin
+    if bridge_claim.lease_seconds = 0 then
+        delete from bridge.workers w where w.name = bridge_claim.worker;
+        return bridge.outlook(bridge_claim.worker) || jsonb_build_object('jobs', jobs, 'snapshot', seen);
+    end if;
+    lease_end := now() + bridge.seen(bridge_claim.worker, bridge_claim.lease_seconds);
     -- what an earlier claim took and its worker never heard of: the same attempt once more
     for job in
         select j.* from bridge.jobs j
@@ -176,7 +186,7 @@ begin
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs under a lease, after those this worker holds but does not know (not in `holding`). Returns {jobs, next_in_ms, workers, snapshot}; what the snapshot does not see the claim has not seen.';
+    'Takes up to `slots` jobs under a lease, after those this worker holds but does not know (not in `holding`). Returns {jobs, next_in_ms, workers, snapshot}; what the snapshot does not see the claim has not seen. With lease_seconds 0 the worker leaves: it counts no more.';
 
 create function bridge.passes(state text) returns boolean
 language plpgsql

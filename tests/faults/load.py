@@ -70,6 +70,10 @@ def _question(rng: random.Random, n: int, session: int) -> Question:
     return Question(session, f"[[{' '.join(directives)}]]", expected, cancels, retries)
 
 
+# How long a call is repeated after the time to ask is over.
+GIVE_UP_SECONDS = 60.0
+
+
 class Load:
     """Asks what was planned, at a pace, as several people; a call that fails is tried until it is answered."""
 
@@ -147,6 +151,8 @@ class Load:
                 pass  # the database or what is before it is away: it comes back
             else:
                 return True
+            if time.monotonic() > self._until + GIVE_UP_SECONDS:
+                raise TimeoutError("REST answers no more, although nothing strikes it any longer")
             await asyncio.sleep(0.2)
 
 

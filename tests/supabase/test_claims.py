@@ -1,0 +1,92 @@
+"""What a claim says beside its jobs: when to look again, who lives, what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+
+from bridge.store import Store
+from devstack.stack import Stack
+from tests import harness
+from tests.harness import Person, Row, worker_settings
+
+
+@pytest.fixture
+async def store(environment: dict[str, str], db: psycopg.AsyncConnection[Row]) -> AsyncIterator[Store]:
+    await db.execute("delete from bridge.workers")
+    store = await Store.open(worker_settings(environment, lease_seconds=20), "claims-test")
+    yield store
+    await store.close()
+
+
+async def test_nothing_in_sight(store: Store) -> None:
+    claim = await store.claim(5, [])
+    assert (claim.jobs, claim.next_in, claim.workers) == ((), None, 1)
+
+
+async def test_another_workers_lease_is_looked_after(environment: dict[str, str], store: Store, user: Person) -> None:
+    other = await Store.open(worker_settings(environment, lease_seconds=7), "another")
+    try:
+        await user.ask(await user.open_session(), "hello")
+        assert len((await other.claim(5, [])).jobs) == 1
+        claim = await store.claim(5, [])
+        assert claim.jobs == ()
+        assert claim.next_in is not None
+        assert 5 < claim.next_in <= 7
+    finally:
+        await other.close()
+
+
+async def test_so_is_one_that_is_claimed_at_this_moment(stack: Stack, store: Store, user: Person) -> None:
+    """Its lease cannot be seen yet; without this nobody would look before the next sweep."""
+    await user.ask(await user.open_session(), "hello")
+    async with harness.database(stack.admin_url) as other, other.transaction():
+        await other.execute("select from bridge.jobs for update")
+        claim = await store.claim(5, [])
+        assert claim.jobs == ()
+        assert claim.next_in is not None
+        assert 15 < claim.next_in <= 20
+
+
+async def test_a_question_queued_for_ages_and_a_retry_in_ages(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await user.ask(await user.open_session(), "hello")
+    await db.execute("update bridge.jobs set queued_at = now() - interval '1 year', run_at = now() - interval '1 year'")
+    (job,) = (await store.claim(5, [])).jobs
+    assert job.broken is None
+    await db.execute("update bridge.jobs set worker = null, lease_until = null, run_at = now() + interval '1 year'")
+    claim = await store.claim(5, [])
+    assert claim.next_in == 86400
+
+
+async def test_a_worker_that_leaves_is_not_counted(environment: dict[str, str], store: Store) -> None:
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        await other.claim(5, [])
+        assert (await store.claim(5, [])).workers == 2
+        await other.leave()
+        assert (await store.claim(5, [])).workers == 1
+    finally:
+        await other.close()
+
+
+async def test_what_was_left_comes_before_what_is_new(
+    environment: dict[str, str], store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        left = await user.ask(await user.open_session(), "left behind")
+        await other.claim(1, [])
+        await db.execute("update bridge.jobs set lease_until = now() - interval '1 second'")
+        for _ in range(3):
+            await user.ask(await user.open_session(), "new")
+        (job,) = (await store.claim(1, [])).jobs
+        assert (job.message_id, job.attempt, job.failures, job.taken_over) == (left, 2, 1, True)
+        # and its own are its own, however late it is
+        await db.execute("update bridge.jobs set lease_until = now() - interval '1 second' where worker is not null")
+        assert all(job.message_id != left for job in (await store.claim(9, [left])).jobs)
+    finally:
+        await other.close()
