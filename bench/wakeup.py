@@ -1,0 +1,129 @@
+"""From the insert of a question to the worker's start, which is when it asks the model.
+
+The insert is when its statement runs, by the row's `created_at`; what the request took before is shown apart. All of
+it is on one machine and one clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+
+from postgrest.types import ReturnMethod
+
+from bench.baselines.procrastinate_app import QUEUE, TASK, deferring_app
+from bench.processes import Failed
+from bench.report import Figure, Measured, Spread, ratio
+from bench.world import Model, Project, World, insert_chat, mark, unique
+from tests.harness import Person
+
+# The table and the id of a question; None for one that has no row any more.
+Where = tuple[str, str] | None
+# The hosted server polls more often while changes come.
+ISOLATED = ("bridge", "postgres_changes")
+Ask = Callable[[str], Awaitable[Where]]
+
+
+async def run(world: World) -> Measured:
+    """Measure against the tutorial's worker with and without the polling delay, and against queues."""
+    model = await world.model()
+    hosted = await _waits(world, await world.project(), model, queues=True, count=world.pick(8, 25))
+    at_once = await _waits(world, await world.project("at once"), model, queues=False, count=world.pick(8, 25))
+    figures = [
+        ratio(
+            name, waits["bridge"], waits["postgres_changes"], bound, unit="ms",
+            with_the_request=Spread.of(waits["bridge, with the request"]).median,
+            baseline_with_the_request=Spread.of(waits["postgres_changes, with the request"]).median,
+        )
+        for name, waits, bound in (("wakeup", hosted, 0.1), ("wakeup_without_polling", at_once, 1.0))
+    ]  # fmt: skip
+    for name in hosted:
+        if "bridge" not in name and "postgres_changes" not in name:
+            spread = Spread.of(hosted[name])
+            figures.append(
+                Figure(
+                    f"wakeup_{name.replace(' ', '_')}", spread.median, "ms", spread=(spread.first, spread.third),
+                    detail={"samples": spread.count, "what": "a queue in the bridge's place, for comparison"},
+                )
+            )  # fmt: skip
+    return Measured(figures, {"insert to start": hosted, "insert to start, changes not polled": at_once})
+
+
+async def _waits(world: World, project: Project, model: Model, *, queues: bool, count: int) -> dict[str, list[float]]:
+    """Milliseconds from asking to the model's being asked, by who answers; in turns."""
+    waits: dict[str, list[float]] = defaultdict(list)
+    async with AsyncExitStack() as opened:
+        person = await opened.enter_async_context(world.person(project))
+        await opened.enter_async_context(world.worker(project, model))
+        await opened.enter_async_context(world.baseline("tutorial_worker", project, model))
+        session = await person.open_session(title="wakeup")
+        chat = str(uuid.uuid4())
+
+        async def ask_bridge(text: str) -> Where:
+            return "messages", await person.ask(session, text)
+
+        async def ask_tutorial(text: str) -> Where:
+            return "chat_messages", await insert_chat(person, text, chat)
+
+        systems: dict[str, Ask] = {"bridge": ask_bridge, "postgres_changes": ask_tutorial}
+        if queues:
+            systems |= await _queues(world, project, model, opened, person, chat)
+        for number in range(count + 2):
+            for name, ask in systems.items():
+                # whoever polls is asked at any moment of its round, postgres_changes when it has nothing else to do
+                await asyncio.sleep((0.8 if name in ISOLATED else 0.05) + (number * 0.137) % 0.5)
+                text = unique("tokens=4")
+                began = time.monotonic()
+                where = await ask(text)
+                try:
+                    (exchange,) = await model.exchange(mark(text), ended=True)
+                except Failed as error:
+                    raise Failed(f"{name}: {error}") from None
+                if number >= 2:  # the first ones fill caches
+                    asked = (exchange["started_at"] - began) * 1000
+                    if where is None:
+                        waits[name].append(asked)
+                        continue
+                    table, message_id = where
+                    (row,) = await person.rows(table, id=message_id)
+                    inserted = datetime.fromisoformat(row["created_at"]).timestamp()
+                    waits[name].append((exchange["started_wall"] - inserted) * 1000)
+                    waits[f"{name}, with the request"].append(asked)
+    return dict(waits)
+
+
+async def _queues(
+    world: World, project: Project, model: Model, opened: AsyncExitStack, person: Person, chat: str
+) -> dict[str, Ask]:
+    """The queue that is polled, at two paces, and Procrastinate."""
+    app = deferring_app(project.environment["SUPABASE_DB_URL"])
+    await opened.enter_async_context(world.baseline("procrastinate_worker", project, model))
+    await opened.enter_async_context(app.open_async())
+    deferrer = app.configure_task(TASK, queue=QUEUE, allow_unknown=True)
+
+    async def ask_procrastinate(text: str) -> Where:
+        await deferrer.defer_async(text=text, chat_id=chat, user_id=person.id)
+        return None
+
+    async def polled(seconds: float) -> Ask:
+        topic = f"every {seconds:g} s"
+        arguments = ("--seconds", seconds, "--topic", topic)
+        await opened.enter_async_context(world.baseline("polling_worker", project, model, *arguments))
+
+        async def ask_queue(text: str) -> Where:
+            row = {"topic": topic, "message": {"text": text, "chat_id": chat, "user_id": person.id}}
+            await person.client.table("queue").insert(row, returning=ReturnMethod.minimal).execute()
+            return None
+
+        return ask_queue
+
+    return {
+        "procrastinate": ask_procrastinate,
+        "polled every 0.1 s": await polled(0.1),
+        "polled every 1 s": await polled(1.0),
+    }
