@@ -13,7 +13,16 @@ from realtime import AsyncRealtimeChannel, AsyncRealtimeClient
 from realtime.message import Message
 from realtime.types import RealtimeSubscribeStates
 
-from bridge.connection import CANARY_SECONDS, HEARTBEAT_SECONDS, JOIN_SECONDS, Supervisor, dismantle, join, prove
+from bridge.connection import (
+    CANARY_SECONDS,
+    HEARTBEAT_SECONDS,
+    JOIN_SECONDS,
+    Supervisor,
+    config,
+    dismantle,
+    join,
+    prove,
+)
 from bridge.errors import RealtimeError
 
 # Realtime takes 100 channels a connection; some stay free for the canary, and for what is being left.
@@ -141,16 +150,7 @@ class SessionChannels:
         client = self._client
         if client is None or session_id in self._channels or session_id not in self._wanted:
             return
-        channel = client.channel(
-            f"session:{session_id}",
-            {
-                "config": {
-                    "broadcast": {"ack": False, "self": False},
-                    "presence": {"key": "", "enabled": False},
-                    "private": True,
-                }
-            },
-        )
+        channel = client.channel(f"session:{session_id}", config(private=True, hears_itself=False))
         self._channels[session_id] = channel
 
         def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:

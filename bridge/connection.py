@@ -134,7 +134,7 @@ async def join(
     Raises:
         RealtimeError: the join was refused, or not answered in time.
     """
-    channel = client.channel(topic, _config(private=True))
+    channel = client.channel(topic, config(private=True, hears_itself=True))
     if heard is not None:
         channel.on_broadcast("canary", lambda message: _hear(message, heard))
     await subscribe(client, channel, on_odd)
@@ -170,7 +170,7 @@ class Subscription:
         self._client = AsyncRealtimeClient(
             url, key, auto_reconnect=False, hb_interval=HEARTBEAT_SECONDS, timeout=int(JOIN_SECONDS)
         )
-        self.channel: AsyncRealtimeChannel = self._client.channel(topic, _config(private=private))
+        self.channel: AsyncRealtimeChannel = self._client.channel(topic, config(private=private, hears_itself=private))
         self._heard: asyncio.Queue[str] = asyncio.Queue()
         self.channel.on_broadcast("canary", lambda message: _hear(message, self._heard))
         self._odd: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -223,10 +223,11 @@ class Subscription:
             self._odd.set_result(why)
 
 
-def _config(*, private: bool) -> Any:
+def config(*, private: bool, hears_itself: bool) -> Any:
+    """The configuration of a channel, as `realtime` 2.34.1 takes it."""
     return {
         "config": {
-            "broadcast": {"ack": False, "self": private},
+            "broadcast": {"ack": False, "self": hears_itself},
             "presence": {"key": "", "enabled": False},
             "private": private,
         }
