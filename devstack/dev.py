@@ -29,6 +29,8 @@ from devstack.process import free_port
 from devstack.stack import Stack
 
 WEB_PORT = 5173
+# every function of baml_src: what a developer can try without setting anything
+FUNCTIONS = "Chat,Code,Compare,Title"
 _READY_SECONDS = 60.0
 
 
@@ -191,6 +193,7 @@ async def _start_all(
     health = free_port()
     worker_env = {
         "BRIDGE_LOG_FORMAT": "console",
+        "BRIDGE_FUNCTIONS": FUNCTIONS,
         "BRIDGE_DRAIN_SECONDS": "2",  # a reply in the making begins again at the next start
         **base,
         **llm,
@@ -206,6 +209,7 @@ async def _start_all(
         **env,
         "VITE_SUPABASE_URL": project["SUPABASE_URL"],
         "VITE_SUPABASE_PUBLISHABLE_KEY": project["SUPABASE_PUBLISHABLE_KEY"],
+        "VITE_FUNCTIONS": worker_env["BRIDGE_FUNCTIONS"],
     }
     vite = PROJECT / "node_modules" / "vite" / "bin" / "vite.js"
     if not vite.is_file():

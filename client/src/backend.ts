@@ -65,9 +65,10 @@ interface Outcome<T> {
 export function unwrap<T>({ data, error, status }: Outcome<T>): T {
   if (error !== null) {
     // without a status there was no response, and the text is the runtime's own
-    throw status === 0
-      ? new RequestError("The server could not be reached.")
-      : new RequestError(error.message, error.code || null);
+    if (status === 0) throw new RequestError("The server could not be reached.");
+    // what stands between may answer with a page of its own
+    if (status >= 500 && !error.code) throw new RequestError(`The server could not answer (status ${status}).`);
+    throw new RequestError(error.message, error.code || null);
   }
   return data as T;
 }

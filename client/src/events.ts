@@ -8,7 +8,9 @@ export type SessionEvent =
   | { kind: "file"; row: CodeFileRow; conflict: boolean }
   /** A row of which some fields were too large to be sent. */
   | { kind: "message_hint"; id: string; attempt: number; updated_at: string }
-  | { kind: "file_hint"; id: string };
+  | { kind: "files_deleted"; ids: string[] }
+  /** A file, or a list of deleted ones, that was too large to be sent. */
+  | { kind: "files_hint" };
 
 type Payload = Record<string, unknown>;
 
@@ -20,6 +22,11 @@ export function parseSessionEvent(event: string, payload: unknown): SessionEvent
       has(payload, "message_id", "string") && has(payload, "attempt", "number") && has(payload, "seq", "number");
     return right ? { kind: "delta", delta: payload as unknown as Delta } : null;
   }
+  if (event === "files_deleted") {
+    if (payload["omitted"] !== undefined) return { kind: "files_hint" };
+    const ids: unknown = payload["ids"];
+    return Array.isArray(ids) ? { kind: "files_deleted", ids: ids.filter((id) => typeof id === "string") } : null;
+  }
   if (!has(payload, "id", "string") || !has(payload, "updated_at", "string")) return null;
   const { omitted, conflict, ...row } = payload;
   const whole = omitted === undefined;
@@ -29,7 +36,7 @@ export function parseSessionEvent(event: string, payload: unknown): SessionEvent
     return { kind: "message_hint", id, attempt, updated_at };
   }
   if (event === "file") {
-    if (!whole) return { kind: "file_hint", id: row["id"] as string };
+    if (!whole) return { kind: "files_hint" };
     return { kind: "file", row: row as unknown as CodeFileRow, conflict: conflict === true };
   }
   return null;

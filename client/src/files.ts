@@ -9,6 +9,8 @@ export class CodeFiles {
   readonly #backend: Backend;
   readonly #changed: () => void;
   readonly #files = new Map<string, CodeFile>();
+  /** Ids are never used again, so an answer that was under way cannot bring a deleted file back. */
+  readonly #deleted = new Set<string>();
 
   /** Calls `changed` when an edit has changed a file. */
   constructor(sessionId: string, backend: Backend, changed: () => void) {
@@ -31,14 +33,14 @@ export class CodeFiles {
     if (written !== null) return { saved: true, file: this.#keep(written) };
     const file = await this.#backend.readFile(id);
     if (file !== null) this.#keep(file);
-    else this.#forget(id);
+    else this.#gone(id);
     return { saved: false, file };
   }
 
   /** Deletes a file with its versions. Throws `RequestError`. */
   async remove(id: string): Promise<void> {
     await this.#backend.deleteFile(id);
-    this.#forget(id);
+    this.#gone(id);
   }
 
   /** The earlier versions of a file, newest first. Throws `RequestError`. */
@@ -58,7 +60,16 @@ export class CodeFiles {
 
   /** Takes a row from wherever it came. */
   merge(row: CodeFileRow, conflict = false): void {
+    if (this.#deleted.has(row.id)) return;
     this.#files.set(row.id, mergeFile(this.#files.get(row.id), row, conflict));
+  }
+
+  /** Takes the ids of deleted files. */
+  forget(ids: readonly string[]): void {
+    for (const id of ids) {
+      this.#deleted.add(id);
+      this.#files.delete(id);
+    }
   }
 
   /** Reads all files. Throws `RequestError`. */
@@ -77,8 +88,8 @@ export class CodeFiles {
     return row;
   }
 
-  #forget(id: string): void {
-    this.#files.delete(id);
+  #gone(id: string): void {
+    this.forget([id]);
     this.#changed();
   }
 }

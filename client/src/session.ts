@@ -154,13 +154,13 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
   /** Stops a reply; `id` is the question's or the reply's. What has been written so far stays. Throws `RequestError`. */
   async cancel(id: string): Promise<void> {
     await this.#backend.cancelMessage(id);
-    await this.#reread(id);
+    await this.#showEffect(id);
   }
 
   /** Asks for a new attempt of a reply that ended. Throws `RequestError`. */
   async retry(id: string): Promise<void> {
     await this.#backend.retryMessage(id);
-    await this.#reread(id);
+    await this.#showEffect(id);
   }
 
   /** Reads the page of messages before the first one shown. Throws `RequestError`. */
@@ -224,10 +224,14 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     return true;
   }
 
-  async #reread(id: string): Promise<void> {
-    const rows = await this.#backend.readMessages(this.id, this.#thread(id), this.#readUpTo);
+  /** Reads what a call has changed, now or when it can be read again: the call itself has succeeded. */
+  async #showEffect(id: string): Promise<void> {
+    try {
+      this.#mergeRead(await this.#backend.readMessages(this.id, this.#thread(id), this.#readUpTo));
+    } catch {
+      this.#pageWanted = true;
+    }
     if (this.#closed) return;
-    this.#mergeRead(rows);
     this.changed();
     this.#schedule();
   }
@@ -264,7 +268,10 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
       case "file":
         this.files.merge(event.row, event.conflict);
         break;
-      case "file_hint":
+      case "files_deleted":
+        this.files.forget(event.ids);
+        break;
+      case "files_hint":
         this.#filesWanted = this.#readNow = true;
         break;
     }

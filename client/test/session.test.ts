@@ -18,6 +18,7 @@ class Supabase implements Backend {
   files: CodeFileRow[] = [];
   reads = 0;
   refuse: RequestError | null = null;
+  refuseReads: RequestError | null = null;
   listener: TopicListener | null = null;
   calls: string[] = [];
   /** How long each insert takes, in milliseconds. */
@@ -110,7 +111,7 @@ class Supabase implements Backend {
 
   #read(): MessageRow[] {
     this.reads += 1;
-    if (this.refuse) throw this.refuse;
+    if (this.refuse ?? this.refuseReads) throw this.refuse ?? this.refuseReads;
     return structuredClone([...this.rows.values()]);
   }
 }
@@ -335,6 +336,19 @@ test("cancel and retry show their effect without any event", async () => {
   await expect(session.cancel("r")).rejects.toThrow("Not yours.");
 });
 
+test("a retry that arrived is none that failed because its effect cannot be read yet", async () => {
+  supabase.set(question({ status: "failed" }));
+  supabase.set(reply({ status: "failed", error: { code: "model", message: "No." } }));
+  await open();
+  supabase.set(reply({ status: "queued", updated_at: timeAt(1) }), false);
+  supabase.refuseReads = new RequestError("The server could not be reached.");
+  await session.retry("r");
+  expect(last()?.status).toBe("failed");
+  supabase.refuseReads = null;
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(last()?.status).toBe("queued");
+});
+
 test("a long session opens with its newest page; older ones come on demand", async () => {
   for (let at = 1; at <= 25; at++) {
     supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }));
@@ -422,6 +436,29 @@ describe("code files", () => {
     await open();
     supabase.files = [];
     expect(await session.files.save("f", "mine", 1)).toEqual({ saved: false, file: null });
+    expect(session.getSnapshot().files).toEqual([]);
+  });
+
+  test("that are deleted elsewhere are gone, also for an answer that was under way", async () => {
+    supabase.files = [file(), file({ id: "g", path: "other.py" }), file({ id: "h", path: "third.py" })];
+    await open();
+    const paths = () => session.getSnapshot().files.map(({ path }) => path);
+    const reading = session.files.read();
+    supabase.send("files_deleted", { ids: ["f", "h", "unknown", 7] });
+    expect(paths()).toEqual(["other.py"]);
+    await reading;
+    supabase.send("file", file({ revision: 2, updated_at: timeAt(1) }));
+    expect(paths()).toEqual(["other.py"]);
+    supabase.send("files_deleted", { ids: "g" });
+    expect(paths()).toEqual(["other.py"]);
+  });
+
+  test("that are deleted in too large a number to be named are read", async () => {
+    supabase.files = [file(), file({ id: "g", path: "other.py" })];
+    await open();
+    supabase.files = [];
+    supabase.send("files_deleted", { omitted: ["ids"] });
+    await vi.advanceTimersByTimeAsync(1_000);
     expect(session.getSnapshot().files).toEqual([]);
   });
 

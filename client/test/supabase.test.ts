@@ -225,6 +225,21 @@ describe.skipIf(absent)("with Supabase", { timeout: 20_000 }, () => {
     await until(() => expect(last()?.status).toBe("cancelled"));
   });
 
+  test("a file that is deleted elsewhere goes; a session with a new message comes first", async () => {
+    await chat.files.add("a.py", "a");
+    await chat.files.add("b.py", "b");
+    const paths = () => chat.getSnapshot().files.map(({ path }) => path);
+    await client.from("code_files").delete().eq("session_id", chat.id).eq("path", "a.py");
+    await until(() => expect(paths()).toEqual(["b.py"]));
+
+    const { id } = await list.create({ function: "Chat" });
+    const first = () => list.getSnapshot().sessions[0]?.id;
+    expect(first()).toBe(id);
+    await chat.send("Hello?");
+    await until(() => expect(first()).toBe(chat.id));
+    await chat.cancel(last()!.id);
+  });
+
   test("another user hears and reads nothing", async () => {
     const stranger = (await signUp()).client;
     const theirs = openSession(stranger, chat.id);

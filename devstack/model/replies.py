@@ -1,4 +1,4 @@
-"""What the demo model says: about this project by keyword, a small code file, a short title."""
+"""What the demo model says: about this project by keyword, a small code file, a comparison, a short title."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from . import code
+from . import code, compare
 
-Kind = Literal["chat", "code", "title"]
+Kind = Literal["chat", "code", "compare", "title"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,8 @@ def answer(prompt: Prompt) -> str:
         return _title(prompt.last)
     if prompt.kind == "code":
         return json.dumps(code.write(prompt.last, prompt.system), indent=1)
+    if prompt.kind == "compare":
+        return json.dumps(compare.write(prompt.last), indent=1, ensure_ascii=False)
     return _chat(prompt)
 
 
@@ -54,9 +56,12 @@ def _text(content: Any) -> str:
 
 
 def _kind(system: str, last: str) -> Kind:
-    # By what the functions in baml_src ask for: an output format with `reply` and `files`, or a title.
-    if re.search(r"^\s*reply:", system, re.M) and re.search(r"^\s*files:", system, re.M):
-        return "code"
+    # By what the functions in baml_src ask for: an output format with `reply` and `files` or `options`, or a title.
+    if re.search(r"^\s*reply:", system, re.M):
+        if re.search(r"^\s*files:", system, re.M):
+            return "code"
+        if re.search(r"^\s*options:", system, re.M):
+            return "compare"
     if last.startswith("<question>") and last.rstrip().endswith("Title:"):
         return "title"
     return "chat"

@@ -206,20 +206,22 @@ class ModelServer:
 
 def _tokens(script: Script, prompt: Prompt) -> list[str]:
     if script.echo:
-        text = prompt.last
-        if prompt.kind == "code":
-            text = json.dumps({"reply": text, "files": []})
+        text = _as_asked(prompt, prompt.last)
     elif script.json is not None:
         text = script.json if isinstance(script.json, str) else json.dumps(script.json)
     elif script.text is not None:
-        text = script.text
-        if prompt.kind == "code":
-            text = json.dumps({"reply": text, "files": []})
+        text = _as_asked(prompt, script.text)
     elif script.tokens is not None:
         return _filler(script.tokens, structured=prompt.kind == "code")
     else:
         text = answer(prompt)
     return _TOKEN.findall(text)
+
+
+def _as_asked(prompt: Prompt, text: str) -> str:
+    """Give the text alone, or as the `reply` of the structure that the prompt asks for."""
+    rest = {"code": "files", "compare": "options"}.get(prompt.kind)
+    return text if rest is None else json.dumps({"reply": text, rest: []})
 
 
 def _filler(count: int, *, structured: bool) -> list[str]:

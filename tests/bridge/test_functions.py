@@ -396,7 +396,7 @@ async def test_the_process_ends_cleanly_with_calls_in_flight(model: ModelServer)
 
 def test_a_function_that_is_not_there_is_a_clear_error() -> None:
     with pytest.raises(
-        SetupError, match=r"BRIDGE_FUNCTIONS names Nope, .*Chat, Code, Title.*baml-cli generate"
+        SetupError, match=r"BRIDGE_FUNCTIONS names Nope, .*Chat, Code, Compare, Title.*baml-cli generate"
     ) as caught:
         Functions.load(["Chat", "Nope"])
     assert "\n" not in str(caught.value)

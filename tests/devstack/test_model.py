@@ -18,6 +18,7 @@ from devstack.model import ModelServer, Script, read_script
 
 ROOT = Path(__file__).parents[2]
 CODE = "Answer in JSON using this schema:\n{\n  reply: string,\n  files: [\n    { path: string }\n  ],\n}"
+COMPARISON = "Answer in JSON using this schema:\n{\n  reply: string,\n  options: [\n    { name: string }\n  ],\n}"
 
 
 @pytest.fixture
@@ -217,6 +218,25 @@ async def test_code_comes_as_the_structure_that_is_asked_for(http: aiohttp.Clien
     filler = json.loads(await said(http, model, "[[tokens=40]]", CODE))
     assert len(filler["reply"].split()) == 10
     assert len(filler["files"][0]["content"].split()) == 30
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ("Train, bus or bicycle to work?", ["Train", "Bus", "Bicycle"]),
+        ("Compare Postgres and MySQL, please", ["Postgres", "MySQL"]),
+        ("Which is better for me: tea vs. coffee?", ["Tea", "Coffee"]),
+        ("Compare ways to get to work.", ["Bicycle", "Train", "Bus", "Car"]),
+        ("Thank you!", []),
+    ],
+)
+async def test_a_comparison_has_a_row_for_what_is_named(
+    http: aiohttp.ClientSession, model: ModelServer, asked: str, names: list[str]
+) -> None:
+    comparison = json.loads(await said(http, model, asked, COMPARISON))
+    assert "demo model" in comparison["reply"]
+    assert [option["name"] for option in comparison["options"]] == names
+    assert json.loads(await said(http, model, "[[text=hi]]", COMPARISON)) == {"reply": "hi", "options": []}
 
 
 async def test_a_title_ignores_the_directive_it_quotes(http: aiohttp.ClientSession, model: ModelServer) -> None:

@@ -19,6 +19,7 @@ from devstack.migrations import PROJECT
 from devstack.node import node
 
 PASSWORD = "correct horse battery"
+FUNCTIONS = "Chat,Code,Compare,Title"
 VITE = PROJECT / "node_modules" / "vite" / "bin" / "vite.js"
 
 # notes every text that the last reply has had, and how often the page showed none after it had shown some
@@ -38,6 +39,7 @@ async def build(folder: Path, out: Path, environment: Mapping[str, str]) -> None
     settings = {
         "VITE_SUPABASE_URL": environment["SUPABASE_URL"],
         "VITE_SUPABASE_PUBLISHABLE_KEY": environment["SUPABASE_PUBLISHABLE_KEY"],
+        "VITE_FUNCTIONS": FUNCTIONS,
     }
     process = await asyncio.create_subprocess_exec(
         await asyncio.to_thread(node),
@@ -114,7 +116,7 @@ class Tab:
         """Begin a session; gives its id."""
         before = self.page.url
         await self.page.get_by_role("radio", name=function).check(force=True)
-        await self.page.get_by_role("button", name="New session").click()
+        await self.page.get_by_role("button", name="New session", exact=True).click()
         await self.page.wait_for_url(lambda url: url != before and "#" in url)
         await expect(self.box).to_be_visible()
         return self.page.url.rpartition("#")[2]

@@ -80,6 +80,10 @@ async def test_axe_finds_nothing(shown: Tab, theme: Literal["light", "dark"]) ->
     await page.get_by_role("button", name="Versions").click()
     await expect(page.get_by_text("no earlier versions")).to_be_visible()
     found["versions"] = await violations(shown)
+    files = page.get_by_role("group", name="What to do with main.py")
+    await files.get_by_role("button", name="Delete").click()
+    found["delete file"] = await violations(shown)
+    await page.get_by_role("button", name="Keep").click()
 
     await page.get_by_role("button", name="Rename session").click()
     found["rename"] = await violations(shown)

@@ -181,3 +181,61 @@ async def test_a_question_is_asked_in_other_words(environment: dict[str, str], t
         await expect(tab.replies.first).to_have_attribute("data-status", "cancelled")
         await tab.replies.last.get_by_role("button", name="Write anew").click()
         await tab.until_reply("done")
+
+
+async def test_a_file_deleted_in_one_tab_goes_from_the_other(
+    environment: dict[str, str], tab: Tab, context: BrowserContext
+) -> None:
+    files = '[{"path": "a.py", "content": "x = 1"}, {"path": "b.py", "content": "y = 1"}]'
+    async with working(environment):
+        await tab.sign_up()
+        session_id = await tab.new_session("Code")
+        await tab.say(f'[[json={{"reply": "Made.", "files": {files}}}]]')
+        await tab.until_reply("done")
+    other = await Tab.open(context, tab.address, f"#{session_id}")
+    there = other.page.get_by_test_id("files").get_by_role("button")
+    await expect(there).to_have_text(["a.py", "b.py"])
+
+    async def delete(path: str) -> None:
+        await tab.page.get_by_test_id("files").get_by_role("button", name=path).click()
+        await tab.page.get_by_role("group", name=f"What to do with {path}").get_by_role("button", name="Delete").click()
+        await tab.page.get_by_role("button", name="Delete file").click()
+        await expect(tab.page.get_by_test_id("files").get_by_role("button", name=path)).to_have_count(0)
+
+    await delete("b.py")
+    await expect(there).to_have_text(["a.py"])
+
+    # what somebody types there is not lost with the file
+    await other.page.get_by_role("group", name="What to do with a.py").get_by_role("button", name="Edit").click()
+    editor = other.page.get_by_role("textbox", name="Text of a.py")
+    await editor.fill("x = 'mine'")
+    await delete("a.py")
+    await expect(tab.page.get_by_role("complementary", name="Code files")).to_have_count(0)
+    await expect(other.page.get_by_role("alert")).to_contain_text("This file has been deleted")
+    await expect(editor).to_have_value("x = 'mine'")
+    await other.page.get_by_role("button", name="Save as a new file").click()
+    await expect(other.page.get_by_test_id("file-content")).to_have_text("x = 'mine'")
+    await expect(tab.page.get_by_test_id("file-content")).to_have_text("x = 'mine'")
+    assert other.problems == []
+
+
+async def test_the_session_with_the_newest_message_comes_first(
+    environment: dict[str, str], tab: Tab, context: BrowserContext
+) -> None:
+    await tab.sign_up()
+    sessions = tab.page.get_by_test_id("sessions").locator(".open")
+    for title in ("Older", "Newer"):
+        await tab.new_session()
+        await tab.page.get_by_role("button", name="Rename session").first.click()
+        await tab.page.get_by_label("Title of the session").fill(title)
+        await tab.page.get_by_role("button", name="Rename", exact=True).click()
+        await expect(sessions.first).to_contain_text(title)
+    other = await Tab.open(context, tab.address)
+    elsewhere = other.page.get_by_test_id("sessions").locator(".open")
+    await expect(elsewhere).to_contain_text(["Newer", "Older"])
+    await sessions.last.click()
+    await expect(tab.page.get_by_role("heading", name="Older")).to_be_visible()
+    await tab.say("Hello?")
+    await expect(sessions).to_contain_text(["Older", "Newer"])
+    await expect(elsewhere).to_contain_text(["Older", "Newer"])
+    assert other.problems == []

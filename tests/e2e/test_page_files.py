@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import psycopg
-from playwright.async_api import BrowserContext, Locator, expect
+from playwright.async_api import BrowserContext, Locator, Route, expect
 
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, File, Turn
@@ -114,6 +115,61 @@ async def test_a_file_is_copied_and_downloaded(
     assert (tmp_path / "a.py").read_text() == text
 
 
+async def test_what_is_typed_stays_when_another_file_comes_first(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session_id = await opened(tab, db, Conversation("Files", files=[File("b.py", "x = 1\n")]))
+    await tools(tab, "b.py").get_by_role("button", name="Edit").click()
+    editor = tab.page.get_by_role("textbox", name="Text of b.py")
+    await editor.fill("x = 'mine'\n")
+    await db.execute("insert into public.code_files (session_id, path) values (%s, 'a.py')", (session_id,))
+    await expect(tab.page.get_by_test_id("files").get_by_role("button")).to_have_text(["a.py", "b.py"])
+    await editor.press("Escape")
+    await expect(editor).to_have_value("x = 'mine'\n")
+
+
+async def test_the_version_chosen_last_is_shown(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session_id = await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
+    for text in ("x = 2\n", "x = 3\n"):
+        await db.execute("update public.code_files set content = %s where session_id = %s", (text, session_id))
+    await tools(tab, "a.py").get_by_role("button", name="Versions").click()
+    versions = tab.page.get_by_role("list", name="Versions of a.py").get_by_role("button")
+    await expect(versions).to_have_count(2)
+    second = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        """Keep the first answer back until the second one is shown."""
+        if not held:
+            held.append(route)
+            await second.wait()
+        await route.continue_()
+
+    held: list[Route] = []
+    await tab.page.route("**/code_file_versions?select=content*", late)
+    await versions.filter(has_text="revision 1").click()
+    await versions.filter(has_text="revision 2").click()
+    content = tab.page.get_by_test_id("version-content")
+    await expect(content).to_have_text("x = 2\n")
+    async with tab.page.expect_response("**/code_file_versions?select=content*") as answered:
+        second.set()
+    await (await answered.value).finished()
+    await tab.page.evaluate("new Promise(requestAnimationFrame)")
+    await expect(content).to_have_text("x = 2\n")
+
+
+async def test_when_the_last_file_goes_the_conversation_is_back(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session_id = await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
+    await tab.page.set_viewport_size({"width": 390, "height": 780})
+    await tab.page.get_by_role("button", name="Files (1)").click()
+    await expect(tab.box).to_be_hidden()
+    await db.execute("delete from public.code_files where session_id = %s", (session_id,))
+    await expect(tab.box).to_be_visible()
+
+
 async def test_markdown_and_a_structured_result_are_drawn(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
@@ -121,6 +177,7 @@ async def test_markdown_and_a_structured_result_are_drawn(
         "reply": "**Bold** and `code`.",
         "files": [],
         "total_price": 1234.5,
+        "rate": 0.00012345,
         "paid": False,
         "lines": [{"item": "Nut", "price": 1}, {"item": "Bolt", "price": None}],
     }
@@ -131,8 +188,10 @@ async def test_markdown_and_a_structured_result_are_drawn(
     result = tab.page.get_by_test_id("data")
     await expect(result.get_by_role("columnheader")).to_have_text(["Item", "Price"])
     await expect(result.get_by_role("row")).to_have_count(3)
-    await expect(result.get_by_role("cell")).to_have_text(["Nut", "1", "Bolt", "–"])
+    await expect(result.get_by_role("rowheader")).to_have_text(["Nut", "Bolt"])
+    await expect(result.get_by_role("cell")).to_have_text(["1", "–"])
     await expect(result).to_contain_text("Total price1,234.5")
+    await expect(result).to_contain_text("Rate0.00012345")
     await expect(result).to_contain_text("Paidno")
     await expect(result).not_to_contain_text("Bold")  # shown as the reply's text
 

@@ -36,7 +36,7 @@ MARKDOWN = "\n\n".join(
 )
 
 # what would have run, or would have fetched something, had it been made of text
-_FOUND = """() => [
+FOUND = """() => [
   ...document.querySelectorAll("script:not([src]), iframe, object, embed, style, form[action]"),
   ...[...document.querySelectorAll("#root *")].filter((e) => [...e.attributes].some((a) => a.name.startsWith("on"))),
   ...[...document.querySelectorAll("[href], [src]")].filter((e) => {
@@ -76,7 +76,7 @@ async def test_nothing_runs(
     await tab.page.keyboard.press("Escape")
     await tab.page.get_by_role("button", name="Delete session").click()
     await expect(tab.page.get_by_text("Delete “")).to_contain_text(line[:20])
-    assert await tab.page.evaluate(_FOUND) == []
+    assert await tab.page.evaluate(FOUND) == []
     own = (tab.address, environment["SUPABASE_URL"], "blob:", "data:")
     assert [url for url in requests if not url.startswith(own)] == []
 

@@ -3,7 +3,7 @@ import { hasEnded, type ChatSession, type SessionRow, type SessionSnapshot } fro
 import { useSession } from "supabase-baml-bridge-client/react";
 import { Composer } from "./Composer.tsx";
 import { Conversation } from "./Conversation.tsx";
-import { Files } from "./Files.tsx";
+import { Files, useKeptFile } from "./Files.tsx";
 import { messageOf } from "./errors.ts";
 import type { MessageActions } from "./Message.tsx";
 import type { Client } from "./supabase.ts";
@@ -32,7 +32,9 @@ function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
   const [editing, setEditing] = useState<string | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [filesOpen, setFilesOpen] = useState(false);
-  const { messages, files, connection, error } = snapshot;
+  const { messages, connection, error } = snapshot;
+  const { shown: files, goneId, keep, release } = useKeptFile(snapshot.files);
+  const showsFiles = filesOpen && files.length > 0;
 
   const attempt = useMemo(
     () =>
@@ -73,12 +75,12 @@ function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
         <h1>{row.title || "New session"}</h1>
         <span className="badge">{row.function}</span>
         {files.length > 0 && (
-          <button className="files-toggle" aria-expanded={filesOpen} onClick={() => setFilesOpen(!filesOpen)}>
-            {filesOpen ? "Conversation" : `Files (${files.length})`}
+          <button className="files-toggle" aria-expanded={showsFiles} onClick={() => setFilesOpen(!showsFiles)}>
+            {showsFiles ? "Conversation" : `Files (${files.length})`}
           </button>
         )}
       </header>
-      <div className={filesOpen ? "panes show-files" : "panes"}>
+      <div className={showsFiles ? "panes show-files" : "panes"}>
         <section className="talk" aria-label="Conversation">
           {connection === "offline" && (
             <p className="banner" role="status">
@@ -103,7 +105,9 @@ function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
             onStop={stoppable ? () => attempt(session.cancel(stoppable.id)) : null}
           />
         </section>
-        {files.length > 0 && <Files session={session} files={files} />}
+        {files.length > 0 && (
+          <Files session={session} files={files} goneId={goneId} onEdit={keep} onEdited={release} />
+        )}
       </div>
     </div>
   );

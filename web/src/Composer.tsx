@@ -1,4 +1,5 @@
 import { useEffect, useRef, type KeyboardEvent } from "react";
+import { isComposing } from "./keys.ts";
 
 interface Props {
   draft: string;
@@ -34,9 +35,9 @@ export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop
   }
 
   function onKeyDown(event: KeyboardEvent): void {
+    if (isComposing(event.nativeEvent)) return;
     if (event.key === "Escape" && editing) onCancelEdit();
-    // an Enter that ends the composition of a character is not meant for us
-    if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
+    if (event.key !== "Enter" || event.shiftKey) return;
     event.preventDefault();
     send();
   }

@@ -16,8 +16,7 @@ const AT_ONCE = 12;
 /** The messages, oldest first; follows the newest text unless the reader has scrolled up. */
 export function Conversation({ snapshot, actions, onOlder }: Props) {
   const { messages, ready, busy, hasOlder } = snapshot;
-  const count = useGrowing(messages.length);
-  const shown = messages.slice(-count);
+  const shown = useGrowing(messages);
   const { log, column, onScroll } = useFollow(messages);
   const answered = new Set(messages.map(({ reply_to }) => reply_to));
   const lastReply = messages.findLast(({ role }) => role === "assistant");
@@ -32,7 +31,7 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
       onScroll={onScroll}
     >
       <div ref={column} className="column">
-        {hasOlder && count >= messages.length && (
+        {hasOlder && shown.length === messages.length && (
           <button className="older" onClick={onOlder}>
             Show older messages
           </button>
@@ -52,21 +51,25 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
   );
 }
 
-/** A number that grows to `total` when the page has time. */
-function useGrowing(total: number): number {
-  const [count, setCount] = useState(AT_ONCE);
+/** The newest messages, and when the page has time all of them. What is shown stays shown when others are added. */
+function useGrowing(messages: readonly Message[]): readonly Message[] {
+  const [firstId, setFirstId] = useState<string | null>(null);
+  const known = messages.findIndex(({ id }) => id === firstId);
+  const first = known >= 0 ? known : Math.max(0, messages.length - AT_ONCE);
+  const pinned = messages[first]?.id ?? null;
+  const next = messages[Math.max(0, first - AT_ONCE)]?.id ?? null;
   useEffect(() => {
-    if (count >= total) return;
+    setFirstId(pinned);
+    if (next === pinned) return;
     // a timer where there is no idle callback (Safari)
     if (typeof requestIdleCallback === "undefined") {
-      const timer = setTimeout(() => setCount(count + AT_ONCE), 30);
+      const timer = setTimeout(() => setFirstId(next), 30);
       return () => clearTimeout(timer);
     }
-    const handle = requestIdleCallback(() => setCount(count + AT_ONCE), { timeout: 500 });
+    const handle = requestIdleCallback(() => setFirstId(next), { timeout: 500 });
     return () => cancelIdleCallback(handle);
-  }, [count, total]);
-  // what is shown stays shown when messages are added
-  return Math.max(count, AT_ONCE);
+  }, [pinned, next]);
+  return messages.slice(first);
 }
 
 /** Keeps the end of the text in sight for as long as the reader is there. */

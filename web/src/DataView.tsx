@@ -1,6 +1,6 @@
 import type { Json } from "supabase-baml-bridge-client";
-
-type JsonObject = { [key: string]: Json | undefined };
+import { DataTable, isTable } from "./DataTable.tsx";
+import { isEmpty, isFlat, isObject, nameOf, orderOf, type JsonObject } from "./data.ts";
 
 /** Fields of a structured result that the page shows elsewhere: as the reply's text, and beside the conversation. */
 const SHOWN_ELSEWHERE = ["reply", "files"];
@@ -13,98 +13,74 @@ export function restOf(data: Json | null): Json | null {
 }
 
 /** A structured result: lists of alike objects as tables, objects as names and values, also while it streams. */
-export function DataView({ data }: { data: Json }) {
+export function DataView({ data, streaming }: { data: Json; streaming: boolean }) {
   return (
     <div className="data" data-testid="data">
-      <Value value={data} />
+      <Value value={data} name="Result" streaming={streaming} />
     </div>
   );
 }
 
-function Value({ value }: { value: Json | undefined }) {
-  if (isEmpty(value)) return <span className="muted">–</span>;
-  if (Array.isArray(value)) {
-    return value.every(isObject) ? <Table rows={value} /> : <List items={value} />;
-  }
-  if (isObject(value)) return <Fields fields={value} />;
-  if (typeof value === "boolean") return value ? "yes" : "no";
-  return typeof value === "number" ? value.toLocaleString("en") : value;
+interface ValueProps {
+  value: Json | undefined;
+  /** What a table is called. */
+  name: string;
+  /** Whether what is still empty may be filled. */
+  streaming: boolean;
 }
 
-function List({ items }: { items: readonly Json[] }) {
+export function Value({ value, name, streaming }: ValueProps) {
+  if (isEmpty(value)) return <span className="muted">{streaming ? "…" : "–"}</span>;
+  if (isTable(value)) return <DataTable rows={value} caption={name} streaming={streaming} />;
+  if (Array.isArray(value)) return <List items={value} name={name} streaming={streaming} />;
+  if (isObject(value)) return <Fields fields={value} streaming={streaming} />;
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 20 }) : value;
+}
+
+function List({ items, name, streaming }: { items: readonly Json[]; name: string; streaming: boolean }) {
   return (
     <ul>
       {items.map((item, index) => (
         <li key={index}>
-          <Value value={item} />
+          <Value value={item} name={name} streaming={streaming && index === items.length - 1} />
         </li>
       ))}
     </ul>
   );
 }
 
-function Fields({ fields }: { fields: JsonObject }) {
-  return (
-    <dl>
-      {Object.entries(fields).map(([name, value]) => (
-        <div key={name} className={isFlat(value) ? "flat" : undefined}>
-          <dt>{nameOf(name)}</dt>
-          <dd>
-            <Value value={value} />
-          </dd>
-        </div>
-      ))}
-    </dl>
-  );
+/** Names and values. A table has its name as its caption, so it stands between them. */
+function Fields({ fields, streaming }: { fields: JsonObject; streaming: boolean }) {
+  return runsOf(fields).map((run, index) => {
+    const [key, value] = run[0]!;
+    if (isTable(value)) return <DataTable key={index} rows={value} caption={nameOf(key)} streaming={streaming} />;
+    return (
+      <dl key={index}>
+        {run.map(([name, one]) => (
+          <div key={name} className={isFlat(one) ? "flat" : undefined}>
+            <dt>{nameOf(name)}</dt>
+            <dd>
+              <Value value={one} name={nameOf(name)} streaming={streaming} />
+            </dd>
+          </div>
+        ))}
+      </dl>
+    );
+  });
 }
 
-function Table({ rows }: { rows: readonly JsonObject[] }) {
-  const columns = [...new Set(rows.flatMap(Object.keys))];
-  const numeric = new Set(
-    columns.filter((column) => rows.every((row) => isEmpty(row[column]) || typeof row[column] === "number")),
-  );
-  return (
-    <div className="table" tabIndex={0} role="group" aria-label="Table">
-      <table>
-        <thead>
-          <tr>
-            {columns.map((column) => (
-              <th key={column} scope="col" className={numeric.has(column) ? "number" : undefined}>
-                {nameOf(column)}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {rows.map((row, index) => (
-            <tr key={index}>
-              {columns.map((column) => (
-                <td key={column} className={numeric.has(column) ? "number" : undefined}>
-                  <Value value={row[column]} />
-                </td>
-              ))}
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
-  );
-}
+type Entry = [string, Json | undefined];
 
-/** `total_price`, `totalPrice` → `Total price`. */
-function nameOf(key: string): string {
-  const words = key.replace(/([a-z0-9])([A-Z])/g, "$1 $2").replaceAll("_", " ").trim().toLowerCase();
-  return words.charAt(0).toUpperCase() + words.slice(1);
-}
-
-function isObject(value: Json | undefined): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function isEmpty(value: Json | undefined): boolean {
-  return value === null || value === undefined || value === "" || (Array.isArray(value) && value.length === 0);
-}
-
-function isFlat(value: Json | undefined): boolean {
-  return typeof value !== "object" || value === null;
+/** The fields in runs: each table alone, what stands between two tables together. */
+function runsOf(fields: JsonObject): Entry[][] {
+  const runs: Entry[][] = [];
+  let open: Entry[] | null = null;
+  for (const key of orderOf(Object.keys(fields))) {
+    const entry: Entry = [key, fields[key]];
+    if (open === null || isTable(entry[1])) runs.push((open = []));
+    open.push(entry);
+    if (isTable(entry[1])) open = null;
+  }
+  return runs;
 }

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import type { ChatSession, CodeFile, CodeFileVersion } from "supabase-baml-bridge-client";
 import { Code } from "./Code.tsx";
 import { CopyButton } from "./Copy.tsx";
@@ -8,12 +8,17 @@ import { messageOf } from "./errors.ts";
 export function FileVersions({ session, file }: { session: ChatSession; file: CodeFile }) {
   const [versions, setVersions] = useState<CodeFileVersion[] | null>(null);
   const [chosen, setChosen] = useState<{ id: number; content: string } | null>(null);
+  const wanted = useRef<number>(null);
   const [problem, setProblem] = useState<string | null>(null);
 
   useEffect(() => {
     let shown = true;
     session.files.readVersions(file.id).then(
-      (read) => shown && setVersions(read),
+      (read) => {
+        if (!shown) return;
+        setVersions(read);
+        setProblem(null);
+      },
       (reason: unknown) => shown && setProblem(messageOf(reason)),
     );
     return () => {
@@ -29,7 +34,12 @@ export function FileVersions({ session, file }: { session: ChatSession; file: Co
       setProblem(messageOf(reason));
     }
   }
-  const choose = (id: number) => attempt(async () => setChosen({ id, content: await session.files.readVersion(id) }));
+  const choose = (id: number) =>
+    attempt(async () => {
+      wanted.current = id;
+      const content = await session.files.readVersion(id);
+      if (wanted.current === id) setChosen({ id, content }); // if not, another one was chosen meanwhile
+    });
   const restore = (content: string) =>
     attempt(async () => {
       const { saved } = await session.files.save(file.id, content, file.revision);

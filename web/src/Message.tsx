@@ -1,5 +1,5 @@
 import { memo } from "react";
-import type { Message } from "supabase-baml-bridge-client";
+import { hasEnded, type Json, type Message } from "supabase-baml-bridge-client";
 import { CopyButton } from "./Copy.tsx";
 import { DataView, restOf } from "./DataView.tsx";
 import { Text } from "./Text.tsx";
@@ -28,7 +28,7 @@ interface Props {
 export const MessageItem = memo(function MessageItem(props: Props) {
   const { message } = props;
   const mine = message.role === "user";
-  const data = mine ? null : restOf(message.data);
+  const data = shownData(message);
   return (
     <article
       className={`message ${message.role}`}
@@ -41,12 +41,17 @@ export const MessageItem = memo(function MessageItem(props: Props) {
           {mine ? <div className="prose plain">{message.content}</div> : <Text text={message.content} />}
         </div>
       )}
-      {data !== null && <DataView data={data} />}
+      {data !== null && <DataView data={data} streaming={!hasEnded(message)} />}
       <Status {...props} />
       <Tools {...props} />
     </article>
   );
 });
+
+/** What of a reply's structured result stands below its text. */
+function shownData(message: Message): Json | null {
+  return message.role === "user" ? null : restOf(message.data);
+}
 
 function Status({ message, answered, actions }: Props) {
   // a question mirrors its reply: the state is shown once, at the reply if there is one
@@ -65,7 +70,8 @@ function Status({ message, answered, actions }: Props) {
     case "queued":
       return <Working text="Queued" />;
     case "running":
-      return message.content === "" ? <Working text="Thinking" /> : <span className="caret" aria-hidden="true" />;
+      if (message.content === "" && shownData(message) === null) return <Working text="Thinking" />;
+      return <span className="caret" aria-hidden="true" />;
     case "failed":
       return (
         <p className="status failed" role="alert">

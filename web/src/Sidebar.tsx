@@ -1,14 +1,11 @@
 import { useState } from "react";
 import type { SessionList, SessionListSnapshot } from "supabase-baml-bridge-client";
 import { messageOf } from "./errors.ts";
+import { functionsOf } from "./functions.ts";
 import { SessionItem } from "./SessionItem.tsx";
 import { useTheme } from "./theme.ts";
 
-/** The BAML functions a new session can be answered by: those of the worker's `BRIDGE_FUNCTIONS` for users. */
-const FUNCTIONS = [
-  { name: "Chat", hint: "Answers in text" },
-  { name: "Code", hint: "Answers and writes code files" },
-] as const;
+const FUNCTIONS = functionsOf(import.meta.env);
 
 interface Props {
   list: SessionList;
@@ -16,7 +13,6 @@ interface Props {
   email: string;
   selectedId: string | null;
   open: boolean;
-  /** An empty id: none. */
   onSelect(id: string): void;
   /** Called before a new session is selected. */
   onCreating(creating: boolean): void;
@@ -25,7 +21,7 @@ interface Props {
 
 /** New session, the list of sessions, and who is signed in. */
 export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onCreating, onSignOut }: Props) {
-  const [name, setName] = useState<string>(FUNCTIONS[0].name);
+  const [name, setName] = useState(FUNCTIONS[0]?.name ?? "Chat");
   const [error, setError] = useState<string | null>(null);
   const [busy, setBusy] = useState(false);
   const [theme, nextTheme] = useTheme();
@@ -47,12 +43,6 @@ export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onC
     await attempt(async () => onSelect((await list.create({ function: name })).id));
     onCreating(false);
   };
-  const remove = (id: string) =>
-    attempt(async () => {
-      await list.remove(id);
-      if (id === selectedId) onSelect("");
-    });
-
   return (
     <nav className={open ? "sidebar open" : "sidebar"} aria-label="Sessions">
       <div className="new-session">
@@ -88,7 +78,7 @@ export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onC
             selected={session.id === selectedId}
             onSelect={() => onSelect(session.id)}
             onRename={(title) => void attempt(() => list.rename(session.id, title))}
-            onDelete={() => void remove(session.id)}
+            onDelete={() => void attempt(() => list.remove(session.id))}
           />
         ))}
       </ul>

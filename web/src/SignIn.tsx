@@ -1,4 +1,5 @@
 import { useState, type FormEvent } from "react";
+import { messageOf } from "./errors.ts";
 import type { Client } from "./supabase.ts";
 
 /** Email and password, for a new account or an existing one. */
@@ -22,6 +23,8 @@ export function SignIn({ client }: { client: Client }) {
       else if (data.session === null) {
         setNotice({ kind: "info", text: "We sent you an email: follow its link, then sign in." });
       }
+    } catch (reason) {
+      setNotice({ kind: "error", text: messageOf(reason) });
     } finally {
       setBusy(false);
     }

@@ -32,7 +32,7 @@ export function Workspace({ client, user }: Props) {
         open={menuOpen}
         onSelect={(id) => {
           select(id);
-          if (id !== "") setMenuOpen(false);
+          setMenuOpen(false);
         }}
         onCreating={setCreating}
         onSignOut={() => client.auth.signOut({ scope: "local" }).then(() => select(""))}

@@ -8,7 +8,7 @@ const KEY = "theme";
 
 /** Shows the page in the theme that was chosen last; called before the first paint. */
 export function restoreTheme(): Theme {
-  const kept = localStorage.getItem(KEY);
+  const kept = storage()?.getItem(KEY);
   const theme = THEMES.find((name) => name === kept) ?? "system";
   show(theme);
   return theme;
@@ -19,11 +19,20 @@ export function useTheme(): [Theme, () => void] {
   const [theme, setTheme] = useState(restoreTheme);
   const next = (): void => {
     const chosen = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]!;
-    localStorage.setItem(KEY, chosen);
+    storage()?.setItem(KEY, chosen);
     show(chosen);
     setTheme(chosen);
   };
   return [theme, next];
+}
+
+/** Null where the browser keeps nothing for this page. */
+function storage(): Storage | null {
+  try {
+    return localStorage;
+  } catch {
+    return null;
+  }
 }
 
 function show(theme: Theme): void {
