@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup dev test check chaos bench types lock clean
+.PHONY: help setup dev test check chaos bench docs types lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -21,7 +21,7 @@ test: setup $(VENV)/.page ## the whole test suite
 	@echo "== client" && $(BIN)/python -m devstack.node npm test --silent --workspace client
 	@echo "== worker, devstack, schema, page" && $(BIN)/python -m pytest $(ARGS)
 
-check: setup ## ruff, mypy strict, import rules, TypeScript
+check: setup $(VENV)/.bench ## ruff, mypy strict, import rules, TypeScript
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,6 +33,10 @@ chaos: setup ## faults at random, and a checker of the ledger afterwards (ARGS=-
 
 bench: setup $(VENV)/.bench ## the figures, side by side with what people would use instead (ARGS=--quick)
 	@$(BIN)/python -m bench $(ARGS)
+
+docs: setup $(VENV)/.docs ## the documentation as a site, docs/_build/html; a broken link fails
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 types: setup ## client/src/database.types.ts anew from the migrations
 	$(BIN)/python -m devstack.types
@@ -46,10 +50,12 @@ lock: ## the lock files anew, from pyproject.toml and the package.json files
 		--no-emit-index-url - --output-file requirements-node.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		bench/requirements.in --output-file requirements-bench.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--extra docs --constraint requirements-dev.lock pyproject.toml --output-file requirements-docs.lock
 	$(BIN)/python -m devstack.lock
 
 clean: ## remove what was installed and built (the devstack's data stays)
-	rm -rf $(VENV) node_modules client/node_modules web/node_modules devstack/node_modules web/dist client/dist baml_client
+	rm -rf $(VENV) node_modules client/node_modules web/node_modules devstack/node_modules web/dist client/dist baml_client docs/_build
 
 # -- what the targets need ------------------------------------------------------------------------------
 
@@ -73,6 +79,11 @@ $(VENV)/.node: package-lock.json requirements-node.lock $(VENV)/.python
 $(VENV)/.bench: requirements-bench.lock $(VENV)/.python
 	@echo "== packages of the baselines"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+$(VENV)/.docs: requirements-docs.lock $(VENV)/.python
+	@echo "== packages of the documentation"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	@touch $@
 
 $(VENV)/.baml: $(wildcard baml_src/*.baml) $(VENV)/.python

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import report
+from bench import document, report
 from bench.processes import ROOT, Failed
 from bench.report import Figure, Measured
 from bench.world import World
@@ -25,16 +25,20 @@ ROWS = (
     "wakeup",
     "latency",
     "cancel",
+    "throughput",
+    "lag",
+    "structured",
+    "claim",
     "takeover",
     "idle",
     "cost",
     "wal",
-    "throughput",
-    "lag",
     "quota",
-    "structured",
-    "claim",
 )
+# These count, or wait for a clock, and leave the machine mostly idle: they run at once, each with a project of its own.
+# 64 streams in a worker of `cost` beside those of `quota` would be too much: that one only joins a quick run's fewer.
+SIDE_BY_SIDE = ("takeover", "idle", "cost", "wal")
+SIDE_BY_SIDE_IF_QUICK = (*SIDE_BY_SIDE, "quota")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,11 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Measure what the project promises, beside what people would use instead.",
         epilog=f"Rows: {', '.join(ROWS)}.",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer samples: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer samples and smaller sizes: under two minutes")
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", default=ROWS, help="these rows alone")
     parser.add_argument("--json", type=Path, default=OUT / "results.json", metavar="FILE", help="where the figures go")
-    parser.add_argument("--docs", action="store_true", help="write the plots to docs/images, too")
+    parser.add_argument("--docs", action="store_true", help="write table and plots to docs/performance.md, too")
+    parser.add_argument(
+        "--profile", action="store_true", help="measure nothing; write what explains the figures to bench/out/profile"
+    )
     options = parser.parse_args(arguments)
+    if options.profile:
+        from bench import explain
+
+        return explain.main(OUT)
     shutil.rmtree(OUT / "data", ignore_errors=True)
     try:
         figures, series, failed = asyncio.run(_measure(options.only, quick=options.quick))
@@ -65,8 +76,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _draw(series, OUT)
     if options.docs:
         _draw(series, ROOT / "docs" / "images")
+        document.put("figures", report.page(figures, _machine(quick=options.quick)))
+    for line in report.shares(figures):
+        print(line)
     missed = [figure.name for figure in figures if not figure.ok]
+    if options.quick:
+        print("a quick run: fewer repetitions, smaller sizes; the bounds are for a full one")
     print(f"{len(figures) - len(missed)} of {len(figures)} within their bounds; written to {options.json}")
+    if missed:
+        print(f"missed: {', '.join(missed)}; `python -m bench --profile` shows what they are made of")
     if failed:
         print(f"could not be measured: {', '.join(failed)}", file=sys.stderr)
         return 2
@@ -80,26 +98,39 @@ async def _measure(rows: Sequence[str], *, quick: bool) -> tuple[list[Figure], d
         print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
 
     load = os.getloadavg()[0]
-    say(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}")
-    figures: list[Figure] = []
-    series: dict[str, Any] = {}
-    failed: list[str] = []
+    say(f"{_machine(quick=quick)}, load {load:.1f}")
     if load > 1:
         say("other programs are busy on this machine: times will be off")
+    found: dict[str, Measured] = {}
+
+    async def run(row: str, world: World) -> None:
+        say(f"{row} …")
+        try:
+            measured = found[row] = await importlib.import_module(f"bench.{row}").run(world)
+        except (Failed, TimeoutError) as error:
+            say(f"  ✗ {row} could not be measured: {error or type(error).__name__}")
+            return
+        for figure in measured.figures:
+            say(f"  {'✓' if figure.ok else '✗'} {figure.name}: {report.number(figure.value)} {figure.unit}")
+
+    async def apart(row: str) -> None:
+        async with World(OUT, quick=quick, say=say, name=row) as world:
+            await run(row, world)
+
+    together = [row for row in rows if row in (SIDE_BY_SIDE_IF_QUICK if quick else SIDE_BY_SIDE)]
     async with World(OUT, quick=quick, say=say) as world:
         for row in rows:
-            say(f"{row} …")
-            try:
-                measured: Measured = await importlib.import_module(f"bench.{row}").run(world)
-            except (Failed, TimeoutError) as error:
-                say(f"  ✗ {row} could not be measured: {error or type(error).__name__}")
-                failed.append(row)
-                continue
-            for figure in measured.figures:
-                say(f"  {'✓' if figure.ok else '✗'} {figure.name}: {report.number(figure.value)} {figure.unit}")
-            figures += measured.figures
-            series |= measured.series
-    return figures, series, failed
+            if row not in together:
+                await run(row, world)
+    await asyncio.gather(*(apart(row) for row in together))
+    measured = [found[row] for row in ROWS if row in found]
+    series = {name: one for each in measured for name, one in each.series.items()}
+    return [figure for each in measured for figure in each.figures], series, [row for row in rows if row not in found]
+
+
+def _machine(*, quick: bool) -> str:
+    name = f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores"
+    return f"{name}, a quick run" if quick else name
 
 
 def _draw(series: dict[str, Any], folder: Path) -> None:

@@ -33,6 +33,31 @@ async def open_sessions(db: Database, user_id: str, count: int, function: str = 
     return [row["id"] for row in await cursor.fetchall()]
 
 
+async def finished(db: Database, user_id: str, messages: int, *, a_session: int = 50) -> None:
+    """Add so many messages of finished exchanges, `a_session` to each session, past the triggers."""
+    async with db.transaction():
+        await db.execute("set local session_replication_role = replica")
+        await db.execute(
+            """
+            with s as (
+                insert into public.sessions (user_id, title, last_ordinal)
+                select %(user)s, 'old', %(each)s from generate_series(1, greatest(1, %(count)s / %(each)s)) returning id
+            ), q as (
+                insert into public.messages (session_id, ordinal, role, content, status)
+                select s.id, 2 * n, 'user', 'an old question', 'done' from s, generate_series(1, %(each)s / 2) n
+                returning id, session_id, ordinal
+            ), r as (
+                insert into public.messages (session_id, ordinal, role, content, status, reply_to, attempt, seq)
+                select q.session_id, q.ordinal + 1, 'assistant', 'an old reply', 'done', q.id, 1, 1 from q
+                returning reply_to
+            )
+            insert into bridge.runs (message_id, attempt, worker, outcome, created_at)
+            select r.reply_to, 1, 'old', 'done', now() - interval '1 day' from r
+            """,
+            {"user": user_id, "count": messages, "each": a_session},
+        )
+
+
 async def ask(db: Database, questions: list[tuple[str, str]]) -> list[str]:
     """Insert (session, text) pairs in one transaction; give the messages' ids."""
     ordered = sorted(questions)

@@ -29,37 +29,37 @@ async def run(world: World) -> Measured:
     """Each state in turn, and the plain one again between them: all of its samples are the baseline."""
     project = await world.project(realtime=False)
     count = world.pick(40, 150)
-    finished = world.pick(200_000, 1_000_000)
+    finished = world.pick(100_000, 1_000_000)
     jobs = world.pick(20_000, 100_000)
     plain: list[float] = []
     samples: dict[str, list[float]] = {}
     async with project.database() as db, _service(project) as service:
-        user_id = await _user(db)
-        await _finished(db, user_id, 1_000)
+        user_id = await user(db)
+        await backlog.finished(db, user_id, 1_000)
         await _claims(db, service, user_id, 20)
         plain += await _claims(db, service, user_id, count)
 
         sessions = await backlog.open_sessions(db, user_id, 10_000)
-        await _queue(db, sessions)
+        await queue(db, sessions)
         samples["10,000 queued"] = await _claims(db, service, None, count)
-        await _clear(db)
+        await clear(db)
         plain += await _claims(db, service, user_id, count)
 
         (session,) = await backlog.open_sessions(db, user_id, 1)
-        await _queue(db, [session] * 1_000)
+        await queue(db, [session] * 1_000)
         # given back each time: it stays at 1,000, and no history grows that others do not have
         samples["1,000 queued in one session"] = await _claims(db, service, None, count, "released")
-        await _clear(db)
+        await clear(db)
         plain += await _claims(db, service, user_id, count)
 
-        async with _snapshot(project):
-            await _churn(db, user_id, jobs)
+        async with snapshot(project):
+            await churn(db, user_id, jobs)
             samples["100,000 jobs under one snapshot"] = await _claims(db, service, user_id, count)
-        await _clear(db)
+        await clear(db)
         await db.execute("vacuum analyze bridge.jobs")
         plain += await _claims(db, service, user_id, count)
 
-        await _finished(db, user_id, finished)
+        await backlog.finished(db, user_id, finished)
         await db.execute("analyze public.messages")
         await _claims(db, service, user_id, 20)
         samples["1,000,000 finished"] = await _claims(db, service, user_id, count)
@@ -83,7 +83,7 @@ async def _service(project: Project) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def _snapshot(project: Project) -> AsyncIterator[None]:
+async def snapshot(project: Project) -> AsyncIterator[None]:
     """A transaction that began before, and keeps what it can see from being cleaned up."""
     async with await psycopg.AsyncConnection.connect(project.admin_url) as db:
         await db.execute("set transaction isolation level repeatable read")
@@ -111,44 +111,21 @@ async def _claims(
     return taken
 
 
-async def _user(db: Database) -> str:
+async def user(db: Database) -> str:
+    """Somebody with sessions; gives the id."""
     cursor = await db.execute("insert into auth.users (id) values (gen_random_uuid()) returning id::text")
     row: Row | None = await cursor.fetchone()
     assert row is not None
     return str(row["id"])
 
 
-async def _finished(db: Database, user_id: str, messages: int) -> None:
-    """Finished exchanges, 50 to a session, past the triggers."""
-    async with db.transaction():
-        await db.execute("set local session_replication_role = replica")
-        await db.execute(
-            """
-            with s as (
-                insert into public.sessions (user_id, title, last_ordinal)
-                select %(user)s, 'old', 50 from generate_series(1, greatest(1, %(count)s / 50)) returning id
-            ), q as (
-                insert into public.messages (session_id, ordinal, role, content, status)
-                select s.id, 2 * n, 'user', 'an old question', 'done' from s, generate_series(1, 25) n
-                returning id, session_id, ordinal
-            ), r as (
-                insert into public.messages (session_id, ordinal, role, content, status, reply_to, attempt, seq)
-                select q.session_id, q.ordinal + 1, 'assistant', 'an old reply', 'done', q.id, 1, 1 from q
-                returning reply_to
-            )
-            insert into bridge.runs (message_id, attempt, worker, outcome, created_at)
-            select r.reply_to, 1, 'old', 'done', now() - interval '1 day' from r
-            """,
-            {"user": user_id, "count": messages},
-        )
-
-
-async def _queue(db: Database, sessions: list[str]) -> None:
+async def queue(db: Database, sessions: list[str]) -> None:
+    """A question in each of these sessions."""
     for at in range(0, len(sessions), 1_000):
         await backlog.ask(db, [(session, "a question that waits") for session in sessions[at : at + 1_000]])
 
 
-async def _churn(db: Database, user_id: str, jobs: int) -> None:
+async def churn(db: Database, user_id: str, jobs: int) -> None:
     """Jobs that come, are claimed and end, by the thousand and past the triggers, as if over the last hour."""
     steps = jobs // 1_000
     for step in range(steps):
@@ -173,7 +150,7 @@ async def _churn(db: Database, user_id: str, jobs: int) -> None:
             await db.execute("delete from bridge.jobs")
 
 
-async def _clear(db: Database) -> None:
+async def clear(db: Database) -> None:
     """An empty queue, as vacuum leaves it."""
     async with db.transaction():
         await db.execute("set local session_replication_role = replica")

@@ -5,98 +5,103 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from bench import backlog
 from bench.backlog import Database
 from bench.counting import CountingProxy
+from bench.processes import Program
 from bench.report import Figure, Measured
-from bench.world import World, unique
+from bench.statements import Statements, listened
+from bench.world import Model, Project, World, unique
+from tests.harness import Row
 
 TOKENS = 940  # 0.3 s and 11.75 s at 80 tokens a second
-# Postgres reports what an idle connection did at most this late (pgstat.c, PGSTAT_IDLE_INTERVAL).
-REPORT_SECONDS = 10.5
+AT_ONCE = 64
+SETTLE_SECONDS = 2.0
 
 
 async def run(world: World) -> Measured:
-    """Count the worker's calls at a proxy, and transactions in pg_stat_database less those of an idle project."""
-    project, model = await world.project(), await world.model("realistic")
-    async with (
-        world.counted(project) as proxy,
-        world.person(project) as person,
-        project.database() as db,
-        world.worker(project, model, url=proxy.url, concurrency=64) as worker,
-    ):
-        sessions = await backlog.open_sessions(db, person.id, 65)
-        await asyncio.sleep(REPORT_SECONDS)
-        idle = await _idle_rate(db, world.pick(5, 15))
-        one = await _spent(db, proxy, idle, [(sessions[0], unique(f"tokens={TOKENS}"))])
-        cpu = worker.cpu()
-        many = await _spent(db, proxy, idle, _questions(sessions[1:]))
-        again = many if world.quick else await _spent(db, proxy, idle, _questions(sessions[1:]))
-        cpu = (worker.cpu() - cpu) / (1 if world.quick else 2)
-    figures = [
-        Figure("rest_calls_one_reply", one["calls"].total(), "calls", 16, detail={"calls": dict(one["calls"])}),
-        Figure(
-            "rest_calls_64_at_once", many["calls"].total() / 64, "a reply", 2, detail={"calls": dict(many["calls"])}
-        ),
-        Figure(
-            "transactions_one_reply", one["transactions"], "transactions", 16,
-            detail={"idle_a_second": idle, "asking": "1 of them is the question's own insert"},
-        ),
-        *(
-            []
-            if world.quick
-            else [
-                Figure(
-                    "transactions_64_at_once_again", again["transactions"] / 64, "a reply", 2,
-                    detail={"what": "the second reply in each session: the worker has joined its channel"},
-                )
-            ]
-        ),
-        Figure(
-            "transactions_64_at_once", many["transactions"] / 64, "a reply", 2,
-            detail={"idle_a_second": idle, "worker_cpu_ms_a_reply": cpu / 64 * 1000},
-        ),
-    ]  # fmt: skip
-    return Measured(figures)
+    """Count a worker's calls at a proxy, and transactions in Postgres's log less those of an idle project.
 
-
-def _questions(sessions: list[str]) -> list[tuple[str, str]]:
-    """One a session, not all of one length: they end over 1.5 s."""
-    return [(session, unique(f"tokens={TOKENS - 2 * number}")) for number, session in enumerate(sessions)]
-
-
-async def _spent(db: Database, proxy: CountingProxy, idle: float, questions: list[tuple[str, str]]) -> dict[str, Any]:
-    calls, began, before = Counter(proxy.counts), time.monotonic(), await _transactions(db)
-    message_ids = await backlog.ask(db, questions)
-    asked = 1  # our own transactions: the insert, and the looks at the queue below
-    while True:
-        cursor = await db.execute(
-            "select count(*) as left from bridge.jobs where message_id = any (%s)", (message_ids,)
+    One reply in one project, 64 in another, at the same time: neither count depends on how fast the machine is.
+    """
+    model = await world.model("realistic")
+    async with AsyncExitStack() as opened:
+        one = await _place(world, opened, await world.project(), model, 1)
+        many = await _place(world, opened, await world.project("at once"), model, AT_ONCE)
+        found = await asyncio.gather(
+            *(place.measure(idle_seconds=world.pick(5, 15), times=world.pick(1, 2)) for place in (one, many))
         )
-        asked += 1
-        row: Any = await cursor.fetchone()
-        if row["left"] == 0:
-            break
-        await asyncio.sleep(0.25)
-    spent = Counter(proxy.counts) - calls
-    await asyncio.sleep(REPORT_SECONDS)
-    transactions = await _transactions(db) - before - asked + 1 - idle * (time.monotonic() - began)
-    return {"calls": spent, "transactions": max(0.0, transactions)}
+    return Measured([*_figures("one_reply", found[0], 1, 16), *_figures("64_at_once", found[1], AT_ONCE, 2)])
 
 
-async def _transactions(db: Database) -> int:
-    await db.execute("select pg_stat_force_next_flush()")
-    cursor = await db.execute(
-        "select xact_commit + xact_rollback as n from pg_stat_database where datname = current_database()"
-    )
-    row: Any = await cursor.fetchone()
-    return int(row["n"])
+def _figures(name: str, times: list[Row], replies: int, bound: float) -> list[Figure]:
+    """The first time is in sessions that are new to the worker; `_again` is in those that it has answered in."""
+    figures = []
+    for suffix, spent in zip(("", "_again"), times, strict=False):
+        unit = "a reply" if replies > 1 else ""
+        figures += [
+            Figure(
+                f"rest_calls_{name}{suffix}", spent["calls"].total() / replies, unit or "calls", bound,
+                detail={"calls": dict(spent["calls"]), "worker_cpu_ms_a_reply": spent["cpu"] / replies * 1000},
+            ),
+            Figure(
+                f"transactions_{name}{suffix}", spent["transactions"] / replies, unit or "transactions", bound,
+                detail={"idle_a_second": spent["idle"], "by_role": spent["by_role"],
+                        "asking": f"{1 / replies:.2g} of them is the questions' own insert"},
+            ),
+        ]  # fmt: skip
+    return figures
 
 
-async def _idle_rate(db: Database, seconds: float) -> float:
-    """Transactions a second of the project with a worker that has nothing to do."""
-    before, began = await _transactions(db), time.monotonic()
-    await asyncio.sleep(seconds)
-    return (await _transactions(db) - before) / (time.monotonic() - began)
+async def _place(world: World, opened: AsyncExitStack, project: Project, model: Model, replies: int) -> Place:
+    proxy = await opened.enter_async_context(world.counted(project))
+    person = await opened.enter_async_context(world.person(project))
+    db = await opened.enter_async_context(project.database())
+    worker = await opened.enter_async_context(world.worker(project, model, url=proxy.url, concurrency=AT_ONCE))
+    sessions = await backlog.open_sessions(db, person.id, replies)
+    return Place(proxy, worker, db, await opened.enter_async_context(listened(project, db)), sessions)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A project with a worker, and the sessions to ask in."""
+
+    proxy: CountingProxy
+    worker: Program
+    db: Database
+    statements: Statements
+    sessions: list[str]
+
+    async def measure(self, *, idle_seconds: float, times: int) -> list[Row]:
+        """What the sessions' replies spend, so many times."""
+        await asyncio.sleep(SETTLE_SECONDS)
+        self.statements.mark()
+        began = time.monotonic()
+        await asyncio.sleep(idle_seconds)
+        idle = self.statements.transactions().total() / (time.monotonic() - began)
+        return [await self._spent(idle) for _ in range(times)]
+
+    async def _spent(self, idle: float) -> Row:
+        # not all of one length: they end over 1.5 s
+        questions = [(session, unique(f"tokens={TOKENS - 2 * n}")) for n, session in enumerate(self.sessions)]
+        calls, cpu = Counter(self.proxy.counts), self.worker.cpu()
+        began = time.monotonic()
+        self.statements.mark()
+        message_ids = await backlog.ask(self.db, questions)
+        left = 1
+        while left:
+            await asyncio.sleep(0.25)
+            cursor = await self.db.execute(
+                "select count(*) as left from bridge.jobs where message_id = any (%s)", (message_ids,)
+            )
+            row: Any = await cursor.fetchone()
+            left = row["left"]
+        spent, cpu = Counter(self.proxy.counts) - calls, self.worker.cpu() - cpu
+        by_role = self.statements.transactions()
+        # our own do not count, but for the insert
+        transactions = by_role.total() + 1 - idle * (time.monotonic() - began)
+        return {"calls": spent, "transactions": transactions, "by_role": dict(by_role), "cpu": cpu, "idle": idle}

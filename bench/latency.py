@@ -22,12 +22,15 @@ async def run(world: World) -> Measured:
     """Measure the bridge, an API server with WebSockets, and the tutorial's worker, in turns."""
     project, model = await world.project(), await world.model()
     waits: dict[str, list[float]] = defaultdict(list)
-    count = world.pick(10, 50)
+    count = world.pick(10, 40)
     async with AsyncExitStack() as opened:
         person = await opened.enter_async_context(world.person(project))
-        await opened.enter_async_context(world.worker(project, model))
-        await opened.enter_async_context(world.baseline("tutorial_worker", project, model))
-        server = await opened.enter_async_context(world.baseline("fastapi_websocket", project, model))
+        _, _, server = await world.enter(
+            opened,
+            world.worker(project, model),
+            world.baseline("tutorial_worker", project, model),
+            world.baseline("fastapi_websocket", project, model),
+        )
         socket = await opened.enter_async_context(websockets.connect(f"{server.hello['url']}?token={person.token}"))
         session, chat = await person.open_session(title="latency"), str(uuid.uuid4())
         ear = await person.listen(f"session:{session}")

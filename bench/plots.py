@@ -12,6 +12,7 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 SIZE = (7.2, 3.6)  # inches
 # after Okabe and Ito: can be told apart by everybody
@@ -25,10 +26,7 @@ DISTRIBUTIONS = {
 
 def draw(series: Mapping[str, Any], folder: Path) -> list[Path]:
     """Draw what there is in `series` into `folder`; give the files."""
-    mpl.rcParams.update(
-        {"svg.hashsalt": "bench", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
-         "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True}
-    )  # fmt: skip
+    _style()
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, (file, title, unit) in DISTRIBUTIONS.items():
@@ -46,14 +44,25 @@ def draw(series: Mapping[str, Any], folder: Path) -> list[Path]:
     return files
 
 
-def _save(file: Path, title: str, paint: Any) -> Path:
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
-    paint(axes)
-    axes.set_title(title, loc="left", fontweight="bold")
+def _style() -> None:
+    mpl.rcParams.update(
+        {"svg.hashsalt": "bench", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
+         "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True}
+    )  # fmt: skip
+
+
+def _written(figure: Figure, file: Path) -> Path:
     figure.patch.set_facecolor("white")
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
     return file
+
+
+def _save(file: Path, title: str, paint: Any) -> Path:
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    paint(axes)
+    axes.set_title(title, loc="left", fontweight="bold")
+    return _written(figure, file)
 
 
 def _distributions(axes: Axes, by_name: Mapping[str, Sequence[float]], unit: str) -> None:
@@ -97,3 +106,53 @@ def _bars(axes: Axes, by_name: Mapping[str, Sequence[float]]) -> None:
     axes.barh(names, medians, xerr=errors, color=COLOURS[0], height=0.6, error_kw={"elinewidth": 1})
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds")
+
+
+def steady(samples: Sequence[Mapping[str, float | None]], units: Mapping[str, str], folder: Path) -> Path:
+    """All that was watched over time, each in its own small plot from zero."""
+    _style()
+    folder.mkdir(parents=True, exist_ok=True)
+    at = [sample["minutes"] for sample in samples]
+    figure, grid = plt.subplots(
+        (len(units) + 2) // 3, 3, figsize=(9, 1.5 * ((len(units) + 2) // 3)), layout="constrained"
+    )
+    for axes in grid.flat[len(units) :]:
+        axes.set_visible(False)
+    for axes, (name, unit) in zip(grid.flat, units.items(), strict=False):
+        axes.plot(at, [sample[name] for sample in samples], color=COLOURS[0], linewidth=0.9)
+        axes.set_title(f"{name}{f', {unit}' if unit else ''}", loc="left", fontsize=8)
+        axes.set_ylim(bottom=min(0.0, *(sample[name] or 0.0 for sample in samples)))
+        axes.tick_params(labelsize=7)
+    for axes in grid.flat[max(0, len(units) - 3) : len(units)]:
+        axes.set_xlabel("minutes", fontsize=8)
+    return _written(figure, folder / "bench-steady.svg")
+
+
+def growth(name: str, levels: Sequence[Mapping[str, float]], folder: Path) -> Path:
+    """A series' figures against its size, both logarithmic."""
+    _style()
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = [level["size"] for level in levels]
+    panels = {
+        "first delta, ms": ("first delta p50", "first delta p95"),
+        "CPU a reply, ms": ("worker CPU", "project CPU"),
+        "REST calls a reply": ("REST calls",),
+        "WAL a reply, kB": ("WAL", "WAL after a checkpoint"),
+        "workers' memory, MB": ("memory",),
+    }
+    figure, grid = plt.subplots(1, len(panels), figsize=(11, 2.4), layout="constrained")
+    for axes, (title, shown) in zip(grid.flat, panels.items(), strict=True):
+        for colour, one in zip(COLOURS, shown, strict=False):
+            if one in levels[0]:
+                label = one.removeprefix("first delta ").removesuffix(" CPU")
+                axes.plot(sizes, [level[one] for level in levels], marker="o", markersize=3, color=colour, label=label)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, high / 10), max(high, low * 10))  # at least a decade: noise is to look like noise
+        axes.set_title(title, loc="left", fontsize=8)
+        axes.set_xlabel(name, fontsize=8)
+        axes.tick_params(labelsize=7)
+        if len(axes.lines) > 1:
+            axes.legend(frameon=False, fontsize=7)
+    return _written(figure, folder / f"bench-growth-{name}.svg")

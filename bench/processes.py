@@ -125,12 +125,16 @@ async def running(
         await program.stop()
 
 
-async def start_worker(env: Mapping[str, str], logs: Path, name: str = "worker") -> Program:
-    """`bridge run` as a host runs it, ready. Raises `Failed` if it does not get ready."""
+async def start_worker(
+    env: Mapping[str, str], logs: Path, name: str = "worker", profile: Path | None = None
+) -> Program:
+    """`bridge run` as a host runs it, ready; with `profile`, watched. Raises `Failed` if it does not get ready."""
+    command: tuple[str, ...] = ("bridge.cli", "run")
+    if profile is not None:
+        command = ("bench.profiled", str(profile), *command)
     program = await start(
         name,
-        "bridge.cli",
-        "run",
+        *command,
         env={
             "BRIDGE_HEALTH_HOST": "127.0.0.1",
             "BRIDGE_HEALTH_PORT": "0",

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+PLOTS = ("wakeup", "latency", "throughput", "cpu", "lag", "claim")
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -126,7 +128,55 @@ def write(file: Path, figures: Sequence[Figure]) -> None:
 def table(figures: Sequence[Figure]) -> str:
     """The figures for a terminal, in colour where that can be seen."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    rows = [("", "figure", "value", "spread (IQR)", "bound", "baseline", "ours")]
+    rows = [("", "figure", "value", "spread (IQR)", "bound", "baseline", "ours"), *_rows(figures)]
+    lines = columns(rows).splitlines()
+    if not colour:
+        return "\n".join(lines)
+    painted = [f"\x1b[1m{lines[0]}\x1b[0m"]
+    for row, line in zip(rows[1:], lines[1:], strict=True):
+        whole = {"✗": "31;1", "·": "2"}.get(row[0])
+        painted.append(f"\x1b[{whole}m{line}\x1b[0m" if whole else line.replace("✓", "\x1b[32m✓\x1b[0m", 1))
+    return "\n".join(painted)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of a table for a terminal, each column as wide as its widest cell."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def page(figures: Sequence[Figure], machine: str) -> list[str]:
+    """The table for docs/performance.md, with the plots."""
+    lines = [
+        f"{machine}; {sum(figure.ok for figure in figures)} of {len(figures)} within their bounds.",
+        "",
+        "| | figure | value | spread | bound | baseline | ours |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in _rows(figures):
+        lines.append(f"| {' | '.join(row)} |")
+    lines += ["", *(f"- {line}" for line in shares(figures)), ""]
+    lines += [f"![{name}](images/bench-{name}.svg)" for name in PLOTS]
+    return lines
+
+
+def shares(figures: Sequence[Figure]) -> list[str]:
+    """Where the embedded Supabase spends of a reply: a line for each figure that measured it."""
+    lines = []
+    for figure in figures:
+        parts = figure.detail.get("project_cpu_ms_a_reply")
+        if parts and figure.name == "replies_a_second":
+            all_ = {"worker": figure.detail["worker_cpu_ms_a_reply"], **parts}
+            total = sum(all_.values())
+            said = ", ".join(f"{name} {number(used)} ms ({used / total:.0%})" for name, used in all_.items())
+            lines.append(f"CPU of a reply at {figure.detail['at_once']} at once: {said}")
+    return lines
+
+
+def _rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
     for figure in figures:
         mark = "·" if figure.bound is None else "✓" if figure.ok else "✗"
         bound = ""
@@ -137,19 +187,7 @@ def table(figures: Sequence[Figure]) -> str:
         baseline = "" if figure.baseline is None else f"{number(figure.baseline)} {unit}"
         ours = f"{number(figure.detail['ours'])} {unit}" if "ours" in figure.detail else ""
         rows.append((mark, figure.name, f"{number(figure.value)} {figure.unit}", spread, bound, baseline, ours))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for count, row in enumerate(rows):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        if colour:
-            code = {"✓": "32", "✗": "31;1", "·": "2"}.get(row[0], "1")
-            line = (
-                f"\x1b[{code}m{line}\x1b[0m"
-                if count == 0 or row[0] != "✓"
-                else line.replace("✓", "\x1b[32m✓\x1b[0m", 1)
-            )
-        lines.append(line)
-    return "\n".join(lines)
+    return rows
 
 
 def number(value: float) -> str:

@@ -10,7 +10,7 @@ from bench.world import World, unique
 async def run(world: World) -> Measured:
     """One reply at a time, in turns; the worker's CPU."""
     project, model = await world.project(), await world.model()
-    directive = f"tokens={world.pick(1600, 4000)} delay=0.0025"
+    directive = f"tokens={world.pick(1200, 4000)} delay=0.0025"
     used: dict[str, list[float]] = {"Code": [], "Chat": []}
     async with (
         world.person(project) as person,

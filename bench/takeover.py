@@ -13,7 +13,7 @@ async def run(world: World) -> Measured:
     """Two workers; the one that holds the reply is killed."""
     project, model = await world.project(), await world.model()
     lease = world.pick(3, 5)
-    waits = [await _once(world, project, model, lease) for _ in range(world.pick(1, 3))]
+    waits = [await _once(world, project, model, lease) for _ in range(world.pick(2, 3))]
     spread = Spread.of(waits)
     return Measured(
         [

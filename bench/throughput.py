@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from statistics import median
 from typing import Any
 
 from bench import backlog, processes
@@ -39,7 +40,7 @@ async def run(world: World) -> Measured:
             ratio(
                 f"replies_a_second{suffix}", rates["bridge"][top], rates[name][top], 0.5 if not suffix else None,
                 sense="at least", unit="replies/s", at_once=top, tokens=TOKENS, project_cpu_ms_a_reply=shares,
-                against=name,
+                worker_cpu_ms_a_reply=median(cpus["bridge"][top]), against=name,
             )
         )  # fmt: skip
         figures.append(

@@ -24,16 +24,21 @@ from tests.harness import Person
 
 # The table and the id of a question; None for one that has no row any more.
 Where = tuple[str, str] | None
-# The hosted server polls more often while changes come.
-ISOLATED = ("bridge", "postgres_changes")
+# Seconds in which whoever was asked before comes to his end, and in which a server that polls falls asleep again.
+APART_SECONDS = 0.3
+ASLEEP_SECONDS = 0.8
+# Seconds between two looks of those that poll, and a share of it by which their askings differ.
+ROUNDS = {"postgres_changes": 0.5, "polled every 0.1 s": 0.1, "polled every 1 s": 1.0}
+GOLDEN = 0.618
 Ask = Callable[[str], Awaitable[Where]]
 
 
 async def run(world: World) -> Measured:
     """Measure against the tutorial's worker with and without the polling delay, and against queues."""
     model = await world.model()
-    hosted = await _waits(world, await world.project(), model, queues=True, count=world.pick(8, 25))
-    at_once = await _waits(world, await world.project("at once"), model, queues=False, count=world.pick(8, 25))
+    # a quick run leaves out the queues, which no bound is about
+    hosted = await _waits(world, await world.project(), model, polled=True, queues=not world.quick)
+    at_once = await _waits(world, await world.project("at once"), model, polled=False, queues=False)
     figures = [
         ratio(
             name, waits["bridge"], waits["postgres_changes"], bound, unit="ms",
@@ -54,13 +59,15 @@ async def run(world: World) -> Measured:
     return Measured(figures, {"insert to start": hosted, "insert to start, changes not polled": at_once})
 
 
-async def _waits(world: World, project: Project, model: Model, *, queues: bool, count: int) -> dict[str, list[float]]:
-    """Milliseconds from asking to the model's being asked, by who answers; in turns."""
+async def _waits(world: World, project: Project, model: Model, *, polled: bool, queues: bool) -> dict[str, list[float]]:
+    """Milliseconds from asking to the model's being asked, by who answers; in turns.
+
+    `polled` tells whether the project's postgres_changes are.
+    """
     waits: dict[str, list[float]] = defaultdict(list)
     async with AsyncExitStack() as opened:
         person = await opened.enter_async_context(world.person(project))
-        await opened.enter_async_context(world.worker(project, model))
-        await opened.enter_async_context(world.baseline("tutorial_worker", project, model))
+        await world.enter(opened, world.worker(project, model), world.baseline("tutorial_worker", project, model))
         session = await person.open_session(title="wakeup")
         chat = str(uuid.uuid4())
 
@@ -73,10 +80,11 @@ async def _waits(world: World, project: Project, model: Model, *, queues: bool, 
         systems: dict[str, Ask] = {"bridge": ask_bridge, "postgres_changes": ask_tutorial}
         if queues:
             systems |= await _queues(world, project, model, opened, person, chat)
-        for number in range(count + 2):
+        for number in range(world.pick(6, 16) + 2):
             for name, ask in systems.items():
                 # whoever polls is asked at any moment of its round, postgres_changes when it has nothing else to do
-                await asyncio.sleep((0.8 if name in ISOLATED else 0.05) + (number * 0.137) % 0.5)
+                pause = ASLEEP_SECONDS if polled and name == "postgres_changes" else APART_SECONDS
+                await asyncio.sleep(pause + (number * GOLDEN) % 1 * ROUNDS.get(name, 0.0))
                 text = unique("tokens=4")
                 began = time.monotonic()
                 where = await ask(text)

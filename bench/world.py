@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import httpx
 import psutil
@@ -18,6 +19,8 @@ from bench.counting import CountingProxy
 from bench.processes import Failed, Program
 from tests import harness
 from tests.harness import Ear, Person, Row
+
+Entered = TypeVar("Entered")
 
 NO_QUOTA = "1000000"
 # Seconds between the rounds of postgres_changes: as the hosted server polls, and at once.
@@ -33,6 +36,7 @@ class Project:
     program: Program
     environment: dict[str, str]
     admin_url: str
+    data: Path
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
@@ -48,15 +52,22 @@ class Project:
 
     def cpu(self) -> dict[str, float]:
         """Seconds of CPU so far of gateway with Realtime, REST and Auth (Lite), and Postgres."""
+        return self._parts(_seconds)
+
+    def memory(self) -> dict[str, float]:
+        """Resident memory of the same parts, in MB. Postgres's shared pages count once for each of its processes."""
+        return self._parts(lambda process: process.memory_info().rss / 1e6)
+
+    def _parts(self, measure: Callable[[psutil.Process], float]) -> dict[str, float]:
         parent = psutil.Process(self.program.pid)
-        used = {"gateway and Realtime": _seconds(parent), "REST (Lite)": 0.0, "Postgres": 0.0}
+        found = {"gateway and Realtime": measure(parent), "REST (Lite)": 0.0, "Postgres": 0.0}
         for child in parent.children(recursive=True):
             try:
                 part = "Postgres" if child.name().startswith("postgres") else "REST (Lite)"
-                used[part] += _seconds(child)
+                found[part] += measure(child)
             except psutil.NoSuchProcess:
                 continue  # a connection's backend that has ended
-        return used
+        return found
 
 
 @dataclass(frozen=True)
@@ -83,11 +94,12 @@ class Model:
 class World:
     """Starts what a row needs and keeps it for the next one; all of it ends with the context.
 
-    `quick` asks for fewer samples. `say` shows a line of progress.
+    `quick` asks for fewer samples. `say` shows a line of progress. What it writes goes to data/`name` and logs/`name`.
     """
 
-    def __init__(self, out: Path, *, quick: bool, say: Callable[[str], None]) -> None:
+    def __init__(self, out: Path, *, quick: bool, say: Callable[[str], None], name: str = "") -> None:
         self.out = out
+        self.name = name
         self.quick = quick
         self.say = say
         self._exit = AsyncExitStack()
@@ -104,7 +116,7 @@ class World:
     @property
     def logs(self) -> Path:
         """Where the programs write what they say."""
-        return self.out / "logs"
+        return self.out / "logs" / self.name
 
     def pick(self, quick: int, full: int) -> int:
         """How many: for a quick run, or for a full one."""
@@ -115,12 +127,12 @@ class World:
         key = polling if realtime else "tables"
         if key not in self._projects:
             name = f"project-{key.replace(' ', '-')}"
-            data = self.out / "data" / name
+            data = self.out / "data" / self.name / name
             delays = POLLING[polling]
             arguments: list[object] = ["--data", data, "--polling", *delays, *([] if realtime else ["--no-realtime"])]
             program = await processes.start(name, "bench.project", *arguments, env={}, logs=self.logs)
             self._exit.push_async_callback(program.stop)
-            self._projects[key] = Project(program, program.hello["environment"], program.hello["admin_url"])
+            self._projects[key] = Project(program, program.hello["environment"], program.hello["admin_url"], data)
         return self._projects[key]
 
     async def model(self, pace: str = "no delay") -> Model:
@@ -135,13 +147,25 @@ class World:
             self._models[pace] = Model(program)
         return self._models[pace]
 
+    async def enter(self, opened: AsyncExitStack, *contexts: AbstractAsyncContextManager[Entered]) -> list[Entered]:
+        """Enter all of these at once: programs take a second each to start. Raises what the first to fail does."""
+        entered = await asyncio.gather(
+            *(opened.enter_async_context(context) for context in contexts), return_exceptions=True
+        )
+        found: list[Entered] = []
+        for one in entered:
+            if isinstance(one, BaseException):
+                raise one
+            found.append(one)
+        return found
+
     @asynccontextmanager
     async def worker(
-        self, project: Project, model: Model, *, url: str | None = None, **changes: object
+        self, project: Project, model: Model, *, url: str | None = None, profile: Path | None = None, **changes: object
     ) -> AsyncIterator[Program]:
         """`bridge run`, ready, without a quota of events unless `changes` (BRIDGE_ settings) say so; killed at the end.
 
-        `url` is another address of the project, such as that of a counting proxy.
+        `url` is another address of the project, such as that of a counting proxy; `profile` is where a profile goes.
         """
         self._workers += 1
         env = {
@@ -151,7 +175,7 @@ class World:
             **({"SUPABASE_URL": url} if url else {}),
             **{f"BRIDGE_{name.upper()}": str(value) for name, value in changes.items()},
         }
-        program = await processes.start_worker(env, self.logs, f"worker-{self._workers}")
+        program = await processes.start_worker(env, self.logs, f"worker-{self._workers}", profile)
         try:
             yield program
         finally:

@@ -1,0 +1,35 @@
+"""How Sphinx builds this folder: `make docs`."""
+
+from typing import ClassVar
+
+from pygments.lexer import RegexLexer
+from pygments.token import Comment, Keyword, Name, String, Text
+from sphinx.highlighting import lexers
+
+
+class BamlLexer(RegexLexer):
+    """BAML, as far as colour goes: Pygments has no lexer for it."""
+
+    name = "BAML"
+    tokens: ClassVar = {
+        "root": [
+            (r"//.*", Comment.Single),
+            (r'#".*?"#|#".*', String),
+            (r'"[^"\n]*"', String),
+            (r"\b(function|class|enum|client|generator|test|template_string|prompt|provider|options)\b", Keyword),
+            (r"@@?\w+", Name.Decorator),
+            (r"[^\W\d]\w*|\s+|.", Text),
+        ]
+    }
+
+
+lexers["baml"] = BamlLexer()
+
+project = "supabase-baml-bridge"
+extensions = ["myst_parser"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 4  # links to headings, as GitHub makes their anchors
+html_theme = "furo"
+html_title = project
+html_copy_source = False
+nitpicky = True
