@@ -6,7 +6,6 @@ Back-offs and polling are shortened. With `DEVSTACK_TIMING=real` they are the ho
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -41,12 +40,24 @@ async def polling(postgres: Postgres) -> AsyncIterator[Service]:
         yield running
 
 
+async def settle(service: Service, dsn: str) -> None:
+    """Have a round of polling take what the last recording left: a new subscriber would be told of it."""
+    client = await service.connect()
+    await client.join("settle", postgres_changes=[{"event": "INSERT", "schema": "public", "table": "perf"}])
+    await client.subscribed()
+    await execute(dsn, "insert into public.perf default values")
+    await client.event("postgres_changes")
+    await client.websocket.close()
+
+
 async def played(path: Path, service: Service, postgres: Postgres, *, speed: float = 1.0) -> Player:
     dsn = postgres.dsn("supabase_admin", PASSWORD)
+    recording = Recording(path)
+    if any("Subscribed to PostgreSQL" in str(line) for line in recording.lines):
+        await settle(service, dsn)
     await execute(dsn, EMPTY)
-    await asyncio.sleep(0.6 if REAL else 0)  # a round of polling: what the last recording left is told to nobody
     player = Player(
-        Recording(path),
+        recording,
         service.url,
         service.session,
         dsn,
