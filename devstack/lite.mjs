@@ -13,6 +13,7 @@ import { App } from "@supabase/lite";
 import { createPostgresConnection } from "@supabase/lite/postgres";
 import postgres from "postgres";
 
+import { userAdmin } from "./admin.mjs";
 import { keyAsToken, keyHolder } from "./keys.mjs";
 
 const POOL = 10; // PostgREST's default
@@ -286,12 +287,6 @@ const unknownAuth = async (context, next) => {
   await next();
 };
 
-const NO_ADMIN = {
-  code: 501,
-  error_code: "not_implemented",
-  msg: "The devstack's Auth has no admin API: sign up instead (no mail is to be confirmed), or use SQL on auth.users.",
-};
-
 async function start(config) {
   const reader = connect(config.reader, 2);
   const schema = new Schema(reader);
@@ -308,9 +303,10 @@ async function start(config) {
     api: { enabled: true, schemas: ["public"], max_rows: 1000 },
     options: { server: { ...server, middlewares: [unknownAuth] } },
   });
+  const auth = connect(config.auth, 4);
   const authApp = new App({
     ...common,
-    connection: connect(config.auth, 4),
+    connection: auth,
     auth: {
       enabled: true,
       jwt_secret: config.jwtSecret,
@@ -322,7 +318,7 @@ async function start(config) {
       email: { enable_signup: true, enable_confirmations: false },
     },
     api: { enabled: false },
-    options: { server },
+    options: { server: { ...server, middlewares: [userAdmin({ jwtSecret: config.jwtSecret, sql: auth.driver })] } },
   });
   await authApp.init();
   await authApp.ensureSystemSchema();
@@ -337,7 +333,6 @@ async function start(config) {
 
   const fetch = async (request) => {
     const { pathname } = new URL(request.url);
-    if (pathname.startsWith("/auth/v1/admin/")) return Response.json(NO_ADMIN, { status: 501 });
     if (pathname.startsWith("/auth/v1")) return authApp.fetch(await asToken(request));
     try {
       await schema.get();

@@ -144,33 +144,22 @@ async def server(supabase: Supabase, connect: Callable[[str], Awaitable[AsyncCli
 async def sign_up(
     supabase: Supabase, server: AsyncClient, connect: Callable[[str], Awaitable[AsyncClient]]
 ) -> AsyncIterator[Callable[[], Awaitable[User]]]:
-    """Makes users: by the admin API, for a mail may have to be confirmed; where there is none, they sign up."""
+    """Makes users, whose mail needs no confirmation."""
     made: list[str] = []
-    keys = {"apikey": supabase.secret_key, "Authorization": f"Bearer {supabase.secret_key}"}
-    async with httpx.AsyncClient(base_url=supabase.url, headers=keys, timeout=30) as http:
-        has_admin = (await http.get("/auth/v1/admin/users?per_page=1")).status_code == 200
 
     async def sign_up() -> User:
         email = f"{uuid.uuid4()}@example.com"
-        credentials: Any = {"email": email, "password": PASSWORD}
+        await server.auth.admin.create_user({"email": email, "password": PASSWORD, "email_confirm": True})
         client = await connect(supabase.publishable_key)
-        if has_admin:
-            await server.auth.admin.create_user({"email": email, "password": PASSWORD, "email_confirm": True})
-        else:
-            await client.auth.sign_up(credentials)
-        answer = await client.auth.sign_in_with_password(credentials)
+        answer = await client.auth.sign_in_with_password({"email": email, "password": PASSWORD})
         assert answer.session is not None
-        made.append(answer.session.user.id)
         session = answer.session
+        made.append(session.user.id)
         return User(client, session.user.id, email, session.access_token, session.refresh_token)
 
     yield sign_up
-    if has_admin:
-        for user_id in made:
-            await server.auth.admin.delete_user(user_id)
-    elif supabase.database is not None:
-        async with await psycopg.AsyncConnection.connect(supabase.database) as connection:
-            await connection.execute("delete from auth.users where id::text = any(%s)", (made,))
+    for user_id in made:
+        await server.auth.admin.delete_user(user_id)
 
 
 @pytest.fixture

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
-from supabase import AsyncClient, AuthApiError
+from supabase import AsyncClient, AuthApiError, AuthWeakPasswordError
 
-from tests.conformance.conftest import PASSWORD, Supabase, User, differs
+from tests.conformance.conftest import PASSWORD, Supabase, User
 
 WHO = "/rest/v1/rpc/conformance_who"
 
@@ -118,6 +119,51 @@ async def test_expired_and_forged_tokens(
         assert (auth.status_code, auth.json()["error_code"]) == (403, "bad_jwt")
 
 
-@differs("Auth has no admin API")
-async def test_admin(server: AsyncClient, alice: User) -> None:
-    assert (await server.auth.admin.get_user_by_id(alice.id)).user.email == alice.email
+async def test_users_by_the_secret_key(server: AsyncClient, visitor: AsyncClient) -> None:
+    admin, email = server.auth.admin, f"{uuid.uuid4()}@example.com"
+    with pytest.raises(AuthWeakPasswordError) as weak:
+        await admin.create_user({"email": email, "password": "short"})
+    assert (weak.value.status, weak.value.reasons) == (422, ["length"])
+    user = (await admin.create_user({"email": email, "password": PASSWORD, "app_metadata": {"plan": "pro"}})).user
+    try:
+        assert (user.email, user.role, user.email_confirmed_at) == (email, "authenticated", None)
+        assert user.app_metadata == {"provider": "email", "providers": ["email"], "plan": "pro"}
+        assert user.identities is not None
+        assert [identity.provider for identity in user.identities] == ["email"]
+        with pytest.raises(AuthApiError) as twice:
+            await admin.create_user({"email": email.upper()})
+        assert (twice.value.status, twice.value.code) == (422, "email_exists")
+        with pytest.raises(AuthApiError) as unconfirmed:
+            await visitor.auth.sign_in_with_password({"email": email, "password": PASSWORD})
+        assert (unconfirmed.value.status, unconfirmed.value.code) == (400, "email_not_confirmed")
+        await admin.update_user_by_id(user.id, {"email_confirm": True, "user_metadata": {"name": "A", "age": 3}})
+        changed = await admin.update_user_by_id(user.id, {"email": f"b{email}", "user_metadata": {"age": None}})
+        assert changed.user.user_metadata["name"] == "A"
+        assert "age" not in changed.user.user_metadata
+        signed_in = await visitor.auth.sign_in_with_password({"email": f"b{email}", "password": PASSWORD})
+        assert signed_in.user is not None
+        assert signed_in.user.app_metadata["plan"] == "pro"
+        await admin.update_user_by_id(user.id, {"password": PASSWORD})  # the same again is no fault
+        assert (await admin.get_user_by_id(user.id)).user.email == f"b{email}"
+        assert user.id in {one.id for one in await admin.list_users(page=1, per_page=200)}
+    finally:
+        await admin.delete_user(user.id)
+    with pytest.raises(AuthApiError) as gone:
+        await admin.get_user_by_id(user.id)
+    assert (gone.value.status, gone.value.code) == (404, "user_not_found")
+    with pytest.raises(AuthApiError) as signed_out:
+        await visitor.auth.refresh_session()
+    assert signed_out.value.status == 400
+
+
+async def test_only_the_secret_key_reaches_users(alice: User, http: httpx.AsyncClient, supabase: Supabase) -> None:
+    path, headers = f"/auth/v1/admin/users/{alice.id}", {"apikey": supabase.publishable_key}
+    for method in ("GET", "DELETE"):
+        for token in (alice.token, supabase.publishable_key):
+            refused = await http.request(method, path, headers={**headers, "Authorization": f"Bearer {token}"})
+            assert refused.status_code in (401, 403)
+    found = await http.get(path, headers={"apikey": supabase.secret_key})
+    assert found.json()["id"] == alice.id
+    page = await http.get("/auth/v1/admin/users?per_page=1", headers={"apikey": supabase.secret_key})
+    assert len(page.json()["users"]) == 1
+    assert int(page.headers["x-total-count"]) >= 1
