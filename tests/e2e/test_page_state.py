@@ -12,7 +12,7 @@ from tests.e2e.rows import Conversation, Turn
 from tests.e2e.tab import Tab
 from tests.harness import Row
 
-_NO_STORAGE = """Object.defineProperty(window, "localStorage", {
+_NO_STORAGE = """for (const kind of ["localStorage", "sessionStorage"]) Object.defineProperty(window, kind, {
   get() { throw new DOMException("denied", "SecurityError"); }
 })"""
 _COMPOSING = """(box, init) => box.dispatchEvent(
@@ -54,7 +54,31 @@ async def test_the_page_works_where_the_browser_keeps_nothing(
     await tab.sign_up()
     await tab.page.get_by_role("button", name="Theme: system").click()
     await expect(tab.page.get_by_role("button", name="Theme: light")).to_be_visible()
+    await tab.new_session()
+    await tab.say("Hello")
+    await expect(tab.questions).to_have_count(1)
     assert tab.problems == []
+
+
+async def test_what_is_typed_waits_for_its_session(environment: dict[str, str], tab: Tab) -> None:
+    await tab.sign_up()
+    await tab.new_session("Code")
+    await tab.box.fill("half a question")
+    await tab.new_session("Chat")
+    await expect(tab.box).to_have_value("")
+    await tab.page.get_by_test_id("sessions").get_by_role("button", name="Code").first.click()
+    await expect(tab.box).to_have_value("half a question")
+    await tab.page.reload()
+    await expect(tab.box).to_have_value("half a question")
+    await tab.box.press("Enter")
+    await expect(tab.questions).to_have_count(1)
+    await tab.page.reload()
+    await expect(tab.questions).to_have_count(1)
+    await expect(tab.box).to_have_value("")
+    await tab.box.fill("mine alone")
+    await tab.page.get_by_role("button", name="Sign out").click()
+    await expect(tab.page.get_by_label("Password")).to_be_visible()
+    assert await tab.page.evaluate("sessionStorage.length") == 0
 
 
 async def test_a_session_chosen_while_another_is_deleted_stays_open(environment: dict[str, str], tab: Tab) -> None:

@@ -4,6 +4,7 @@ import { useSession } from "supabase-baml-bridge-client/react";
 import { Composer } from "./Composer.tsx";
 import { Conversation } from "./Conversation.tsx";
 import { Files, useKeptFile } from "./Files.tsx";
+import { useDraft } from "./draft.ts";
 import { messageOf } from "./errors.ts";
 import type { MessageActions } from "./Message.tsx";
 import type { Client } from "./supabase.ts";
@@ -27,9 +28,9 @@ interface OpenProps extends Omit<Props, "client"> {
 }
 
 function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
-  const [draft, setDraft] = useState("");
-  /** The id of the question that the draft says in other words. */
-  const [editing, setEditing] = useState<string | null>(null);
+  const [draft, setDraft] = useDraft(row.id);
+  /** An earlier question, and how it is asked in other words; the draft waits meanwhile. */
+  const [edit, setEdit] = useState<{ id: string; text: string } | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [filesOpen, setFilesOpen] = useState(false);
   const { messages, connection, error } = snapshot;
@@ -48,18 +49,15 @@ function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
     () => ({
       retry: (id) => attempt(session.retry(id)),
       resend: (id) => void session.resend(id),
-      edit: ({ id, content }) => {
-        setEditing(id);
-        setDraft(content);
-      },
+      edit: ({ id, content }) => setEdit({ id, text: content }),
     }),
     [session, attempt],
   );
 
   function send(text: string): void {
-    setDraft("");
-    setEditing(null);
-    void (editing === null ? session.send(text) : session.edit(editing, text));
+    if (edit === null) setDraft("");
+    else setEdit(null);
+    void (edit === null ? session.send(text) : session.edit(edit.id, text));
   }
 
   // what "Stop" stops: the reply that runs, or else the oldest question that waits
@@ -94,14 +92,11 @@ function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
             </p>
           )}
           <Composer
-            draft={draft}
-            editing={editing !== null}
-            onDraft={setDraft}
+            draft={edit?.text ?? draft}
+            editing={edit !== null}
+            onDraft={(text) => (edit === null ? setDraft(text) : setEdit({ ...edit, text }))}
             onSend={send}
-            onCancelEdit={() => {
-              setEditing(null);
-              setDraft("");
-            }}
+            onCancelEdit={() => setEdit(null)}
             onStop={stoppable ? () => attempt(session.cancel(stoppable.id)) : null}
           />
         </section>

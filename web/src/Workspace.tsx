@@ -3,6 +3,7 @@ import type { User } from "@supabase/supabase-js";
 import { useSessions } from "supabase-baml-bridge-client/react";
 import { Chat } from "./Chat.tsx";
 import { Sidebar } from "./Sidebar.tsx";
+import { forgetDrafts } from "./draft.ts";
 import { preloadText } from "./Text.tsx";
 import { useHash } from "./hooks.ts";
 import type { Client } from "./supabase.ts";
@@ -35,7 +36,10 @@ export function Workspace({ client, user }: Props) {
           setMenuOpen(false);
         }}
         onCreating={setCreating}
-        onSignOut={() => client.auth.signOut({ scope: "local" }).then(() => select(""))}
+        onSignOut={() => {
+          forgetDrafts();
+          return client.auth.signOut({ scope: "local" }).then(() => select(""));
+        }}
       />
       {menuOpen && <div className="scrim" onClick={() => setMenuOpen(false)} />}
       <main className="main">

@@ -1,4 +1,5 @@
 import { useState } from "react";
+import { storage } from "./storage.ts";
 
 /** `system`: as the system asks. */
 const THEMES = ["system", "light", "dark"] as const;
@@ -8,7 +9,7 @@ const KEY = "theme";
 
 /** Shows the page in the theme that was chosen last; called before the first paint. */
 export function restoreTheme(): Theme {
-  const kept = storage()?.getItem(KEY);
+  const kept = storage("localStorage")?.getItem(KEY);
   const theme = THEMES.find((name) => name === kept) ?? "system";
   show(theme);
   return theme;
@@ -19,20 +20,11 @@ export function useTheme(): [Theme, () => void] {
   const [theme, setTheme] = useState(restoreTheme);
   const next = (): void => {
     const chosen = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length]!;
-    storage()?.setItem(KEY, chosen);
+    storage("localStorage")?.setItem(KEY, chosen);
     show(chosen);
     setTheme(chosen);
   };
   return [theme, next];
-}
-
-/** Null where the browser keeps nothing for this page. */
-function storage(): Storage | null {
-  try {
-    return localStorage;
-  } catch {
-    return null;
-  }
 }
 
 function show(theme: Theme): void {
