@@ -52,6 +52,9 @@ lock: ## the lock files anew, from pyproject.toml and the package.json files
 		bench/requirements.in --output-file requirements-bench.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		--extra docs --constraint requirements-dev.lock pyproject.toml --output-file requirements-docs.lock
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" | \
+		$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+		--constraint requirements-dev.lock --output-file requirements-build.lock -
 	$(BIN)/python -m devstack.lock
 
 clean: ## remove what was installed and built (the devstack's data stays)
