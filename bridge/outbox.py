@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import itertools
 import logging
 import time
 
@@ -22,12 +24,15 @@ from bridge.stream import Stream
 log = logging.getLogger(__name__)
 
 JOIN_PATIENCE_SECONDS = 0.5
-# How many seconds' worth of the quota may be overdrawn.
-DEBT_SECONDS = 2.0
+# How many seconds' worth of the quota may be saved up.
+BURST_SECONDS = 0.5
+# How many seconds' worth of the quota may be overdrawn. Realtime counts in parts of 5 s (v2.129.8).
+DEBT_SECONDS = 5.0
 # What a delta counts at Realtime's quota: the send and its delivery.
 EVENTS_PER_DELTA = 2
-# What a reply counts besides: its rows' events (question and reply, at claim and at the end), each with deliveries.
-EVENTS_PER_REPLY = 10
+# What a reply counts besides: the events of its rows (question: new, running, done; reply: new, done) and of its
+# session, each with a delivery, and the wake-up, which each worker is delivered.
+EVENTS_PER_REPLY = 13
 
 
 class Outbox:
@@ -39,7 +44,11 @@ class Outbox:
         self._connections: list[SessionChannels] = []
         self._group: asyncio.TaskGroup | None = None
         self._dirty = asyncio.Event()
-        self._budget = settings.events_per_second
+        self._fresh: list[Stream] = []  # have something to say that the pump has not seen
+        self._queue: list[tuple[float, int, Stream]] = []  # a heap: when each is due
+        self._unheard: set[Stream] = set()  # have something to say and no channel to say it on
+        self._arrivals = itertools.count()
+        self._budget = 0.0
         self._filled_at = time.monotonic()
         self.workers = 1
         self.sent = 0
@@ -61,7 +70,7 @@ class Outbox:
         """Begin a reply: its channel is joined while the model is still thinking."""
         session_id = job.turn.session.id if job.turn is not None else ""
         stream = self._streams[job.message_id] = Stream(job.message_id, job.reply_id, session_id, job.attempt)
-        self._spend(EVENTS_PER_REPLY)
+        self._spend(EVENTS_PER_REPLY + self.workers)
         if job.turn is None or job.cancel:
             return stream  # nothing will be said
         connections = [c for c in self._connections if c.wants(session_id)] or self._connections
@@ -72,7 +81,7 @@ class Outbox:
     def update(self, stream: Stream, partial: Partial) -> None:
         """The reply so far; it is sent when it is due."""
         stream.put(partial)
-        self._dirty.set()
+        self._enqueue(stream)
 
     async def flush(self, stream: Stream) -> None:
         """Send what is left of a reply that ended, whatever the pace, so that the deltas make the whole of it."""
@@ -94,6 +103,7 @@ class Outbox:
 
     def close(self, stream: Stream) -> None:
         """Forget a stream."""
+        self._unheard.discard(stream)
         if self._streams.get(stream.message_id) is stream:
             del self._streams[stream.message_id]
 
@@ -111,7 +121,7 @@ class Outbox:
             self._settings.supabase_key,
             f"outbox {len(self._connections) + 1}",
             in_use=lambda: {stream.session_id for stream in self._streams.values()},
-            on_joined=self._dirty.set,
+            on_joined=self._enqueue_unheard,
         )
         self._connections.append(connection)
         self._group.create_task(connection.supervisor.run())
@@ -123,43 +133,65 @@ class Outbox:
                 return connection
         return None
 
+    def _rate(self) -> float:
+        """This worker's share of the quota, in events a second."""
+        return self._settings.events_per_second / max(1, self.workers)
+
     def _spend(self, events: int) -> None:
         now = time.monotonic()
-        rate = self._settings.events_per_second / max(1, self.workers)
-        budget = min(rate, self._budget + (now - self._filled_at) * rate) - events
+        rate = self._rate()
+        most = max(BURST_SECONDS * rate, EVENTS_PER_DELTA)  # however small the share, a delta can be saved up for
+        budget = min(most, self._budget + (now - self._filled_at) * rate) - events
         # first deltas and ends of replies do not wait; what they overdraw is paid back by the others, within reason
         self._budget = max(budget, -DEBT_SECONDS * rate)
         self._filled_at = now
 
+    def _enqueue(self, stream: Stream) -> None:
+        if not stream.is_queued:
+            stream.is_queued = True
+            self._fresh.append(stream)
+            self._dirty.set()
+
+    def _enqueue_unheard(self) -> None:
+        while self._unheard:
+            self._enqueue(self._unheard.pop())
+
     async def _pump(self) -> None:
-        pace = self._settings.delta_ms / 1000
         while True:
-            await self._dirty.wait()
             self._dirty.clear()
-            wake: float | None = None
-            # those that waited longest first; a reply's first delta never waits for its turn
-            for stream in sorted(self._streams.values(), key=lambda stream: stream.due):
-                if not stream.is_dirty or (connection := self._connection(stream)) is None:
-                    continue
-                now = time.monotonic()
+            while self._fresh:
+                stream = self._fresh.pop()
+                heapq.heappush(self._queue, (stream.due, next(self._arrivals), stream))
+            at, now = self._next_at(), time.monotonic()
+            if at is not None and at <= now:
+                await self._serve(heapq.heappop(self._queue)[2])
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if at is None else max(0.001, at - now)):
+                    await self._dirty.wait()
+
+    def _next_at(self) -> float | None:
+        """When the next delta may be sent: that of the stream which waited longest. None: there is nothing to send."""
+        while self._queue:
+            due, _, stream = self._queue[0]
+            if stream.is_dirty and self._streams.get(stream.message_id) is stream:
+                if stream.seq == 0:  # a reply's first delta never waits for its turn
+                    return due
                 self._spend(0)
-                rate = self._settings.events_per_second / max(1, self.workers)
-                lack = 0.0 if stream.seq == 0 else max(0.0, (EVENTS_PER_DELTA - self._budget) / rate)
-                at = max(stream.due, now + lack)
-                if at > now:
-                    wake = at if wake is None else min(wake, at)
-                    continue
-                if not await self._send(connection, stream):
-                    continue  # it stays with the next delta, on the next connection
-                stream.due = time.monotonic() + pace
-                if stream.is_dirty:
-                    wake = stream.due if wake is None else min(wake, stream.due)
-            if wake is not None:
-                with contextlib.suppress(TimeoutError):
-                    # new partials do not hurry what waits for its pace, only what is due
-                    async with asyncio.timeout(max(0.001, wake - time.monotonic())):
-                        await self._dirty.wait()
-                self._dirty.set()
+                return max(due, time.monotonic() + (EVENTS_PER_DELTA - self._budget) / self._rate())
+            heapq.heappop(self._queue)  # it was flushed or closed meanwhile
+            stream.is_queued = False
+        return None
+
+    async def _serve(self, stream: Stream) -> None:
+        stream.is_queued = False
+        connection = self._connection(stream)
+        if connection is None or not await self._send(connection, stream):
+            self._unheard.add(stream)  # until a channel is joined, or there is more to say
+            return
+        stream.due = time.monotonic() + self._settings.delta_ms / 1000
+        if stream.is_dirty:
+            self._enqueue(stream)
 
     async def _send(self, connection: SessionChannels, stream: Stream) -> bool:
         """Send the next delta; False if that failed. One stream's trouble is never another's."""

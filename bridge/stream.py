@@ -16,7 +16,7 @@ from bridge.wire import fit, fit_json
 FIELD_BYTES = 32_768
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
     """One attempt's reply on its way to the session's topic."""
 
@@ -27,6 +27,7 @@ class Stream:
     seq: int = 0
     first_sent_at: float | None = None
     due: float = 0.0  # when the outbox may send the next delta, in monotonic seconds
+    is_queued: bool = False  # the outbox is going to look at it
     _text: str = ""
     _data: Any = None
     _sent_text: str = ""
