@@ -134,6 +134,9 @@ isOneToOne: false
 "bridge_status":
 { Args: Record<PropertyKey, never>; Returns: Json
                            },
+"bridge_trim":
+{ Args: { "dead_letters_days"?: number,"max_rows"?: number,"runs_days"?: number,"versions_days"?: number }; Returns: Json
+                           },
 "cancel_message":
 { Args: { "message_id": string }; Returns: string
                            },
