@@ -1,0 +1,68 @@
+"""The fenced blocks of the documentation.
+
+A block that cannot be run here has a comment before it, `<!-- not run: reason -->`; the tests print the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from devstack.migrations import PROJECT
+
+PAGES = (
+    *sorted(PROJECT.glob("*.md")),
+    *sorted((PROJECT / "docs").glob("*.md")),
+    PROJECT / "client" / "README.md",
+)
+
+_FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`\n]*)$")
+_NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.+?) -->")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block. `not_run` is the reason of the comment before it."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    not_run: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Where it stands, as pytest and editors show it."""
+        return f"{self.page.relative_to(PROJECT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Every fenced block of a page. Raises ValueError if one is not closed."""
+    found: list[Block] = []
+    before = ""  # the last line with something on it
+    lines = iter(enumerate(page.read_text().splitlines(), 1))
+    for number, line in lines:
+        if not (fence := _FENCE.match(line)):
+            before = line.strip() or before
+            continue
+        inside: list[str] = []
+        for _, inner in lines:
+            if inner.strip() == fence["ticks"]:
+                break
+            inside.append(inner.removeprefix(fence["indent"]))
+        else:
+            raise ValueError(f"{page}:{number}: the block is not closed")
+        marked = _NOT_RUN.fullmatch(before)
+        reason = marked["reason"] if marked else None
+        found.append(Block(page, number, fence["language"].strip(), "\n".join(inside) + "\n", reason))
+        before = ""
+    return found
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def of(*languages: str) -> list[Block]:
+    """The blocks of these languages that are to be run."""
+    return [block for block in BLOCKS if block.language in languages and block.not_run is None]

@@ -1,0 +1,92 @@
+"""Shell blocks of the documentation: every command in them exists, with the options it is given."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from devstack.migrations import PROJECT, script
+from devstack.node import node
+
+BIN = Path(sys.executable).parent
+ELSEWHERE = {
+    "docker": "needs a container engine",
+    "fly": "needs an account at Fly.io",
+    "gh": "needs an account at GitHub",
+    "git": "changes a repository",
+    "npx": "fetches a package",
+    "ssh": "needs a host",
+    "curl": "needs a server",
+    "psql": "comes with Postgres",
+    "promtool": "comes with Prometheus",
+    "railway": "needs an account at Railway",
+}
+_VARIABLE = re.compile(r"\w+=")
+_TARGET = re.compile(r"^([a-z]+):", re.M)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The simple commands of a block, in words, without variables set before them."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        for part in re.split(r"&&|\|\||[|;]", line.split(" #")[0]):
+            words = shlex.split(part, comments=True)
+            while words and _VARIABLE.match(words[0]):
+                words.pop(0)
+            if words:
+                found.append(words)
+    return found
+
+
+def check(words: list[str]) -> str | None:
+    """See that a command exists. Gives the reason if that cannot be seen here. Raises AssertionError."""
+    name, *arguments = words
+    if name in ELSEWHERE:
+        return f"{name} {ELSEWHERE[name]}"
+    if name == "make":
+        targets = set(_TARGET.findall((PROJECT / "Makefile").read_text()))
+        assert {word for word in arguments if "=" not in word} <= targets, words
+    elif name in ("cp", "cd"):
+        assert (PROJECT / arguments[0]).exists(), words
+    elif name == "pytest":
+        assert all((PROJECT / word).exists() for word in arguments if not word.startswith("-")), words
+    elif Path(name).name in ("python", "python3"):
+        assert arguments[0] == "-m", words
+        assert importlib.util.find_spec(arguments[1]), words
+        _with_options((str(BIN / "python"), "-m", arguments[1]), arguments[2:])
+    elif name == "supabase":
+        _with_options((node(), str(script())), arguments)
+    else:
+        program = BIN / Path(name).name
+        assert name.startswith(".venv/bin/") or name == "bridge", f"unknown: {words}"
+        assert program.is_file(), words
+        _with_options((str(program),), arguments)
+    return None
+
+
+def _with_options(program: tuple[str, ...], arguments: list[str]) -> None:
+    """Ask the program for its help on a subcommand, and find its options there."""
+    subcommand: list[str] = []
+    for word in arguments:
+        if not re.fullmatch(r"[a-z][a-z-]*", word):
+            break
+        subcommand.append(word)
+    said = _help((*program, *subcommand))
+    for word in arguments:
+        if word.startswith("--"):
+            assert word.split("=")[0] in said, f"{program} {subcommand} has no {word}"
+
+
+@cache
+def _help(command: tuple[str, ...]) -> str:
+    ran = subprocess.run([*command, "--help"], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    # a program that does not know a subcommand may show its own help instead
+    *_, last = command
+    assert command[0] == last or Path(last).name.split(".")[-1] in ran.stdout, f"{command}: {ran.stdout[:200]}"
+    return ran.stdout
