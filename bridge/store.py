@@ -200,7 +200,8 @@ class Store:
         seconds: float = CALL_SECONDS,
     ) -> Answers:
         try:
-            answer = await self._call(function, {"worker": self._worker, argument: [encode(item) for item in items]})
+            arguments = {"worker": self._worker, argument: [encode(item) for item in items]}
+            answer = await self._call(function, arguments, seconds)
         except StoreRefused as error:
             if not _ABOUT_CONTENT.fullmatch(error.code or ""):
                 raise StoreUnavailable(str(error), code=error.code) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -47,6 +48,23 @@ async def test_a_claim_whose_answer_was_lost_comes_again(store: Store, user: Per
         (job.message_id, job.attempt) for job in again.jobs
     }
     assert (await store.claim(5, [job.message_id for job in first.jobs])).jobs == ()
+
+
+async def test_a_beat_gives_up_while_the_lease_still_holds(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.store.TRIES", 1)
+    store = await Store.open(worker_settings(environment, lease_seconds=4), "store-test")
+    try:
+        (message_id,) = await questions(user, 1)
+        (job,) = (await store.claim(1, [])).jobs
+        async with db.transaction():
+            await db.execute("select from bridge.jobs where message_id = %s for update", (message_id,))
+            async with asyncio.timeout(4):
+                with pytest.raises(StoreUnavailable, match="TimeoutError"):
+                    await store.beat([Checkpoint(message_id, job.attempt)])
+    finally:
+        await store.close()
 
 
 async def test_one_bad_result_harms_no_other(store: Store, user: Person) -> None:

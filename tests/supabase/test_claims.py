@@ -90,3 +90,35 @@ async def test_what_was_left_comes_before_what_is_new(
         assert all(job.message_id != left for job in (await store.claim(9, [left])).jobs)
     finally:
         await other.close()
+
+
+async def test_a_question_that_was_long_in_coming_is_found_by_the_next_look(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await store.claim(5, [])
+    message_id = await user.ask(await user.open_session(), "hello")
+    # as a transaction of a minute leaves it: before the horizon of those who looked meanwhile
+    await db.execute("update bridge.jobs set run_at = now() - interval '1 minute'")
+    assert (await store.claim(5, [])).jobs == ()
+    await db.execute("update bridge.workers set looked_at = looked_at - interval '10 seconds'")
+    assert [job.message_id for job in (await store.claim(5, [])).jobs] == [message_id]
+
+
+async def test_the_horizon_passes_neither_what_waits_nor_what_is_in_hand(
+    stack: Stack, environment: dict[str, str], store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        in_hand = await user.ask(await user.open_session(), "an hour old, and in hand")
+        waiting = await user.ask(await user.open_session(), "as old, and waiting")
+        await db.execute("update bridge.jobs set run_at = now() - interval '1 hour'")
+        await db.execute("update bridge.jobs set run_at = run_at - interval '1 hour' where message_id = %s", (in_hand,))
+        assert [job.message_id for job in (await other.claim(1, [])).jobs] == [in_hand]
+        async with harness.database(stack.admin_url) as rival, rival.transaction():
+            await rival.execute("select from bridge.jobs where message_id = %s for update", (waiting,))
+            assert (await store.claim(5, [])).jobs == ()  # it looks, and the one that waits is locked
+        assert [job.message_id for job in (await store.claim(5, [])).jobs] == [waiting]
+        await db.execute("update bridge.jobs set lease_until = now() - interval '1 second' where worker = 'another'")
+        assert [job.message_id for job in (await store.claim(5, [waiting])).jobs] == [in_hand]
+    finally:
+        await other.close()
