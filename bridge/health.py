@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from bridge.claims import PATIENCE_SWEEPS
 from bridge.errors import SettingsError, StoreError
 from bridge.metrics import histogram, labelled, number, page
 from bridge.store import Store
@@ -23,8 +24,6 @@ from bridge.worker import Worker
 
 log = logging.getLogger(__name__)
 
-# Beyond so many sweeps without a turn of the loop, or without an answered claim, something is wrong.
-PATIENCE_SWEEPS = 3
 # How long what the database says of the queue is shown, so that scrapes cost it little.
 QUEUE_SECONDS = 10.0
 
@@ -114,10 +113,10 @@ class Health:
             yield "not subscribed to bridge:inbox"
         if not worker.outbox.is_ready:
             yield "not connected for deltas"
-        if worker.claimed_at is None:
+        if worker.claims.looked_at is None:
             yield "no claim was answered yet"
-        elif (age := time.monotonic() - worker.claimed_at) > self._patience:
-            yield f"the last claim was answered {age:.0f} s ago"
+        elif (age := time.monotonic() - worker.claims.looked_at) > self._patience:
+            yield f"the last look for work was {age:.0f} s ago"
 
     async def _healthz(self, _: web.Request) -> web.Response:
         age = time.monotonic() - self._worker.turned_at

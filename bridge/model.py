@@ -194,8 +194,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a batched call said of each item, by message id, and the outlook of `Claim`."""
+    """What a batched call said of each item, by message id, and the outlook of `Claim`.
+
+    `ready` tells whether there was something to claim; None: it did not say.
+    """
 
     states: Mapping[str, str]
     next_in: float | None
     workers: int
+    ready: bool | None = None

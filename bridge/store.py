@@ -221,8 +221,8 @@ class Store:
                     continue  # the one item was logged; its lease runs out or it is tried as failed
             if last is None:
                 raise
-            return Answers(states, last.next_in, last.workers)
-        return Answers(answer["results"], _seconds(answer["next_in_ms"]), answer["workers"])
+            return Answers(states, last.next_in, last.workers, last.ready)
+        return Answers(answer["results"], _seconds(answer["next_in_ms"]), answer["workers"], answer.get("ready"))
 
     async def _call(self, function: str, arguments: dict[str, Any], seconds: float = CALL_SECONDS) -> dict[str, Any]:
         # supabase types the parameters as strings; it encodes any JSON

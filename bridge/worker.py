@@ -1,7 +1,7 @@
 """The loop: claims what there is to do, keeps leases and checkpoints beating, writes results, drains.
 
-One task each: `_claim` (serial; woken by the inbox, by something due, or by the sweep), `_beat`, the results on their
-way to the database, `_listen` (what the inbox hears), and one for every job in hand.
+One task each: the claims, `_beat`, the results on their way to the database, `_listen` (what the inbox hears), and one
+for every job in hand.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
-import random
 import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
@@ -18,15 +16,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bridge import turn
+from bridge.claims import Claims
 from bridge.errors import HandlerFailed, StoreError, Unstorable
 from bridge.functions import Functions
 from bridge.inbox import Cancel, Inbox, Work
 from bridge.metrics import Metrics
-from bridge.model import Answers, Job, Result, Snapshot
+from bridge.model import Answers, Claim, Job, Result
 from bridge.outbox import Outbox
 from bridge.results import Results
 from bridge.settings import Settings
-from bridge.store import CALL_SECONDS, TRIES, Store
+from bridge.store import CALL_SECONDS, Store
 from bridge.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -37,8 +36,6 @@ RECENT = 10_000
 ANNOUNCED_MS = 2_000
 # How long to wait before a refused failure is told once more.
 UNSTORABLE_SECONDS = 5.0
-# How long to wait for a commit to be seen that Realtime told of already.
-UNSEEN_SECONDS = 0.02
 # How long a cancel is remembered whose job is not in hand.
 CANCEL_SECONDS = 10.0
 # After the drain, results of what was released are still written for this long.
@@ -69,24 +66,14 @@ class Worker:
         self.outbox = Outbox(settings)
         self.metrics = Metrics()
         self.hands: dict[str, Hand] = {}
-        self.claimed_at: float | None = None
-        self.is_claiming = False
+        self.claims = Claims(settings, self._slots, self._ask, self._claimed)
         self.turned_at = time.monotonic()
-        self._claim_by = math.inf
-        self._claims_ended = asyncio.Event()
         self._store = store
         self._functions = functions
-        self._wake = asyncio.Event()
-        self._wake_source = "start"
-        self._wake.set()
-        self._due: asyncio.TimerHandle | None = None
-        self._free = asyncio.Event()
-        self._free.set()
         self._busy = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._cancels: dict[str, float] = {}
-        self._unseen: set[int] = set()
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._results = Results(store, self._answered, settings.sweep_seconds)
         self._draining = asyncio.Event()
@@ -96,7 +83,7 @@ class Worker:
     @property
     def is_waiting(self) -> bool:
         """Whether all that was heard so far has led to a claim that was answered."""
-        return self.inbox.signals.empty() and not self._wake.is_set() and not self.is_claiming
+        return self.inbox.signals.empty() and self.claims.is_waiting
 
     @property
     def is_draining(self) -> bool:
@@ -106,8 +93,7 @@ class Worker:
     def drain(self) -> None:
         """Claim no more; `run` returns when what is in hand has ended, or after DRAIN_SECONDS."""
         self._draining.set()
-        self._wake.set()
-        self._free.set()
+        self.claims.stop()
 
     async def run(self) -> None:
         """Work until `drain` is called and done. An error of the loop itself is raised, in a group."""
@@ -116,7 +102,7 @@ class Worker:
             "outbox": self.outbox.run,
             "listen": self._listen,
             "tick": self._tick,
-            "claim": self._claim,
+            "claim": self.claims.run,
             "beat": self._beat,
             "finish": self._results.run,
         }
@@ -133,15 +119,13 @@ class Worker:
             finally:
                 for task in tasks:
                     task.cancel()
-                if self._due is not None:
-                    self._due.cancel()
 
     async def _drained(self) -> None:
         await self._draining.wait()
         log.info("draining", extra={"in_hand": len(self.hands)})
         with contextlib.suppress(TimeoutError):  # a claim under way may bring work, which is drained too
             async with asyncio.timeout(CALL_SECONDS):
-                await self._claims_ended.wait()
+                await self.claims.ended.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_seconds):
                 await self._empty.wait()
@@ -163,9 +147,7 @@ class Worker:
             if isinstance(signal, Cancel):
                 self._cancel(signal.message_id)
             elif self._is_news(signal):
-                if signal.xid is not None:
-                    self._unseen.add(signal.xid)
-                self._wake_for(signal.source)
+                self.claims.wake(signal.source, signal.xid)
 
     def _cancel(self, message_id: str) -> None:
         if (hand := self.hands.get(message_id)) is not None:
@@ -192,92 +174,31 @@ class Worker:
             self._recent.popitem(last=False)
         return bool(fresh)
 
-    def _wake_for(self, source: str) -> None:
-        self._wake_source = source
-        self._wake.set()
-
     async def _tick(self) -> None:
         """Note that the loop turns, as long as the claims do: the watchdog and /healthz look at it."""
         while True:
-            now = time.monotonic()
-            if now < self._claim_by:
-                self.turned_at = now
+            if not self.claims.is_late:
+                self.turned_at = time.monotonic()
             await asyncio.sleep(min(1.0, self.settings.sweep_seconds / 4))
 
     # -- claim -------------------------------------------------------------------------------------
 
-    async def _claim(self) -> None:
-        pause = 0.0
-        while not self.is_draining:
-            self._claim_by = time.monotonic() + 3 * self.settings.sweep_seconds
-            source = await self._woken()
-            if self.is_draining:
-                break
-            self._wake.clear()  # a wake-up from here on means another claim
-            slots = max(0, self.settings.concurrency - len(self.hands))
-            self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
-            self.is_claiming = True
-            try:
-                claim = await self._store.claim(slots, list(self.hands))
-            except StoreError as error:
-                log.warning("claim: %s", error)
-                pause = min(max(0.25, pause * 2), self.settings.sweep_seconds)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause * random.uniform(0.5, 1)):
-                        await self._draining.wait()
-                self._wake_for(source)
-                continue
-            finally:
-                self.is_claiming = False
-            pause = 0.0
-            now = self.claimed_at = time.monotonic()
-            self.metrics.claims[source] += 1
-            self._outlook(claim.next_in, claim.workers)
-            for job in claim.jobs:
-                self._take(job, now)
-            self._look_again(claim.snapshot)
-            if source == "sweep" and any(job.attempt == 1 and job.ready_ms > ANNOUNCED_MS for job in claim.jobs):
-                self.metrics.missed_wakeups += 1
-                log.warning("the sweep found work that nobody announced")
-                self.inbox.distrust()
-            if len(claim.jobs) >= slots:
-                self._wake_for("more")  # waits for a free slot
-        self._claim_by = math.inf
-        self._claims_ended.set()
+    def _slots(self) -> int:
+        return self.settings.concurrency - len(self.hands)
 
-    def _look_again(self, snapshot: Snapshot | None) -> None:
-        """Claim again for work that was announced a moment before its transaction could be seen."""
-        seen = self._unseen if snapshot is None else {xid for xid in self._unseen if snapshot.sees(xid)}
-        self._unseen -= seen
-        if self._unseen:
-            self._outlook(UNSEEN_SECONDS, self.outbox.workers)
+    async def _ask(self, slots: int) -> Claim:
+        return await self._store.claim(slots, list(self.hands))
 
-    async def _woken(self) -> str:
-        """Wait for a reason to claim, and a slot to claim for; say which reason it was."""
-        source = "sweep"
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.sweep_seconds * random.uniform(0.9, 1)):
-                await self._wake.wait()
-                source = self._wake_source
-        # with every slot taken a sweep still asks for what this worker holds without knowing it
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.sweep_seconds):
-                await self._free.wait()
-        return source
-
-    def _outlook(self, next_in: float | None, workers: int) -> None:
-        """Wake up when something falls due. Answers may overtake each other, so the earliest time holds."""
-        self.outbox.workers = workers
-        loop = asyncio.get_running_loop()
-        if next_in is None:
-            return
-        # a little late, each worker differently: one of them takes it, the others need not ask at once
-        at = loop.time() + next_in + random.uniform(0, 0.3 if next_in > 1 else 0.03)
-        if self._due is not None:
-            if loop.time() < self._due.when() <= at:
-                return
-            self._due.cancel()
-        self._due = loop.call_at(at, self._wake_for, "due")
+    def _claimed(self, claim: Claim, source: str) -> None:
+        now = time.monotonic()
+        self.metrics.claims[source] += 1
+        self.outbox.workers = claim.workers
+        for job in claim.jobs:
+            self._take(job, now)
+        if source == "sweep" and any(job.attempt == 1 and job.ready_ms > ANNOUNCED_MS for job in claim.jobs):
+            self.metrics.missed_wakeups += 1
+            log.warning("the sweep found work that nobody announced")
+            self.inbox.distrust()
 
     def _take(self, job: Job, now: float) -> None:
         if (known := self.hands.get(job.message_id)) is not None:
@@ -290,8 +211,7 @@ class Worker:
         self.metrics.queue.observe(job.queued_ms / 1000)
         self._busy.set()
         self._empty.clear()
-        if len(self.hands) >= self.settings.concurrency:
-            self._free.clear()
+        self.claims.slots_changed()
         hand.task = self._jobs.create_task(self._work(hand), name=f"job {job.message_id}")
         if self._cancels.pop(job.message_id, None) is not None:
             self._stop(hand, "cancelled")
@@ -340,9 +260,8 @@ class Worker:
         if self.hands.get(hand.job.message_id) is hand:
             del self.hands[hand.job.message_id]
             if hand.again:
-                self._wake_for("broadcast")
-        if len(self.hands) < self.settings.concurrency:
-            self._free.set()
+                self.claims.wake("broadcast")
+        self.claims.slots_changed()
         if not self.hands:
             self._busy.clear()
             self._empty.set()
@@ -370,7 +289,7 @@ class Worker:
                 for hand in beaten:
                     hand.stream.forget_checkpoint()
                 continue
-            self._outlook(answers.next_in, answers.workers)
+            self._outlook(answers)
             for hand in beaten:
                 state = answers.states.get(hand.job.message_id)
                 if state is not None:
@@ -381,6 +300,11 @@ class Worker:
                     log.warning("lease lost", extra=_about(hand.job))
                     self._stop(hand, "lost")
 
+    def _outlook(self, answers: Answers) -> None:
+        self.outbox.workers = answers.workers
+        self.claims.wake_in(answers.next_in)
+        self.claims.look(ready=answers.ready)
+
     # -- results -------------------------------------------------------------------------------------
 
     def _put(self, hand: Hand, result: Result) -> None:
@@ -389,7 +313,7 @@ class Worker:
 
     def _answered(self, batch: Sequence[Result], answers: Answers | None) -> None:
         if answers is not None:
-            self._outlook(answers.next_in, answers.workers)
+            self._outlook(answers)
         for result in batch:
             hand = self.hands.get(result.message_id)
             if hand is None or hand.job.attempt != result.attempt:

@@ -167,7 +167,7 @@ async def working(
                 worker.inbox.broadcasts.is_ready
                 and worker.inbox.changes.is_ready
                 and worker.outbox.is_ready
-                and worker.claimed_at is not None
+                and worker.claims.looked_at is not None
                 and worker.is_waiting
             ):
                 assert not running.done(), running.exception()

@@ -68,6 +68,8 @@ as $$
 declare
     since timestamptz := coalesce(
         (select w.horizon from bridge.workers w where w.name = outlook.worker), '-infinity');
+    ready boolean := exists (
+        select from bridge.jobs j where j.worker is null and j.run_at >= since and j.run_at <= now());
 begin
     return jsonb_build_object(
         'next_in_ms', (
@@ -81,19 +83,18 @@ begin
                  where j.worker is not null and j.run_at >= since and j.worker <> outlook.worker
                 union all
                 -- what another worker is claiming at this moment has a lease that cannot be seen yet
-                select now() + w.lease from bridge.workers w
-                 where w.name = outlook.worker
-                   and exists (
-                       select from bridge.jobs j
-                        where j.worker is null and j.run_at >= since and j.run_at <= now())
+                select now() + w.lease from bridge.workers w where w.name = outlook.worker and ready
               ) t (at)
         ),
         'workers', (
             select count(*) from bridge.workers w where w.seen_at > now() - greatest(w.lease, interval '30 seconds')
-        )
+        ),
+        'ready', ready
     );
 end
 $$;
+comment on function bridge.outlook is
+    'next_in_ms: when a lease of another worker ends or a retry is due (null: nothing in sight); workers: how many live; ready: whether there is something to claim.';
 
 create or replace function public.bridge_claim(
     worker text, slots int, holding uuid[], lease_seconds int, history int

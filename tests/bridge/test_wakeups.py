@@ -94,3 +94,26 @@ async def test_work_announced_before_it_can_be_seen(
         after = worker.metrics.claims["due"]
         await user.reply(await user.ask(session_id, "[[text=once first=0.5]]"))
         assert worker.metrics.claims["due"] <= after + 3  # it has seen that transaction, and looks for it no more
+
+
+async def test_beats_that_find_nothing_to_claim_stand_in_for_the_sweep(
+    environment: dict[str, str], user: Person
+) -> None:
+    async with working(environment, sweep_seconds=1, checkpoint_seconds=0.1, lease_seconds=60) as worker:
+        message_id = await user.ask(await user.open_session(title="named"), "[[tokens=60 delay=0.05]]")
+        await user.reply(message_id, lambda row: row["seq"] > 0)
+        before = worker.metrics.claims.copy()
+        assert (await user.reply(message_id))["status"] == "done"  # three seconds later
+        assert worker.metrics.claims == before
+        async with asyncio.timeout(5):
+            while worker.metrics.claims["sweep"] == before["sweep"]:
+                await asyncio.sleep(0.01)
+
+
+async def test_but_not_for_longer_than_a_lease(environment: dict[str, str], user: Person) -> None:
+    """Only a claim learns of what this worker holds without knowing it."""
+    async with working(environment, sweep_seconds=0.5, checkpoint_seconds=0.1, lease_seconds=2) as worker:
+        before = worker.metrics.claims["sweep"]
+        message_id = await user.ask(await user.open_session(title="named"), "[[tokens=80 delay=0.05]]")
+        reply = await user.reply(message_id, lambda _: worker.metrics.claims["sweep"] > before)
+        assert reply["status"] == "running"

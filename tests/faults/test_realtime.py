@@ -205,12 +205,16 @@ async def test_the_next_message_is_answered_and_wake_ups_come_back(
         await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 async def test_a_lost_event_is_found_by_the_sweep_which_trusts_the_subscription_no_more(
-    cut_off: dict[str, str], proxy: Proxy, user: Person
+    busy: bool, cut_off: dict[str, str], proxy: Proxy, user: Person
 ) -> None:
     session_id = await user.open_session(title="named")
-    async with working(cut_off, sweep_seconds=SWEEP_SECONDS) as running:
+    async with working(cut_off, sweep_seconds=SWEEP_SECONDS, drain_seconds=0) as running:
         heard = Heard(running)
+        if busy:  # its beats say that nothing waits, until something does
+            other = await user.ask(await user.open_session(title="named"), "[[tokens=2000 delay=0.05]]")
+            await user.reply(other, lambda row: row["seq"] > 0)
         before = running.inbox.resubscriptions
         lost: list[str] = []
 

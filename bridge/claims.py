@@ -1,0 +1,186 @@
+"""When to claim: woken by news, by something that falls due, by a slot that is free again, or else by the sweep.
+
+Claims of a worker are serial. A wake-up that comes during one means another; one that finds no slot free waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from bridge.errors import StoreError
+from bridge.model import Claim, Snapshot
+from bridge.settings import Settings
+from bridge.store import CALL_SECONDS, TRIES
+
+log = logging.getLogger(__name__)
+
+# How long to wait for a commit to be seen that Realtime told of already.
+UNSEEN_SECONDS = 0.02
+# Beyond so many sweeps without a turn of the loop, or without a look for work, something is wrong.
+PATIENCE_SWEEPS = 3
+
+
+class Claims:
+    """Asks when there is a reason to: `ask` claims for so many slots, `take` gets what came and what woke it.
+
+    `slots` tells how many more jobs the worker can work on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        slots: Callable[[], int],
+        ask: Callable[[int], Awaitable[Claim]],
+        take: Callable[[Claim, str], None],
+    ) -> None:
+        self.looked_at: float | None = None  # when the worker last knew what there is to claim
+        self.ended = asyncio.Event()
+        self._settings = settings
+        self._slots = slots
+        self._ask = ask
+        self._take = take
+        self._claimed_at = time.monotonic()
+        self._claim_by = math.inf
+        self._is_claiming = False
+        self._stopping = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._source = "start"
+        self._wake.set()
+        self._free = asyncio.Event()
+        self._due: asyncio.TimerHandle | None = None
+        self._unseen: set[int] = set()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether every wake-up so far has led to a claim that was answered."""
+        return not self._wake.is_set() and not self._is_claiming
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a claim should have begun or ended by now."""
+        return time.monotonic() > self._claim_by
+
+    def wake(self, source: str, xid: int | None = None) -> None:
+        """Claim as soon as there is a slot. `xid` is the transaction that the news is of."""
+        if xid is not None:
+            self._unseen.add(xid)
+        self._source = source
+        self._wake.set()
+
+    def wake_in(self, seconds: float | None) -> None:
+        """Claim when something falls due. Answers may overtake each other, so the earliest time holds."""
+        loop = asyncio.get_running_loop()
+        if seconds is None:
+            return
+        # a little late, each worker differently: one of them takes it, the others need not ask at once
+        at = loop.time() + seconds + random.uniform(0, 0.3 if seconds > 1 else 0.03)
+        if self._due is not None:
+            if loop.time() < self._due.when() <= at:
+                return
+            self._due.cancel()
+        self._due = loop.call_at(at, self.wake, "due")
+
+    def look(self, *, ready: bool | None) -> None:
+        """Another call told whether there is something to claim (None: it did not). If not, the sweep can wait."""
+        if ready is False:
+            self.looked_at = time.monotonic()
+
+    def slots_changed(self) -> None:
+        """See whether a slot is free."""
+        if self._slots() > 0 or self._stopping.is_set():
+            self._free.set()
+        else:
+            self._free.clear()
+
+    def stop(self) -> None:
+        """Begin no more claims; `ended` is set when the last one was answered."""
+        self._stopping.set()
+        self._wake.set()
+        self._free.set()
+
+    async def run(self) -> None:
+        """Claim until `stop` is called."""
+        self.slots_changed()
+        try:
+            pause = 0.0
+            while True:
+                source = await self._woken()
+                if self._stopping.is_set():
+                    break
+                pause = 0.0 if await self._claim(source) else await self._rest(pause)
+        finally:
+            self._claim_by = math.inf
+            if self._due is not None:
+                self._due.cancel()
+            self.ended.set()
+
+    async def _claim(self, source: str) -> bool:
+        """Ask once. False if there was no answer: it is to be asked again."""
+        self._wake.clear()  # a wake-up from here on means another claim
+        slots = max(0, self._slots())
+        self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
+        self._is_claiming = True
+        try:
+            claim = await self._ask(slots)
+        except StoreError as error:
+            log.warning("claim: %s", error)
+            self.wake(source)
+            return False
+        finally:
+            self._is_claiming = False
+        self.looked_at = self._claimed_at = time.monotonic()
+        self.wake_in(claim.next_in)
+        self._take(claim, source)
+        self._look_again(claim.snapshot)
+        if len(claim.jobs) >= slots:
+            self.wake("more")  # waits for a free slot
+        return True
+
+    async def _rest(self, pause: float) -> float:
+        """Wait after a failure, each time longer, a sweep at the most; gives the pause."""
+        pause = min(max(0.25, pause * 2), self._settings.sweep_seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause * random.uniform(0.5, 1)):
+                await self._stopping.wait()
+        return pause
+
+    def _look_again(self, snapshot: Snapshot | None) -> None:
+        """Claim again for work that was announced a moment before its transaction could be seen."""
+        seen = self._unseen if snapshot is None else {xid for xid in self._unseen if snapshot.sees(xid)}
+        self._unseen -= seen
+        if self._unseen:
+            self.wake_in(UNSEEN_SECONDS)
+
+    async def _woken(self) -> str:
+        """Wait for a reason to claim, and a slot to claim for; say which reason it was."""
+        source, share = "sweep", random.uniform(0.9, 1)
+        while True:
+            now = time.monotonic()
+            self._claim_by = now + PATIENCE_SWEEPS * self._settings.sweep_seconds
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._sweep_at(share) - now)):
+                    await self._wake.wait()
+                    source = self._source
+                    break
+            if time.monotonic() >= self._sweep_at(share):
+                break
+        # with every slot taken a sweep still asks for what this worker holds without knowing it
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.sweep_seconds):
+                await self._free.wait()
+        return source
+
+    def _sweep_at(self, share: float) -> float:
+        """When to claim although nothing woke it: a sweep after the last look, but a lease after the last claim.
+
+        Only a claim learns of what this worker holds without knowing it; and the lease of that ends.
+        """
+        sweep = self._settings.sweep_seconds * share
+        looked_at = max(self._claimed_at, self.looked_at or 0.0)
+        return min(looked_at + sweep, self._claimed_at + max(sweep, self._settings.lease_seconds))
