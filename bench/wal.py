@@ -1,62 +1,109 @@
-"""Write-ahead log of a reply of 1,000 tokens at 80 a second, against a worker that UPDATEs its row for each."""
+"""Write-ahead log of a reply of 1,000 tokens at 80 a second, against a worker that UPDATEs its row for each.
+
+Records are counted. A page that is written whole because it is the first time since a checkpoint goes by the clock, and
+not by the reply: those are told apart.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import re
+import subprocess
 import uuid
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench import backlog
 from bench.backlog import Database
-from bench.report import Measured, ratio
-from bench.world import World, insert_chat, unique
+from bench.processes import Failed
+from bench.report import Measured, Spread, ratio
+from bench.world import Project, World, insert_chat, unique
+from devstack.postgres import binaries
 from tests.harness import Person
 
 TOKENS = 1000
+VERSION = 18
+# The last line of `pg_waldump --stats`: records, their size, the size of whole pages; each with a share.
+_TOTAL = re.compile(r"^Total +\d+ +(?P<records>\d+) +\[[^]]*\] +(?P<pages>\d+) ", re.MULTILINE)
 
 
 async def run(world: World) -> Measured:
-    """Both in turns, after a reply of each that no page is written whole for the first time after a checkpoint."""
+    """Both in turns, each after a reply that touches the same tables."""
     project, paced, fast = await world.project(), await world.model("realistic"), await world.model()
-    ours: list[float] = []
-    theirs: list[float] = []
-    idle = 0.0
-    async with (
-        world.person(project) as person,
-        project.database() as db,
-    ):
-        # neither vacuum's own writes nor whole pages after a checkpoint: they come by the clock, not by the reply
+    log = Log(project)
+    ours: list[Written] = []
+    theirs: list[Written] = []
+    async with world.person(project) as person, project.database() as db:
+        # vacuum comes by the clock, too
         await db.execute("alter system set autovacuum = off")
         await db.execute("select pg_reload_conf()")
-        await db.execute("checkpoint")
         async with world.worker(project, fast):
             (session,) = await backlog.open_sessions(db, person.id, 1)
-            await _bridge(db, session, tokens=TOKENS)  # as long as the others: so that it touches the same tables
+            await _bridge(db, session)
         async with world.worker(project, paced):
-            idle = await _idle_rate(db, 3)
             for _ in range(world.pick(1, 3)):
-                ours.append(await _bridge(db, session, tokens=TOKENS, idle=idle))
+                begin = await log.position(db)
+                await _bridge(db, session)
+                ours.append(await log.written(begin, await log.position(db)))
         async with world.baseline("tutorial_worker", project, fast):
-            await _tutorial(db, person, 80)  # 80 updates touch them all
+            await _tutorial(person, 80)  # 80 updates touch them all
             for _ in range(world.pick(1, 3)):
-                theirs.append(await _tutorial(db, person, TOKENS))
+                begin = await log.position(db)
+                await _tutorial(person, TOKENS)
+                theirs.append(await log.written(begin, await log.position(db)))
         await db.execute("alter system reset autovacuum")
         await db.execute("select pg_reload_conf()")
-    return Measured(
-        [ratio("wal", ours, theirs, 1 / 50, unit="kB", tokens=TOKENS, idle_kb_a_second=idle / 1000)],
-        {"WAL of 1,000 tokens": {"bridge": ours, "an UPDATE a token": theirs}},
-    )
+    records = [one.records for one in ours], [one.records for one in theirs]
+    figure = ratio(
+        "wal", *records, 1 / 50, unit="kB", tokens=TOKENS,
+        whole_pages_kb=Spread.of([one.pages for one in ours]).median,
+        baseline_whole_pages_kb=Spread.of([one.pages for one in theirs]).median,
+    )  # fmt: skip
+    return Measured([figure], {"WAL of 1,000 tokens": {"bridge": records[0], "an UPDATE a token": records[1]}})
 
 
-async def _bridge(db: Database, session: str, *, tokens: int, idle: float = 0.0) -> float:
-    before, began = await _written(db), time.monotonic()
-    await backlog.only_done(db, await backlog.ask(db, [(session, unique(f"tokens={tokens}"))]))
-    return (await _written(db) - before - idle * (time.monotonic() - began)) / 1000
+@dataclass(frozen=True)
+class Written:
+    """What was written, in kB: records, and whole pages in them."""
+
+    records: float
+    pages: float
 
 
-async def _tutorial(db: Database, person: Person, tokens: int) -> float:
-    before = await _written(db)
+@dataclass(frozen=True)
+class Log:
+    """The write-ahead log of a project."""
+
+    project: Project
+
+    async def position(self, db: Database) -> str:
+        """Where it ends, on disk."""
+        cursor = await db.execute("select pg_current_wal_flush_lsn()::text as at")
+        row: Any = await cursor.fetchone()
+        return str(row["at"])
+
+    async def written(self, begin: str, end: str) -> Written:
+        """What was written in between. Raises `Failed`."""
+        program = binaries(VERSION) / "pg_waldump"
+        pages = self.project.data / f"postgres-{VERSION}" / "pg_wal"
+        command: list[str | Path] = [program, "--stats", "-p", pages, "-s", begin, "-e", end]
+
+        def dump() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(command, capture_output=True, text=True, check=False)
+
+        done = await asyncio.to_thread(dump)
+        found = _TOTAL.search(done.stdout)
+        if found is None:
+            raise Failed(f"pg_waldump: {done.stderr.strip() or done.stdout}")
+        return Written(int(found["records"]) / 1000, int(found["pages"]) / 1000)
+
+
+async def _bridge(db: Database, session: str) -> None:
+    await backlog.only_done(db, await backlog.ask(db, [(session, unique(f"tokens={TOKENS}"))]))
+
+
+async def _tutorial(person: Person, tokens: int) -> None:
     message_id = await insert_chat(person, unique(f"tokens={tokens}"), str(uuid.uuid4()))
     async with asyncio.timeout(120):
         while True:
@@ -64,16 +111,3 @@ async def _tutorial(db: Database, person: Person, tokens: int) -> float:
             if rows[0]["status"] == "done":
                 break
             await asyncio.sleep(0.2)
-    return (await _written(db) - before) / 1000
-
-
-async def _written(db: Database) -> int:
-    cursor = await db.execute("select (pg_current_wal_insert_lsn() - '0/0')::bigint as bytes")
-    row: Any = await cursor.fetchone()
-    return int(row["bytes"])
-
-
-async def _idle_rate(db: Database, seconds: float) -> float:
-    before = await _written(db)
-    await asyncio.sleep(seconds)
-    return (await _written(db) - before) / seconds

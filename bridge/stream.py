@@ -12,6 +12,9 @@ from typing import Any
 from bridge.model import Checkpoint, Partial
 from bridge.wire import fit, fit_json
 
+# A checkpoint writes the whole text. One that grew by less than this share since may wait for the next beat, once:
+# otherwise what a long reply costs the database would grow with the square of its length.
+LITTLE = 1 / 8
 # Fields above this are left out of an event and named in `omitted`; see supabase/migrations, bridge.slim.
 FIELD_BYTES = 32_768
 
@@ -34,6 +37,8 @@ class Stream:
     _sent_data: Any = None
     _before: tuple[int, str, Any] = (0, "", None)
     _checkpointed: int = 0
+    _stored: tuple[str, Any] = ("", None)  # what the last checkpoint had
+    _waited: bool = False  # the last beat had something to write and left it to the next one
     _told: int = 0  # the highest seq that a checkpoint ever had, whether it arrived or not
 
     def put(self, partial: Partial) -> None:
@@ -97,12 +102,21 @@ class Stream:
             pass
         if self.seq == self._checkpointed:
             return Checkpoint(self.message_id, self.attempt)
+        self._waited = not unheard and not self._waited and self._grew_little()
+        if self._waited:
+            return Checkpoint(self.message_id, self.attempt)
+        self._stored = (self._sent_text, self._sent_data)
         self._checkpointed = self._told = self.seq
         return Checkpoint(self.message_id, self.attempt, self.seq, self._sent_text, self._sent_data)
+
+    def _grew_little(self) -> bool:
+        text, data = self._stored
+        return self._sent_data is data and len(self._sent_text) - len(text) < LITTLE * len(text)
 
     def forget_checkpoint(self) -> None:
         """The last checkpoint did not arrive: the next beat carries one again."""
         self._checkpointed = -1
+        self._stored = ("", None)
 
 
 def _head(text: str) -> str:

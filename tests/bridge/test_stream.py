@@ -97,6 +97,32 @@ def test_a_checkpoint_is_written_once_and_again_if_it_was_lost() -> None:
     assert reply.checkpoint(unheard=True).seq == 1
 
 
+def grow(reply: Stream, text: str, data: Any = None) -> int | None:
+    """Say all of it, and give the seq that the next beat writes."""
+    reply.put(Partial(text, data))
+    while reply.cut() is not None:
+        pass
+    return reply.checkpoint(unheard=False).seq
+
+
+def test_a_long_text_that_grew_by_little_waits_for_one_beat() -> None:
+    reply = stream()
+    assert grow(reply, "x" * 800) == 1
+    assert grow(reply, "x" * 899) is None
+    assert grow(reply, "x" * 900) == 3  # once
+    assert grow(reply, "x" * 1012) is None
+    assert reply.checkpoint(unheard=False).seq == 4  # it says no more, and is written all the same
+    assert grow(reply, "x" * 1139) == 5  # an eighth
+
+
+def test_data_and_what_nobody_heard_do_not_wait() -> None:
+    reply = stream()
+    assert grow(reply, "x" * 800) == 1
+    assert grow(reply, "x" * 801, {"rows": 1}) == 3
+    reply.put(Partial("x" * 802, {"rows": 1}))
+    assert reply.checkpoint(unheard=True).seq == 4
+
+
 @given(
     st.lists(
         st.one_of(
