@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 # How long to wait for a commit to be seen that Realtime told of already.
 UNSEEN_SECONDS = 0.02
+# Every worker hears of new work. Of a larger fleet about so many claim at once, which leaves a question without one in
+# 3,000; the others look a little later, once for all that they heard of meanwhile.
+PROMPT_WORKERS = 8
+LATER_SECONDS = (0.5, 2.0)
 # Beyond so many sweeps without a turn of the loop, or without a look for work, something is wrong.
 PATIENCE_SWEEPS = 3
 
@@ -66,12 +70,19 @@ class Claims:
         """Whether a claim should have begun or ended by now."""
         return time.monotonic() > self._claim_by
 
-    def wake(self, source: str, xid: int | None = None) -> None:
-        """Claim as soon as there is a slot. `xid` is the transaction that the news is of."""
-        if xid is not None:
-            self._unseen.add(xid)
+    def wake(self, source: str) -> None:
+        """Claim as soon as there is a slot."""
         self._source = source
         self._wake.set()
+
+    def hear(self, source: str, xid: int | None, workers: int) -> None:
+        """There is news, from the transaction `xid` if that is told, and so many workers hear of it."""
+        if random.random() * workers >= PROMPT_WORKERS:
+            self.wake_in(random.uniform(*LATER_SECONDS))
+            return
+        if xid is not None:
+            self._unseen.add(xid)
+        self.wake(source)
 
     def wake_in(self, seconds: float | None) -> None:
         """Claim when something falls due. Answers may overtake each other, so the earliest time holds."""

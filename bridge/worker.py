@@ -147,7 +147,7 @@ class Worker:
             if isinstance(signal, Cancel):
                 self._cancel(signal.message_id)
             elif self._is_news(signal):
-                self.claims.wake(signal.source, signal.xid)
+                self.claims.hear(signal.source, signal.xid, self.outbox.workers)
 
     def _cancel(self, message_id: str) -> None:
         if (hand := self.hands.get(message_id)) is not None:

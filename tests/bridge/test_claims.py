@@ -1,0 +1,66 @@
+"""When a worker claims: what makes it ask at once, and what later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bridge.claims import LATER_SECONDS, PROMPT_WORKERS, Claims
+from bridge.model import Claim
+from bridge.settings import Settings
+from tests.faults.waiting import until
+
+SETTINGS = Settings("http://127.0.0.1:1", "key", sweep_seconds=60)
+
+
+class Asked:
+    """What a worker without a database is asked, and what woke it each time."""
+
+    def __init__(self) -> None:
+        self.sources: list[str] = []
+
+    async def claim(self, _: int) -> Claim:
+        return Claim((), None, 1)
+
+    def take(self, _: Claim, source: str) -> None:
+        self.sources.append(source)
+
+
+@asynccontextmanager
+async def running(asked: Asked) -> AsyncIterator[Claims]:
+    claims = Claims(SETTINGS, lambda: 1, asked.claim, asked.take)
+    task = asyncio.create_task(claims.run())
+    await until(lambda: asked.sources == ["start"], within=5)
+    yield claims
+    claims.stop()
+    await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.parametrize("workers", [1, PROMPT_WORKERS])
+async def test_all_of_a_small_fleet_claim_at_once(workers: int) -> None:
+    asked = Asked()
+    async with running(asked) as claims:
+        for count in range(20):
+            claims.hear("broadcast", None, workers)
+            await until(lambda: asked.sources[1:] == ["broadcast"] * (count + 1), within=5)  # noqa: B023  waited for here
+
+
+async def test_of_a_large_fleet_a_few_claim_at_once_and_the_others_later_for_all_that_they_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = iter([0.9, 0.5, PROMPT_WORKERS / 100, 0.07])
+    monkeypatch.setattr("bridge.claims.random.random", lambda: next(drawn))
+    monkeypatch.setattr("bridge.claims.LATER_SECONDS", (0.05, 0.1))
+    assert LATER_SECONDS[1] <= 2
+    asked = Asked()
+    async with running(asked) as claims:
+        for _ in range(3):
+            claims.hear("broadcast", None, 100)
+        assert claims.is_waiting
+        await until(lambda: asked.sources[1:], within=5)
+        assert asked.sources == ["start", "due"]
+        claims.hear("broadcast", None, 100)
+        await until(lambda: asked.sources == ["start", "due", "broadcast"], within=5)
