@@ -39,3 +39,11 @@ def test_cut_splits_no_character(text: str, limit: int) -> None:
     assert len(head.encode()) <= limit
     assert fit(text).startswith(head)
     assert head == fit(text) or len(head.encode()) > limit - 4
+
+
+def test_what_parsers_cannot_bear_is_left_out() -> None:
+    deep: Any = "the end"
+    for _ in range(5000):
+        deep = [deep]
+    text = json.dumps(fit_json({"deep": deep, "large": 10**5000, "near": [[1, 2**1000]]}))
+    assert json.loads(text) == {"deep": json.loads("[" * 63 + "null" + "]" * 63), "large": None, "near": [[1, 2**1000]]}
