@@ -109,21 +109,25 @@ class Write:
 
 
 class Audit:
-    """Installed by the database's superuser; `remove` leaves everything as it was."""
+    """Installed by the database's superuser; `remove` leaves everything as it was.
 
-    def __init__(self, db: psycopg.AsyncConnection[Row]) -> None:
+    Without `calls` no write knows whose call it belongs to, and migrations may replace the functions meanwhile.
+    """
+
+    def __init__(self, db: psycopg.AsyncConnection[Row], *, calls: bool = True) -> None:
         self._db = db
+        self._calls = _CALLS if calls else {}
 
     async def install(self) -> None:
         async with self._db.transaction():
             await self._db.execute(_INSTALL)
-            for name, (declared, arguments, items) in _CALLS.items():
+            for name, (declared, arguments, items) in self._calls.items():
                 passed = ", ".join(f"{name}.{argument}" for argument in arguments.split(", "))
                 await self._db.execute(_WRAP.format(name=name, declared=declared, passed=passed, items=items).encode())
 
     async def remove(self) -> None:
         async with self._db.transaction():
-            for name in _CALLS:
+            for name in self._calls:
                 await self._db.execute(_UNWRAP.format(name=name).encode())
             await self._db.execute("drop schema audit cascade")
 

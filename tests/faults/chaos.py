@@ -29,7 +29,7 @@ import psycopg
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.faults.audit import Audit
-from tests.faults.checker import Ledger, Violation, check
+from tests.faults.checker import Expected, Ledger, Violation, check
 from tests.faults.havoc import Havoc, Slot, fleet
 from tests.faults.load import Load, plan
 from tests.faults.waiting import until
@@ -130,7 +130,7 @@ async def run(
             for task in watching:
                 task.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
-        ledger = await read(stack, load)
+        ledger = await read(stack, list(load.accepted.values()))
         _figures(report, ledger, load, havoc, slots)
     say(f"{time.monotonic() - began:5.0f} s: checking {len(ledger.writes)} writes")
     report.violations = check(ledger)
@@ -179,7 +179,7 @@ async def _watch(stack: Stack, load: Load, havoc: Havoc, began: float, say: Say)
         )
 
 
-async def read(stack: Stack, load: Load) -> Ledger:
+async def read(stack: Stack, expected: Sequence[Expected]) -> Ledger:
     """The ledger as the database has it."""
     async with database(stack.admin_url) as db:
 
@@ -192,7 +192,7 @@ async def read(stack: Stack, load: Load) -> Ledger:
         )
         files = await rows("select session_id::text, path, content from public.code_files")
         return Ledger(
-            expected=list(load.accepted.values()),
+            expected=expected,
             messages=messages,
             writes=await Audit(db).writes(),
             files={(file["session_id"], file["path"]): file["content"] for file in files},

@@ -1,0 +1,162 @@
+"""The schema is upgraded under load, beside a worker of the time before: nothing is lost, nothing is answered twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from devstack import migrations
+from devstack.model import ModelServer
+from devstack.stack import Stack
+from tests.faults.audit import Audit
+from tests.faults.chaos import read
+from tests.faults.checker import Expected, check
+from tests.faults.processes import worker_process
+from tests.faults.test_deploy import busy
+from tests.faults.waiting import until
+from tests.harness import Person, Row, database, person
+
+FIRST_RELEASE = "20261101"  # migrations of that day are the schema that was released first
+SESSIONS = 8
+CODE_SESSIONS = 2
+DRAIN_SECONDS = 20
+AFTERWARDS = 3  # replies that the old worker gives on the new schema before it is drained
+
+
+@pytest.fixture
+async def earlier(tmp_path: Path) -> AsyncIterator[Stack]:
+    """A Supabase of its own whose schema is the first release's; `project` holds no later migration."""
+    project = tmp_path / "project"
+    source = migrations.PROJECT / "supabase"
+    shutil.copytree(
+        source,
+        project / "supabase",
+        ignore=lambda folder, names: [
+            name for name in names if Path(folder).name == "migrations" and not name.startswith(FIRST_RELEASE)
+        ],
+    )
+    version = int(os.environ.get("DEVSTACK_POSTGRES", "18"))
+    async with Stack(
+        tmp_path / "data",
+        0,
+        postgres_version=version,
+        fsync=False,
+        polling_delay=(0.02, 0.05),
+        denied_delay=0.1,
+        project=project,
+    ) as stack:
+        yield stack
+
+
+class Asking:
+    """People who ask all the time, in every session; each refused insert is raised."""
+
+    def __init__(self, user: Person) -> None:
+        self.expected: list[Expected] = []
+        self.enough = asyncio.Event()
+        self._user = user
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for n in range(SESSIONS):
+                group.create_task(self._asks(is_code=n < CODE_SESSIONS))
+
+    async def _asks(self, *, is_code: bool) -> None:
+        session_id = await self._user.open_session("Code" if is_code else "Chat", title="named")
+        n = 0
+        while not self.enough.is_set():
+            n += 1
+            mark = f"m{len(self.expected):05d}"
+            text = " ".join([mark, *(f"word{k}" for k in range(30))])
+            if is_code:
+                data = {"reply": text, "files": [{"path": f"{mark}.txt", "content": mark, "language": "text"}]}
+                message_id = await self._user.ask(session_id, f"[[delay=0.01 json={json.dumps(data)}]]")
+                self._expect(Expected(message_id, session_id, text, mark, data, {f"{mark}.txt": mark}))
+            else:
+                message_id = await self._user.ask(session_id, f'[[delay=0.02 text="{text}"]]')
+                self._expect(Expected(message_id, session_id, text, mark))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.6):
+                    await self.enough.wait()
+
+    def _expect(self, expected: Expected) -> None:
+        self.expected.append(expected)
+
+
+async def answered_by(db: psycopg.AsyncConnection[Row], messages: list[Expected]) -> Counter[str]:
+    """How many of these each worker has answered."""
+    cursor = await db.execute(
+        "select worker, count(*) from bridge.runs where outcome = 'done' and message_id = any (%s::uuid[]) group by 1",
+        ([expected.message_id for expected in messages],),
+    )
+    return Counter({row["worker"]: row["count"] for row in await cursor.fetchall()})
+
+
+async def test_the_schema_is_upgraded_while_an_old_worker_and_a_new_one_answer(
+    earlier: Stack, model: ModelServer, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": DRAIN_SECONDS, "concurrency": SESSIONS // 2}
+    url = earlier.environment["SUPABASE_DB_URL"]
+    assert await migrations.pending(url), "there is no later migration to upgrade to"
+    async with contextlib.AsyncExitStack() as opened:
+        db = await opened.enter_async_context(database(earlier.admin_url))
+        await db.execute("update bridge.limits set value = null where name not like '%%bytes'")
+        audit = Audit(db, calls=False)
+        await audit.install()
+        user = await person(earlier.environment)
+        opened.push_async_callback(user.close)
+        old = await opened.enter_async_context(worker_process(earlier.environment, tmp_path / "old.log", **settings))
+        asking = Asking(user)
+        loading = asyncio.create_task(asking.run())
+        try:
+            await until(lambda: len(asking.expected) > SESSIONS, 20)
+            await busy(old)
+            before = len(asking.expected)
+            await migrations.push(url, home=tmp_path / "cli")
+            await earlier.lite.reload()
+            assert await migrations.pending(url) == ()
+            assert len(asking.expected) > before, "nobody asked during the upgrade"
+
+            after = len(asking.expected)
+
+            async def goes_on() -> bool:
+                return (await answered_by(db, asking.expected[after:])).total() >= AFTERWARDS
+
+            await until(goes_on, 30)  # the old one alone, on the new schema
+            new = await opened.enter_async_context(
+                worker_process(earlier.environment, tmp_path / "new.log", **settings)
+            )
+            await busy(new)
+            await busy(old)
+            old.signal(signal.SIGTERM)
+            assert await old.ended(DRAIN_SECONDS + 5) == 0
+        finally:
+            asking.enough.set()
+            await loading
+        await until(lambda: _is_quiet(db), 30)
+        ledger = await read(earlier, asking.expected)
+        shares = await answered_by(db, asking.expected)
+    assert check(ledger) == []
+    assert len(ledger.expected) > 3 * SESSIONS
+    # one attempt each: none failed, none was released, none was taken over
+    assert Counter(run["outcome"] for run in ledger.runs) == {"done": len(ledger.expected)}
+    assert {run["attempt"] for run in ledger.runs} == {1}
+    assert len(shares) == 2
+    assert min(shares.values()) > AFTERWARDS
+    for worker in (old, new):
+        assert [line for line in worker.lines() if line["level"] in ("warning", "error", "critical")] == []
+
+
+async def _is_quiet(db: psycopg.AsyncConnection[Row]) -> bool:
+    return not await (await db.execute("select 1 as one from bridge.jobs limit 1")).fetchall()
