@@ -10,8 +10,8 @@ arguments of BAML functions through it, and a handler that calls one itself does
 
 import os
 
-# Before baml-py is first imported, which reads it then: unset, it prints every prompt to the terminal.
-os.environ.setdefault("BAML_LOG", "off")
+# Before baml-py is first imported, which reads it then: unset, or as some have it in their shell, it prints prompts.
+os.environ["BAML_LOG"] = "off"
 
 from bridge.delimiters import defuse
 from bridge.errors import BadRequest, TurnFailure

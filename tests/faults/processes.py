@@ -72,22 +72,26 @@ class WorkerProcess:
         found = [match for line in self.lines() if (match := PORT.search(str(line.get("text", ""))))]
         return int(found[-1][1]) if found else None
 
+    @property
+    def health_url(self) -> str:
+        return f"http://127.0.0.1:{self._port()}"
+
     async def ready(self, within: float = 30) -> None:
         """Wait until /readyz says so. Raises TimeoutError, or RuntimeError if it ended instead."""
         async with asyncio.timeout(within), aiohttp.ClientSession() as http:
             while True:
                 if not self.runs:
                     raise RuntimeError(f"the worker ended: {self.log.read_text()[-2000:]}")
-                if port := self._port():
+                if self._port():
                     with contextlib.suppress(aiohttp.ClientError):
-                        async with http.get(f"http://127.0.0.1:{port}/readyz") as answer:
+                        async with http.get(f"{self.health_url}/readyz") as answer:
                             if answer.status == 200:
                                 return
                 await asyncio.sleep(0.05)
 
     async def metrics(self) -> dict[str, float]:
         """What /metrics says, by sample."""
-        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{self._port()}/metrics") as answer:
+        async with aiohttp.ClientSession() as http, http.get(f"{self.health_url}/metrics") as answer:
             lines = [line for line in (await answer.text()).splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
