@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator
 
@@ -13,6 +14,13 @@ async def freeze(turn: Turn) -> AsyncGenerator[str, None]:
     """Block the event loop, as a careless handler does."""
     yield "so long"
     time.sleep(60)  # noqa: ASYNC251  # that is the point
+
+
+@handler("Die")
+async def die(turn: Turn) -> AsyncGenerator[str, None]:
+    """Take the worker along, as a fault in a native library does."""
+    yield "so long"
+    os._exit(7)
 
 
 @handler("Loud")

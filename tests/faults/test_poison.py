@@ -1,0 +1,41 @@
+"""A question that kills every worker that takes it is given up; the others are answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.faults.processes import worker_process
+from tests.harness import Person, Row
+
+MAX_FAILURES = 2
+
+
+async def test_a_question_that_kills_workers_is_given_up(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "lease_seconds": 2,
+        "sweep_seconds": 1,
+        "max_failures": MAX_FAILURES,
+        "functions": "Chat,Die",
+        "handlers": "tests.bridge.handlers_for_tests",
+    }
+    poison = await user.ask(await user.open_session("Die", title="named"), "hello")
+    for n in range(MAX_FAILURES):
+        async with worker_process(environment, tmp_path / f"{n}.log", ready=False, **settings) as worker:
+            assert await worker.ended() == 7
+    async with worker_process(environment, tmp_path / "last.log", **settings) as worker:
+        after = await user.ask(await user.open_session(title="named"), "[[text=alive]]")
+        assert (await user.reply(after))["content"] == "alive"
+        reply = await user.reply(poison)
+        assert worker.runs
+    assert (reply["status"], reply["error"]["code"]) == ("failed", "gave_up")
+    runs = await (
+        await db.execute("select outcome from bridge.runs where message_id = %s order by attempt", (poison,))
+    ).fetchall()
+    assert [run["outcome"] for run in runs] == ["lost"] * MAX_FAILURES + ["failed"]
+    letters = await (await db.execute("select message_id::text as id from bridge.dead_letters")).fetchall()
+    assert [letter["id"] for letter in letters] == [poison]
