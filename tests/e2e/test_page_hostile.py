@@ -94,3 +94,20 @@ async def test_a_page_has_no_script_but_its_own(tab: Tab) -> None:
     )
     assert ran == "script-src-elem"
     tab.problems.clear()  # the browser says so
+
+
+async def test_text_that_no_parser_bears_is_shown_as_it_was_written(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """A model that repeats itself for ever writes such a thing; it must not take the page along."""
+    email = await tab.sign_up()
+    deep = "- " * 2000 + "the end"
+    turns = [Turn("one", deep), Turn("two", "**well**")]
+    session_id = await rows.write(db, await rows.user_id(db, email), Conversation("deep", turns))
+    await tab.page.goto(f"{tab.address}#{session_id}")
+    await tab.page.reload()
+    await expect(tab.replies).to_have_count(2)
+    await expect(tab.replies.first).to_contain_text("the end")
+    await expect(tab.replies.last.locator("strong")).to_have_text("well")
+    assert any("Maximum call stack" in problem for problem in tab.problems)  # it could not be drawn
+    tab.problems.clear()

@@ -1,4 +1,4 @@
-import { lazy, Suspense } from "react";
+import { Component, lazy, Suspense, type ReactNode } from "react";
 
 const load = () => import("./Markdown.tsx");
 const Markdown = lazy(load);
@@ -8,11 +8,32 @@ export function preloadText(): void {
   void load();
 }
 
-/** A reply's text: as Markdown, and until that is loaded as it was written. Never HTML. */
+interface Props {
+  plain: ReactNode;
+  children: ReactNode;
+}
+
+/** Shows the plain text where the other cannot be drawn: a parser may give up what is nested a thousand deep. */
+class OrPlain extends Component<Props, { failed: boolean }> {
+  override state = { failed: false };
+
+  static getDerivedStateFromError(): { failed: boolean } {
+    return { failed: true };
+  }
+
+  override render(): ReactNode {
+    return this.state.failed ? this.props.plain : this.props.children;
+  }
+}
+
+/** A reply's text: as Markdown, and until that is loaded, or where it fails, as it was written. Never HTML. */
 export function Text({ text }: { text: string }) {
+  const plain = <div className="prose plain">{text}</div>;
   return (
-    <Suspense fallback={<div className="prose plain">{text}</div>}>
-      <Markdown text={text} />
-    </Suspense>
+    <OrPlain plain={plain}>
+      <Suspense fallback={plain}>
+        <Markdown text={text} />
+      </Suspense>
+    </OrPlain>
   );
 }
