@@ -25,6 +25,7 @@ from bridge.store import Store
 from bridge.worker import Worker
 
 ENDED = ("done", "failed", "cancelled")
+PASSWORD = "correct horse battery"
 Row = dict[str, Any]
 
 
@@ -65,6 +66,7 @@ class Person:
     http: httpx.AsyncClient
     id: str
     token: str
+    email: str
 
     async def open_session(self, function: str = "Chat", **columns: Any) -> str:
         answer = await self.client.table("sessions").insert({"function": function, **columns}).execute()
@@ -128,12 +130,11 @@ async def person(environment: Mapping[str, str]) -> Person:
     http = httpx.AsyncClient(timeout=20)
     options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
     client = await acreate_client(environment["SUPABASE_URL"], environment["SUPABASE_PUBLISHABLE_KEY"], options)
-    answer = await client.auth.sign_up(
-        {"email": f"{uuid.uuid4().hex}@example.com", "password": "correct horse battery"}
-    )
+    email = f"{uuid.uuid4().hex}@example.com"
+    answer = await client.auth.sign_up({"email": email, "password": PASSWORD})
     assert answer.user is not None
     assert answer.session is not None
-    return Person(client, http, answer.user.id, answer.session.access_token)
+    return Person(client, http, answer.user.id, answer.session.access_token, email)
 
 
 def worker_settings(environment: Mapping[str, str], **changes: Any) -> Settings:

@@ -36,6 +36,11 @@ class Block:
         """Where it stands, as pytest and editors show it."""
         return f"{self.page.relative_to(PROJECT)}:{self.line}"
 
+    @property
+    def module(self) -> str:
+        """The same as a name for a file of code."""
+        return re.sub(r"\W", "_", self.name)
+
 
 def blocks_of(page: Path) -> list[Block]:
     """Every fenced block of a page. Raises ValueError if one is not closed."""
@@ -63,6 +68,26 @@ def blocks_of(page: Path) -> list[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
-def of(*languages: str) -> list[Block]:
-    """The blocks of these languages that are to be run."""
-    return [block for block in BLOCKS if block.language in languages and block.not_run is None]
+def code_of(*languages: str) -> list[Block]:
+    """The blocks of these languages that are to be run, but those of the gallery, which tests/e2e runs."""
+    return [
+        block
+        for block in BLOCKS
+        if block.language in languages and block.not_run is None and block.page.name != "gallery.md"
+    ]
+
+
+def in_page(page: str, *languages: str) -> list[Block]:
+    """Those of one page."""
+    return [block for block in code_of(*languages) if block.page == PROJECT / page]
+
+
+def rows_of(page: Path, heading: str) -> list[list[str]]:
+    """The cells of all tables under a heading, without their heads."""
+    section = re.split(r"^#+ ", page.read_text().partition(f"# {heading}\n")[2], maxsplit=1, flags=re.M)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line, below in zip(lines, [*lines[1:], ""], strict=True)
+        if not set(line) <= set("|-: ") and not (below and set(below) <= set("|-: "))
+    ]

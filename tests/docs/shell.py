@@ -49,8 +49,11 @@ def check(words: list[str]) -> str | None:
     if name in ELSEWHERE:
         return f"{name} {ELSEWHERE[name]}"
     if name == "make":
-        targets = set(_TARGET.findall((PROJECT / "Makefile").read_text()))
-        assert {word for word in arguments if "=" not in word} <= targets, words
+        makefile = (PROJECT / "Makefile").read_text()
+        assert {word for word in arguments if "=" not in word} <= set(_TARGET.findall(makefile)), words
+        if given := [word.removeprefix("ARGS=") for word in arguments if word.startswith("ARGS=")]:
+            (program,) = re.findall(rf"^{arguments[0]}:.*\n\t.*?-m ([\w.]+) .*\$\(ARGS\)", makefile, re.M)
+            _with_options((str(BIN / "python"), "-m", program), shlex.split(given[0]))
     elif name in ("cp", "cd"):
         assert (PROJECT / arguments[0]).exists(), words
     elif name == "pytest":
@@ -78,8 +81,9 @@ def _with_options(program: tuple[str, ...], arguments: list[str]) -> None:
         subcommand.append(word)
     said = _help((*program, *subcommand))
     for word in arguments:
-        if word.startswith("--"):
-            assert word.split("=")[0] in said, f"{program} {subcommand} has no {word}"
+        if word.startswith("-"):
+            option = re.escape(word.split("=")[0])
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", said), f"{program} {subcommand} has no {word}"
 
 
 @cache

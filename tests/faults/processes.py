@@ -31,8 +31,10 @@ class WorkerProcess:
         self.log = log
 
     @classmethod
-    async def start(cls, environment: Mapping[str, str], log: Path, **changes: object) -> WorkerProcess:
-        """Start one; `changes` are its BRIDGE_ settings. It may not be ready when this returns."""
+    async def start(
+        cls, environment: Mapping[str, str], log: Path, *, folder: Path = ROOT, **changes: object
+    ) -> WorkerProcess:
+        """Start one in `folder`; `changes` are its BRIDGE_ settings. It may not be ready when this returns."""
         log.parent.mkdir(parents=True, exist_ok=True)
         names = {
             "PATH": os.environ["PATH"],
@@ -47,7 +49,7 @@ class WorkerProcess:
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "bridge.cli", "run"),
-                cwd=ROOT,
+                cwd=folder,
                 env=names,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -112,10 +114,10 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def worker_process(
-    environment: Mapping[str, str], log: Path, *, ready: bool = True, **changes: object
+    environment: Mapping[str, str], log: Path, *, ready: bool = True, folder: Path = ROOT, **changes: object
 ) -> AsyncIterator[WorkerProcess]:
     """A worker's process, killed at the end if it still runs."""
-    worker = await WorkerProcess.start(environment, log, **changes)
+    worker = await WorkerProcess.start(environment, log, folder=folder, **changes)
     try:
         if ready:
             await worker.ready()

@@ -1,0 +1,249 @@
+// Goes after the blocks of docs/frontend.md, in one module with them: what the page says is seen. The names that are not
+// declared here are the page's. Prints a line of JSON for each check: its name, and what was wrong, if anything.
+const other = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY);
+await other.auth.signInWithPassword({ email: more[0], password }); // somebody who may send one message a minute
+
+const history = []; // every state of every message that was shown
+const { set } = messages;
+messages.set = (id, row) => (history.push(row), set.call(messages, id, row));
+const applied = onDelta;
+let isLost = () => false;
+onDelta = (delta) => isLost(delta) || applied(delta);
+
+const replyTo = (id) => [...messages.values()].find((row) => row.reply_to === id);
+const ended = (id) => until(() => !isRunning(replyTo(id) ?? { status: "queued" }) && replyTo(id));
+const begun = (id) => until(() => replyTo(id)?.status === "running" && replyTo(id).content !== "");
+const behave = (on_new_message) => supabase.from("sessions").update({ on_new_message }).eq("id", session.id).throwOnError();
+const stored = async (id) => (await supabase.from("messages").select().eq("reply_to", id).single().throwOnError()).data;
+const refusal = async (sent) => {
+  const { error, status } = await sent;
+  return [status, error?.code];
+};
+const question = (row) => supabase.from("messages").insert({ session_id: session.id, content: "hello", ...row });
+const file = (row) => supabase.from("code_files").insert({ session_id: session.id, path: "f", ...row });
+const sessionRow = (row) => supabase.from("sessions").insert(row).select();
+
+function shown(id) {
+  const texts = history.filter((row) => row.reply_to === id).map((row) => row.content);
+  return texts.filter((text, n) => text !== texts[n - 1]);
+}
+
+const checks = {
+  async "text streams, and ends as the row"() {
+    const id = await ask("[[tokens=60 delay=0.02]]");
+    const reply = await ended(id);
+    assert.deepEqual(reply, await stored(id));
+    assert.equal(reply.status, "done");
+    assert.equal(messages.get(id).status, "done");
+    assert.deepEqual([messages.get(id).ordinal % 2, reply.ordinal], [0, messages.get(id).ordinal + 1]);
+    const texts = shown(id);
+    assert.ok(texts.length > 8, `${texts.length} steps`);
+    assert.ok(texts.every((text) => reply.content.startsWith(text)));
+  },
+  async "a lost delta leaves a gap that a checkpoint closes"() {
+    isLost = ({ seq }) => seq === 3;
+    const id = await ask("[[tokens=150 delay=0.02]]");
+    await until(() => replyTo(id)?.seq === 2);
+    await until(() => replyTo(id)?.seq > 3);
+    assert.equal(replyTo(id).status, "running");
+    isLost = () => false;
+    assert.deepEqual(await ended(id), await stored(id));
+  },
+  async "a page that is opened while a reply runs goes on where it is"() {
+    const id = await ask("[[tokens=100 delay=0.02]]");
+    await begun(id);
+    messages.clear();
+    await read();
+    const [first] = [replyTo(id).seq];
+    assert.deepEqual(await ended(id), await stored(id));
+    assert.ok(replyTo(id).seq > first);
+    assert.ok(shown(id).every((text) => replyTo(id).content.startsWith(text)));
+  },
+  async "an end that nobody was told of is read"() {
+    const took = take;
+    take = (row) => row.status === "running" && took(row); // "While a reply runs and nothing comes for 5 s, read again"
+    const id = await ask("[[text=silent]]");
+    await until(() => replyTo(id));
+    await until(async () => (await stored(id)).status === "done");
+    take = took;
+    assert.equal((await ended(id)).content, "silent");
+  },
+  async "a question whose answer was lost is sent again, and is there once"() {
+    lost = { method: "POST", path: "/rest/v1/messages" };
+    const id = await ask("[[text=once]]");
+    assert.equal(lost, undefined);
+    assert.equal((await ended(id)).content, "once");
+    assert.deepEqual(await refusal(question({ id, content: "" })), [409, "23505"]);
+  },
+  async "cancel keeps the text so far, retry writes it anew"() {
+    const id = await ask('[[text="one two three four five six seven" stall=4 times=1]]');
+    await begun(id);
+    assert.equal(await cancel(id), "cancelling");
+    const reply = await ended(id);
+    assert.equal(reply.status, "cancelled");
+    assert.ok("one two three four".startsWith(reply.content) && reply.content !== "", reply.content);
+    assert.equal(await cancel(reply.id), "cancelled");
+    assert.equal(await retry(reply.id), "queued");
+    await until(() => replyTo(id).attempt === 2);
+    assert.equal((await ended(id)).content, "one two three four five six seven");
+    assert.equal(await cancel(id), "done");
+    assert.equal((await stored(id)).status, "done");
+  },
+  async "enqueue: a question waits alone, and is cancelled at once"() {
+    await behave("enqueue");
+    const first = await ask('[[text="one two three" stall=2]]');
+    await begun(first);
+    const second = await ask("[[text=never]]");
+    await until(() => messages.get(second)?.status === "queued");
+    assert.equal(replyTo(second), undefined);
+    assert.equal(await cancel(second), "cancelled");
+    await cancel(first);
+    await ended(first);
+  },
+  async "interrupt: a question ends the reply before it, whose text stays"() {
+    await behave("interrupt");
+    const first = await ask('[[text="one two three four" stall=3]]');
+    await begun(first);
+    const second = await ask("[[text=two]]");
+    assert.equal((await ended(second)).content, "two");
+    assert.equal(replyTo(first).status, "cancelled");
+    assert.notEqual(replyTo(first).content, "");
+  },
+  async "reject: a question is refused while a reply runs"() {
+    await behave("reject");
+    const id = await ask('[[text="one two three" stall=2]]');
+    await begun(id);
+    assert.deepEqual(await refusal(question()), [409, "PT409"]);
+    await cancel(id);
+    await ended(id);
+    await behave("enqueue");
+  },
+  async "what is refused, and how"() {
+    const { data: theirs } = await other.from("sessions").insert({}).select().single();
+    const { data: theirFirst } = await other.from("messages").insert({ session_id: theirs.id, content: "1" }).select("id");
+    assert.equal(theirFirst.length, 1);
+    const anonymous = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, { auth: { storageKey: "anonymous" } });
+    const nobody = crypto.randomUUID();
+    assert.deepEqual(await refusal(question({ content: " " })), [400, "PT400"]);
+    assert.deepEqual(await refusal(question({ data: ["no object"] })), [400, "PT400"]);
+    assert.deepEqual(await refusal(question({ data: { large: "x".repeat(32768) } })), [400, "PT400"]);
+    for (const wrong of [
+      sessionRow({ title: "x".repeat(1025) }),
+      sessionRow({ metadata: [] }),
+      sessionRow({ metadata: { large: "x".repeat(16384) } }),
+      sessionRow({ on_new_message: "other" }),
+      file({ path: "" }),
+      file({ path: "x".repeat(513) }),
+      file({ path: "a\nb" }),
+    ]) {
+      assert.deepEqual(await refusal(wrong), [400, "23514"]);
+    }
+    assert.deepEqual(await refusal(anonymous.from("messages").select()), [401, "42501"]);
+    assert.deepEqual(await refusal(question({ session_id: theirs.id })), [403, "42501"]);
+    assert.deepEqual(await refusal(question({ role: "assistant" })), [403, "42501"]);
+    assert.deepEqual(await refusal(supabase.rpc("cancel_message", { message_id: nobody })), [404, "PT404"]);
+    assert.deepEqual(await refusal(supabase.rpc("retry_message", { message_id: theirFirst[0].id })), [404, "PT404"]);
+    assert.deepEqual(await refusal(file({ path: "twice" })), [201, undefined]);
+    assert.deepEqual(await refusal(file({ path: "twice" })), [409, "23505"]);
+    assert.deepEqual(await refusal(question({ content: "x".repeat(32769) })), [413, "PT413"]);
+    assert.deepEqual(await refusal(file({ content: "x".repeat(262145) })), [413, "PT413"]);
+    const { error, status } = await other.from("messages").insert({ session_id: theirs.id, content: "2" });
+    assert.deepEqual([status, error.code], [429, "PT429"]);
+    const { limit, value, ends_at } = JSON.parse(error.details);
+    assert.deepEqual([limit, value], ["messages_per_minute", 1]);
+    assert.ok(Date.parse(ends_at) > Date.now() - 60_000);
+    await assert.rejects(ask(" "), { code: "PT400" });
+    await assert.rejects(cancel(nobody), { code: "PT404" });
+    await assert.rejects(retry(nobody), { code: "PT404" });
+  },
+  async "a reply that fails says why, and may be retried"() {
+    const id = await ask("[[error=400 text=mended times=1]]");
+    const { status, error } = await ended(id);
+    assert.deepEqual([status, error.code, typeof error.message], ["failed", "model_refused", "string"]);
+    assert.equal(messages.get(id).status, "failed");
+    await retry(id);
+    await until(() => replyTo(id).status === "done");
+    assert.deepEqual([replyTo(id).content, replyTo(id).error], ["mended", null]);
+  },
+  async "a busy model is asked again before anything is seen of it"() {
+    const id = await ask("[[error=429 text=patience times=1]]");
+    const { status, attempt, content } = await ended(id);
+    assert.deepEqual([status, attempt, content], ["done", 2, "patience"]);
+    assert.ok(!history.some((row) => row.reply_to === id && row.status === "failed"));
+  },
+  async "a structured result is the reply's data"() {
+    const recipe = { reply: "Boil it.", title: "Egg", ingredients: [{ name: "egg", grams: 60 }], files: [] };
+    const id = await cook(`[[json=${JSON.stringify(recipe)}]]`, 4);
+    const find = () => supabase.from("messages").select().eq("reply_to", id).maybeSingle();
+    const row = await until(async () => ((row) => row?.status === "done" && row)((await find()).data));
+    assert.deepEqual([row.content, row.data], ["Boil it.", recipe]);
+  },
+  async "a reply writes files, and an edit of an old revision is not saved"() {
+    await supabase.from("sessions").update({ function: "Code" }).eq("id", session.id).throwOnError();
+    const code = (content, more = "") =>
+      ask(`[[json=${JSON.stringify({ reply: "Here.", files: [{ path: "a.py", content }] })} ${more}]]`);
+    const reply = await ended(await code("x = 1"));
+    const find = () => [...files.values()].find(({ path }) => path === "a.py");
+    const written = await until(find);
+    assert.deepEqual([written.content, written.revision, written.message_id], ["x = 1", 1, reply.id]);
+    const saved = await save(written, "x = 2");
+    assert.deepEqual([saved.content, saved.revision], ["x = 2", 2]);
+    assert.equal(await save(written, "x = 3"), null);
+    await until(() => find().content === "x = 2");
+    assert.deepEqual((await versions(written)).map(({ content, revision, conflict }) => [content, revision, conflict]), [
+      ["x = 1", 1, false],
+    ]);
+    // the user writes while the reply does
+    const id = await code("x = 4", "first=1");
+    await until(() => replyTo(id)?.status === "running");
+    assert.equal((await save(find(), "x = 5")).revision, 3);
+    await ended(id);
+    await until(() => conflicts.has(written.id));
+    assert.equal(find().content, "x = 5");
+    const lostTo = (await versions(written)).find(({ conflict }) => conflict);
+    assert.deepEqual([lostTo.content, lostTo.revision], ["x = 4", 2]);
+    // larger than an event may be
+    await file({ path: "large", content: "x".repeat(40_000) }).throwOnError();
+    const large = await until(() => [...files.values()].find(({ path }) => path === "large"));
+    assert.equal(large.content.length, 40_000);
+    await supabase.from("code_files").delete().eq("id", written.id).throwOnError();
+    await until(() => find() === undefined);
+    await supabase.from("sessions").update({ function: "Chat" }).eq("id", session.id).throwOnError();
+  },
+  async "the list of sessions follows what happens to them"() {
+    await until(() => sessions.get(session.id)?.title); // the function Title named it
+    await supabase.from("sessions").update({ title: "Renamed" }).eq("id", session.id).throwOnError();
+    await until(() => sessions.get(session.id).title === "Renamed");
+    const { data: another } = await sessionRow({ title: "Another" }).single();
+    await until(() => sessions.has(another.id));
+    const before = sessions.get(session.id).updated_at;
+    await ended(await ask("[[text=up]]"));
+    await until(() => sessions.get(session.id).updated_at > before);
+    await supabase.from("sessions").delete().eq("id", another.id).throwOnError();
+    await until(() => !sessions.has(another.id));
+  },
+  async "postgres_changes bring rows, and ids of rows that were deleted, of others as well"() {
+    const [rows, gone] = [[], []];
+    const channel = followRows((row) => rows.push(row), (id) => gone.push(id));
+    const ready = new Promise((resolve) => channel.on("system", {}, ({ status }) => status === "ok" && resolve()));
+    await ready;
+    const id = await ask("[[text=changed]]");
+    await until(() => rows.some((row) => row.reply_to === id && row.status === "done" && row.content === "changed"));
+    const { data: theirs } = await other.from("messages").select("id, session_id").limit(1).single();
+    await other.from("sessions").delete().eq("id", theirs.session_id).throwOnError();
+    await until(() => gone.includes(theirs.id));
+    assert.ok(rows.every((row) => row.session_id === session.id));
+  },
+};
+
+for (const [name, check] of Object.entries(checks)) {
+  let error = null;
+  try {
+    await check();
+  } catch (caught) {
+    const last = [...messages.values()].sort((a, b) => a.ordinal - b.ordinal).slice(-4);
+    error = `${caught.stack ?? JSON.stringify(caught)}\n${last.map((row) => JSON.stringify(row)).join("\n")}`;
+  }
+  console.log(JSON.stringify({ name, error }));
+}
+process.exit(0);
