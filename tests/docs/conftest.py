@@ -52,7 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def worker(stack: Stack, model: ModelServer, project: Path) -> AsyncIterator[WorkerProcess]:
     """A worker that serves what the documentation shows."""
     names = {"BRIDGE_FUNCTIONS": ",".join(FUNCTIONS), "BRIDGE_HANDLERS": "handlers"}
-    async with worker_process(stack.environment | names, project / "worker.log", folder=project) as running:
+    async with worker_process(stack.environment | names, project / "worker.log", project) as running:
         yield running
 
 

@@ -26,6 +26,9 @@ ELSEWHERE = {
     "promtool": "comes with Prometheus",
     "railway": "needs an account at Railway",
 }
+# as argparse, clap and the Supabase CLI say it
+_WANTS_COMMAND = re.compile(r"^usage: .*\b(command|action) \.\.\.|<COMMAND>|<subcommand>", re.M)
+_CHOICES = re.compile(r"^usage: .*\{([\w,]+)\}\]?$", re.M)
 _VARIABLE = re.compile(r"\w+=")
 _TARGET = re.compile(r"^([a-z]+):", re.M)
 
@@ -45,6 +48,8 @@ def commands(text: str) -> list[list[str]]:
 
 def check(words: list[str]) -> str | None:
     """See that a command exists. Gives the reason if that cannot be seen here. Raises AssertionError."""
+    if words[:2] == ["npx", "supabase"]:
+        words = words[1:]
     name, *arguments = words
     if name in ELSEWHERE:
         return f"{name} {ELSEWHERE[name]}"
@@ -62,7 +67,7 @@ def check(words: list[str]) -> str | None:
         assert arguments[0] == "-m", words
         assert importlib.util.find_spec(arguments[1]), words
         _with_options((str(BIN / "python"), "-m", arguments[1]), arguments[2:])
-    elif name == "supabase":
+    elif name == "supabase":  # of `npx supabase`: the one that package-lock.json pins
         _with_options((node(), str(script())), arguments)
     else:
         program = BIN / Path(name).name
@@ -73,24 +78,26 @@ def check(words: list[str]) -> str | None:
 
 
 def _with_options(program: tuple[str, ...], arguments: list[str]) -> None:
-    """Ask the program for its help on a subcommand, and find its options there."""
-    subcommand: list[str] = []
+    """Find a subcommand and the options that it is given in what the program's own help says. Raises AssertionError."""
+    command, said = program, _help(program)
     for word in arguments:
-        if not re.fullmatch(r"[a-z][a-z-]*", word):
+        if word.startswith("-"):
             break
-        subcommand.append(word)
-    said = _help((*program, *subcommand))
+        if not re.search(rf"^ +{re.escape(word)}(,|  |$)", said, re.M):
+            choices = _CHOICES.search(said)
+            assert not _WANTS_COMMAND.search(said), f"{command} has no {word}"
+            assert choices is None or word in choices[1].split(","), f"{command} does not take {word}"
+            break  # an argument
+        command = (*command, word)
+        said = _help(command)
     for word in arguments:
         if word.startswith("-"):
             option = re.escape(word.split("=")[0])
-            assert re.search(rf"(?<![\w-]){option}(?![\w-])", said), f"{program} {subcommand} has no {word}"
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", said), f"{command} has no {word}"
 
 
 @cache
 def _help(command: tuple[str, ...]) -> str:
     ran = subprocess.run([*command, "--help"], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
-    # a program that does not know a subcommand may show its own help instead
-    *_, last = command
-    assert command[0] == last or Path(last).name.split(".")[-1] in ran.stdout, f"{command}: {ran.stdout[:200]}"
     return ran.stdout

@@ -50,7 +50,8 @@ def test_every_block_is_checked_or_says_why_not(capsys: pytest.CaptureFixture[st
 
 def test_a_block_is_read_as_it_stands(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("<!-- not run: needs a phone -->\n\n````sh\ncall ```me```\n````\n\nText\n\n1. x\n\n   ```js\n   a\n\n     b\n   ```\n")
+    first = "<!-- not run: needs a phone -->\n\n````sh\ncall ```me```\n````\n"
+    page.write_text(first + "\nText\n\n1. x\n\n   ```js\n   a\n\n     b\n   ```\n")
     assert blocks_of(page) == [
         Block(page, 3, "sh", "call ```me```\n", "needs a phone"),
         Block(page, 11, "js", "a\n\n  b\n"),

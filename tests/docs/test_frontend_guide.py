@@ -30,7 +30,9 @@ async def test_the_page_is_a_program(
     subtests: pytest.Subtests,
 ) -> None:
     user, other = await sign_up(), await sign_up()
-    await db.execute("insert into bridge.limits (name, user_id, value) values ('messages_per_minute', %s, 1)", [other.id])
+    await db.execute(
+        "insert into bridge.limits (name, user_id, value) values ('messages_per_minute', %s, 1)", [other.id]
+    )
     blocks = [block.text for block in CHECKED]
     results = await program(user, *blocks, CHECKS, more=[other.email])
     assert len(results) == len(re.findall(r"^  async \"", CHECKS, re.M))
@@ -57,7 +59,9 @@ async def test_the_columns_are_those_of_the_tables(db: psycopg.AsyncConnection[R
 
 
 async def test_statuses_are_those_of_the_table(db: psycopg.AsyncConnection[Row]) -> None:
-    found = await db.execute("select pg_get_constraintdef(oid) as text from pg_constraint where conname = 'messages_status'")
+    found = await db.execute(
+        "select pg_get_constraintdef(oid) as text from pg_constraint where conname = 'messages_status'"
+    )
     constraint = (await found.fetchone() or {})["text"]
     assert {row[0].strip("`") for row in rows_of(PAGE, "Statuses")} == set(re.findall(r"'(\w+)'::text", constraint))
 

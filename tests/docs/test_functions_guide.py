@@ -48,6 +48,15 @@ def test_the_blocks_compile(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+def test_no_client_retries_by_itself_or_waits_for_ever() -> None:
+    clients = [block.text for block in in_page("docs/functions.md", "baml") if block.text.startswith("client<llm>")]
+    assert len(clients) == 8
+    for client in clients:
+        assert "retry_policy" not in client
+        for option in ("connect", "time_to_first_token", "idle", "request"):
+            assert f"{option}_timeout_ms" in client or "provider aws-bedrock" in client, client
+
+
 async def test_translate(worker: WorkerProcess, program: Program, user: Person, model: ModelServer) -> None:
     (block,) = ASKS
     (row,) = await program(
@@ -126,9 +135,11 @@ async def test_count_counts_to_what_it_is_told(worker: WorkerProcess, user: Pers
 async def test_investigate_reads_a_file_and_answers(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
     session_id = await user.open_session("Investigate", title="named")
     finish = f"[[json={json.dumps({'tool': 'finish', 'answer': 'It is 42.'})}]]"
-    await user.client.table("code_files").insert(
-        {"session_id": session_id, "path": "a.py", "content": f"answer = 42  # {finish}"}
-    ).execute()
+    await (
+        user.client.table("code_files")
+        .insert({"session_id": session_id, "path": "a.py", "content": f"answer = 42  # {finish}"})
+        .execute()
+    )
     step = json.dumps({"tool": "read_file", "path": "a.py"})
     known = len(model.requests)
     reply = await user.reply(await user.ask(session_id, f"What is the answer? [[json={step}]]"))
@@ -137,9 +148,9 @@ async def test_investigate_reads_a_file_and_answers(worker: WorkerProcess, user:
     assert "answer = 42" in asked(model, "user")
     endless = f"[[json={json.dumps({'tool': 'read_file', 'path': 'none'})}]] "
     await user.client.table("code_files").delete().eq("session_id", session_id).execute()
-    await user.client.table("code_files").insert(
-        {"session_id": session_id, "path": "none", "content": endless}
-    ).execute()
+    await (
+        user.client.table("code_files").insert({"session_id": session_id, "path": "none", "content": endless}).execute()
+    )
     reply = await user.reply(await user.ask(session_id, endless))
     assert (reply["status"], reply["error"]["code"]) == ("failed", "too_many_steps")
 

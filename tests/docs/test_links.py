@@ -61,7 +61,8 @@ def test_there_are_links_to_see() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["nothing.md", "docs/frontend.md#nothing", "#nothing", "../../etc/passwd", "http://example.com", "LICENSE#x"]
+    "target",
+    ["nothing.md", "docs/frontend.md#nothing", "#nothing", "../../etc/passwd", "http://example.com", "LICENSE#x"],
 )
 def test_a_wrong_one_is_seen(target: str) -> None:
     assert problem(PROJECT / "README.md", target)
@@ -69,5 +70,7 @@ def test_a_wrong_one_is_seen(target: str) -> None:
 
 def test_anchors_are_those_of_github(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# `useChat` of the AI SDK\n## Realtime's quota\n## A\n## A\n```sh\n# no heading\n```\n## [B](b.md), c\n")
+    page.write_text(
+        "# `useChat` of the AI SDK\n## Realtime's quota\n## A\n## A\n```sh\n# no heading\n```\n## [B](b.md), c\n"
+    )
     assert anchors(page) == {"usechat-of-the-ai-sdk", "realtimes-quota", "a", "a-1", "b-c"}

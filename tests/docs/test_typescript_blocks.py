@@ -18,14 +18,14 @@ PACKAGE = "supabase-baml-bridge-client"
 AROUND = {
     "client/README.md": f"""
 import type {{ SupabaseClient }} from "@supabase/supabase-js";
-import {{ openSession, type Database, type SessionState }} from "{PACKAGE}";
+import {{ openSession, type Database, type SessionSnapshot }} from "{PACKAGE}";
 declare const supabase: SupabaseClient<Database>;
 declare const sessionId: string;
-declare function render(state: SessionState): void;
+declare function render(state: SessionSnapshot): void;
 """,
     "docs/gallery.md": f"""
-import type {{ CodeFile, Session }} from "{PACKAGE}";
-declare const session: Session;
+import type {{ ChatSession, CodeFile }} from "{PACKAGE}";
+declare const session: ChatSession;
 declare const file: CodeFile;
 declare const text: string;
 declare const revision: number;

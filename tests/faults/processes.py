@@ -32,7 +32,7 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, environment: Mapping[str, str], log: Path, *, folder: Path = ROOT, **changes: object
+        cls, environment: Mapping[str, str], log: Path, folder: Path = ROOT, /, **changes: object
     ) -> WorkerProcess:
         """Start one in `folder`; `changes` are its BRIDGE_ settings. It may not be ready when this returns."""
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -114,10 +114,10 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def worker_process(
-    environment: Mapping[str, str], log: Path, *, ready: bool = True, folder: Path = ROOT, **changes: object
+    environment: Mapping[str, str], log: Path, folder: Path = ROOT, /, *, ready: bool = True, **changes: object
 ) -> AsyncIterator[WorkerProcess]:
     """A worker's process, killed at the end if it still runs."""
-    worker = await WorkerProcess.start(environment, log, folder=folder, **changes)
+    worker = await WorkerProcess.start(environment, log, folder, **changes)
     try:
         if ready:
             await worker.ready()
