@@ -1,7 +1,7 @@
 // Goes after the blocks of docs/frontend.md, in one module with them: what the page says is seen. The names that are not
 // declared here are the page's. Prints a line of JSON for each check: its name, and what was wrong, if anything.
-const other = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY);
-await other.auth.signInWithPassword({ email: more[0], password }); // somebody who may send one message a minute
+const other = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, { auth: { storageKey: "other" } });
+assert.equal((await other.auth.signInWithPassword({ email: more[0], password })).error, null); // somebody who may send one message a minute
 
 const history = []; // every state of every message that was shown
 const { set } = messages;
@@ -84,7 +84,7 @@ const checks = {
     await behave("enqueue");
     const first = await ask('[[text="one two three" stall=2]]');
     await begun(first);
-    const second = await ask("[[text=never]]");
+    const second = await ask("No model hears of this.");
     await until(() => messages.get(second)?.status === "queued");
     assert.equal(replyTo(second), undefined);
     assert.equal(await cancel(second), "cancelled");
@@ -110,7 +110,7 @@ const checks = {
     await behave("enqueue");
   },
   async "what is refused, and how"() {
-    const { data: theirs } = await other.from("sessions").insert({}).select().single();
+    const { data: theirs } = await other.from("sessions").insert({ title: "theirs" }).select().single().throwOnError();
     const { data: theirFirst } = await other.from("messages").insert({ session_id: theirs.id, content: "1" }).select("id");
     assert.equal(theirFirst.length, 1);
     const anonymous = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, { auth: { storageKey: "anonymous" } });
@@ -223,6 +223,7 @@ const checks = {
     const { data: theirs } = await other.from("messages").select("id, session_id").limit(1).single();
     await other.from("sessions").delete().eq("id", theirs.session_id).throwOnError();
     await until(() => gone.includes(theirs.id));
+    assert.ok(gone.every((id) => typeof id === "string"));
     assert.ok(rows.every((row) => row.session_id === session.id));
   },
   async "with Realtime silent, what is asked is read every 5 s"() {

@@ -86,7 +86,7 @@ def _codes() -> dict[str, bool]:
     }
     # those whose code is in a variable are of one class
     assert set(re.findall(r"\b([A-Z]\w+)\(\s*code,", source)) == {"ModelUnavailable"}
-    codes |= {code: True for code in re.findall(r'"(model_\w+)"', source) if code not in codes}
+    codes |= {code: True for code in re.findall(r'\bcode(?:, text)? = .*?"(model_\w+)"', source)}
     codes |= {code: retry == "True" for retry, code in re.findall(r'Verdict\((True|False), "(\w+)"', source)}
     sql = "".join(path.read_text() for path in (PROJECT / "supabase" / "migrations").glob("*.sql"))
-    return codes | {code: False for code in re.findall(r"'code', '(\w+)'", sql)}
+    return codes | {code: False for code in re.findall(r"'code', '(\w+)', 'message'", sql)}

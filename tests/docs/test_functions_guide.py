@@ -7,6 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from bridge import arguments
@@ -116,9 +117,20 @@ async def test_cook_streams_its_data_and_writes_its_files(
     assert all(set(snapshot) <= {"title", "ingredients"} for snapshot in snapshots)
     (file,) = await user.rows("code_files", session_id=session_id)
     assert (file["path"], file["content"]) == ("egg.md", "# Egg")
-    without = await user.reply(await user.ask(session_id, f"[[json={json.dumps(RECIPE)}]]"))
-    assert without["status"] == "done"
+
+
+async def test_cook_without_servings_and_with_a_file_that_cannot_be_kept(
+    worker: WorkerProcess, user: Person, model: ModelServer, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session_id = await user.open_session("Cook", title="named")
+    recipe = RECIPE | {"files": [{"path": "x" * 513, "content": "", "language": None}]}
+    question = await user.ask(session_id, f"[[json={json.dumps(recipe)}]]")
+    reply = await user.reply(question)
+    assert (reply["status"], reply["data"]) == ("done", recipe)
     assert "Give a recipe." in asked(model, "system")
+    assert await user.rows("code_files", session_id=session_id) == []
+    (run,) = await (await db.execute("select error from bridge.runs where message_id = %s", [question])).fetchall()
+    assert "code_files_path" in run["error"]["detail"]
 
 
 async def test_count_counts_to_what_it_is_told(worker: WorkerProcess, user: Person) -> None:

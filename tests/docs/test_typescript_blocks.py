@@ -24,12 +24,12 @@ declare const sessionId: string;
 declare function render(state: SessionSnapshot): void;
 """,
     "docs/gallery.md": f"""
-import type {{ ChatSession, CodeFile }} from "{PACKAGE}";
+import type {{ ChatSession, CodeFile, CodeFileRow }} from "{PACKAGE}";
 declare const session: ChatSession;
 declare const file: CodeFile;
 declare const text: string;
 declare const revision: number;
-declare function showBoth(mine: string, theirs: CodeFile): void;
+declare function showBoth(mine: string, theirs: CodeFileRow | null): void;
 """,
 }
 CHECKED = [
