@@ -34,7 +34,7 @@ const checks = {
     const reply = await ended(id);
     assert.deepEqual(reply, await stored(id));
     assert.equal(reply.status, "done");
-    assert.equal(messages.get(id).status, "done");
+    await until(() => messages.get(id).status === "done");
     assert.deepEqual([messages.get(id).ordinal % 2, reply.ordinal], [0, messages.get(id).ordinal + 1]);
     const texts = shown(id);
     assert.ok(texts.length > 8, `${texts.length} steps`);
@@ -151,7 +151,7 @@ const checks = {
     const id = await ask("[[error=400 text=mended times=1]]");
     const { status, error } = await ended(id);
     assert.deepEqual([status, error.code, typeof error.message], ["failed", "model_refused", "string"]);
-    assert.equal(messages.get(id).status, "failed");
+    await until(() => messages.get(id).status === "failed");
     await retry(id);
     await until(() => replyTo(id).status === "done");
     assert.deepEqual([replyTo(id).content, replyTo(id).error], ["mended", null]);
