@@ -47,7 +47,9 @@ const checks = {
     await until(() => replyTo(id)?.seq > 3);
     assert.equal(replyTo(id).status, "running");
     isLost = () => false;
-    assert.deepEqual(await ended(id), await stored(id));
+    const reply = await ended(id);
+    assert.deepEqual(reply, await stored(id));
+    assert.ok(shown(id).every((text) => reply.content.startsWith(text)));
   },
   async "a page that is opened while a reply runs goes on where it is"() {
     const id = await ask("[[tokens=100 delay=0.02]]");
