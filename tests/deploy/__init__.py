@@ -1,0 +1,1 @@
+"""The files that hosts read, held to the code: nothing of them may drift."""
