@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup dev test check chaos bench docs types lock clean
+.PHONY: help setup dev test check chaos bench docs image page types lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
@@ -37,6 +37,14 @@ bench: setup $(VENV)/.bench ## the figures, side by side with what people would 
 docs: setup $(VENV)/.docs ## the documentation as a site, docs/_build/html; a broken link fails
 	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+image: ## the worker's image, `bridge`, by docker, podman or buildah (ENGINE=…)
+	@for engine in $(or $(ENGINE),docker podman buildah); do \
+		$$engine info >/dev/null 2>&1 && exec $$engine build --tag bridge $(ARGS) .; done; \
+	echo "docker (and its daemon), podman or buildah is needed, and none of them works here." >&2; exit 1
+
+page: setup ## web/dist, for the project that VITE_SUPABASE_URL and VITE_SUPABASE_PUBLISHABLE_KEY name
+	@$(BIN)/python -m devstack.node npm run --silent build --workspace web
 
 types: setup ## client/src/database.types.ts anew from the migrations
 	$(BIN)/python -m devstack.types
