@@ -99,7 +99,7 @@ async def _project(settings: Settings, store: Store) -> AsyncGenerator[Finding, 
     try:
         seen = await store.doctor()
     except StoreError as error:
-        yield Finding("schema", f"The schema is older than this worker ({error}).", "Run `supabase db push`.")
+        yield Finding("schema", f"The schema is older than this worker ({error}).", "Run `supabase db push --remote`.")
         return
     yield Finding("schema")
     yield _publication(seen)

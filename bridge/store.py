@@ -184,7 +184,9 @@ class Store:
             await self.status()
         except StoreRefused as error:
             if error.code in ("PGRST202", "PGRST205", "42883", "3F000"):
-                raise SetupError("The project has no bridge schema. Apply the migrations: supabase db push.") from error
+                raise SetupError(
+                    "The project has no bridge schema. Apply the migrations: supabase db push --remote."
+                ) from error
             if error.code in ("401", "403", "42501", "PGRST301", "PGRST302", "PGRST303"):
                 raise SetupError(
                     "The project refused SUPABASE_SECRET_KEY. Copy a secret key (sb_secret_…) of this project."

@@ -103,7 +103,7 @@ _TOPICS: tuple[tuple[str, str], ...] = (
     (
         r"\bdeploy|\bhost(ed|ing)?\b|\bproduction\b|\bfly\b|\brailway\b|\brender\b|\bdocker\b",
         "To deploy it, you need a Supabase project and one place that runs a container.\n\n"
-        "1. `supabase db push` applies the migrations to your project.\n"
+        "1. `supabase db push --remote` applies the migrations to your project.\n"
         "2. Set `SUPABASE_URL`, `SUPABASE_SECRET_KEY` and the `LLM_...` variables where the worker runs.\n"
         "3. Start the image. It opens no public port: it only calls Supabase and your model.\n\n"
         "`bridge doctor` checks every precondition and says how to mend what fails. Run as many workers as you like: "
