@@ -79,7 +79,7 @@ def test_railway_looks_where_the_worker_listens() -> None:
     assert RAILWAY["deploy"]["healthcheckPath"] == "/readyz"
     assert "/readyz" in PATHS
     # its check asks the port that PORT names, and a worker reads BRIDGE_HEALTH_PORT
-    assert f"PORT={Settings.health_port}" in DOCS
+    assert re.search(rf"^railway variable set .*\bPORT={Settings.health_port}\b", DOCS, re.MULTILINE)
 
 
 def test_railway_builds_anew_when_the_image_would_change() -> None:
