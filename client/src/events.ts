@@ -42,13 +42,18 @@ export function parseSessionEvent(event: string, payload: unknown): SessionEvent
   return null;
 }
 
-export type SessionListEvent = { kind: "session"; row: SessionRow } | { kind: "deleted"; id: string };
+export type SessionListEvent =
+  | { kind: "session"; row: SessionRow }
+  | { kind: "deleted"; id: string }
+  /** A row of which some fields were too large to be sent. */
+  | { kind: "hint" };
 
 /** Reads an event of a topic `user:<id>`. */
 export function parseSessionListEvent(event: string, payload: unknown): SessionListEvent | null {
   if (!isObject(payload) || !has(payload, "id", "string")) return null;
   if (event === "session_deleted") return { kind: "deleted", id: payload["id"] as string };
-  return event === "session" ? { kind: "session", row: payload as unknown as SessionRow } : null;
+  if (event !== "session") return null;
+  return payload["omitted"] === undefined ? { kind: "session", row: payload as unknown as SessionRow } : { kind: "hint" };
 }
 
 function isObject(value: unknown): value is Payload {

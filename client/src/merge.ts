@@ -127,7 +127,8 @@ function settle(entry: Entry): Entry {
   }
   if (heard > message.attempt) return { ...entry, message };
   if (heard < message.attempt || hasEnded(message)) return { ...entry, message, pending: NOTHING_PENDING };
-  for (let next = pending.get(message.seq + 1); next; next = pending.get(message.seq + 1)) {
+  // what a delta was too large to show is in the row alone
+  for (let next = pending.get(message.seq + 1); next && !next.omitted; next = pending.get(message.seq + 1)) {
     message = apply(message, next);
   }
   const { seq } = message;

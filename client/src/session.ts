@@ -22,7 +22,7 @@ import type {
 } from "./types.ts";
 
 export interface SessionOptions {
-  /** How many messages are read at once, newest first. PostgREST gives 1,000 at most. */
+  /** How many messages are read at once, newest first; 1,000 at most. */
   pageSize?: number;
   /** How long to wait between two readings while a gap is open: the worker's checkpoint interval. */
   gapMs?: number;
@@ -31,6 +31,8 @@ export interface SessionOptions {
 }
 
 const DEFAULTS = { pageSize: 200, gapMs: 1_000, silenceMs: 5_000 };
+/** PostgREST gives no more in one answer. */
+const MAX_ROWS = 1_000;
 const LONGEST_BACKOFF_MS = 15_000;
 /** How many ids a request names: its address must stay short. */
 const MAX_IDS = 50;
@@ -71,7 +73,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
   #reading = false;
   #failures = 0;
   #lastRead = 0;
-  #lastHeard = Date.now();
+  #lastHeard = now();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #lastSend: Promise<unknown> = Promise.resolve();
   #closed = false;
@@ -81,7 +83,8 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     this.id = id;
     this.#backend = backend;
     this.files = new CodeFiles(id, backend, () => this.changed());
-    this.#options = { ...DEFAULTS, ...options };
+    const { pageSize, ...waits } = { ...DEFAULTS, ...options };
+    this.#options = { pageSize: Math.min(pageSize, MAX_ROWS), ...waits };
     this.#leave = backend.listen(`session:${id}`, {
       onEvent: (event, payload) => this.#onEvent(event, payload),
       onConnection: (connection) => this.#onConnection(connection),
@@ -103,7 +106,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
    * `error`, until `resend` or `discard`. Messages are sent one after another. `id` is a UUID, never used before.
    */
   send(text: string, data?: Json, id: string = newId()): Promise<boolean> {
-    const now = new Date().toISOString();
+    const time = new Date().toISOString();
     const message: Question = {
       id,
       session_id: this.id,
@@ -116,8 +119,8 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
       attempt: 0,
       seq: 0,
       error: null,
-      created_at: now,
-      updated_at: now,
+      created_at: time,
+      updated_at: time,
     };
     return this.#insert(message);
   }
@@ -210,7 +213,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     try {
       const row = await this.#backend.insertMessage(data === null ? values : { ...values, data });
       this.#mergeRows([row]);
-      this.#lastHeard = Date.now();
+      this.#lastHeard = now();
     } catch (error) {
       const unsent = this.#unsent.get(id);
       // an event may have shown meanwhile that it arrived after all
@@ -252,7 +255,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
   #onEvent(name: string, payload: unknown): void {
     const event = parseSessionEvent(name, payload);
     if (event === null) return;
-    this.#lastHeard = Date.now();
+    this.#lastHeard = now();
     switch (event.kind) {
       case "delta":
         this.#readNow ||= !this.#entries.has(event.delta.message_id);
@@ -309,12 +312,14 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     const { gapMs, silenceMs } = this.#options;
     const due: number[] = [];
     if (this.#pageWanted || this.#readNow) due.push(0);
-    if (this.#filesWanted || this.#incomplete().length > 0) due.push(this.#lastRead + gapMs);
+    // after a failure too, though events may have brought everything: what `error` says is not to stay
+    const wanted = this.#filesWanted || this.#failures > 0 || this.#incomplete().length > 0;
+    if (wanted) due.push(this.#lastRead + gapMs);
     if (this.#live().length > 0) due.push(Math.max(this.#lastHeard, this.#lastRead) + silenceMs);
     if (due.length === 0) return;
     const backoff = this.#failures && Math.min(gapMs * 2 ** (this.#failures - 1), LONGEST_BACKOFF_MS);
     const at = Math.max(Math.min(...due), this.#lastRead + backoff);
-    this.#timer = setTimeout(() => void this.#read(), Math.max(0, at - Date.now()));
+    this.#timer = setTimeout(() => void this.#read(), Math.max(0, at - now()));
   }
 
   async #read(): Promise<void> {
@@ -333,7 +338,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
       this.#filesWanted ||= files;
     }
     this.#reading = false;
-    this.#lastRead = Date.now();
+    this.#lastRead = now();
     if (this.#closed) return;
     this.changed();
     this.#schedule();
@@ -355,10 +360,16 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
   async #readRows(): Promise<void> {
     const incomplete = this.#incomplete().slice(0, MAX_IDS);
     const ids = [...new Set([...incomplete, ...this.#live()])].slice(0, MAX_IDS);
-    this.#mergeRead(await this.#backend.readMessages(this.id, ids, this.#readUpTo));
-    for (const id of incomplete) {
-      // no such row (any more): nothing will ever complete it
-      if (this.#entries.get(id)?.message === null) this.#entries.delete(id);
+    const heard = this.#lastHeard;
+    const isSilent = now() - heard >= this.#options.silenceMs;
+    const rows = await this.#backend.readMessages(this.id, ids, this.#readUpTo);
+    this.#mergeRead(rows);
+    const read = new Set(rows.map(({ id }) => id));
+    for (const id of ids) {
+      if (read.has(id)) continue;
+      // no such row: nothing will ever complete it. One that was shown may have been announced before it can be
+      // read, but not for so long: it was deleted with its session
+      if (this.#entries.get(id)?.message === null || (isSilent && heard === this.#lastHeard)) this.#entries.delete(id);
     }
   }
 
@@ -367,6 +378,11 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     this.#mergeRows(rows);
     this.#readUpTo = Math.max(this.#readUpTo, ...rows.map((row) => row.ordinal));
   }
+}
+
+/** Milliseconds by a clock that nobody sets back. */
+function now(): number {
+  return performance.now();
 }
 
 function isLive(message: { status: string }): boolean {

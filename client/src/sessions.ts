@@ -87,13 +87,13 @@ export class SessionList extends Observable<SessionListSnapshot> {
     const event = parseSessionListEvent(name, payload);
     if (event?.kind === "session") this.#merge(event.row);
     if (event?.kind === "deleted") this.#forget(event.id);
+    if (event?.kind === "hint") void this.#read();
   }
 
   #merge(row: SessionRow): void {
     const known = this.#sessions.get(row.id);
     if (this.#deleted.has(row.id) || (known && compareTimes(row.updated_at, known.updated_at) < 0)) return;
-    // an event may leave large fields out
-    this.#sessions.set(row.id, { ...known, ...row });
+    this.#sessions.set(row.id, row);
     this.changed();
   }
 

@@ -101,6 +101,8 @@ export interface Delta {
   content?: string;
   /** All of the structured result so far. */
   data?: Json;
+  /** Which of these was too large to be sent. */
+  omitted?: string[];
 }
 
 /** `live`: events arrive. `offline`: they do not, and the client keeps trying; what is shown may be old. */

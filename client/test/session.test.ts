@@ -1,120 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import type { Backend, NewFile, NewMessage } from "../src/backend.ts";
 import { ChatSession } from "../src/session.ts";
-import type { TopicListener } from "../src/topic.ts";
-import {
-  RequestError,
-  type CodeFileRow,
-  type CodeFileVersion,
-  type Delta,
-  type MessageRow,
-  type SaveOutcome,
-} from "../src/types.ts";
+import { RequestError, type SaveOutcome } from "../src/types.ts";
+import { Supabase } from "./stand-in.ts";
 import { file, question, reply, timeAt } from "./world.ts";
-
-/** The rows of one session, with a line that can be cut. */
-class Supabase implements Backend {
-  rows = new Map<string, MessageRow>();
-  files: CodeFileRow[] = [];
-  reads = 0;
-  refuse: RequestError | null = null;
-  refuseReads: RequestError | null = null;
-  listener: TopicListener | null = null;
-  calls: string[] = [];
-  /** How long each insert takes, in milliseconds. */
-  delays: number[] = [];
-
-  set(row: MessageRow, announced = true): void {
-    this.rows.set(row.id, row);
-    if (announced) this.send("message", row);
-  }
-
-  send(event: string, payload: object): void {
-    this.listener?.onEvent(event, structuredClone(payload));
-  }
-
-  delta(seq: number, text: string, more: Partial<Delta> = {}): void {
-    this.send("delta", { message_id: "r", reply_to: "q", attempt: 1, seq, text, ...more });
-  }
-
-  async readPage(_session: string, before: number | null, limit: number): Promise<MessageRow[]> {
-    const rows = [...this.#read()].filter((row) => before === null || row.ordinal < before);
-    return rows.sort((a, b) => b.ordinal - a.ordinal).slice(0, limit);
-  }
-
-  async readMessages(_session: string, ids: readonly string[], after: number): Promise<MessageRow[]> {
-    const wanted = (row: MessageRow) =>
-      row.ordinal > after || ids.includes(row.id) || (row.reply_to !== null && ids.includes(row.reply_to));
-    return this.#read().filter(wanted);
-  }
-
-  async readFiles(): Promise<CodeFileRow[]> {
-    if (this.refuse) throw this.refuse;
-    return structuredClone(this.files);
-  }
-
-  async readFile(id: string): Promise<CodeFileRow | null> {
-    return structuredClone(this.files.find((row) => row.id === id) ?? null);
-  }
-
-  async insertFile(values: NewFile): Promise<CodeFileRow> {
-    if (this.refuse) throw this.refuse;
-    this.files.push(file({ ...values, id: `f${this.files.length}`, message_id: null }));
-    return structuredClone(this.files.at(-1)!);
-  }
-
-  async updateFile(id: string, revision: number, content: string): Promise<CodeFileRow | null> {
-    const row = this.files.find((candidate) => candidate.id === id && candidate.revision === revision);
-    if (row === undefined) return null;
-    Object.assign(row, { content, revision: revision + 1, updated_at: timeAt(revision + 100) });
-    return structuredClone(row);
-  }
-
-  async deleteFile(id: string): Promise<void> {
-    this.files = this.files.filter((row) => row.id !== id);
-  }
-
-  async readVersions(fileId: string): Promise<CodeFileVersion[]> {
-    this.calls.push(`versions ${fileId}`);
-    return [];
-  }
-
-  async readVersion(id: number): Promise<string> {
-    return `version ${id}`;
-  }
-
-  async insertMessage({ id, content, data }: NewMessage): Promise<MessageRow> {
-    const delay = this.delays.shift();
-    if (delay !== undefined) await new Promise((resolve) => setTimeout(resolve, delay));
-    this.calls.push(`insert ${content}`);
-    if (this.refuse) throw this.refuse;
-    const ordinal = 2 * this.rows.size + 2;
-    const row = this.rows.get(id) ?? question({ id, content, ordinal, data: data ?? null });
-    this.set(row);
-    return structuredClone(row);
-  }
-
-  async cancelMessage(id: string): Promise<void> {
-    this.calls.push(`cancel ${id}`);
-    if (this.refuse) throw this.refuse;
-  }
-
-  async retryMessage(id: string): Promise<void> {
-    this.calls.push(`retry ${id}`);
-  }
-
-  listen(topic: string, listener: TopicListener): () => void {
-    expect(topic).toBe("session:s");
-    this.listener = listener;
-    return () => (this.listener = null);
-  }
-
-  #read(): MessageRow[] {
-    this.reads += 1;
-    if (this.refuse ?? this.refuseReads) throw this.refuse ?? this.refuseReads;
-    return structuredClone([...this.rows.values()]);
-  }
-}
 
 let supabase: Supabase;
 let session: ChatSession;
@@ -272,6 +160,48 @@ describe("what events do not bring is read", () => {
   });
 });
 
+test("a clock that is set back holds nothing up", async () => {
+  supabase.set(question({ status: "running" }));
+  supabase.set(reply());
+  await open();
+  vi.setSystemTime(Date.now() - 3_600_000);
+  supabase.delta(2, "b");
+  supabase.set(reply({ seq: 1, content: "a", updated_at: timeAt(1) }), false);
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(last()?.content).toBe("ab");
+});
+
+test("a conversation that was deleted goes, and is asked for no more", async () => {
+  supabase.set(question({ status: "running" }));
+  supabase.set(reply());
+  await open();
+  supabase.rows.clear();
+  supabase.listener?.onConnection("live"); // what was just announced may not be there to be read yet
+  await vi.advanceTimersByTimeAsync(4_000);
+  expect(session.getSnapshot().messages).toHaveLength(2);
+  await vi.advanceTimersByTimeAsync(10_000);
+  expect(session.getSnapshot()).toMatchObject({ messages: [], busy: false, error: null });
+  const reads = supabase.reads;
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(supabase.reads).toBe(reads);
+});
+
+test("what a reading could not do is told no longer than it is true", async () => {
+  supabase.set(question({ status: "running" }));
+  supabase.set(reply());
+  await open();
+  supabase.refuse = new RequestError("The server could not be reached.");
+  supabase.delta(2, "b");
+  await vi.advanceTimersByTimeAsync(1_000);
+  supabase.refuse = null;
+  supabase.delta(1, "a");
+  supabase.set(reply({ status: "done", seq: 3, content: "ab.", updated_at: timeAt(1) }));
+  supabase.set(question({ status: "done", updated_at: timeAt(1) }));
+  expect(session.getSnapshot().error).toBe("The server could not be reached.");
+  await vi.advanceTimersByTimeAsync(2_000);
+  expect(session.getSnapshot().error).toBeNull();
+});
+
 test("a new attempt replaces the text when it begins to write", async () => {
   supabase.set(question({ status: "running" }));
   supabase.set(reply());
@@ -360,6 +290,17 @@ test("a long session opens with its newest page; older ones come on demand", asy
   await session.loadOlder();
   expect(texts()).toHaveLength(25);
   expect(session.getSnapshot().hasOlder).toBe(false);
+});
+
+test("a page is no larger than PostgREST's answer, or older messages would seem not to be", async () => {
+  for (let at = 1; at <= 1_001; at++) {
+    supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }));
+  }
+  await open(5_000);
+  expect(session.getSnapshot()).toMatchObject({ hasOlder: true });
+  expect(texts()).toHaveLength(1_000);
+  await session.loadOlder();
+  expect(texts()[0]).toBe("1");
 });
 
 test("after an absence longer than a page there is no hole in what is shown", async () => {

@@ -1,5 +1,6 @@
 /** Rows and events as the worker and the database make them, for tests. */
 
+import fc from "fast-check";
 import type { CodeFileRow, Delta, MessageRow } from "../src/types.ts";
 
 export function timeAt(step: number): string {
@@ -48,23 +49,32 @@ export function file(values: Partial<CodeFileRow> = {}): CodeFileRow {
 }
 
 export type Step =
-  | { do: "claim" | "checkpoint" | "release" | "fail" | "cancel" | "done" | "retry" }
-  | { do: "delta" | "revise" | "zombie"; text: string };
+  | { do: "checkpoint" | "orphan" }
+  | { do: "claim" | "release" | "fail" | "cancel" | "done" | "retry"; large?: boolean }
+  | { do: "delta" | "revise" | "result" | "zombie"; text: string; large?: boolean };
 
-export type Event = { delta: Delta } | { row: MessageRow };
+/** What is told of a reply: a delta, a row, or that there is a row too large to be told; a checkpoint is only read. */
+export type Event =
+  | { delta: Delta }
+  | { row: MessageRow; announced: boolean }
+  | { hint: { attempt: number; updated_at: string }; row: MessageRow };
+
+/** What a reply showed at one `(attempt, seq)`. */
+export type State = Pick<MessageRow, "content" | "data">;
 
 /** A reply's life: what was announced and readable on the way, and what was true at each `(attempt, seq)`. */
 export class ReplyLife {
   readonly events: Event[] = [];
-  /** The text after each delta, by `attempt:seq`. */
-  readonly texts = new Map<string, string>();
-  row: MessageRow = reply({ attempt: 0, status: "queued" });
-  #text = "";
+  /** By `attempt:seq`. */
+  readonly states = new Map<string, State>();
+  row: MessageRow;
+  #state: State = { content: "", data: null };
   #seq = 0;
   #clock = 0;
-  #zombie: { attempt: number; seq: number; text: string } | null = null;
+  #zombie: ({ attempt: number; seq: number } & State) | null = null;
 
-  constructor(steps: readonly Step[]) {
+  constructor(steps: readonly Step[], thread: { id?: string; reply_to?: string; ordinal?: number } = {}) {
+    this.row = reply({ ...thread, attempt: 0, status: "queued" });
     this.#step({ do: "claim" });
     for (const step of steps) this.#step(step);
     if (this.row.status !== "running") {
@@ -77,58 +87,87 @@ export class ReplyLife {
 
   #step(step: Step): void {
     const running = this.row.status === "running";
+    const large = "large" in step && step.large === true;
     switch (step.do) {
       case "claim": // also a takeover from a worker that vanished
         if (this.row.status !== "running" && this.row.status !== "queued") return;
-        this.#zombie = running ? { attempt: this.row.attempt, seq: this.#seq, text: this.#text } : null;
-        this.#text = "";
+        this.#zombie = running ? { attempt: this.row.attempt, seq: this.#seq, ...this.#state } : null;
+        this.#state = { content: "", data: null };
         this.#seq = 0;
-        return this.#write({ attempt: this.row.attempt + 1, seq: 0, content: "", data: null, error: null, status: "running" });
+        return this.#write({ attempt: this.row.attempt + 1, seq: 0, ...this.#state, error: null, status: "running" });
       case "delta":
-        if (!running) return;
-        this.#text += step.text;
-        return this.#send({ text: step.text });
+        return running ? this.#send({ content: this.#state.content + step.text }, { text: step.text }) : undefined;
       case "revise":
         if (!running) return;
-        this.#text = step.text;
-        return this.#send({ content: step.text });
-      case "zombie": // a worker that lost its lease does not know it yet
+        return this.#send({ content: step.text }, large ? { omitted: ["content"] } : { content: step.text });
+      case "result": {
+        if (!running) return;
+        const data = { value: step.text };
+        return this.#send({ data }, large ? { omitted: ["data"] } : { data });
+      }
+      case "zombie": { // a worker that lost its lease does not know it yet
         if (this.#zombie === null) return;
         this.#zombie.seq += 1;
-        this.#zombie.text += step.text;
-        this.texts.set(`${this.#zombie.attempt}:${this.#zombie.seq}`, this.#zombie.text);
-        this.events.push({ delta: { message_id: "r", reply_to: "q", ...this.#zombie, text: step.text } });
+        this.#zombie.content += step.text;
+        const { attempt, seq, content, data } = this.#zombie;
+        this.states.set(`${attempt}:${seq}`, { content, data });
+        this.events.push({ delta: { ...this.#thread(), attempt, seq, text: step.text } });
         return;
+      }
       case "checkpoint":
-        return running ? this.#write({ seq: this.#seq, content: this.#text }) : undefined;
+        return running ? this.#write({ seq: this.#seq, ...this.#state }, { announced: false }) : undefined;
       case "release":
-        return running ? this.#write({ status: "queued" }) : undefined;
+        return running ? this.#write({ status: "queued" }, { large }) : undefined;
+      case "orphan": // stopped when its worker had vanished: what the last checkpoint has is all there is
+        return running ? this.#write({ status: "cancelled" }) : undefined;
       case "fail":
       case "cancel": {
         const status = step.do === "fail" ? "failed" : "cancelled";
-        return running ? this.#write({ status, seq: this.#seq, content: this.#text }) : undefined;
+        return running ? this.#write({ status, seq: this.#seq, ...this.#state }, { large }) : undefined;
       }
       case "done": // the last text may not have been sent as a delta
         if (!running) return;
-        this.#text += "!";
-        return this.#write({ status: "done", seq: this.#seq + 1, content: this.#text });
+        this.#state = { ...this.#state, content: `${this.#state.content}!` };
+        return this.#write({ status: "done", seq: this.#seq + 1, ...this.#state }, { large });
       case "retry":
         if (this.row.status !== "failed" && this.row.status !== "cancelled") return;
-        return this.#write({ status: "queued", error: null });
+        return this.#write({ status: "queued", error: null }, { large });
     }
   }
 
-  #write(change: Partial<MessageRow>): void {
-    this.#clock += 9;
-    this.row = { ...this.row, ...change, updated_at: timeAt(this.#clock) };
-    this.texts.set(`${this.row.attempt}:${this.row.seq}`, this.row.content);
-    this.events.push({ row: this.row });
+  #thread(): Pick<Delta, "message_id" | "reply_to"> {
+    return { message_id: this.row.id, reply_to: this.row.reply_to! };
   }
 
-  #send(piece: Partial<Delta>): void {
+  #write(change: Partial<MessageRow>, { announced = true, large = false } = {}): void {
+    this.#clock += 9;
+    const row = { ...this.row, ...change, updated_at: timeAt(this.#clock) };
+    this.row = row;
+    this.states.set(`${row.attempt}:${row.seq}`, { content: row.content, data: row.data });
+    const { attempt, updated_at } = row;
+    this.events.push(large ? { hint: { attempt, updated_at }, row } : { row, announced });
+  }
+
+  #send(change: Partial<State>, piece: Partial<Delta>): void {
     this.#seq += 1;
+    this.#state = { ...this.#state, ...change };
     const at = { attempt: this.row.attempt, seq: this.#seq };
-    this.texts.set(`${at.attempt}:${at.seq}`, this.#text);
-    this.events.push({ delta: { message_id: "r", reply_to: "q", ...at, ...piece } });
+    this.states.set(`${at.attempt}:${at.seq}`, this.#state);
+    this.events.push({ delta: { ...this.#thread(), ...at, ...piece } });
   }
 }
+
+const text = fc.string({ minLength: 1, maxLength: 3 });
+const large = fc.integer({ min: 0, max: 3 }).map((n) => n === 0);
+
+function steps<const Do extends string>(...names: Do[]) {
+  return fc.record({ do: fc.constantFrom(...names), text, large });
+}
+
+/** What may happen in a reply's life. */
+export const step: fc.Arbitrary<Step> = fc.oneof(
+  { weight: 8, arbitrary: steps("delta") },
+  { weight: 2, arbitrary: steps("revise", "result", "zombie") },
+  { weight: 3, arbitrary: steps("checkpoint", "claim") },
+  { weight: 1, arbitrary: steps("release", "fail", "cancel", "orphan", "retry") },
+);

@@ -1,0 +1,117 @@
+/** Stands in for Supabase: what a session asks for, without a network. */
+
+import { expect } from "vitest";
+import type { Backend, NewFile, NewMessage } from "../src/backend.ts";
+import type { TopicListener } from "../src/topic.ts";
+import { RequestError, type CodeFileRow, type CodeFileVersion, type Delta, type MessageRow } from "../src/types.ts";
+import { file, question, timeAt } from "./world.ts";
+
+/** The rows of one session, with a line that can be cut. */
+export class Supabase implements Backend {
+  rows = new Map<string, MessageRow>();
+  files: CodeFileRow[] = [];
+  reads = 0;
+  refuse: RequestError | null = null;
+  refuseReads: RequestError | null = null;
+  listener: TopicListener | null = null;
+  calls: string[] = [];
+  /** How long each insert takes, in milliseconds. */
+  delays: number[] = [];
+  /** How each reading of messages goes: how long the answer is on its way, and whether it arrives. */
+  answers: { delay: number; lost: boolean }[] = [];
+
+  set(row: MessageRow, announced = true): void {
+    this.rows.set(row.id, row);
+    if (announced) this.send("message", row);
+  }
+
+  send(event: string, payload: object): void {
+    this.listener?.onEvent(event, structuredClone(payload));
+  }
+
+  delta(seq: number, text: string, more: Partial<Delta> = {}): void {
+    this.send("delta", { message_id: "r", reply_to: "q", attempt: 1, seq, text, ...more });
+  }
+
+  async readPage(_session: string, before: number | null, limit: number): Promise<MessageRow[]> {
+    const rows = (await this.#read()).filter((row) => before === null || row.ordinal < before);
+    return rows.sort((a, b) => b.ordinal - a.ordinal).slice(0, Math.min(limit, 1_000));
+  }
+
+  async readMessages(_session: string, ids: readonly string[], after: number): Promise<MessageRow[]> {
+    const wanted = (row: MessageRow) =>
+      row.ordinal > after || ids.includes(row.id) || (row.reply_to !== null && ids.includes(row.reply_to));
+    return (await this.#read()).filter(wanted);
+  }
+
+  async readFiles(): Promise<CodeFileRow[]> {
+    if (this.refuse) throw this.refuse;
+    return structuredClone(this.files);
+  }
+
+  async readFile(id: string): Promise<CodeFileRow | null> {
+    return structuredClone(this.files.find((row) => row.id === id) ?? null);
+  }
+
+  async insertFile(values: NewFile): Promise<CodeFileRow> {
+    if (this.refuse) throw this.refuse;
+    this.files.push(file({ ...values, id: `f${this.files.length}`, message_id: null }));
+    return structuredClone(this.files.at(-1)!);
+  }
+
+  async updateFile(id: string, revision: number, content: string): Promise<CodeFileRow | null> {
+    const row = this.files.find((candidate) => candidate.id === id && candidate.revision === revision);
+    if (row === undefined) return null;
+    Object.assign(row, { content, revision: revision + 1, updated_at: timeAt(revision + 100) });
+    return structuredClone(row);
+  }
+
+  async deleteFile(id: string): Promise<void> {
+    this.files = this.files.filter((row) => row.id !== id);
+  }
+
+  async readVersions(fileId: string): Promise<CodeFileVersion[]> {
+    this.calls.push(`versions ${fileId}`);
+    return [];
+  }
+
+  async readVersion(id: number): Promise<string> {
+    return `version ${id}`;
+  }
+
+  async insertMessage({ id, content, data }: NewMessage): Promise<MessageRow> {
+    const delay = this.delays.shift();
+    if (delay !== undefined) await new Promise((resolve) => setTimeout(resolve, delay));
+    this.calls.push(`insert ${content}`);
+    if (this.refuse) throw this.refuse;
+    const ordinal = 2 * this.rows.size + 2;
+    const row = this.rows.get(id) ?? question({ id, content, ordinal, data: data ?? null });
+    this.set(row);
+    return structuredClone(row);
+  }
+
+  async cancelMessage(id: string): Promise<void> {
+    this.calls.push(`cancel ${id}`);
+    if (this.refuse) throw this.refuse;
+  }
+
+  async retryMessage(id: string): Promise<void> {
+    this.calls.push(`retry ${id}`);
+  }
+
+  listen(topic: string, listener: TopicListener): () => void {
+    expect(topic).toBe("session:s");
+    this.listener = listener;
+    return () => (this.listener = null);
+  }
+
+  async #read(): Promise<MessageRow[]> {
+    this.reads += 1;
+    if (this.refuse ?? this.refuseReads) throw this.refuse ?? this.refuseReads;
+    const rows = structuredClone([...this.rows.values()]);
+    const answer = this.answers.shift();
+    if (answer) await new Promise((resolve) => setTimeout(resolve, answer.delay));
+    if (answer?.lost) throw new RequestError("The server could not be reached.");
+    return rows;
+  }
+}
