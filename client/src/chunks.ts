@@ -7,6 +7,8 @@ import type { Json, Message, SessionSnapshot } from "./types.ts";
 /** What is to be told of a reply's present state, after what has been told of it. */
 export class ReplyChunks {
   ended = false;
+  /** Whether the question was there: from then on it goes only with its session. */
+  #asked = false;
   readonly #questionId: string;
   readonly #oldAttempt: number;
   #started = false;
@@ -26,6 +28,11 @@ export class ReplyChunks {
     const reply = messages.find(({ reply_to }) => reply_to === this.#questionId);
     if (reply !== undefined && (reply.attempt > this.#oldAttempt || hasEnded(reply))) yield* this.#tell(reply);
     const state = reply ?? question;
+    if (state === undefined && this.#asked) {
+      this.ended = true;
+      yield { type: "error", errorText: "The conversation is gone." };
+    }
+    this.#asked ||= question !== undefined;
     if (state === undefined || !hasEnded(state)) return;
     this.ended = true;
     if (this.#text !== null) yield { type: "text-end", id: textId(this.#attempt) };

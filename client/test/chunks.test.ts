@@ -43,6 +43,7 @@ test("a new attempt, and a text that was taken back, begin anew", () => {
     { type: "text-delta", id: "text-2", delta: "Good" },
   ]);
   expect(types(told(chunks, { attempt: 2, content: "Bad" }))).toEqual(["reset-step", "text-start", "text-delta"]);
+  expect(types(told(chunks, { attempt: 3, content: "Badly" }))).toEqual(["reset-step", "text-start", "text-delta"]);
 });
 
 test("what was there before a retry is not told", () => {
@@ -68,4 +69,12 @@ test.each([
 test("a question that ends without a reply", () => {
   const chunks = new ReplyChunks("q", 0);
   expect(types([...chunks.next(snapshot(question({ status: "cancelled" })))])).toEqual(["abort"]);
+});
+
+test("a conversation that is deleted meanwhile ends the stream", () => {
+  const chunks = new ReplyChunks("q", 0);
+  expect([...chunks.next(snapshot())]).toEqual([]);
+  told(chunks, { content: "Good" });
+  expect([...chunks.next(snapshot())]).toEqual([{ type: "error", errorText: "The conversation is gone." }]);
+  expect(chunks.ended).toBe(true);
 });

@@ -83,6 +83,7 @@ describe("deltas", () => {
   test("too large to be sent wait for the row", () => {
     const first = feed(running, delta(1, "a"));
     const omitted = { message_id: "r", reply_to: "q", attempt: 1, seq: 2, omitted: ["content"] };
+    expect(needsRead(mergeDelta(first, omitted))).toBe(true);
     const waiting = feed(first, omitted, delta(3, "c"));
     expect(waiting.message).toMatchObject({ content: "a", seq: 1 });
     expect(needsRead(waiting)).toBe(true);
@@ -142,6 +143,12 @@ describe("rows", () => {
     expect(needsRead(read)).toBe(false);
     expect(mergeHint(read, { attempt: 1, updated_at: timeAt(4) })).toBe(read);
   });
+
+  test("announced without all fields late do not make an earlier one do", () => {
+    const newest = mergeHint(mergeRow(UNKNOWN, reply()), { attempt: 1, updated_at: timeAt(4) });
+    const late = mergeHint(newest, { attempt: 1, updated_at: timeAt(2) });
+    expect(needsRead(mergeRow(late, reply({ updated_at: timeAt(3) })))).toBe(true);
+  });
 });
 
 describe("files", () => {
@@ -180,12 +187,14 @@ describe("any history, any delivery", () => {
 
   function run({ events, states, row }: ReplyLife, order: readonly number[]): void {
     let entry = UNKNOWN;
+    const rows = new Map(events.flatMap((event) => ("row" in event ? [[event.row.updated_at, event.row]] : [])));
     const check = (next: Entry): void => {
       const before = entry.message;
       const after = next.message;
       if (after !== null) {
         const { content, data, attempt, seq } = after;
         expect({ content, data }).toEqual(states.get(`${attempt}:${seq}`));
+        if (hasEnded(after)) expect(after).toEqual(rows.get(after.updated_at));
         if (before !== null) {
           expect(after.attempt).toBeGreaterThanOrEqual(before.attempt);
           if (after.attempt === before.attempt) {

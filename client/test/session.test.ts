@@ -139,11 +139,33 @@ describe("what events do not bring is read", () => {
     supabase.set(reply({ id: "r2", ordinal: 5, reply_to: "q2", seq: 1, content: "one ", updated_at: timeAt(1) }), false);
     supabase.delta(2, "two", { message_id: "r2", reply_to: "q2" });
     supabase.delta(2, "nobody", { message_id: "r3", reply_to: "q3" });
-    await vi.advanceTimersByTimeAsync(1_000);
+    await vi.advanceTimersByTimeAsync(0); // nothing of it is shown yet: it is read at once
     expect(last()?.content).toBe("one two");
+    await vi.advanceTimersByTimeAsync(1_000);
     const reads = supabase.reads;
     await vi.advanceTimersByTimeAsync(3_000);
     expect(supabase.reads).toBe(reads);
+  });
+
+  test("files, when the first reading of them fails", async () => {
+    const { content: _, ...rest } = file();
+    supabase.files = [file()];
+    supabase.refuse = new RequestError("The server could not be reached.");
+    supabase.send("file", { ...rest, omitted: ["content"] });
+    await vi.advanceTimersByTimeAsync(0);
+    supabase.refuse = null;
+    await vi.advanceTimersByTimeAsync(2_000);
+    expect(session.getSnapshot()).toMatchObject({ error: null, files: [{ path: "main.py" }] });
+  });
+
+  test("by one request at a time, however slow", async () => {
+    supabase.answers = [{ delay: 10_000, lost: false }];
+    const { reads } = supabase;
+    for (let seq = 2; seq < 12; seq++) {
+      supabase.delta(seq, "x");
+      await vi.advanceTimersByTimeAsync(1_000);
+    }
+    expect(supabase.reads).toBe(reads + 1);
   });
 
   test("with failures in between: fewer and fewer requests, then whole again", async () => {
@@ -176,8 +198,8 @@ test("a conversation that was deleted goes, and is asked for no more", async () 
   supabase.set(reply());
   await open();
   supabase.rows.clear();
-  supabase.listener?.onConnection("live"); // what was just announced may not be there to be read yet
-  await vi.advanceTimersByTimeAsync(4_000);
+  supabase.delta(2, "b");
+  await vi.advanceTimersByTimeAsync(4_000); // what was just announced may not be there to be read yet
   expect(session.getSnapshot().messages).toHaveLength(2);
   await vi.advanceTimersByTimeAsync(10_000);
   expect(session.getSnapshot()).toMatchObject({ messages: [], busy: false, error: null });
@@ -232,6 +254,17 @@ describe("a message that is not sent", () => {
     supabase.set(question({ id: last()!.id }));
     expect(session.getSnapshot().messages).toHaveLength(1);
     expect(last()?.status).toBe("queued");
+  });
+
+  test("counts as sent when its row turned up before the insert failed", async () => {
+    await open();
+    supabase.delays = [100];
+    supabase.refuse = new RequestError("The server could not be reached.");
+    const sent = session.send("Hello?");
+    supabase.set(question({ id: last()!.id }));
+    await vi.advanceTimersByTimeAsync(100);
+    expect(await sent).toBe(true);
+    expect(session.getSnapshot().messages).toMatchObject([{ status: "queued" }]);
   });
 
   test("can be discarded", async () => {
@@ -314,6 +347,29 @@ test("after an absence longer than a page there is no hole in what is shown", as
   expect(texts()).toEqual(["4", "5"]);
   await session.loadOlder();
   expect(texts()).toEqual(["2", "3", "4", "5"]);
+});
+
+test("older messages stay when the newest are read again", async () => {
+  for (let at = 1; at <= 5; at++) supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }));
+  await open(2);
+  await session.loadOlder();
+  supabase.listener?.onConnection("live");
+  await vi.advanceTimersByTimeAsync(0);
+  expect(texts()).toEqual(["2", "3", "4", "5"]);
+});
+
+test("an older page that comes after a long absence makes no hole", async () => {
+  const add = (at: number, announced = false) =>
+    supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }), announced);
+  for (let at = 1; at <= 4; at++) add(at);
+  await open(2);
+  supabase.answers = [{ delay: 1_000, lost: false }];
+  const older = session.loadOlder();
+  for (let at = 5; at <= 8; at++) add(at);
+  supabase.listener?.onConnection("live");
+  await vi.advanceTimersByTimeAsync(1_000);
+  await older;
+  expect(texts()).toEqual(["7", "8"]);
 });
 
 test("a closed session is silent", async () => {
