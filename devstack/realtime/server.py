@@ -141,6 +141,7 @@ class Realtime:
             web.get("/realtime/v1/api/ping", self._ping),
             web.post("/realtime/v1/api/broadcast", self._post_batch),
             web.post("/realtime/v1/api/broadcast/{topic}/events/{event}", self._post_one),
+            web.route("*", "/realtime/v1/{tail:.*}", self._unknown),
         ]
 
     # -- WebSocket
@@ -172,6 +173,9 @@ class Realtime:
 
     async def _ping(self, request: web.Request) -> web.Response:
         return _json({"message": "Success"})
+
+    async def _unknown(self, request: web.Request) -> web.Response:
+        return web.Response(status=404, text="Not Found", content_type="text/html")
 
     async def _post_batch(self, request: web.Request) -> web.Response:
         credential = self._authorized(request)

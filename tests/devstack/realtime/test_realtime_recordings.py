@@ -62,6 +62,7 @@ async def played(path: Path, service: Service, postgres: Postgres, *, speed: flo
         service.session,
         dsn,
         tolerance=TOLERANCE if REAL and speed == 1 else None,
+        silence=1.0 if REAL else 0.05,
         speed=speed,
     )
     await player.play()
