@@ -15,6 +15,7 @@ import postgres from "postgres";
 
 import { userAdmin } from "./admin.mjs";
 import { keyAsToken, keyHolder } from "./keys.mjs";
+import { wholeTokens } from "./tokens.mjs";
 
 const POOL = 10; // PostgREST's default
 const CONNECT_SECONDS = 5;
@@ -168,6 +169,18 @@ function encode(values, name, times) {
   for (let i = 0; i < times; i++) values[name] = JSON.stringify(values[name]);
 }
 
+/**
+ * What `columns` names and a row lacks is null, unless the default is preferred. Lite takes the default always, and
+ * answers null for it, but not where `columns` has no length.
+ */
+function fillMissing({ values, $meta: meta }) {
+  if (!values || !meta?.columns) return;
+  for (const row of [values].flat()) {
+    for (const column of meta.missing === "default" ? [] : meta.columns) row[column] ??= null;
+  }
+  meta.columns = new Set(meta.columns);
+}
+
 /** Ends a transaction whose answer is an error: PostgREST keeps nothing of such a request. */
 class Refused extends Error {
   constructor(response) {
@@ -218,6 +231,7 @@ function restConnection(url, schema) {
   const asPostgres = connection.onPostgrestAST.bind(connection);
   connection.onPostgrestAST = async (request, context) => {
     const { tables, jsonColumns } = await schema.get();
+    fillMissing(request);
     const rows = [request.values ?? []].flat();
     for (const column of jsonColumns.get(request.from) ?? []) rows.forEach((row) => encode(row, column, 2));
     if (request.type === "rpc" && request.httpMethod === "POST" && !Array.isArray(request.args)) {
@@ -300,10 +314,13 @@ async function start(config) {
     ...common,
     connection: rest,
     auth: { enabled: false, jwt_secret: config.jwtSecret },
-    api: { enabled: true, schemas: ["public"], max_rows: 1000 },
+    // The hosted service loads safeupdate for whoever comes over REST.
+    api: { enabled: true, schemas: ["public"], max_rows: 1000, pg_safe_update: true },
     options: { server: { ...server, middlewares: [unknownAuth] } },
   });
   const auth = connect(config.auth, 4);
+  const { jwtSecret, siteUrl } = config;
+  const authMiddlewares = [userAdmin({ jwtSecret, sql: auth.driver }), wholeTokens({ jwtSecret, siteUrl, sql: auth.driver })];
   const authApp = new App({
     ...common,
     connection: auth,
@@ -318,7 +335,7 @@ async function start(config) {
       email: { enable_signup: true, enable_confirmations: false },
     },
     api: { enabled: false },
-    options: { server: { ...server, middlewares: [userAdmin({ jwtSecret: config.jwtSecret, sql: auth.driver })] } },
+    options: { server: { ...server, middlewares: authMiddlewares } },
   });
   await authApp.init();
   await authApp.ensureSystemSchema();

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from realtime import RealtimeChannelOptions, RealtimePostgresChangesListenEvent
 from supabase import acreate_client
 
+from devstack.node import node
 from tests.devstack.realtime.service import PUBLISHABLE, SECRET_KEY, USER_1, Service, token
 
 Sql = Callable[..., Awaitable[list[tuple[object, ...]]]]
@@ -88,13 +87,10 @@ createInterface({ input: process.stdin }).on('close', async () => {
 
 
 async def test_the_javascript_client(service: Service, sql: Sql, tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None or not (ROOT / "node_modules/@supabase/supabase-js").is_dir():
-        pytest.skip("no Node, or no supabase-js")
     script = tmp_path / "client.mjs"
     script.write_text(SCRIPT.replace("process.argv[1]", json.dumps(str(ROOT))))
     process = await asyncio.create_subprocess_exec(
-        node,
+        await asyncio.to_thread(node),
         str(script),
         service.url.removesuffix("/realtime/v1"),
         PUBLISHABLE,

@@ -6,18 +6,22 @@ Back-offs and polling are shortened. With `DEVSTACK_TIMING=real` they are the ho
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from devstack.postgres import Postgres
 from devstack.realtime.limits import Limits
-from tests.devstack.realtime.recording import Recording
-from tests.devstack.realtime.replay import Player
+from tests.devstack.realtime.recording import Names, Recording
+from tests.devstack.realtime.replay import SECONDS, Player
 from tests.devstack.realtime.service import PASSWORD, Service, execute, served
+
+Line = dict[str, Any]
 
 FOLDER = Path(__file__).parent / "recordings"
 SILENT = ("05_heartbeat.v1.jsonl", "05_heartbeat.v2.jsonl")
@@ -50,7 +54,9 @@ async def settle(service: Service, dsn: str) -> None:
     await client.websocket.close()
 
 
-async def played(path: Path, service: Service, postgres: Postgres, *, speed: float = 1.0) -> Player:
+async def played(
+    path: Path, service: Service, postgres: Postgres, *, speed: float = 1.0, patience: float = SECONDS
+) -> Player:
     dsn = postgres.dsn("supabase_admin", PASSWORD)
     recording = Recording(path)
     if any("Subscribed to PostgreSQL" in str(line) for line in recording.lines):
@@ -64,6 +70,7 @@ async def played(path: Path, service: Service, postgres: Postgres, *, speed: flo
         tolerance=TOLERANCE if REAL and speed == 1 else None,
         silence=1.0 if REAL else 0.05,
         speed=speed,
+        patience=patience,
     )
     await player.play()
     return player
@@ -99,9 +106,82 @@ async def test_too_many_messages(postgres: Postgres) -> None:
         assert second.flooded < 1.5
 
 
-async def test_a_difference_is_seen(tmp_path: Path, polling: Service, postgres: Postgres) -> None:
-    heartbeat = next(path for path in RECORDINGS if path.name.startswith("14_") and ".v1." in path.name)
-    altered = tmp_path / "altered.jsonl"
-    altered.write_text(heartbeat.read_text().replace("Subscribed to PostgreSQL", "Something else"))
-    player = await played(altered, polling, postgres)
-    assert any("Something else" in difference for difference in player.differences)
+def heard(lines: list[Line]) -> list[int]:
+    """Where row changes are among the lines."""
+    return [
+        at for at, line in enumerate(lines) if line["dir"] == "server" and "'postgres_changes', 'payload'" in str(line)
+    ]
+
+
+def altered_text(lines: list[Line]) -> None:
+    lines[heard(lines)[0]]["frame"]["payload"]["data"]["record"]["v"] = "later"
+
+
+def altered_type(lines: list[Line]) -> None:
+    lines[heard(lines)[0]]["frame"]["payload"]["data"]["record"]["id"] = "1"
+
+
+def altered_field(lines: list[Line]) -> None:
+    del lines[heard(lines)[0]]["frame"]["payload"]["data"]["errors"]
+
+
+def altered_number_of_a_binding(lines: list[Line]) -> None:
+    lines[heard(lines)[1]]["frame"]["payload"]["ids"] = [1]
+
+
+def altered_order(lines: list[Line]) -> None:
+    first, second = heard(lines)
+    lines[first], lines[second] = lines[second], lines[first]
+
+
+def one_less(lines: list[Line]) -> None:
+    del lines[heard(lines)[1]]
+
+
+def one_more(lines: list[Line]) -> None:
+    lines.insert(heard(lines)[1], lines[heard(lines)[1]])
+
+
+def altered_code(lines: list[Line]) -> None:
+    lines[-1]["close"]["code"] = 1001
+
+
+def altered_handshake(lines: list[Line]) -> None:
+    lines[1]["http"]["status"] = 200
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        altered_text,
+        altered_type,
+        altered_field,
+        altered_number_of_a_binding,
+        altered_order,
+        one_less,
+        one_more,
+        altered_code,
+        altered_handshake,
+    ],
+)
+async def test_a_difference_is_seen(
+    alter: Callable[[list[Line]], None], tmp_path: Path, polling: Service, postgres: Postgres
+) -> None:
+    race = next(path for path in RECORDINGS if path.name.startswith("14_") and ".v1." in path.name)
+    lines = [json.loads(line) for line in race.read_text().splitlines()]
+    alter(lines)
+    path = tmp_path / "altered.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    assert (await played(path, polling, postgres, patience=1.0)).differences != []
+
+
+def test_what_is_generated_is_compared_by_where_it_comes_again() -> None:
+    one, two = ("3f9ec0de-51a2-4f0c-9b1d-0a1b2c3d4e5f", "7ab1c2d3-e4f5-4a6b-8c7d-9e8f7a6b5c4d")
+    (recorded, same, other) = (Names(), Names(), Names())
+    assert recorded.text({"id": one}) == same.text({"id": two}) == other.text({"id": two})
+    assert recorded.text({"id": one}) == same.text({"id": two}) != other.text({"id": one})
+
+
+def test_types_are_compared() -> None:
+    texts = [Names().text({"n": value}) for value in (1, 1.0, "1", True, None)]
+    assert len(set(texts)) == len(texts)
