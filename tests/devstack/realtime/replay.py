@@ -1,7 +1,7 @@
 """Plays a recording of the hosted server against ours: sends what the client sent, compares what comes back.
 
-Of what comes nothing is passed over: what was not recorded is a difference too. The order is that of the recording; only
-what several topics are told at one time may come in another order, answers excepted.
+Of what comes nothing is passed over: what was not recorded is a difference too. The order is that of the recording;
+only what several topics are told at one time may come in another order, answers excepted.
 """
 
 from __future__ import annotations
