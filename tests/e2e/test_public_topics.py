@@ -12,7 +12,16 @@ from tests.harness import Ear, Person, working
 
 async def speak(somebody: Person, topic: str, ear: Ear, *events: str) -> None:
     """Join the public topic of this name, and say each event on it; `ear` hears them there."""
-    channel = somebody.client.channel(topic, {"config": {"private": False, "broadcast": {"self": True, "ack": False}}})
+    channel = somebody.client.channel(
+        topic,
+        {
+            "config": {
+                "private": False,
+                "broadcast": {"self": True, "ack": False},
+                "presence": {"key": "", "enabled": False},
+            }
+        },
+    )
     for event in events:
         channel.on_broadcast(event, ear.hear)
     joined = Ear()
