@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -50,15 +49,6 @@ def test_a_bad_one_is_named_in_one_line(name: str, value: str, says: str) -> Non
     assert text.startswith(name)
     assert says in text
     assert "\n" not in text
-
-
-def test_the_example_names_every_setting_with_its_default() -> None:
-    example = (Path(__file__).parents[2] / ".env.example").read_text()
-    named = dict(re.findall(r"^# (BRIDGE_\w+)=(\S*)", example, re.MULTILINE))
-    read = {name: value for name, value in named.items() if value}
-    assert settings.load(GOOD | read) == settings.load(GOOD)
-    source = Path(settings.__file__).read_text()
-    assert set(named) == set(re.findall(r'"(BRIDGE_\w+)"', source))
 
 
 def test_dotenv_yields_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
