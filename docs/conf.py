@@ -33,4 +33,3 @@ html_theme = "furo"
 html_title = project
 html_copy_source = False
 nitpicky = True
-suppress_warnings = ["toc.empty_glob"]  # index.md has a place for pages that are yet to be written
