@@ -7,21 +7,13 @@ from collections.abc import Awaitable, Callable
 
 from realtime.types import RealtimeSubscribeStates
 
+from bridge.connection import config
 from tests.harness import Ear, Person, working
 
 
 async def speak(somebody: Person, topic: str, ear: Ear, *events: str) -> None:
     """Join the public topic of this name, and say each event on it; `ear` hears them there."""
-    channel = somebody.client.channel(
-        topic,
-        {
-            "config": {
-                "private": False,
-                "broadcast": {"self": True, "ack": False},
-                "presence": {"key": "", "enabled": False},
-            }
-        },
-    )
+    channel = somebody.client.channel(topic, config(private=False, hears_itself=True))
     for event in events:
         channel.on_broadcast(event, ear.hear)
     joined = Ear()
