@@ -157,6 +157,14 @@ async def test_everything_is_done_by_keyboard(environment: dict[str, str], tab: 
         await keyboard.type("By keyboard")
         await keyboard.press("Enter")
         await expect(page.get_by_role("heading", name="By keyboard")).to_be_visible()
+        # what is over leaves the keyboard where it was
+        opener = page.get_by_test_id("sessions").locator(".open")
+        await expect(opener).to_be_focused()
+        await tab_to("Delete session")
+        await keyboard.press("Enter")
+        await expect(page.get_by_role("button", name="Delete", exact=True)).to_be_focused()
+        await keyboard.press("Escape")
+        await expect(opener).to_be_focused()
 
 
 async def test_the_chosen_theme_is_kept(context: BrowserContext, tab: Tab) -> None:

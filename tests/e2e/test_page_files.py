@@ -34,9 +34,11 @@ async def test_a_file_is_edited_and_its_earlier_version_brought_back(
     await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
     page, content = tab.page, tab.page.get_by_test_id("file-content")
     await expect(content).to_contain_text("x = 1")
-    await tools(tab, "a.py").get_by_role("button", name="Edit").click()
+    edit = tools(tab, "a.py").get_by_role("button", name="Edit")
+    await edit.click()
     editor = page.get_by_role("textbox", name="Text of a.py")
     await expect(editor).to_be_focused()
+    await expect(edit).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")  # it shows that it is pressed
     await editor.fill("x = 2\n")
     await page.get_by_role("button", name="Save").click()
     await expect(content).to_contain_text("x = 2")

@@ -31,6 +31,13 @@ MARKDOWN = "\n\n".join(
         '```"><img src=x onerror=alert(1)>\n<script>alert(1)</script>\n```',
         "```html\n<img src=x onerror=alert(1)></code></pre><script>alert(1)</script>\n```",
         "| <img src=x onerror=alert(1)> |\n|---|\n| <script>alert(1)</script> |",
+        '```mermaid\ngraph TD; A-->B["<img src=x onerror=alert(1)>"]; click A "javascript:alert(1)"\n```',
+        '```js" onmouseover="alert(1)\nalert(1)\n```',
+        "![s](data:image/svg+xml,<svg%20onload=alert(1)>) <data:text/html,<script>alert(1)</script>>",
+        "[f](java\nscript:alert(1)) [g](&#106;avascript:alert(1)) [h](\\x01javascript:alert(1)) [i](file:///etc/passwd)",
+        "[j][k] [l](//example.com/<script>alert(1)</script>) www.example.com/<svg/onload=alert(1)>",
+        'https://example.com/"onmouseover="alert(1) mailto:a@example.com"onclick="alert(1)',
+        "note[^1]\n\n[^1]: <img src=x onerror=alert(1)> [m](javascript:alert(1))\n\n[k]: javascript:alert(1)",
         "The end of it.",
     )
 )
@@ -42,9 +49,16 @@ FOUND = """() => [
   ...[...document.querySelectorAll("[href], [src]")].filter((e) => {
     const address = e.getAttribute("href") ?? e.getAttribute("src");
     const { protocol } = new URL(address, location.href);
-    return !["http:", "https:"].includes(protocol) || (e.tagName === "IMG" && !address.startsWith("./"));
+    return !["http:", "https:", "mailto:"].includes(protocol) || (e.tagName === "IMG" && !address.startsWith("./"));
   }),
 ].map((e) => e.outerHTML)"""
+
+
+# the outermost elements that are wider than the window, or than a list of the page that has them
+_WIDER = """() => [
+  document.documentElement, ...document.querySelectorAll(".log, .sessions, .files, .files ul, .chat-header, .message"),
+].filter((e) => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "none")
+  .map((e) => `${e.tagName}.${e.className}: ${e.scrollWidth} > ${e.clientWidth}`)"""
 
 
 @pytest.mark.parametrize(
@@ -63,7 +77,7 @@ async def test_nothing_runs(
         Turn(hostile, hostile, status="failed", error={"code": hostile, "message": hostile}),
     ]
     files = [File(line[:500], hostile, "html"), File(f"b{line}"[:500], hostile, line[:60])]
-    session_id = await rows.write(db, await rows.user_id(db, email), Conversation(line, turns, files))
+    session_id = await rows.write(db, await rows.user_id(db, email), Conversation(line[:200], turns, files))
     await tab.page.goto(f"{tab.address}#{session_id}")
     await tab.page.reload()
     await expect(tab.replies).to_have_count(2)
@@ -79,6 +93,41 @@ async def test_nothing_runs(
     assert await tab.page.evaluate(FOUND) == []
     own = (tab.address, environment["SUPABASE_URL"], "blob:", "data:")
     assert [url for url in requests if not url.startswith(own)] == []
+
+
+async def test_a_name_that_turns_the_writing_deceives_nobody(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    email = await tab.sign_up()
+    conversation = Conversation("Files", files=[File("bills/invoice\u202efdp.exe", "x")])
+    session_id = await rows.write(db, await rows.user_id(db, email), conversation)
+    await tab.page.goto(f"{tab.address}#{session_id}")
+    await tab.page.reload()
+    files = tab.page.get_by_role("complementary", name="Code files")
+    await expect(files.get_by_test_id("files").get_by_role("button")).to_have_text("bills/invoice\ufffdfdp.exe")
+    assert "\u202e" not in await files.inner_html()
+    async with tab.page.expect_download() as downloading:
+        await files.get_by_role("button", name="Download").click()
+    assert (await downloading.value).suggested_filename == "invoice\ufffdfdp.exe"
+
+
+async def test_nothing_is_wider_than_the_page(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    email, word = await tab.sign_up(), "w" * 500
+    reply = f"{word}\n\n# {word}\n\n`{word}` [{word}](https://example.com/{word})\n\n```{word}\n{word}\n```\n\n- {word}"
+    data = {"reply": reply, word: word, "rows": [{word: word, "n": 1}], "list": [word]}
+    turns = [Turn(word, reply, data), Turn(word, "", status="failed", error={"code": "x", "message": word})]
+    conversation = Conversation(word[:200], turns, [File(word, word), File(f"a/{word}", word, word[:60])])
+    session_id = await rows.write(db, await rows.user_id(db, email), conversation)
+    await tab.page.goto(f"{tab.address}#{session_id}")
+    await tab.page.reload()
+    await expect(tab.replies).to_have_count(2)
+    await expect(tab.page.locator(".prose:not(.plain)").first).to_be_visible()
+    for width in (1280, 390):
+        await tab.page.set_viewport_size({"width": width, "height": 780})
+        # what is wide is scrolled in its own frame
+        assert await tab.page.evaluate(_WIDER) == []
 
 
 async def test_a_page_has_no_script_but_its_own(tab: Tab) -> None:

@@ -2,6 +2,7 @@ import { useState } from "react";
 import type { ChatSession, CodeFile } from "supabase-baml-bridge-client";
 import { messageOf } from "./errors.ts";
 import { isComposing } from "./keys.ts";
+import { shownPath } from "./paths.ts";
 
 interface Props {
   session: ChatSession;
@@ -92,7 +93,7 @@ export function FileEditor({ session, file, isGone, onDone, onAdded }: Props) {
         </p>
       )}
       <textarea
-        aria-label={`Text of ${file.path}`}
+        aria-label={`Text of ${shownPath(file)}`}
         spellCheck={false}
         autoFocus
         value={text}

@@ -3,6 +3,7 @@ import type { ChatSession, CodeFile, CodeFileVersion } from "supabase-baml-bridg
 import { Code } from "./Code.tsx";
 import { CopyButton } from "./Copy.tsx";
 import { messageOf } from "./errors.ts";
+import { shownPath } from "./paths.ts";
 
 /** The earlier versions of a file, one of them to read, copy or bring back. */
 export function FileVersions({ session, file }: { session: ChatSession; file: CodeFile }) {
@@ -55,7 +56,7 @@ export function FileVersions({ session, file }: { session: ChatSession; file: Co
         </p>
       )}
       {versions?.length === 0 && <p className="muted hint">There are no earlier versions.</p>}
-      <ul aria-label={`Versions of ${file.path}`}>
+      <ul aria-label={`Versions of ${shownPath(file)}`}>
         {versions?.map((version) => (
           <li key={version.id}>
             <button

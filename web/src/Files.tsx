@@ -5,6 +5,10 @@ import { CopyButton } from "./Copy.tsx";
 import { FileEditor } from "./FileEditor.tsx";
 import { FileVersions } from "./FileVersions.tsx";
 import { messageOf } from "./errors.ts";
+import { downloadName, shownPath } from "./paths.ts";
+
+/** How long a download may take to begin: some browsers read the text after the click. */
+const KEPT_MS = 30_000;
 
 /** The files to show, and a way to keep one of them in sight, deleted or not, while somebody edits it. */
 export function useKeptFile(files: readonly CodeFile[]) {
@@ -45,7 +49,7 @@ export function Files({ session, files, goneId, onEdit, onEdited }: Props) {
               aria-current={file === selected ? "true" : undefined}
               onClick={() => select(file.id)}
             >
-              {file.path}
+              {shownPath(file)}
               {file.conflict && <span className="badge conflict">conflict</span>}
               {file.id === goneId && <span className="badge conflict">deleted</span>}
             </button>
@@ -81,6 +85,7 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
     else onEdited(file.id);
     setView(to);
   };
+  const path = shownPath(file);
   const toggle = (to: View) => show(view === to ? "content" : to);
 
   async function remove(): Promise<void> {
@@ -96,20 +101,20 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
   return (
     <>
       <div className="file-head">
-        <strong>{file.path}</strong>
+        <strong>{path}</strong>
         <span className="muted">
           {file.language && `${file.language} · `}revision {file.revision}
         </span>
       </div>
       {!isGone && (
-        <div className="file-tools" role="group" aria-label={`What to do with ${file.path}`}>
+        <div className="file-tools" role="group" aria-label={`What to do with ${path}`}>
           <button className="quiet small" aria-pressed={view === "edit"} onClick={() => toggle("edit")}>
             Edit
           </button>
           <button className="quiet small" aria-pressed={view === "versions"} onClick={() => toggle("versions")}>
             Versions
           </button>
-          <CopyButton text={file.content} what={file.path} />
+          <CopyButton text={file.content} what={path} />
           <button className="quiet small" onClick={() => download(file)}>
             Download
           </button>
@@ -133,7 +138,7 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
       )}
       {view === "delete" && (
         <div className="banner" onKeyDown={({ key }) => key === "Escape" && show("content")}>
-          <p>Delete {file.path} with its versions?</p>
+          <p>Delete {path} with its versions?</p>
           <p className="answers">
             <button className="danger" autoFocus onClick={() => void remove()}>
               Delete file
@@ -161,7 +166,7 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
           className="file-content"
           data-testid="file-content"
           role="group"
-          aria-label={`Content of ${file.path}`}
+          aria-label={`Content of ${path}`}
           tabIndex={0}
         >
           <Code code={file.content} language={file.language ?? ""} />
@@ -171,10 +176,10 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
   );
 }
 
-function download({ path, content }: CodeFile): void {
+function download(file: CodeFile): void {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([content], { type: "text/plain" }));
-  link.download = path.split("/").at(-1) ?? "file.txt";
+  link.href = URL.createObjectURL(new Blob([file.content], { type: "text/plain" }));
+  link.download = downloadName(file);
   link.click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), KEPT_MS);
 }

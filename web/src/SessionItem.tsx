@@ -1,4 +1,4 @@
-import { useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import type { SessionRow } from "supabase-baml-bridge-client";
 
 interface Props {
@@ -14,10 +14,23 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
   const [asking, setAsking] = useState<"title" | "delete" | null>(null);
   const title = session.title || "New session";
   const done = () => setAsking(null);
+  const item = useRef<HTMLLIElement>(null);
+  const opener = useRef<HTMLButtonElement>(null);
+  const asked = useRef(false);
+
+  // what had the keyboard's focus is gone with the question
+  useEffect(() => {
+    if (asked.current && asking === null) opener.current?.focus();
+    asked.current = asking !== null;
+  }, [asking]);
+
+  useEffect(() => {
+    if (selected || asking !== null) item.current?.scrollIntoView({ block: "nearest" });
+  }, [selected, asking]);
 
   if (asking === "delete") {
     return (
-      <li className="session asking" onKeyDown={({ key }) => key === "Escape" && done()}>
+      <li ref={item} className="session asking" onKeyDown={({ key }) => key === "Escape" && done()}>
         <span className="title">Delete “{title}”?</span>
         <span className="answers">
           <button className="danger" autoFocus onClick={onDelete}>
@@ -30,7 +43,7 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
   }
   if (asking === "title") {
     return (
-      <li className="session asking" onKeyDown={({ key }) => key === "Escape" && done()}>
+      <li ref={item} className="session asking" onKeyDown={({ key }) => key === "Escape" && done()}>
         <RenameForm
           title={session.title ?? ""}
           onRename={(name) => {
@@ -43,10 +56,10 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
     );
   }
   return (
-    <li className={selected ? "session selected" : "session"}>
-      <button className="open" aria-current={selected ? "page" : undefined} onClick={onSelect}>
+    <li ref={item} className={selected ? "session selected" : "session"}>
+      <button ref={opener} className="open" aria-current={selected ? "page" : undefined} onClick={onSelect}>
         <span className="title">{title}</span>
-        <span className="badge">{session.function}</span>
+        <span className="function">{session.function}</span>
       </button>
       <button className="quiet icon" aria-label={`Rename session ${title}`} onClick={() => setAsking("title")}>
         <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
