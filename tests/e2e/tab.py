@@ -34,9 +34,13 @@ _WATCH = """() => {
 }"""
 
 
-async def build(folder: Path, out: Path, environment: Mapping[str, str]) -> None:
-    """Build a Vite project as its deployer would, for one Supabase. Raises AssertionError with what Vite said."""
+async def build(folder: Path, out: Path, environment: Mapping[str, str], mode: str = "production") -> None:
+    """Build a Vite project as its deployer would, for one Supabase. Raises AssertionError with what Vite said.
+
+    In mode "development" React is the one that checks: its StrictMode opens everything twice.
+    """
     settings = {
+        "NODE_ENV": mode,
         "VITE_SUPABASE_URL": environment["SUPABASE_URL"],
         "VITE_SUPABASE_PUBLISHABLE_KEY": environment["SUPABASE_PUBLISHABLE_KEY"],
         "VITE_FUNCTIONS": FUNCTIONS,
@@ -45,6 +49,8 @@ async def build(folder: Path, out: Path, environment: Mapping[str, str]) -> None
         await asyncio.to_thread(node),
         str(VITE),
         "build",
+        "--mode",
+        mode,
         "--outDir",
         str(out),
         "--emptyOutDir",

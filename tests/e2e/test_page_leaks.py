@@ -1,0 +1,90 @@
+"""What is left of sessions that were opened and closed: nothing, also where React opens everything twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psycopg
+from playwright.async_api import BrowserContext, CDPSession, WebSocket, expect
+
+from devstack.migrations import PROJECT
+from devstack.stack import Stack
+from tests.e2e import rows
+from tests.e2e.rows import Conversation, Turn
+from tests.e2e.tab import Tab, build, served
+from tests.harness import Row
+
+TIMES = 100
+# React keeps a listener of each kind at the root, and what is shown may differ by a few nodes.
+FEW = 50
+
+
+class Topics:
+    """The topics that a page has joined and not left, by the frames that it sent."""
+
+    def __init__(self, tab: Tab) -> None:
+        self.joined: set[str] = set()
+        self.joins = 0
+        tab.page.on("websocket", self._watch)
+
+    def _watch(self, socket: WebSocket) -> None:
+        socket.on("framesent", self._note)
+
+    def _note(self, frame: str | bytes) -> None:
+        if isinstance(frame, bytes):
+            return  # a broadcast; the page sends none
+        _, _, topic, event, _ = json.loads(frame)
+        if event == "phx_join":
+            self.joined.add(topic)
+            self.joins += 1
+        elif event == "phx_leave":
+            self.joined.discard(topic)
+
+
+async def kept(devtools: CDPSession) -> dict[str, int]:
+    """How many listeners and nodes there are that the page still holds."""
+    await devtools.send("HeapProfiler.collectGarbage")
+    metrics = await devtools.send("Performance.getMetrics")
+    values = {metric["name"]: int(metric["value"]) for metric in metrics["metrics"]}
+    return {name: values[name] for name in ("JSEventListeners", "Nodes", "JSHeapUsedSize")}
+
+
+async def test_a_hundred_sessions_opened_and_closed_leave_nothing(
+    stack: Stack,
+    environment: dict[str, str],
+    context: BrowserContext,
+    db: psycopg.AsyncConnection[Row],
+    tmp_path: Path,
+) -> None:
+    await build(PROJECT / "web", tmp_path, stack.environment, mode="development")
+    async with served(tmp_path) as address:
+        tab = await Tab.open(context, address)
+        user = await rows.user_id(db, await tab.sign_up())
+        ids = [
+            await rows.write(db, user, Conversation(name, [Turn(f"In {name}", "Reply")]))
+            for name in ("First", "Second")
+        ]
+        topics = Topics(tab)
+        await tab.page.reload()
+        devtools = await context.new_cdp_session(tab.page)
+        await devtools.send("Performance.enable")
+
+        async def open_both() -> None:
+            for name in ("First", "Second"):
+                await tab.page.get_by_test_id("sessions").get_by_role("button", name=name).first.click()
+                await expect(tab.questions).to_have_text(f"In {name}Edit and ask again")
+
+        for _ in range(5):
+            await open_both()
+        before, joins = await kept(devtools), topics.joins
+        for _ in range(TIMES // 2):
+            await open_both()
+        after = await kept(devtools)
+        print(f"before {before}, after {after}, joins {topics.joins - joins}")
+        assert topics.joins - joins >= TIMES
+        assert topics.joined == {f"realtime:user:{user}", f"realtime:session:{ids[1]}"}
+        assert after["JSEventListeners"] - before["JSEventListeners"] < FEW
+        assert after["Nodes"] - before["Nodes"] < FEW
+        assert after["JSHeapUsedSize"] - before["JSHeapUsedSize"] < 1_000_000
+        assert tab.problems == []
