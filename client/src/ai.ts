@@ -51,7 +51,7 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
   readonly resumeStreamIsReplay = true;
   readonly #client: AnySupabaseClient;
   readonly #open = new Map<string, OpenSession>();
-  /** Ids of rows by the ids of messages that cannot be a row's. */
+  /** Ids of rows by the ids of messages that cannot be a row's, or whose text was changed. */
   readonly #rowIds = new Map<string, string>();
 
   constructor(client: AnySupabaseClient) {
@@ -59,13 +59,19 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
   }
 
   async sendMessages(options: SendOptions<M>): Promise<ReadableStream<UIMessageChunk>> {
-    const { chatId, trigger, messages, abortSignal, body } = options;
+    const { chatId, trigger, messages, messageId, abortSignal, body } = options;
     const question = messages.findLast(({ role }) => role === "user");
     if (question === undefined) throw new Error("There is no message of the user's to answer.");
-    const id = this.#rowId(question.id);
     const lease = this.#take(chatId);
     try {
       const { session } = lease;
+      // a row's text is never changed: a message in other words is a new row, and the old one's reply is not wanted
+      const isEdited = trigger === "submit-message" && messageId === question.id;
+      if (isEdited) {
+        await stop(session, this.#rowId(messageId));
+        this.#rowIds.set(messageId, newId());
+      }
+      const id = this.#rowId(question.id);
       const oldAttempt = trigger === "regenerate-message" ? await retry(session, id) : 0;
       if (oldAttempt === null || trigger !== "regenerate-message") await send(session, id, textOf(question), body);
       return streamReply(lease, id, abortSignal, oldAttempt ?? 0);
@@ -96,8 +102,8 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
   }
 
   #rowId(id: string): string {
-    if (UUID.test(id)) return id;
-    const known = this.#rowIds.get(id) ?? newId();
+    const known = this.#rowIds.get(id) ?? (UUID.test(id) ? null : newId());
+    if (known === null) return id;
     this.#rowIds.set(id, known);
     return known;
   }
@@ -156,16 +162,20 @@ async function send(session: ChatSession, id: string, text: string, body: object
   throw new Error(reason ?? "The message was not sent.");
 }
 
-/** The attempt that is replaced, or null if there is no such question yet: it had not been sent. */
-async function retry(session: ChatSession, id: string): Promise<number | null> {
+/** Ends the reply to a question, if it has not ended. */
+async function stop(session: ChatSession, id: string): Promise<void> {
   const isLive = ({ messages }: SessionSnapshot): boolean =>
     messages.some((message) => (message.id === id || message.reply_to === id) && !hasEnded(message));
+  if (!isLive(await until(session, ({ ready }) => ready))) return;
+  await session.cancel(id);
+  await until(session, (snapshot) => !isLive(snapshot), AbortSignal.timeout(END_MS));
+}
+
+/** The attempt that is replaced, or null if there is no such question yet: it had not been sent. */
+async function retry(session: ChatSession, id: string): Promise<number | null> {
   try {
     // a stop may still be on its way to the worker, and what runs is not begun anew
-    if (isLive(await until(session, ({ ready }) => ready))) {
-      await session.cancel(id);
-      await until(session, (snapshot) => !isLive(snapshot), AbortSignal.timeout(END_MS));
-    }
+    await stop(session, id);
     const { messages } = session.getSnapshot();
     const replaced = messages.find(({ reply_to }) => reply_to === id)?.attempt ?? 0;
     await session.retry(id);
@@ -218,7 +228,7 @@ function streamReply(
         leave();
         controller.close();
       };
-      const stop = (): void => {
+      const abort = (): void => {
         leave();
         controller.close();
         // a stop that does not arrive leaves the reply running, as its row will show
@@ -227,11 +237,11 @@ function streamReply(
       const unsubscribe = session.subscribe(look);
       leave = () => {
         unsubscribe();
-        signal?.removeEventListener("abort", stop);
+        signal?.removeEventListener("abort", abort);
         lease.release();
       };
-      if (signal?.aborted) return stop();
-      signal?.addEventListener("abort", stop);
+      if (signal?.aborted) return abort();
+      signal?.addEventListener("abort", abort);
       look();
     },
     cancel: () => leave(),

@@ -3,6 +3,7 @@
 import type { SupabaseClient } from "@supabase/supabase-js";
 import { timeout, unwrap } from "./backend.ts";
 import { parseSessionListEvent } from "./events.ts";
+import { newId } from "./id.ts";
 import { compareTimes } from "./merge.ts";
 import { Observable } from "./observable.ts";
 import { listen } from "./topic.ts";
@@ -60,7 +61,8 @@ export class SessionList extends Observable<SessionListSnapshot> {
 
   /** Creates a session. Throws `RequestError`. */
   async create(values: NewSession = {}): Promise<SessionRow> {
-    const query = this.#db.from("sessions").insert(values).select().abortSignal(timeout());
+    // never an empty row: not every REST server can insert one
+    const query = this.#db.from("sessions").insert({ id: newId(), ...values }).select().abortSignal(timeout());
     const row: SessionRow = unwrap(await query.single());
     this.#merge(row);
     return row;

@@ -1,119 +1,19 @@
-/**
- * The client against a running Supabase with the project's migrations, supabase-js and its default serializer in between.
- *
- * Runs where SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY and SUPABASE_SECRET_KEY are those of a devstack without a worker:
- * the test plays the worker.
- */
+/** The client against a running Supabase, with supabase-js and its default serializer in between. */
 
-import { createClient, type RealtimeChannel, type SupabaseClient } from "@supabase/supabase-js";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import WebSocket from "ws";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import type { SupabaseClient } from "@supabase/supabase-js";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { supabaseBackend } from "../src/backend.ts";
-import { openSession, openSessionList, type ChatSession, type Database, type SessionList } from "../src/index.ts";
-
-const { SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_SECRET_KEY } = process.env;
-const WORKER = "client-test";
-
-/** The sockets of the clients, so that a test can break them. */
-const sockets = new Set<BreakableSocket>();
-
-class BreakableSocket extends WebSocket {
-  /** The join frame of each topic. */
-  readonly joins = new Map<string, string>();
-
-  constructor(address: string | URL, protocols?: string | string[]) {
-    super(address, protocols);
-    sockets.add(this);
-    this.on("close", () => sockets.delete(this));
-  }
-
-  override send(data: string | Buffer): void {
-    if (typeof data === "string" && data.includes('"phx_join"')) {
-      const [joinRef, , topic] = JSON.parse(data) as [string, string, string];
-      this.joins.set(topic, joinRef);
-    }
-    super.send(data);
-  }
-
-  /** What the server does when it closes a channel, as at the end of a token's life. */
-  closeTopic(topic: string): void {
-    const joinRef = this.joins.get(topic);
-    if (joinRef === undefined) return;
-    const frame = JSON.stringify([joinRef, null, topic, "phx_close", {}]);
-    this.onmessage?.({ data: frame, type: "message", target: this });
-  }
-}
-
-function connect(key: string): SupabaseClient<Database> {
-  return createClient<Database>(SUPABASE_URL!, key, {
-    auth: { persistSession: false, autoRefreshToken: false },
-    // Node 20 has no WebSocket of its own; the DOM's type is wider than what is used
-    realtime: { transport: BreakableSocket as never, reconnectAfterMs: () => 100 },
-  });
-}
-
-interface Job {
-  message_id: string;
-  reply_id: string;
-  attempt: number;
-}
-
-/** Plays the worker. */
-class Worker {
-  readonly #service = connect(SUPABASE_SECRET_KEY!) as SupabaseClient;
-  #channel: RealtimeChannel | null = null;
-
-  async join(sessionId: string): Promise<void> {
-    await this.#service.realtime.setAuth();
-    const channel = this.#service.channel(`session:${sessionId}`, { config: { private: true } });
-    this.#channel = channel;
-    await new Promise<void>((resolve, reject) =>
-      channel.subscribe((status, error) => (status === "SUBSCRIBED" ? resolve() : reject(error ?? Error(status)))),
-    );
-  }
-
-  async claim(): Promise<Job> {
-    const args = { worker: WORKER, slots: 1, holding: [], lease_seconds: 30, history: 10 };
-    const { jobs } = await this.#call<{ jobs: Job[] }>("bridge_claim", args);
-    expect(jobs).toHaveLength(1);
-    return jobs[0]!;
-  }
-
-  async delta(job: Job, seq: number, text: string): Promise<void> {
-    const payload = { message_id: job.reply_id, reply_to: job.message_id, attempt: job.attempt, seq, text };
-    expect(await this.#channel!.send({ type: "broadcast", event: "delta", payload })).toBe("ok");
-  }
-
-  async beat({ message_id, attempt }: Job, seq: number, content: string): Promise<void> {
-    await this.#call("bridge_beat", { worker: WORKER, jobs: [{ message_id, attempt, seq, content }] });
-  }
-
-  async finish({ message_id, attempt }: Job, result: object): Promise<void> {
-    await this.#call("bridge_finish", { worker: WORKER, results: [{ message_id, attempt, ...result }] });
-  }
-
-  async stop(): Promise<void> {
-    await this.#service.removeAllChannels();
-  }
-
-  async #call<T>(name: string, args: object): Promise<T> {
-    const { data, error } = await this.#service.rpc(name, args);
-    if (error) throw error;
-    return data as T;
-  }
-}
-
-async function signUp(): Promise<{ client: SupabaseClient<Database>; userId: string }> {
-  const client = connect(SUPABASE_PUBLISHABLE_KEY!);
-  const email = `${crypto.randomUUID()}@example.com`;
-  const { data, error } = await client.auth.signUp({ email, password: crypto.randomUUID() });
-  if (error) throw error;
-  return { client, userId: data.user!.id };
-}
-
-// on this machine only: the test makes users and plays the worker
-const local = /^https?:\/\/(127\.0\.0\.1|localhost)[:/]/.test(SUPABASE_URL ?? "");
-const absent = !local || !SUPABASE_PUBLISHABLE_KEY || !SUPABASE_SECRET_KEY;
+import {
+  RequestError,
+  openSession,
+  openSessionList,
+  type ChatSession,
+  type Database,
+  type SessionList,
+} from "../src/index.ts";
+import { Worker, absent, signUp, sockets, until } from "./devstack.ts";
 
 describe.skipIf(absent)("with Supabase", { timeout: 20_000 }, () => {
   let client: SupabaseClient<Database>;
@@ -121,7 +21,6 @@ describe.skipIf(absent)("with Supabase", { timeout: 20_000 }, () => {
   let chat: ChatSession;
   let worker: Worker;
 
-  const until = (check: () => void) => vi.waitFor(check, { timeout: 8_000, interval: 20 });
   const last = () => chat.getSnapshot().messages.at(-1);
 
   beforeAll(async () => {
@@ -267,6 +166,60 @@ describe.skipIf(absent)("with Supabase", { timeout: 20_000 }, () => {
     expect(list.getSnapshot().sessions.find(({ id }) => id === chat.id)?.title).toBe("Another title");
     await client.from("sessions").delete().eq("id", chat.id);
     await until(() => expect(list.getSnapshot().sessions.some(({ id }) => id === chat.id)).toBe(false));
+  });
+
+  test("a session goes on with a new token, and says what it cannot do when nobody is signed in", async () => {
+    const { client: other, userId } = await signUp();
+    const theirs = openSessionList(other, userId);
+    const { id } = await theirs.create();
+    const session = openSession(other, id);
+    await until(() => expect(session.getSnapshot()).toMatchObject({ ready: true, connection: "live" }));
+
+    const first = (await other.auth.getSession()).data.session!.access_token;
+    let token = first;
+    await until(async () => {
+      token = (await other.auth.refreshSession()).data.session!.access_token;
+      expect(token).not.toBe(first); // which it is within a second
+    });
+    await until(() => expect([...sockets].flatMap(({ tokens }) => tokens)).toContain(token));
+    expect(await session.send("Hello?")).toBe(true);
+    await until(() => expect(session.getSnapshot().messages).toMatchObject([{ status: "queued" }]));
+    await session.cancel(session.getSnapshot().messages[0]!.id);
+
+    await other.auth.signOut({ scope: "local" });
+    expect(await session.send("Still here?")).toBe(false);
+    const { messages } = session.getSnapshot();
+    expect(messages).toMatchObject([{ content: "Hello?" }, { status: "not_sent", error: { message: expect.stringMatching(/^.{5,90}$/) } }]);
+    await expect(session.retry(messages[0]!.id)).rejects.toThrow(RequestError);
+    session.close();
+    theirs.close();
+    await other.removeAllChannels();
+  });
+
+  test("a hundred sessions opened and closed are forgotten, and their topics left", async () => {
+    const opened: WeakRef<ChatSession>[] = [];
+    for (let at = 0; at < 100; at++) {
+      const session = openSession(client, chat.id);
+      session.subscribe(() => undefined);
+      if (at % 10 === 0) await until(() => expect(session.getSnapshot()).toMatchObject({ ready: true, connection: "live" }));
+      session.close();
+      opened.push(new WeakRef(session));
+    }
+    const { id } = await list.create();
+    for (let at = 0; at < 10; at++) {
+      const session = openSession(client, id);
+      await until(() => expect(session.getSnapshot()).toMatchObject({ ready: true, connection: "live" }));
+      session.close();
+      opened.push(new WeakRef(session));
+    }
+    setFlagsFromString("--expose-gc");
+    const collect = runInNewContext("gc") as () => void;
+    await until(() => {
+      collect();
+      expect(opened.filter((session) => session.deref() !== undefined)).toHaveLength(0);
+    });
+    const topics = client.getChannels().map(({ topic }) => topic);
+    expect(topics.sort()).toEqual([`realtime:session:${chat.id}`, listTopic()].sort());
   });
 
   function listTopic(): string {

@@ -1,0 +1,124 @@
+/**
+ * A running Supabase with the project's migrations, the worker's part in it, and sockets that can be broken.
+ *
+ * `tests/e2e/test_client.py` runs what uses this, with the variables of a devstack without a worker.
+ */
+
+import { createClient, type RealtimeChannel, type SupabaseClient } from "@supabase/supabase-js";
+import { expect, vi } from "vitest";
+import WebSocket from "ws";
+import type { Database } from "../src/index.ts";
+
+const { SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_SECRET_KEY } = process.env;
+const WORKER = "client-test";
+
+/** The sockets of the clients, so that a test can break them. */
+export const sockets = new Set<BreakableSocket>();
+
+export class BreakableSocket extends WebSocket {
+  /** The join frame of each topic. */
+  readonly joins = new Map<string, string>();
+  /** The tokens that were sent after the join. */
+  readonly tokens: string[] = [];
+
+  constructor(address: string | URL, protocols?: string | string[]) {
+    super(address, protocols);
+    sockets.add(this);
+    this.on("close", () => sockets.delete(this));
+  }
+
+  override send(data: string | Buffer): void {
+    if (typeof data === "string" && data.includes('"phx_join"')) {
+      const [joinRef, , topic] = JSON.parse(data) as [string, string, string];
+      this.joins.set(topic, joinRef);
+    }
+    if (typeof data === "string" && data.includes('"access_token",{')) {
+      const [, , , , payload] = JSON.parse(data) as [string, string, string, string, { access_token: string }];
+      this.tokens.push(payload.access_token);
+    }
+    super.send(data);
+  }
+
+  /** What the server does when it closes a channel, as at the end of a token's life. */
+  closeTopic(topic: string): void {
+    const joinRef = this.joins.get(topic);
+    if (joinRef === undefined) return;
+    const frame = JSON.stringify([joinRef, null, topic, "phx_close", {}]);
+    this.onmessage?.({ data: frame, type: "message", target: this });
+  }
+}
+
+function connect(key: string): SupabaseClient<Database> {
+  return createClient<Database>(SUPABASE_URL!, key, {
+    auth: { persistSession: false, autoRefreshToken: false },
+    // Node 20 has no WebSocket of its own; the DOM's type is wider than what is used
+    realtime: { transport: BreakableSocket as never, reconnectAfterMs: () => 100 },
+  });
+}
+
+export interface Job {
+  message_id: string;
+  reply_id: string;
+  attempt: number;
+}
+
+/** Plays the worker. */
+export class Worker {
+  readonly #service = connect(SUPABASE_SECRET_KEY!) as SupabaseClient;
+  #channel: RealtimeChannel | null = null;
+
+  async join(sessionId: string): Promise<void> {
+    await this.#service.realtime.setAuth();
+    const channel = this.#service.channel(`session:${sessionId}`, { config: { private: true } });
+    this.#channel = channel;
+    await new Promise<void>((resolve, reject) =>
+      channel.subscribe((status, error) => (status === "SUBSCRIBED" ? resolve() : reject(error ?? Error(status)))),
+    );
+  }
+
+  async claim(): Promise<Job> {
+    const args = { worker: WORKER, slots: 1, holding: [], lease_seconds: 30, history: 10 };
+    const { jobs } = await this.#call<{ jobs: Job[] }>("bridge_claim", args);
+    expect(jobs).toHaveLength(1);
+    return jobs[0]!;
+  }
+
+  async delta(job: Job, seq: number, text: string): Promise<void> {
+    const payload = { message_id: job.reply_id, reply_to: job.message_id, attempt: job.attempt, seq, text };
+    expect(await this.#channel!.send({ type: "broadcast", event: "delta", payload })).toBe("ok");
+  }
+
+  /** Writes a checkpoint; gives what is to be done with the job: `ok`, `lost` or `cancel`. */
+  async beat({ message_id, attempt }: Job, seq: number, content: string): Promise<string | undefined> {
+    const args = { worker: WORKER, jobs: [{ message_id, attempt, seq, content }] };
+    return (await this.#call<{ results: { [id: string]: string } }>("bridge_beat", args)).results[message_id];
+  }
+
+  async finish({ message_id, attempt }: Job, result: object): Promise<void> {
+    await this.#call("bridge_finish", { worker: WORKER, results: [{ message_id, attempt, ...result }] });
+  }
+
+  async stop(): Promise<void> {
+    await this.#service.removeAllChannels();
+  }
+
+  async #call<T>(name: string, args: object): Promise<T> {
+    const { data, error } = await this.#service.rpc(name, args);
+    if (error) throw error;
+    return data as T;
+  }
+}
+
+export async function signUp(): Promise<{ client: SupabaseClient<Database>; userId: string }> {
+  const client = connect(SUPABASE_PUBLISHABLE_KEY!);
+  const email = `${crypto.randomUUID()}@example.com`;
+  const { data, error } = await client.auth.signUp({ email, password: crypto.randomUUID() });
+  if (error) throw error;
+  return { client, userId: data.user!.id };
+}
+
+// on this machine only: the test makes users and plays the worker
+const local = /^https?:\/\/(127\.0\.0\.1|localhost)[:/]/.test(SUPABASE_URL ?? "");
+export const absent = !local || !SUPABASE_PUBLISHABLE_KEY || !SUPABASE_SECRET_KEY;
+
+export const until = (check: () => void) => vi.waitFor(check, { timeout: 8_000, interval: 20 });
