@@ -132,7 +132,7 @@ def _number(
     except ValueError:
         fits = False
     if not fits:
-        raise SettingsError(f"{name} is {text!r}. It must be a number from {low:g} to {high:g}.")
+        raise SettingsError(f"{name} is {text!r}. It must be a number from {low:,.10g} to {high:,.10g}.")
     return value
 
 

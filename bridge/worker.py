@@ -163,7 +163,7 @@ class Worker:
         if not work.message_ids:
             return True
         for hand in (self.hands[message_id] for message_id in work.message_ids if message_id in self.hands):
-            hand.again = work.source == "broadcast"
+            hand.again |= work.source == "broadcast"
         fresh = [
             message_id
             for message_id in work.message_ids
