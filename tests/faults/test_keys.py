@@ -24,16 +24,19 @@ async def test_workers_with_two_keys_stand_in_for_each_other(
     other = {"SUPABASE_SECRET_KEY": jwt.encode(claims, environment["SUPABASE_JWT_SECRET"], "HS256")}
     settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 20, "concurrency": 4}
     sessions = [await user.open_session(title="named") for _ in range(8)]
-    question = "[[tokens=60 delay=0.02]]"
-    async with worker_process(environment | other, tmp_path / "old.log", **settings) as old:
+    question = "[[tokens=200 delay=0.02]]"
+    async with (
+        worker_process(environment | other, tmp_path / "old.log", **settings) as old,
+        worker_process(environment, tmp_path / "new.log", **settings) as new,
+    ):
+        # more than one of them can take
         asked = [await user.ask(session_id, question) for session_id in sessions]
         await busy(old)
-        async with worker_process(environment, tmp_path / "new.log", **settings) as new:
-            await busy(new)
-            old.signal(signal.SIGTERM)
-            assert await old.ended(25) == 0
-            asked += [await user.ask(session_id, question) for session_id in sessions]
-            replies = await asyncio.gather(*(user.reply(message_id) for message_id in asked))
+        await busy(new)
+        old.signal(signal.SIGTERM)
+        assert await old.ended(25) == 0
+        asked += [await user.ask(session_id, question) for session_id in sessions]
+        replies = await asyncio.gather(*(user.reply(message_id) for message_id in asked))
     assert {(reply["status"], reply["attempt"]) for reply in replies} == {("done", 1)}
     cursor = await db.execute("select count(distinct worker) as workers from bridge.runs")
     assert await cursor.fetchall() == [{"workers": 2}]
