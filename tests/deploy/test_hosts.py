@@ -16,6 +16,7 @@ from dotenv import dotenv_values
 from bridge.settings import Settings
 from tests.deploy.code import MODEL, PAGE, PATHS, READ, ROOT, is_command, loaded, required
 from tests.deploy.test_image import sent
+from tests.docs.blocks import BLOCKS
 
 FLY: dict[str, Any] = tomllib.loads((ROOT / "fly.toml").read_text())
 RAILWAY: dict[str, Any] = json.loads((ROOT / "railway.json").read_text())
@@ -28,8 +29,15 @@ SECRETS = required() - {"SUPABASE_URL"}
 ELSEWHERE = {"SUPABASE_PUBLISHABLE_KEY", "SUPABASE_DB_URL", "NODE_VERSION", "SKIP_DEPENDENCY_INSTALL", "PORT"}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
+# the blocks of the documentation that this module reads
+CHECKED = [block for block in BLOCKS if block.language == "yaml" and block.not_run is None]
+
+
+def yaml_of(page: str) -> dict[str, Any]:
+    """The one YAML block of a page."""
+    [text] = [block.text for block in CHECKED if block.page.name == page]
+    read: dict[str, Any] = yaml.safe_load(text)
+    return read
 
 
 # -- Fly ------------------------------------------------------------------------------------------------
@@ -132,7 +140,7 @@ def test_the_example_file_is_right_when_its_marks_are_taken_away() -> None:
 
 
 def test_kubernetes_waits_for_the_drain_and_looks_where_the_worker_listens() -> None:
-    [manifest] = [yaml.safe_load(block) for block in blocks("yaml")]
+    manifest = yaml_of("deploy.md")
     pod = manifest["spec"]["template"]["spec"]
     [container] = pod["containers"]
     assert pod["terminationGracePeriodSeconds"] > Settings.drain_seconds
@@ -144,6 +152,17 @@ def test_kubernetes_waits_for_the_drain_and_looks_where_the_worker_listens() -> 
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
     assert {"/readyz", "/healthz"} <= PATHS
     assert manifest["spec"]["replicas"] >= 2
+
+
+def test_prometheus_finds_the_rules_and_the_workers() -> None:
+    configuration = yaml_of("operations.md")
+    for name in configuration["rule_files"]:
+        assert (ROOT / "deploy" / "prometheus" / name).is_file()
+    [job] = configuration["scrape_configs"]
+    assert "metrics_path" not in job  # Prometheus's own default is the worker's
+    assert "/metrics" in PATHS
+    for section in job["static_configs"]:
+        assert all(target.endswith(f":{Settings.health_port}") for target in section["targets"])
 
 
 def test_docker_is_told_to_wait_for_the_drain() -> None:
@@ -158,7 +177,7 @@ def test_docker_is_told_to_wait_for_the_drain() -> None:
 
 
 def test_production_is_ten_commands_away_and_readme_has_the_same() -> None:
-    path = blocks("sh")[0]
+    path = next(block.text for block in BLOCKS if block.page.name == "deploy.md" and block.language == "sh")
     commands = [line for line in path.splitlines() if line and not line.startswith("#")]
     assert len(commands) <= 10
     assert path in (ROOT / "README.md").read_text()

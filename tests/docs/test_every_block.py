@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from devstack.migrations import PROJECT
+from tests.deploy import test_hosts
 from tests.docs import (
     test_frontend_guide,
     test_functions_guide,
@@ -21,6 +22,7 @@ from tests.e2e import test_gallery_types
 MODULES = (
     test_frontend_guide,
     test_functions_guide,
+    test_hosts,
     test_settings_guide,
     test_shell_blocks,
     test_sql_blocks,
