@@ -26,10 +26,6 @@ PARSE_SHARE = 0.04
 # The shortest time between two structured partials, in seconds; BAML's own pace for text is the same.
 PARSE_SECONDS = 0.05
 PARSE_LONGEST = 5.0  # and the longest, so that a reply that takes long shows that it lives
-# BAML holds a text's first words back for 50 ms as often as not, so they are looked for among the provider's events:
-# after 5 ms, then whenever the wait has grown by a share of itself. (A callback at each event costs 25 µs a token.)
-LOOK_SECONDS = 0.005
-LOOK_SHARE = 0.04
 # How long an aborted call may take to end, in seconds. It takes about 0.001.
 ABORT_SECONDS = 2.0
 
@@ -64,9 +60,9 @@ def _ignore(_: Any) -> None:
 class Call:
     """A call under way. Made on the event loop; `close` it in any case: it ends the provider's connection.
 
-    `text` says that the function gives a string: its partials but the first come from BAML by themselves, every 50 ms.
-    Those of any other type would cost BAML a parse of everything each time, whatever that takes; here they are parsed
-    at a pace bounded by their own cost. Raises what baml-py raises if the call cannot even begin.
+    `text` says that the function gives a string: its partials come from BAML by themselves, every 50 ms. Those of any
+    other type would cost BAML a parse of everything each time, whatever that takes; here they are parsed at a pace
+    bounded by their own cost. Raises what baml-py raises if the call cannot even begin.
     """
 
     def __init__(
@@ -108,8 +104,6 @@ class Call:
         There is no timeout here: the client's own (baml_src/clients.baml) and the turn's bound it.
         """
         if self._text:
-            if (first := await self._first_words()) is not None:
-                yield first
             while not self.done.done():
                 await self._changed.wait()
                 self._changed.clear()
@@ -117,7 +111,7 @@ class Call:
                 if newest is not None and newest.is_ok():
                     yield self._cast(newest, partial=True)
             return
-        began, pause = self._loop.time(), LOOK_SECONDS
+        pause = PARSE_SECONDS
         while True:
             await asyncio.wait([self.done], timeout=pause)
             if self.done.done():
@@ -126,29 +120,9 @@ class Call:
             known = len(self._tail.text)
             alive = self._read()
             value = self._parse() if len(self._tail.text) != known else None
-            if self._tail.text:
-                pause = min(max(PARSE_SECONDS, (time.perf_counter() - begun) / PARSE_SHARE), PARSE_LONGEST)
-            else:
-                pause = self._look_again(began)
+            pause = min(max(PARSE_SECONDS, (time.perf_counter() - begun) / PARSE_SHARE), PARSE_LONGEST)
             if alive:
                 yield value
-
-    async def _first_words(self) -> Any:
-        """Wait for text among the provider's events; None if BAML was first with it, or the call has ended."""
-        began = self._loop.time()
-        while self._newest is None and not self.done.done():
-            if self._read() and (words := self._parse()):
-                return words
-            timer = self._loop.call_later(self._look_again(began), self._changed.set)
-            await self._changed.wait()
-            timer.cancel()
-            self._changed.clear()
-        self._changed.set()
-        return None
-
-    def _look_again(self, began: float) -> float:
-        """Seconds until the next look for a first word that has been waited for since `began`."""
-        return min(max(LOOK_SECONDS, LOOK_SHARE * (self._loop.time() - began)), PARSE_SECONDS)
 
     async def result(self) -> Any:
         """Wait for the end and give the result. Raises what baml-py raises."""

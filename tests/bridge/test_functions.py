@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from bridge.baml import Call
 from bridge.delimiters import BREAK, DELIMITERS
 from bridge.errors import (
     AnswerTooLong,
@@ -102,13 +101,6 @@ async def test_the_first_token_is_shown_at_once(functions: Functions, model: Mod
     async with aclosing(functions.run(turn("[[tokens=2 delay=5]]"))) as pieces:
         assert await anext(pieces) == Partial("word00 ")
         assert time.monotonic() - model.requests[-1].started_at < 1
-
-
-async def test_the_first_words_do_not_wait_for_baml(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds them back for 50 ms now and then; here, for good."""
-    monkeypatch.setattr(Call, "_on_event", lambda *_: None)
-    async with aclosing(functions.run(turn("[[tokens=2 delay=20 first=0.1]]"))) as pieces, asyncio.timeout(10):
-        assert await anext(pieces) == Partial("word00 ")
 
 
 async def test_a_slow_reader_gets_the_newest_not_a_queue(functions: Functions, model: ModelServer) -> None:
