@@ -76,7 +76,10 @@ class Call:
         self._tail = _Tail()
         self._controller = AbortController()  # held to the end: letting it go aborts the call
         self._collector = Collector(name)
+        self._heard = _Heard()
         options = {"abort_controller": self._controller, "collector": self._collector, "env": dict(env)}
+        if not text:
+            options["on_tick"] = self._heard
         context, self._stream = client.manager(options).create_async_stream(function_name=name, args=arguments)
         if text:
             self._stream.on_event(self._on_event)
@@ -118,7 +121,7 @@ class Call:
                 return
             begun = time.perf_counter()
             known = len(self._tail.text)
-            alive = self._read()
+            alive = self._heard.anything and self._read()
             value = self._parse() if len(self._tail.text) != known else None
             pause = min(max(PARSE_SECONDS, (time.perf_counter() - begun) / PARSE_SHARE), PARSE_LONGEST)
             if alive:
@@ -168,6 +171,20 @@ class Call:
         log = self._collector.last
         calls = log.calls if log else None
         return calls[-1] if calls else None
+
+
+class _Heard:
+    """Notes that the provider sent an event; called for each, from a thread of baml-py's.
+
+    Until the first one the collector must not be asked: it may know of a call whose beginning is not yet stored, and
+    then baml-py panics, which spoils every call of the process.
+    """
+
+    def __init__(self) -> None:
+        self.anything = False
+
+    def __call__(self, *_: Any) -> None:
+        self.anything = True
 
 
 class _Tail:

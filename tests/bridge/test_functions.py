@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.baml import Call
 from bridge.delimiters import BREAK, DELIMITERS
 from bridge.errors import (
     AnswerTooLong,
@@ -101,6 +102,23 @@ async def test_the_first_token_is_shown_at_once(functions: Functions, model: Mod
     async with aclosing(functions.run(turn("[[tokens=2 delay=5]]"))) as pieces:
         assert await anext(pieces) == Partial("word00 ")
         assert time.monotonic() - model.requests[-1].started_at < 1
+
+
+async def test_nothing_is_asked_of_baml_before_the_provider_spoke(
+    functions: Functions, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It panics when it is asked of a call that is just beginning, and then no call of the process works any more."""
+    sent: list[int] = []
+    last_call = Call._last_call
+
+    def note(call: Call) -> object:
+        sent.append(model.requests[-1].sent if model.requests else 0)
+        return last_call(call)
+
+    monkeypatch.setattr(Call, "_last_call", note)
+    partials, _ = await collect(functions, turn("[[tokens=40 first=0.4 delay=0.02]]", "Code"))
+    assert len(partials) > 3
+    assert min(sent) > 0
 
 
 async def test_a_slow_reader_gets_the_newest_not_a_queue(functions: Functions, model: ModelServer) -> None:
