@@ -47,7 +47,7 @@ async def kept(devtools: CDPSession) -> dict[str, int]:
     await devtools.send("HeapProfiler.collectGarbage")
     metrics = await devtools.send("Performance.getMetrics")
     values = {metric["name"]: int(metric["value"]) for metric in metrics["metrics"]}
-    return {name: values[name] for name in ("JSEventListeners", "Nodes", "JSHeapUsedSize")}
+    return {name: values[name] for name in ("JSEventListeners", "Nodes")}
 
 
 async def test_a_hundred_sessions_opened_and_closed_leave_nothing(
@@ -86,5 +86,4 @@ async def test_a_hundred_sessions_opened_and_closed_leave_nothing(
         assert topics.joined == {f"realtime:user:{user}", f"realtime:session:{ids[1]}"}
         assert after["JSEventListeners"] - before["JSEventListeners"] < FEW
         assert after["Nodes"] - before["Nodes"] < FEW
-        assert after["JSHeapUsedSize"] - before["JSHeapUsedSize"] < 1_000_000
         assert tab.problems == []
