@@ -108,6 +108,120 @@ const checks = {
     const { error } = await make().auth.refreshSession({ refresh_token: data.session.refresh_token });
     assert.equal(error.status, 400);
   },
+  async "a bulk insert takes null or the default for what a row lacks"() {
+    const { client } = await signedIn(alice);
+    const rows = [{ name: "b1", value: 5 }, { name: "b2" }];
+    const table = () => client.from("conformance_counters");
+    const nothing = await table().insert(rows);
+    assert.deepEqual([nothing.status, nothing.error.code], [400, "23502"]);
+    const filled = await table().insert(rows, { defaultToNull: false }).select("name,value");
+    assert.deepEqual(filled.data, [{ name: "b1", value: 5 }, { name: "b2", value: 1 }]);
+  },
+  async "nothing is changed or deleted without a filter"() {
+    const { client } = await signedIn(alice);
+    for (const query of [client.from("conformance_counters").update({ value: 9 }), client.from("conformance_counters").delete()]) {
+      const { status, error } = await query;
+      assert.deepEqual([status, error.code], [400, "21000"]);
+    }
+  },
+  async "answers come as one row, as CSV, or not at all"() {
+    const { client } = await signedIn(alice);
+    await client.from("conformance_notes").insert([{ body: "one", rank: 71 }, { body: 'two "2", 2', rank: 72 }]).throwOnError();
+    const notes = () => client.from("conformance_notes").select("body,rank").gte("rank", 71).lte("rank", 79).order("rank");
+    assert.deepEqual((await notes().eq("rank", 79).maybeSingle()).data, null);
+    assert.deepEqual((await notes().eq("rank", 71).maybeSingle()).data, { body: "one", rank: 71 });
+    const several = await notes().maybeSingle();
+    assert.deepEqual([several.status, several.error.code], [406, "PGRST116"]);
+    assert.equal((await notes().csv()).data, 'body,rank\none,71\n"two ""2"", 2",72');
+    const page = await client.from("conformance_notes").select("rank", { count: "exact" }).gte("rank", 71).order("rank").range(1, 1);
+    assert.deepEqual([page.status, page.data, page.count], [206, [{ rank: 72 }], 2]);
+    const beyond = await client.from("conformance_notes").select("rank", { count: "exact" }).gte("rank", 71).range(9, 9);
+    assert.deepEqual([beyond.status, beyond.error.code], [416, "PGRST103"]);
+    const plan = await notes().explain();
+    assert.deepEqual([plan.status, plan.error.code], [406, "PGRST107"]);
+    const controller = new AbortController();
+    controller.abort();
+    assert.match((await notes().abortSignal(controller.signal)).error.message, /abort/i);
+    const wrong = async () => await client.from("conformance_notes").select("nonsense").throwOnError();
+    await assert.rejects(wrong, { code: "42703" });
+  },
+  async "filters are understood as they are written"() {
+    const { client } = await signedIn(alice);
+    await client.from("conformance_notes").insert([
+      { body: "red fox", rank: 81, tags: ["x"], data: { n: { d: 5 } } },
+      { body: "blue (fox), two", rank: 82, tags: ["y"], data: { n: { d: 7 } } },
+      { body: "dog", rank: 83, tags: [], data: {} },
+    ]).throwOnError();
+    const found = async (query) => (await query.throwOnError()).data.map(({ rank }) => rank);
+    const notes = () => client.from("conformance_notes").select("rank").gte("rank", 81).lte("rank", 83).order("rank");
+    assert.deepEqual(await found(notes().in("body", ["dog", "blue (fox), two"])), [82, 83]);
+    assert.deepEqual(await found(notes().not("rank", "in", "(81,82)")), [83]);
+    assert.deepEqual(await found(notes().or('body.in.("blue (fox), two",dog),and(rank.eq.81,tags.cs.{x})')), [81, 82, 83]);
+    assert.deepEqual(await found(notes().likeAllOf("body", ["%fox%", "%two%"])), [82]);
+    assert.deepEqual(await found(notes().ilikeAnyOf("body", ["RED%", "DOG"])), [81, 83]);
+    assert.deepEqual(await found(notes().filter("body", "imatch", "^BLUE")), [82]);
+    assert.deepEqual(await found(notes().textSearch("body", "red & fox")), [81]);
+    assert.deepEqual(await found(notes().textSearch("body", "fox -red", { type: "websearch", config: "english" })), [82]);
+    assert.deepEqual(await found(notes().gt("data->n->d", 5)), [82]);
+    assert.deepEqual(await found(notes().match({ rank: 83, body: "dog" })), [83]);
+    assert.deepEqual(await found(notes().filter("rank", "eq(any)", "{81,83}")), [81, 83]);
+  },
+  async "rows are embedded, limited and counted"() {
+    const { client } = await signedIn(alice);
+    const { data: [note] } = await client.from("conformance_notes").insert([{ body: "embeds", rank: 91 }]).select("id");
+    const comments = ["one", "two"].map((text) => ({ note_id: note.id, text }));
+    await client.from("conformance_comments").insert(comments).throwOnError();
+    const notes = (columns) => client.from("conformance_notes").select(columns).eq("rank", 91);
+    const inner = { referencedTable: "conformance_comments" };
+    const last = await notes("body,conformance_comments(text)").order("text", { ...inner, ascending: false }).limit(1, inner);
+    assert.deepEqual(last.data, [{ body: "embeds", conformance_comments: [{ text: "two" }] }]);
+    assert.deepEqual((await notes("conformance_comments(count)")).data, [{ conformance_comments: [{ count: 2 }] }]);
+    const spread = await client.from("conformance_comments").select("text,...conformance_notes!inner(rank)").eq("text", "one");
+    assert.deepEqual(spread.data, [{ text: "one", rank: 91 }]);
+    const aggregate = await notes("rank.sum()");
+    assert.deepEqual([aggregate.status, aggregate.error.code], [400, "PGRST123"]);
+    const wrong = await notes("body,conformance_counters(name)");
+    assert.deepEqual([wrong.status, wrong.error.code], [400, "PGRST200"]);
+  },
+  async "functions are called by GET, counted and limited"() {
+    const { client } = await signedIn(bob);
+    await client.from("conformance_notes").insert([{ body: "a", rank: 1 }, { body: "b", rank: 2 }]).throwOnError();
+    const words = await client.rpc("conformance_words", { words: ["a", "b"] }, { get: true });
+    assert.deepEqual(words.data, [{ word: "a", at: 1 }, { word: "b", at: 2 }]);
+    const head = await client.rpc("conformance_own_notes", {}, { head: true, count: "exact" });
+    assert.deepEqual([head.data, head.count], [null, 2]);
+    assert.equal((await client.rpc("conformance_own_notes").select("body").eq("rank", 2).single()).data.body, "b");
+    const wrong = await client.rpc("conformance_total", { nonsense: 1 });
+    assert.deepEqual([wrong.status, wrong.error.code], [404, "PGRST202"]);
+  },
+  async "a token has the claims that policies read"() {
+    const { client, id, session } = await signedIn(alice);
+    await client.auth.updateUser({ data: { colour: "red" } });
+    assert.equal((await client.auth.refreshSession()).error, null);
+    const { data } = await client.auth.getClaims();
+    assert.deepEqual([data.claims.sub, data.claims.aal, data.claims.is_anonymous], [id, "aal1", false]);
+    assert.equal(data.claims.user_metadata.colour, "red");
+    assert.equal(data.claims.amr[0].method, "password");
+    assert.match(data.claims.iss, /\/auth\/v1$/);
+    const told = (await client.rpc("conformance_who")).data.claims;
+    assert.deepEqual([told.app_metadata.provider, told.session_id], ["email", data.claims.session_id]);
+    assert.notEqual(session.access_token, (await client.auth.getSession()).data.session.access_token);
+  },
+  async "a user signs out here, elsewhere or everywhere"() {
+    const refreshes = async ({ client }) => (await client.auth.refreshSession()).error?.code ?? "ok";
+    const [here, there] = [await signedIn(bob), await signedIn(bob)];
+    const events = [];
+    here.client.auth.onAuthStateChange((event) => events.push(event));
+    await here.client.auth.signOut({ scope: "others" });
+    assert.deepEqual([await refreshes(here), await refreshes(there)], ["ok", "refresh_token_not_found"]);
+    const other = await signedIn(bob);
+    await here.client.auth.signOut({ scope: "local" });
+    assert.equal(await refreshes(other), "ok");
+    assert.deepEqual(events, ["INITIAL_SESSION", "TOKEN_REFRESHED", "SIGNED_OUT"]);
+    const last = await signedIn(bob);
+    await last.client.auth.signOut();
+    assert.equal(await refreshes(other), "refresh_token_not_found");
+  },
   async "a private channel hears broadcasts, changes and presence"() {
     const { client, id } = await signedIn(alice);
     const { channel, heard } = await join(client, `conformance:${id}`);

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 from supabase import AsyncClient, AuthApiError, AuthWeakPasswordError
 
@@ -24,6 +25,67 @@ async def test_sign_in(alice: User, visitor: AsyncClient) -> None:
     assert (answer.user.id, answer.user.email, answer.user.role) == (alice.id, alice.email, "authenticated")
     assert answer.session is not None
     assert (answer.session.token_type, answer.session.expires_in) == ("bearer", 3600)
+
+
+async def test_sign_up(alice: User, visitor: AsyncClient, http: httpx.AsyncClient, supabase: Supabase) -> None:
+    settings = (await http.get("/auth/v1/settings", headers={"apikey": supabase.publishable_key})).json()
+    if settings["mailer_autoconfirm"]:
+        with pytest.raises(AuthApiError) as known:
+            await visitor.auth.sign_up({"email": alice.email, "password": PASSWORD})
+        assert (known.value.status, known.value.code) == (422, "user_already_exists")
+    else:  # a project that confirms addresses does not tell
+        hidden = await visitor.auth.sign_up({"email": alice.email, "password": PASSWORD})
+        assert hidden.user is not None
+        assert hidden.user.identities == []
+    with pytest.raises(AuthWeakPasswordError):
+        await visitor.auth.sign_up({"email": f"{uuid.uuid4()}@example.com", "password": "short"})
+    with pytest.raises(AuthApiError) as nonsense:
+        await visitor.auth.sign_up({"email": "nonsense", "password": PASSWORD})
+    assert nonsense.value.code == "validation_failed"
+
+
+async def test_a_user_changes_the_password(alice: User, visitor: AsyncClient) -> None:
+    with pytest.raises(AuthApiError) as same:
+        await alice.client.auth.update_user({"password": PASSWORD})
+    assert (same.value.status, same.value.code) == (422, "same_password")
+    with pytest.raises(AuthWeakPasswordError):
+        await alice.client.auth.update_user({"password": "short"})
+    await alice.client.auth.update_user({"password": f"{PASSWORD} 2"})
+    with pytest.raises(AuthApiError):
+        await visitor.auth.sign_in_with_password({"email": alice.email, "password": PASSWORD})
+    signed_in = await visitor.auth.sign_in_with_password({"email": alice.email, "password": f"{PASSWORD} 2"})
+    assert signed_in.session is not None
+
+
+async def test_claims(alice: User, server: AsyncClient) -> None:
+    await server.auth.admin.update_user_by_id(alice.id, {"app_metadata": {"plan": "pro"}})
+    refreshed = (await alice.client.auth.refresh_session()).session
+    assert refreshed is not None
+    before, after = (
+        jwt.decode(token, options={"verify_signature": False}) for token in (alice.token, refreshed.access_token)
+    )
+    always = {"aal", "amr", "app_metadata", "aud", "email", "exp", "iat", "is_anonymous", "iss", "phone", "role"}
+    for claims in (before, after):
+        assert claims.keys() >= always | {"session_id", "sub", "user_metadata"}
+        assert (claims["sub"], claims["aal"], claims["is_anonymous"]) == (alice.id, "aal1", False)
+        assert claims["exp"] - claims["iat"] == 3600
+    assert (before["session_id"], before["amr"]) == (after["session_id"], after["amr"])
+    assert "plan" not in before["app_metadata"]
+    assert after["app_metadata"]["plan"] == "pro"
+    found: Any = (await alice.client.rpc("conformance_who", {}).execute()).data
+    assert found["claims"]["app_metadata"]["plan"] == "pro"
+
+
+async def test_keys_of_tokens_are_public(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/auth/v1/.well-known/jwks.json")
+    assert answer.status_code == 200
+    assert isinstance(answer.json()["keys"], list)
+
+
+async def test_what_a_new_project_has_not_enabled(visitor: AsyncClient) -> None:
+    with pytest.raises(AuthApiError) as anonymous:
+        await visitor.auth.sign_in_anonymously()
+    assert (anonymous.value.status, anonymous.value.code) == (422, "anonymous_provider_disabled")
 
 
 async def test_metadata_of_a_user(alice: User) -> None:

@@ -32,7 +32,7 @@ async def test_supabase_js(supabase: Supabase, alice: User, bob: User, subtests:
             process.kill()
             await process.wait()
     results = [json.loads(line) for line in out.splitlines()]
-    assert len(results) == 10, err.decode()
+    assert len(results) == 18, err.decode()
     for result in results:
         with subtests.test(result["name"]):
             assert result["error"] is None, result["error"]

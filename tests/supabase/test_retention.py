@@ -106,23 +106,39 @@ async def test_earlier_versions_of_files_stay_unless_they_are_asked_for(
     assert [version["content"] for version in left] == ["2"]
 
 
-async def test_a_call_takes_so_many_and_says_whether_there_is_more(
-    server: AsyncClient, user: Person, db: psycopg.AsyncConnection[Row]
-) -> None:
+async def old_runs(user: Person, db: psycopg.AsyncConnection[Row], number: int) -> None:
+    """So many attempts of two years ago."""
     session = await user.open_session()
     async with db.transaction():
         await db.execute("set local session_replication_role = replica")  # no question is enqueued
         await db.execute(
             "with q as (insert into public.messages (session_id, ordinal, role, status, content) "
-            "select %s, 1000 + 2 * n, 'user', 'done', 'x' from generate_series(1, 25) n returning id, ordinal), "
+            "select %s, 1000 + 2 * n, 'user', 'done', 'x' from generate_series(1, %s) n returning id, ordinal), "
             "a as (insert into public.messages (session_id, ordinal, role, status, reply_to, attempt) "
             "select %s, q.ordinal + 1, 'assistant', 'done', q.id, 1 from q) "
             "insert into bridge.runs (message_id, attempt, worker, outcome, created_at) "
             "select q.id, 1, 'w', 'done', now() - interval '2 years' from q",
-            (session, session),
+            (session, number, session),
         )
+
+
+async def test_a_call_takes_so_many_and_says_whether_there_is_more(
+    server: AsyncClient, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await old_runs(user, db, 25)
     taken = [await trim(server, runs_days=700, max_rows=10) for _ in range(3)]
     assert [(one["runs"], one["more"]) for one in taken] == [(10, True), (10, True), (5, False)]
+
+
+async def test_a_call_takes_so_many_where_statistics_are_old(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
+    """Postgres thinks that there is one attempt, and plans a loop for it."""
+    async with db.transaction(force_rollback=True):
+        await db.execute("delete from bridge.runs")
+        await old_runs(user, db, 1)
+        await db.execute("analyze bridge.runs")
+        await old_runs(user, db, 24)
+        cursor = await db.execute("select public.bridge_trim(runs_days => 700, max_rows => 10) as answer")
+        assert (await cursor.fetchall())[0]["answer"]["runs"] == 10
 
 
 async def test_trimming_disturbs_no_worker(
