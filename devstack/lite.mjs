@@ -16,6 +16,7 @@ import postgres from "postgres";
 import { userAdmin } from "./admin.mjs";
 import { keyAsToken, keyHolder } from "./keys.mjs";
 import { wholeTokens } from "./tokens.mjs";
+import { types } from "./values.mjs";
 
 const POOL = 10; // PostgREST's default
 const CONNECT_SECONDS = 5;
@@ -32,17 +33,6 @@ function oneLine(part) {
   const text = part instanceof Error ? `${part.code ?? part.name} ${part.message}` : String(part);
   return text.replaceAll("\n", " | ").slice(0, 2000);
 }
-
-// Lite hands out timestamps in Postgres' own notation; PostgREST in ISO 8601.
-const iso = (text) => text.replace(" ", "T").replace(/([+-]\d\d)$/, "$1:00");
-// Lite encodes some JSON values itself and leaves others to the driver, which then encodes twice.
-const json = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-const types = {
-  timestamp: { to: 1114, from: [1114], serialize: (text) => text, parse: iso },
-  timestamptz: { to: 1184, from: [1184], serialize: (text) => text, parse: iso },
-  json: { to: 114, from: [114], serialize: json, parse: JSON.parse },
-  jsonb: { to: 3802, from: [3802], serialize: json, parse: JSON.parse },
-};
 
 function connect(url, max) {
   const connection = createPostgresConnection({

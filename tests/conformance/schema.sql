@@ -27,6 +27,16 @@ create table if not exists public.conformance_counters (
 );
 comment on table public.conformance_counters is 'Has a key of two columns, to upsert on.';
 
+create table if not exists public.conformance_types (
+    id integer primary key,
+    amount numeric,
+    raw bytea,
+    words text[],
+    ids uuid[]
+);
+comment on table public.conformance_types is 'Types whose values are written in another way in JSON than in Postgres.';
+
+alter table public.conformance_types enable row level security;
 alter table public.conformance_notes enable row level security;
 alter table public.conformance_comments enable row level security;
 alter table public.conformance_counters enable row level security;
@@ -39,8 +49,9 @@ using (exists (select from public.conformance_notes as notes where notes.id = no
 drop policy if exists own on public.conformance_counters;
 create policy own on public.conformance_counters to authenticated using (owner = (select auth.uid()));
 
-revoke all on public.conformance_notes, public.conformance_comments, public.conformance_counters
+revoke all on public.conformance_notes, public.conformance_comments, public.conformance_counters, public.conformance_types
 from anon, authenticated;
+grant all on public.conformance_types to service_role;
 grant select (id, owner, body, rank, tags, data, due), insert (id, body, rank, tags, data, due),
 update (body, rank, tags, data, due), delete on public.conformance_notes to authenticated;
 grant select, insert, update, delete on public.conformance_comments, public.conformance_counters to authenticated;

@@ -112,6 +112,25 @@ async def one(user: User, values: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
+async def test_numbers_bytes_and_nulls_in_arrays(server: AsyncClient) -> None:
+    table = server.table("conformance_types")
+    rows: Any = [
+        {
+            "id": 1,
+            "amount": 12.5,
+            "raw": "\\x00ff",
+            "words": ["a", None, "null", 'q"\\{},'],
+            "ids": [None, str(uuid.UUID(int=1))],
+        },
+        {"id": 2, "amount": -3, "raw": None, "words": [], "ids": None},
+    ]
+    await table.delete().gte("id", 0).execute()
+    assert (await table.insert(rows).execute()).data == rows
+    assert (await table.select("*").eq("amount", 12.5).eq("raw", "\\x00ff").execute()).data == rows[:1]
+    total: Any = (await table.select("amount").gt("amount", -4).order("amount").execute()).data
+    assert [type(row["amount"]) for row in total] == [int, float]
+
+
 async def test_counts(alice: User) -> None:
     await fill(alice)
     table = alice.client.table(NOTES)
