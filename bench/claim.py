@@ -33,7 +33,7 @@ async def run(world: World) -> Measured:
     jobs = world.pick(20_000, 100_000)
     plain: list[float] = []
     samples: dict[str, list[float]] = {}
-    async with project.database() as db, _service(project) as service, _no_autovacuum(db):
+    async with project.database() as db, service_role(project) as service, no_autovacuum(db):
         user_id = await user(db)
         await backlog.finished(db, user_id, 1_000)
         await _claims(db, service, user_id, 20)
@@ -76,7 +76,7 @@ async def run(world: World) -> Measured:
 
 
 @asynccontextmanager
-async def _service(project: Project) -> AsyncIterator[Database]:
+async def service_role(project: Project) -> AsyncIterator[Database]:
     """A connection as the service role, as REST makes them."""
     url = project.environment["SUPABASE_DB_URL"]
     async with await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row) as db:
@@ -85,7 +85,7 @@ async def _service(project: Project) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def _no_autovacuum(db: Database) -> AsyncIterator[None]:
+async def no_autovacuum(db: Database) -> AsyncIterator[None]:
     """Autovacuum comes by the clock, and right after tables were filled: it would be measured along."""
     await db.execute("alter system set autovacuum = off")
     await db.execute("select pg_reload_conf()")

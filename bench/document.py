@@ -1,18 +1,19 @@
-"""What a run writes into docs/performance.md: each between its own pair of marks, all else stays as it is."""
+"""What a run writes into a page of docs/: each between its own pair of marks, all else stays as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.processes import ROOT, Failed
 
 PAGE = ROOT / "docs" / "performance.md"
 
 
-def put(section: str, lines: Sequence[str]) -> None:
+def put(section: str, lines: Sequence[str], page: Path = PAGE) -> None:
     """Put these lines between `<!-- section -->` and `<!-- /section -->`. Raises `Failed` if the marks are missing."""
-    PAGE.write_text(replaced(PAGE.read_text(), section, lines))
-    print(f"wrote {section} to {PAGE.relative_to(ROOT)}")
+    page.write_text(replaced(page.read_text(), section, lines))
+    print(f"wrote {section} to {page.relative_to(ROOT)}")
 
 
 def replaced(page: str, section: str, lines: Sequence[str]) -> str:
@@ -21,5 +22,5 @@ def replaced(page: str, section: str, lines: Sequence[str]) -> str:
     before, found, rest = page.partition(begin)
     _, also, after = rest.partition(end)
     if not (found and also):
-        raise Failed(f"docs/performance.md has no {begin.strip()} … {end}")
+        raise Failed(f"the page has no {begin.strip()} … {end}")
     return "\n".join([f"{before}{begin}", *lines, "", f"{end}{after}"])
