@@ -12,14 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bridge.channels import CHANNELS_PER_CONNECTION
+from bridge.claims import LATER_SECONDS, PROMPT_WORKERS
 from bridge.connection import CANARY_SECONDS
 from bridge.outbox import EVENTS_PER_DELTA, EVENTS_PER_REPLY
 from bridge.settings import Settings
 
-# Of a larger fleet so many claim at once when they hear of work; the others look a little later, once for all that they
-# heard of meanwhile: the shortest such pause, in seconds (bridge/claims.py).
-PROMPT_WORKERS = 8
-LATER_SECONDS = 0.5
 # A beat extends a lease once a quarter of it has passed, so what others hear of leases is never nearer than this share.
 EARLIEST_LEASE_END = 0.75
 # Of every reply the first delta and the last are sent, whatever the quota says.
@@ -270,7 +267,7 @@ def _claims_of_one(fleet: Fleet, costs: Costs) -> float:
     call = fleet.call_seconds + costs.claim_one.seconds
     at_once = coalesced(fleet.messages * prompt_share, call)
     put_off = fleet.messages * (1 - prompt_share)
-    later = 1 / (1 / put_off + LATER_SECONDS) if put_off else 0.0
+    later = 1 / (1 / put_off + LATER_SECONDS[0]) if put_off else 0.0
     if not fleet.utilisation:
         floor = 1 / (fleet.sweep_seconds * 0.95)  # jittered by a tenth
     elif fleet.workers > 1:
