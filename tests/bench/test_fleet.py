@@ -85,7 +85,7 @@ def test_deltas_take_what_the_quota_leaves() -> None:
     assert free.deltas_wanted == team.deltas_wanted == 24 * 20 * 2
     assert free.events_of_deltas == pytest.approx(80 - 2 * 14)
     assert free.delta_seconds == pytest.approx(48 / 52)
-    assert (team.events_of_deltas, team.delta_seconds) == (960, pytest.approx(0.05))
+    assert (team.events_of_deltas, team.delta_seconds) == pytest.approx((960, 0.05))
     # beyond the quota the first delta and the last of every reply
     crowd = load(Fleet(10, 0.75), FLAT, FREE)
     assert crowd.events_of_deltas == pytest.approx(20 * 4)
