@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from bridge.channels import CHANNELS_PER_CONNECTION
 from bridge.claims import LATER_SECONDS, PROMPT_WORKERS
 from bridge.connection import CANARY_SECONDS
+from bridge.inbox import LEAST_SILENCE
 from bridge.outbox import EVENTS_PER_DELTA, EVENTS_PER_REPLY
 from bridge.settings import Settings
 
@@ -230,7 +231,8 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
     joins = messages  # as if no session had been answered by the same worker before
     rest_calls = messages + max(claims + beats + finishes, messages * least.rest_calls)
 
-    canaries = workers * ((1 + workers) + 2) / CANARY_SECONDS  # the inbox's reaches every worker, the outbox's its own
+    # an inbox's reaches every worker and stands for theirs, an outbox's is its own
+    canaries = (1 + workers) / (CANARY_SECONDS * LEAST_SILENCE) + 2 * workers / CANARY_SECONDS
     wake_ups = messages * (1 + 2 * workers)  # a send; and of both lanes a delivery to every worker
     rows = messages * (EVENTS_PER_REPLY - 1)
     wanted = fleet.in_hand * 1000 / max(1.0, fleet.delta_ms) * EVENTS_PER_DELTA

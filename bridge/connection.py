@@ -163,7 +163,8 @@ async def subscribe(client: AsyncRealtimeClient, channel: AsyncRealtimeChannel, 
 class Subscription:
     """One channel on one connection, which both end with the block.
 
-    A private one hears itself: `prove` shows that the path is whole, end to end.
+    A private one hears itself: `prove` shows that the path is whole, end to end. `heard_at` (monotonic seconds) is when
+    anything was heard on it last: whoever else said it, it came by the same path.
     """
 
     def __init__(self, url: str, key: str, topic: str, *, private: bool) -> None:
@@ -171,8 +172,9 @@ class Subscription:
             url, key, auto_reconnect=False, hb_interval=HEARTBEAT_SECONDS, timeout=int(JOIN_SECONDS)
         )
         self.channel: AsyncRealtimeChannel = self._client.channel(topic, config(private=private, hears_itself=private))
+        self.heard_at = time.monotonic()
         self._heard: asyncio.Queue[str] = asyncio.Queue()
-        self.channel.on_broadcast("canary", lambda message: _hear(message, self._heard))
+        self.channel.on_broadcast("canary", self._on_canary)
         self._odd: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Subscription:
@@ -217,6 +219,10 @@ class Subscription:
         if listening is None or listening.done():
             raise RealtimeError("the connection was closed")
         return rebuild.is_set()
+
+    def _on_canary(self, message: Any) -> None:
+        self.heard_at = time.monotonic()
+        _hear(message, self._heard)
 
     def _on_odd(self, why: str) -> None:
         if not self._odd.done():

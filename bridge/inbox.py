@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,8 @@ from bridge.connection import CANARY_SECONDS, JOIN_SECONDS, Subscription, Superv
 # so it is renewed more often.
 REJOIN_SECONDS = 86_400.0
 CHANGES_REJOIN_SECONDS = 3_600.0
+# The share of CANARY_SECONDS after which the first of many workers breaks the silence.
+LEAST_SILENCE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +92,14 @@ class Inbox:
         topic = "bridge:inbox"
 
         def on_work(message: Any) -> None:
+            subscription.heard_at = time.monotonic()
             payload = message.get("payload") if isinstance(message, dict) else None
             xid = payload.get("xid") if isinstance(payload, dict) else None
             ids = _texts(message, "message_ids")
             self._put(Work("broadcast", ids, xid if isinstance(xid, int) else None))
 
         def on_cancel(message: Any) -> None:
+            subscription.heard_at = time.monotonic()
             for message_id in _texts(message, "message_id"):
                 self._put(Cancel(message_id))
 
@@ -105,8 +111,14 @@ class Inbox:
             await subscription.prove()  # the path is proved before it is called ready
             ready()
             self._put(Work("subscribed"))
-            while not await subscription.broken(self.broadcasts.rebuild, CANARY_SECONDS):
-                await subscription.prove()
+            while True:
+                # Every worker's inbox hears every canary. So one of them speaks when all was silent, and not each for
+                # itself: what a fleet costs at Realtime's quota would grow with its square.
+                due = subscription.heard_at + CANARY_SECONDS * random.uniform(LEAST_SILENCE, 1)
+                if await subscription.broken(self.broadcasts.rebuild, max(0.0, due - time.monotonic())):
+                    return
+                if time.monotonic() - subscription.heard_at >= CANARY_SECONDS * LEAST_SILENCE:
+                    await subscription.prove()
 
     async def _hear_changes(self, ready: Callable[[], None]) -> None:
         flowing = asyncio.Event()

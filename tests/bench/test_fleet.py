@@ -25,14 +25,14 @@ def test_an_idle_worker_sweeps_and_says_its_canaries() -> None:
     assert (one.messages, one.beats, one.finishes, one.wake_ups) == (0, 0, 0, 0)
     assert one.cpu == pytest.approx(one.claims / 1000)
     assert one.realtime_connections == 3
-    # two canaries in eight seconds, each a send and a delivery
-    assert one.events == one.events_of_canaries == pytest.approx(0.5)
+    # the inbox's canary in six seconds, the outbox's in eight, each a send and a delivery
+    assert one.events == one.events_of_canaries == pytest.approx(2 / 6 + 2 / 8)
     assert one.delta_seconds == 0
 
 
-def test_the_inboxes_canary_is_heard_by_all() -> None:
+def test_an_inboxes_canary_is_heard_by_all_and_stands_for_theirs() -> None:
     idle = [load(Fleet(workers, 0.0), FLAT, TEAM).events for workers in (10, 100, 1_000)]
-    assert idle == pytest.approx([10 * 13 / 8, 100 * 103 / 8, 1_000 * 1_003 / 8])
+    assert idle == pytest.approx([11 / 6 + 20 / 8, 101 / 6 + 200 / 8, 1_001 / 6 + 2_000 / 8])
 
 
 def test_what_a_busy_worker_asks_for() -> None:
@@ -116,7 +116,7 @@ def test_a_reply_costs_no_less_than_was_measured() -> None:
 def test_what_is_full_first() -> None:
     busy = Fleet(1, 0.7)
     assert load(busy, FLAT, FREE).uses(FREE)[0].resource == "Realtime messages"
-    assert load(Fleet(1_000, 0.0), FLAT, PRO).uses(PRO)[0].resource == "Realtime messages"
+    assert load(Fleet(1_000, 0.0), FLAT, PRO).uses(PRO)[0].resource == "Realtime connections"
     dear = [level(32, Cost(0.001, 3.0, 0))]
     first = load(busy, dear, TEAM).uses(TEAM)[0]
     assert (first.resource, first.share > 1) == ("database CPU", True)
