@@ -26,6 +26,8 @@ UNSEEN_SECONDS = 0.02
 # 3,000; the others look a little later, once for all that they heard of meanwhile.
 PROMPT_WORKERS = 8
 LATER_SECONDS = (0.5, 2.0)
+# How long looks of other calls may stand in for claims, however long leases are.
+LONGEST_SECONDS = 30.0
 # Beyond so many sweeps without a turn of the loop, or without a look for work, something is wrong.
 PATIENCE_SWEEPS = 3
 
@@ -86,16 +88,20 @@ class Claims:
 
     def wake_in(self, seconds: float | None) -> None:
         """Claim when something falls due. Answers may overtake each other, so the earliest time holds."""
-        loop = asyncio.get_running_loop()
         if seconds is None:
             return
+        loop = asyncio.get_running_loop()
         # a little late, each worker differently: one of them takes it, the others need not ask at once
         at = loop.time() + seconds + random.uniform(0, 0.3 if seconds > 1 else 0.03)
         if self._due is not None:
-            if loop.time() < self._due.when() <= at:
+            if self._due.when() <= at:
                 return
             self._due.cancel()
-        self._due = loop.call_at(at, self.wake, "due")
+        self._due = loop.call_at(at, self._fall_due)
+
+    def _fall_due(self) -> None:
+        self._due = None
+        self.wake("due")
 
     def look(self, *, ready: bool | None) -> None:
         """Another call told whether there is something to claim (None: it did not). If not, the sweep can wait."""
@@ -190,8 +196,8 @@ class Claims:
     def _sweep_at(self, share: float) -> float:
         """When to claim although nothing woke it: a sweep after the last look, but a lease after the last claim.
 
-        Only a claim learns of what this worker holds without knowing it; and the lease of that ends.
+        Only a claim learns of what this worker holds without knowing it, and of what was long in coming.
         """
         sweep = self._settings.sweep_seconds * share
         looked_at = max(self._claimed_at, self.looked_at or 0.0)
-        return min(looked_at + sweep, self._claimed_at + max(sweep, self._settings.lease_seconds))
+        return min(looked_at + sweep, self._claimed_at + max(sweep, min(self._settings.lease_seconds, LONGEST_SECONDS)))

@@ -111,7 +111,7 @@ class Store:
             StoreError: nothing was learnt.
         """
         # all tries together stay well within a lease
-        seconds = min(CALL_SECONDS, self._settings.lease_seconds / 4)
+        seconds = min(CALL_SECONDS, self._settings.lease_seconds / 6)
         return await self._batch("bridge_beat", "jobs", checkpoints, _checkpoint, seconds)
 
     async def finish(self, results: Sequence[Result]) -> Answers:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 RECENT = 10_000
 # A first attempt that waited longer than this until a sweep found it was announced in vain.
 ANNOUNCED_MS = 2_000
+# A lease is beaten at least so often while it lasts: the database extends it when a quarter has passed.
+LEASE_SHARE = 6
 # How long to wait before a refused failure is told once more.
 UNSTORABLE_SECONDS = 5.0
 # How long a cancel is remembered whose job is not in hand.
@@ -271,13 +273,13 @@ class Worker:
     async def _beat(self) -> None:
         while True:
             await self._busy.wait()
-            await asyncio.sleep(self.settings.checkpoint_seconds)
+            await asyncio.sleep(min(self.settings.checkpoint_seconds, self.settings.lease_seconds / LEASE_SHARE))
             now = time.monotonic()
             items = []
             beaten = []
             for hand in self.hands.values():
                 item = self.outbox.checkpoint(hand.stream)
-                if item.seq is not None or now - hand.beaten_at > self.settings.lease_seconds / 6:
+                if item.seq is not None or now - hand.beaten_at > self.settings.lease_seconds / LEASE_SHARE:
                     items.append(item)
                     beaten.append(hand)
             if not items:

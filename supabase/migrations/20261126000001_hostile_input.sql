@@ -46,8 +46,6 @@ end
 $$;
 comment on function bridge.check_json is 'Refuses JSON that a worker could not read.';
 
-create trigger check_json before insert on public.messages
-    for each row when (new.data is not null) execute function bridge.check_json();
 create trigger check_json before insert or update of metadata on public.sessions
     for each row when (new.metadata <> '{}') execute function bridge.check_json();
 
@@ -114,19 +112,16 @@ begin
         select d.id from deleted d where d.role = 'user' and d.updated_at > since order by d.id
         on conflict do nothing;
     end if;
-    delete from bridge.deleted_ids i using (
+    with forgotten as materialized (
         select x.id from bridge.deleted_ids x where x.deleted_at < since
-         order by x.deleted_at limit 500 for update skip locked) forgotten
-     where i.id = forgotten.id;
+         order by x.deleted_at limit 500 for update skip locked)
+    delete from bridge.deleted_ids i using forgotten where i.id = forgotten.id;
     return null;
 end
 $$;
 comment on function bridge.note_deleted is 'Keeps the ids of deleted sessions and questions for a week.';
 
 create trigger note_deleted after delete on public.sessions
-    referencing old table as deleted
-    for each statement execute function bridge.note_deleted();
-create trigger note_deleted after delete on public.messages
     referencing old table as deleted
     for each statement execute function bridge.note_deleted();
 
@@ -146,10 +141,9 @@ $$;
 comment on function bridge.refuse_deleted is
     'Nobody gets the topic of a session that somebody else had, and no question the fence (message, worker, attempt) of another.';
 
-create trigger refuse_deleted before insert on public.sessions
+-- after the insert, which waits for a deletion of the same id that is under way
+create trigger refuse_deleted after insert on public.sessions
     for each row execute function bridge.refuse_deleted();
-create trigger refuse_deleted before insert on public.messages
-    for each row when (new.role = 'user') execute function bridge.refuse_deleted();
 
 
 -- another's session is not even locked ---------------------------------------------------------------

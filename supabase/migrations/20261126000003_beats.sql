@@ -6,6 +6,8 @@ language plpgsql
 security definer
 set search_path = ''
 set statement_timeout = '6s'
+set enable_seqscan = off
+set enable_bitmapscan = off
 as $$
 declare
     lease interval := bridge.seen(bridge_beat.worker);

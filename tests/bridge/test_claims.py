@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -64,3 +65,12 @@ async def test_of_a_large_fleet_a_few_claim_at_once_and_the_others_later_for_all
         assert asked.sources == ["start", "due"]
         claims.hear("broadcast", None, 100)
         await until(lambda: asked.sources == ["start", "due", "broadcast"], within=5)
+
+
+async def test_what_fell_due_while_the_loop_was_busy_is_not_forgotten() -> None:
+    asked = Asked()
+    async with running(asked) as claims:
+        claims.wake_in(0)
+        time.sleep(0.1)  # noqa: ASYNC251  the loop is busy, and the timer overdue when the next answer comes
+        claims.wake_in(30)
+        await until(lambda: asked.sources == ["start", "due"], within=5)
