@@ -68,8 +68,11 @@ as $$
 declare
     since timestamptz := coalesce(
         (select w.horizon from bridge.workers w where w.name = outlook.worker), '-infinity');
-    ready boolean := exists (
-        select from bridge.jobs j where j.worker is null and j.run_at >= since and j.run_at <= now());
+    -- Looks are written in the order of the index that they are to walk: any other that holds the same jobs has no
+    -- horizon, and plans are made from statistics that are always stale.
+    ready boolean := (
+        select j.run_at from bridge.jobs j where j.worker is null and j.run_at >= since and j.run_at <= now()
+         order by j.run_at, j.id limit 1) is not null;
 begin
     return jsonb_build_object(
         'next_in_ms', (
@@ -79,8 +82,10 @@ begin
                 (select j.run_at from bridge.jobs j
                   where j.worker is null and j.run_at > now() order by j.run_at limit 1)
                 union all
-                select min(j.lease_until) from bridge.jobs j
-                 where j.worker is not null and j.run_at >= since and j.worker <> outlook.worker
+                select min(h.lease_until) from (
+                    select j.lease_until from bridge.jobs j
+                     where j.worker is not null and j.run_at >= since and j.worker <> outlook.worker
+                     order by j.run_at, j.id) h
                 union all
                 -- what another worker is claiming at this moment has a lease that cannot be seen yet
                 select now() + w.lease from bridge.workers w where w.name = outlook.worker and ready
@@ -129,8 +134,11 @@ begin
     -- what an earlier claim took and its worker never heard of: the same attempt once more
     for job in
         select j.* from bridge.jobs j
-         where j.worker = bridge_claim.worker and j.run_at >= since
-           and not (j.message_id = any (bridge_claim.holding))
+         where j.id = any (array(
+                   select h.id from bridge.jobs h
+                    where h.worker is not null and h.run_at >= since and h.worker = bridge_claim.worker
+                    order by h.run_at, h.id))
+           and j.worker = bridge_claim.worker and not (j.message_id = any (bridge_claim.holding))
          order by j.id for update
     loop
         update bridge.jobs j set lease_until = lease_end where j.id = job.id;
@@ -143,7 +151,11 @@ begin
     -- deletes it meanwhile. What another worker left comes before what is new.
     select coalesce(array_agg(r.id), '{}') into expired from (
         select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
-         where j.worker is not null and j.run_at >= since
+         where j.id = any (array(
+                   select h.id from bridge.jobs h
+                    where h.worker is not null and h.run_at >= since
+                      and h.worker <> bridge_claim.worker and h.lease_until < now()
+                    order by h.run_at, h.id))
            and j.worker <> bridge_claim.worker and j.lease_until < now()
          order by j.lease_until
          limit greatest(bridge_claim.slots, 0)

@@ -100,11 +100,11 @@ async def test_work_announced_before_it_can_be_seen(
 async def test_beats_that_find_nothing_to_claim_stand_in_for_the_sweep(
     environment: dict[str, str], user: Person
 ) -> None:
-    async with working(environment, sweep_seconds=1, checkpoint_seconds=0.1, lease_seconds=60) as worker:
-        message_id = await user.ask(await user.open_session(title="named"), "[[tokens=60 delay=0.05]]")
+    async with working(environment, sweep_seconds=3, checkpoint_seconds=0.1, lease_seconds=60) as worker:
+        message_id = await user.ask(await user.open_session(title="named"), "[[tokens=120 delay=0.05]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
         before = worker.metrics.claims.copy()
-        assert (await user.reply(message_id))["status"] == "done"  # three seconds later
+        assert (await user.reply(message_id))["status"] == "done"  # six seconds later
         assert worker.metrics.claims == before
         await until(lambda: worker.metrics.claims["sweep"] > before["sweep"], within=5)
 
