@@ -122,3 +122,27 @@ async def test_the_horizon_passes_neither_what_waits_nor_what_is_in_hand(
         assert [job.message_id for job in (await store.claim(5, [waiting])).jobs] == [in_hand]
     finally:
         await other.close()
+
+
+async def test_the_next_lease_of_another_to_end_is_looked_after(
+    environment: dict[str, str], store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        sessions = [await user.open_session() for _ in range(3)]
+        asked = [await user.ask(session, "hello") for session in sessions]
+        assert len((await other.claim(2, [])).jobs) == 2
+        (own,) = (await store.claim(1, [])).jobs
+        lease = "update bridge.jobs set lease_until = now() + make_interval(secs => %s) where message_id = %s"
+        seconds = {own.message_id: 2, **dict(zip([id_ for id_ in asked if id_ != own.message_id], (9, 5), strict=True))}
+        for message_id, ends in seconds.items():
+            await db.execute(lease, (ends, message_id))
+        claim = await store.claim(0, [own.message_id])
+        assert claim.next_in is not None
+        assert 4 < claim.next_in <= 5  # its own ends sooner, and is its own
+        await db.execute("update bridge.jobs set lease_until = now() - interval '1 hour' where worker = 'another'")
+        await db.execute("update bridge.workers set looked_at = looked_at - interval '10 seconds'")
+        taken = await store.claim(5, [own.message_id])
+        assert {job.message_id for job in taken.jobs} == set(asked) - {own.message_id}
+    finally:
+        await other.close()
