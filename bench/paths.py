@@ -179,13 +179,14 @@ async def measure(world: World, seconds: float, rounds: int) -> list[dict[str, A
         for count in TOPICS:
             assert count <= CHANNELS_PER_CONNECTION
             topics = await backlog.open_sessions(db, person.id, count)
-            websocket = await subscribe(http, project, person.token, topics)
             for _ in range(rounds):
                 for path in PATHS:
+                    # a new one each time: Realtime closes a connection that says nothing for 65 s
+                    websocket = await subscribe(http, project, person.token, topics)
                     one = await _once(world, project, db, statements, websocket, path, topics, seconds)
+                    await websocket.close()
                     found.setdefault((path, count), []).append(one)
                     world.say(f"  {path}, {count} topics: " + ", ".join(f"{k} {number(v)}" for k, v in one.items()))
-            await websocket.close()
     return [{"path": path, "topics": count, "rounds": each} for (path, count), each in found.items()]
 
 
