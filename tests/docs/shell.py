@@ -67,6 +67,11 @@ def check(words: list[str]) -> str | None:
         assert arguments[0] == "-m", words
         assert importlib.util.find_spec(arguments[1]), words
         _with_options((str(BIN / "python"), "-m", arguments[1]), arguments[2:])
+    elif name == "npm":
+        command, *rest = arguments
+        assert command in ("install", "pack"), words
+        if "--workspace" in rest:
+            assert (PROJECT / rest[rest.index("--workspace") + 1] / "package.json").exists(), words
     elif name == "supabase":  # of `npx supabase`: the one that package-lock.json pins
         _with_options((node(), str(script())), arguments)
     else:

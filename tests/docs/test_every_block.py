@@ -32,12 +32,15 @@ NO_CODE = ("", "text", "{toctree}")  # drawings, what a program prints, and the 
 
 # tests/e2e runs what stands in client/examples in a browser, and compiles the gallery's typed results
 EXAMPLES = {path.read_text() for path in (PROJECT / "client" / "examples").iterdir()}
+# client/test/package.test.ts compiles what stands in the client's README
+COMPILED = [block for block in BLOCKS if block.page.parent.name == "client" and block.language in ("ts", "tsx")]
 RESULTS = {test_gallery_types.block(language) for language in ("baml", "ts")}
 
 
 def test_every_block_is_checked_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
     checked = [block for module in MODULES for block in module.CHECKED]
     checked += [block for block in BLOCKS if block.page.name == "gallery.md" and block.text in EXAMPLES | RESULTS]
+    checked += COMPILED
     assert len(checked) > 30
     unchecked = []
     for block in BLOCKS:

@@ -79,7 +79,7 @@ def test_the_bounds_are_where_it_says_no(row: Documented) -> None:
     for value in (row.low, row.high):
         with_value(row.name, f"{value:g}" if value % 1 else int(value))
     for value in (row.low / 2 if row.low % 1 else row.low - 1, row.high + 1):
-        with pytest.raises(SettingsError, match=re.escape(f"from {row.low:g} to {row.high:g}.")):
+        with pytest.raises(SettingsError, match=re.escape(f"from {row.low:,.10g} to {row.high:,.10g}.")):
             with_value(row.name, f"{value:g}" if value % 1 else int(value))
 
 
