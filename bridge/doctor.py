@@ -44,7 +44,11 @@ async def examine(env: Mapping[str, str]) -> AsyncGenerator[Finding, None]:
         functions = Functions.load(settings.functions, handlers=settings.handlers)
         yield _in_step()
     except SetupError as error:
-        yield Finding("functions", str(error), "Run `make setup` or `baml-cli generate`, or mend BRIDGE_FUNCTIONS.")
+        yield Finding(
+            "functions",
+            str(error),
+            "Mend BRIDGE_FUNCTIONS or what else it names; if baml_src has changed, run `baml-cli generate`.",
+        )
 
     store = await Store.open(settings, "doctor")
     try:

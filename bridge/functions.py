@@ -92,6 +92,10 @@ class Functions:
         if handlers:
             _import_handlers(handlers)
         found_handlers = {name: h for name, h in registered().items() if name in names}
+        if handlers and (unreached := sorted(set(registered()) - set(names))):
+            log.warning(
+                "BRIDGE_FUNCTIONS does not name these handlers, so nobody reaches them: %s", ", ".join(unreached)
+            )
         wanted = [name for name in names if name not in found_handlers]
         if not wanted:
             return cls(None, {}, found_handlers, env or {})

@@ -59,7 +59,8 @@ async def dead_letters(store: Store, most: int, *, as_json: bool) -> None:
         )
         for run in letter["runs"]:
             error = run["error"] or {}
-            why = f"{error.get('code', '')} {error.get('detail', '')}"
+            code, detail = error.get("code", ""), error.get("detail", "")
+            why = detail if detail.startswith(code) else f"{code} {detail}"
             print(f"    attempt {run['attempt']}: {run['outcome']} {why}".rstrip())
     if not letters:
         print("no dead letters")

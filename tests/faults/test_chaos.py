@@ -17,7 +17,7 @@ from tests.faults.load import plan
 
 ROOT = Path(__file__).parents[2]
 SEED = 20261123
-MESSAGES = 180
+MESSAGES = 120
 
 
 async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path) -> None:

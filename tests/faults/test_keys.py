@@ -24,7 +24,7 @@ async def test_workers_with_two_keys_stand_in_for_each_other(
     other = {"SUPABASE_SECRET_KEY": jwt.encode(claims, environment["SUPABASE_JWT_SECRET"], "HS256")}
     settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 20, "concurrency": 4}
     sessions = [await user.open_session(title="named") for _ in range(8)]
-    question = "[[tokens=200 delay=0.02]]"
+    question = "[[tokens=150 delay=0.02]]"
     async with (
         worker_process(environment | other, tmp_path / "old.log", **settings) as old,
         worker_process(environment, tmp_path / "new.log", **settings) as new,
