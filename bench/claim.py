@@ -89,9 +89,11 @@ async def no_autovacuum(db: Database) -> AsyncIterator[None]:
     """Autovacuum comes by the clock, and right after tables were filled: it would be measured along."""
     await db.execute("alter system set autovacuum = off")
     await db.execute("select pg_reload_conf()")
-    yield
-    await db.execute("alter system reset autovacuum")
-    await db.execute("select pg_reload_conf()")
+    try:
+        yield
+    finally:
+        await db.execute("alter system reset autovacuum")
+        await db.execute("select pg_reload_conf()")
 
 
 @asynccontextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,11 +20,10 @@ from bench import backlog, claim
 from bench.backlog import Database
 from bench.processes import Failed
 from bench.statements import Statement, listened
+from bench.wal import waldump
 from bench.world import Project, World, unique
-from devstack.postgres import binaries
 
 STREAMS = 64
-VERSION = 18
 TOKENS = 940
 # The claim's own statements that look for jobs, in the source of its function.
 LOOKUPS = re.compile(r"select coalesce\(array_agg\(r\.id\).*?\) r;", re.DOTALL)
@@ -84,10 +82,9 @@ async def _reply(world: World, folder: Path) -> None:
         project.database() as db,
         world.worker(project, model),
         listened(project, db) as statements,
+        claim.no_autovacuum(db),
     ):
         warm, session = await backlog.open_sessions(db, person.id, 2)
-        await db.execute("alter system set autovacuum = off")
-        await db.execute("select pg_reload_conf()")
         await backlog.only_done(db, await backlog.ask(db, [(warm, unique(f"tokens={TOKENS}"))]))
         begin = await _position(db)
         statements.mark()
@@ -137,15 +134,9 @@ async def _relations(db: Database) -> dict[str, str]:
 
 def _wal(project: Project, begin: str, end: str, names: dict[str, str]) -> str:
     """Bytes by relation and record, whole pages apart."""
-    program = binaries(VERSION) / "pg_waldump"
-    pages = project.data / f"postgres-{VERSION}" / "pg_wal"
-    # reading past the last segment is the program's usual end
-    done = subprocess.run([program, "-p", pages, "-s", begin, "-e", end], capture_output=True, text=True, check=False)
-    if not done.stdout:
-        raise Failed(f"pg_waldump: {done.stderr.strip()}")
     sizes: Counter[tuple[str, str]] = Counter()
     counts: Counter[tuple[str, str]] = Counter()
-    for line in done.stdout.splitlines():
+    for line in waldump(project, begin, end).splitlines():
         found = re.match(r"rmgr: (\S+)\s+len \(rec/tot\):\s*(\d+)/\s*(\d+).*?desc: (\S+)", line)
         if found is None:
             continue

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench import backlog
 from bench.backlog import Database
+from bench.claim import no_autovacuum
 from bench.processes import Failed
 from bench.report import Measured, Spread, ratio
 from bench.world import Project, World, insert_chat, unique
@@ -34,10 +35,7 @@ async def run(world: World) -> Measured:
     log = Log(project)
     ours: list[Written] = []
     theirs: list[Written] = []
-    async with world.person(project) as person, project.database() as db:
-        # vacuum comes by the clock, too
-        await db.execute("alter system set autovacuum = off")
-        await db.execute("select pg_reload_conf()")
+    async with world.person(project) as person, project.database() as db, no_autovacuum(db):
         async with world.worker(project, fast):
             (session,) = await backlog.open_sessions(db, person.id, 1)
             await _bridge(db, session)
@@ -52,8 +50,6 @@ async def run(world: World) -> Measured:
                 begin = await log.position(db)
                 await _tutorial(person, TOKENS)
                 theirs.append(await log.written(begin, await log.position(db)))
-        await db.execute("alter system reset autovacuum")
-        await db.execute("select pg_reload_conf()")
     records = [one.records for one in ours], [one.records for one in theirs]
     figure = ratio(
         "wal", *records, 1 / 50, unit="kB", tokens=TOKENS,
@@ -85,18 +81,23 @@ class Log:
 
     async def written(self, begin: str, end: str) -> Written:
         """What was written in between. Raises `Failed`."""
-        program = binaries(VERSION) / "pg_waldump"
-        pages = self.project.data / f"postgres-{VERSION}" / "pg_wal"
-        command: list[str | Path] = [program, "--stats", "-p", pages, "-s", begin, "-e", end]
-
-        def dump() -> subprocess.CompletedProcess[str]:
-            return subprocess.run(command, capture_output=True, text=True, check=False)
-
-        done = await asyncio.to_thread(dump)
-        found = _TOTAL.search(done.stdout)
+        said = await asyncio.to_thread(waldump, self.project, begin, end, "--stats")
+        found = _TOTAL.search(said)
         if found is None:
-            raise Failed(f"pg_waldump: {done.stderr.strip() or done.stdout}")
+            raise Failed(f"pg_waldump: {said}")
         return Written(int(found["records"]) / 1000, int(found["pages"]) / 1000)
+
+
+def waldump(project: Project, begin: str, end: str, *options: str) -> str:
+    """What pg_waldump says of the log between two positions. Raises `Failed`."""
+    program = binaries(VERSION) / "pg_waldump"
+    pages = project.data / f"postgres-{VERSION}" / "pg_wal"
+    command: list[str | Path] = [program, *options, "-p", pages, "-s", begin, "-e", end]
+    # reading past the last segment is the program's usual end
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not done.stdout:
+        raise Failed(f"pg_waldump: {done.stderr.strip()}")
+    return done.stdout
 
 
 async def _bridge(db: Database, session: str) -> None:

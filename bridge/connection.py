@@ -174,7 +174,7 @@ class Subscription:
         self.channel: AsyncRealtimeChannel = self._client.channel(topic, config(private=private, hears_itself=private))
         self.heard_at = time.monotonic()
         self._heard: asyncio.Queue[str] = asyncio.Queue()
-        self.channel.on_broadcast("canary", self._on_canary)
+        self.hear("canary", lambda message: _hear(message, self._heard))
         self._odd: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Subscription:
@@ -190,6 +190,15 @@ class Subscription:
             RealtimeError: the join was refused or not answered in time.
         """
         await subscribe(self._client, self.channel, self._on_odd)
+
+    def hear(self, event: str, listener: Callable[[Any], None]) -> None:
+        """Have broadcasts of this name handed on. Before the join; the listener must not raise."""
+
+        def on_broadcast(message: Any) -> None:
+            self.heard_at = time.monotonic()
+            listener(message)
+
+        self.channel.on_broadcast(event, on_broadcast)
 
     async def prove(self) -> None:
         """Say something to ourselves and hear it.
@@ -219,10 +228,6 @@ class Subscription:
         if listening is None or listening.done():
             raise RealtimeError("the connection was closed")
         return rebuild.is_set()
-
-    def _on_canary(self, message: Any) -> None:
-        self.heard_at = time.monotonic()
-        _hear(message, self._heard)
 
     def _on_odd(self, why: str) -> None:
         if not self._odd.done():

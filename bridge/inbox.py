@@ -92,21 +92,18 @@ class Inbox:
         topic = "bridge:inbox"
 
         def on_work(message: Any) -> None:
-            subscription.heard_at = time.monotonic()
             payload = message.get("payload") if isinstance(message, dict) else None
             xid = payload.get("xid") if isinstance(payload, dict) else None
             ids = _texts(message, "message_ids")
             self._put(Work("broadcast", ids, xid if isinstance(xid, int) else None))
 
         def on_cancel(message: Any) -> None:
-            subscription.heard_at = time.monotonic()
             for message_id in _texts(message, "message_id"):
                 self._put(Cancel(message_id))
 
         async with Subscription(self._url, self._key, topic, private=True) as subscription:
-            channel = subscription.channel
-            channel.on_broadcast("work", on_work)
-            channel.on_broadcast("cancel", on_cancel)
+            subscription.hear("work", on_work)
+            subscription.hear("cancel", on_cancel)
             await subscription.join()
             await subscription.prove()  # the path is proved before it is called ready
             ready()

@@ -18,7 +18,7 @@ from realtime.types import RealtimeSubscribeStates
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from bridge import settings
-from bridge.connection import dismantle
+from bridge.connection import config, dismantle
 from bridge.functions import Functions
 from bridge.settings import Settings
 from bridge.store import Store
@@ -84,16 +84,7 @@ class Person:
         ear = Ear()
         states: asyncio.Queue[tuple[RealtimeSubscribeStates, Exception | None]] = asyncio.Queue()
         await self.client.realtime.set_auth(self.token)
-        channel = self.client.channel(
-            topic,
-            {
-                "config": {
-                    "private": True,
-                    "broadcast": {"self": False, "ack": False},
-                    "presence": {"key": "", "enabled": False},
-                }
-            },
-        )
+        channel = self.client.channel(topic, config(private=True, hears_itself=False))
         for event in events or ("delta", "message", "file"):
             channel.on_broadcast(event, ear.hear)
         await channel.subscribe(lambda state, error: states.put_nowait((state, error)))

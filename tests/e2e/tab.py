@@ -67,6 +67,18 @@ async def build(folder: Path, out: Path, environment: Mapping[str, str], mode: s
 
 
 @asynccontextmanager
+async def running(app: web.Application) -> AsyncIterator[str]:
+    """Serve an application on loopback; gives its address."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def served(folder: Path) -> AsyncIterator[str]:
     """Serve a folder on loopback, as a static host does; gives its address."""
 
@@ -80,13 +92,8 @@ async def served(folder: Path) -> AsyncIterator[str]:
     app.router.add_get("/", index)
     app.router.add_get("/favicon.ico", no_icon)  # browsers ask for it where a page names none
     app.router.add_static("/", folder)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
+    async with running(app) as address:
+        yield address
 
 
 class Tab:

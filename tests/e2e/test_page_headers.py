@@ -12,7 +12,7 @@ from playwright.async_api import Browser, BrowserContext, expect
 
 from devstack.migrations import PROJECT
 from devstack.stack import Stack
-from tests.e2e.tab import Tab, build
+from tests.e2e.tab import Tab, build, running
 from tests.harness import working
 
 
@@ -39,13 +39,8 @@ async def hosted(stack: Stack, browser: Browser, tmp_path_factory: pytest.TempPa
 
     app = web.Application()
     app.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
+    async with running(app) as address:
+        yield address
 
 
 async def test_the_page_works_behind_its_headers(
