@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
 
 import psycopg
@@ -13,6 +14,21 @@ from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests import harness
 from tests.harness import Person, Row
+
+# Open files to lock, not to read: flock(2) knows no names, and both are there in every clone.
+_DOOR, _ROOM = os.open(Path(__file__).parent, os.O_RDONLY), os.open(__file__, os.O_RDONLY)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that is marked `quiet` run when no other process of this folder runs one, and none begin beside it."""
+    fcntl.flock(_DOOR, fcntl.LOCK_EX)  # who waits for the room holds the door, so that others cannot pass by for ever
+    fcntl.flock(_ROOM, fcntl.LOCK_EX if item.get_closest_marker("quiet") else fcntl.LOCK_SH)
+    fcntl.flock(_DOOR, fcntl.LOCK_UN)
+    try:
+        return (yield)
+    finally:
+        fcntl.flock(_ROOM, fcntl.LOCK_UN)
 
 
 @pytest.fixture(scope="session")

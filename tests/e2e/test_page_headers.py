@@ -52,7 +52,7 @@ async def test_the_page_works_behind_its_headers(
         await tab.sign_up()
         await tab.new_session("Code")
         await tab.watch()
-        await tab.say("Write fibonacci in Python, please.")
+        await tab.say("Write fibonacci in Python, please. [[delay=0.02]]")
         await tab.until_reply("done")
         await expect(tab.page.get_by_test_id("file-content")).to_contain_text("def fibonacci()")
         assert len(await tab.seen()) > 1  # it streamed

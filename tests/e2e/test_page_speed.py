@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+import pytest
 from playwright.async_api import expect
 
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, Turn
 from tests.e2e.tab import Tab
 from tests.harness import Row, working
+
+pytestmark = pytest.mark.quiet
 
 LONGEST_TASK_MS = 100
 
