@@ -26,6 +26,7 @@ Directives, in double square brackets in the last user message:
   cut=N            drop the connection after N tokens
   clean_cut=N      end the stream after N tokens, without a finish_reason
   stall=N          after N tokens send nothing more, until the client leaves
+  hold=N           after every N tokens wait for `ModelServer.let_go`: for tests that run the server themselves
   no_usage         leave out the token counts
   times=K          do the above error, fail, cut, clean_cut or stall for the first K such requests only
 Example: [[tokens=50 delay=0.01 cut=10 times=2]]
@@ -49,6 +50,7 @@ class Script:
     cut: int | None = None
     clean_cut: int | None = None
     stall: int | None = None
+    hold: int | None = None
     no_usage: bool = False
     times: int | None = None
     source: str = ""
@@ -59,7 +61,7 @@ class Script:
 
 
 _FLAGS = {"echo", "no_usage"}
-_WHOLE = {"tokens", "error", "fail", "cut", "clean_cut", "stall", "times"}
+_WHOLE = {"tokens", "error", "fail", "cut", "clean_cut", "stall", "hold", "times"}
 _SECONDS = {"first", "delay", "retry_after"}
 _KEYS = {f.name for f in fields(Script)} - {"source"}
 _DECODER = json.JSONDecoder()

@@ -39,6 +39,7 @@ class Exchange:
     outcome: Outcome = "open"
     ended_at: float | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    permits: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # to go on from a `hold`
 
     def end(self, outcome: Outcome) -> None:
         """Note how it ended; the first to say so is right."""
@@ -93,6 +94,13 @@ class ModelServer:
         """Wait until `reached(self)` holds, looking again at every request, token and end. Raises TimeoutError."""
         async with asyncio.timeout(within), self._changed:
             await self._changed.wait_for(lambda: reached(self))
+
+    def let_go(self, times: int = 1) -> None:
+        """Let every open reply whose script has a `hold` go on, past so many of its holds: the next ones if need be."""
+        for exchange in self.requests:
+            if exchange.outcome == "open":
+                for _ in range(times):
+                    exchange.permits.release()
 
     async def _note(self) -> None:
         async with self._changed:
@@ -194,6 +202,9 @@ class ModelServer:
                 await asyncio.Event().wait()  # until the client leaves, or the server stops
             if token is None:
                 return
+            if script.hold and count and count % script.hold == 0:
+                await exchange.permits.acquire()
+                due = max(due, time.monotonic())  # what follows has its pace again
             wait = due - time.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)

@@ -142,6 +142,25 @@ async def test_an_error_inside_the_stream(http: aiohttp.ClientSession, model: Mo
     assert len(received) == 3
 
 
+async def test_a_held_reply_goes_on_when_it_is_let_go(http: aiohttp.ClientSession, model: ModelServer) -> None:
+    reply = asyncio.create_task(said(http, model, "[[tokens=7 hold=3]]"))
+    await model.until(lambda m: bool(m.requests) and m.requests[-1].sent == 3)
+    model.let_go()
+    await model.until(lambda m: m.requests[-1].sent == 6)
+    assert model.open == 1
+    model.let_go()
+    assert await reply == "".join(f"word{n:02d} " for n in range(7))
+    # what is let go early is not held, and nothing of it is left for the next reply
+    reply = asyncio.create_task(said(http, model, "[[tokens=7 first=0.2 hold=3]]"))
+    await model.until(lambda m: m.open == 1)
+    model.let_go(times=9)
+    assert (await reply).endswith("word06 ")
+    reply = asyncio.create_task(said(http, model, "[[tokens=4 hold=3]]"))
+    await model.until(lambda m: m.open == 1 and m.requests[-1].sent == 3)
+    model.let_go()
+    await reply
+
+
 async def test_a_stall_lasts_until_the_client_leaves(http: aiohttp.ClientSession, model: ModelServer) -> None:
     async with http.post(f"{model.url}/chat/completions", json=body("[[tokens=9 stall=2]]")) as response:
         await model.until(lambda server: server.requests[-1].sent == 2)
