@@ -6,23 +6,26 @@ import re
 
 from playwright.async_api import expect
 
+from devstack.model import ModelServer
 from tests.e2e.tab import PASSWORD, Tab, grows
 from tests.harness import working
 
-SENTENCE = " ".join(f"part{n:02d}" for n in range(60))
-SLOWLY = f'[[text="{SENTENCE}" delay=0.03]]'
-LONG = " ".join(f"part{n:03d}" for n in range(200))
+WORDS = [f"part{n:02d}" for n in range(60)]  # a token each
+SENTENCE = " ".join(WORDS)
 FOR_EVER = '[[text="one two three four five six" delay=0.05 stall=4]]'
 
 
-async def test_a_reply_streams(environment: dict[str, str], tab: Tab) -> None:
+async def test_a_reply_streams(environment: dict[str, str], model: ModelServer, tab: Tab) -> None:
     async with working(environment):
         await tab.sign_up()
         await tab.new_session()
         await tab.watch()
-        await tab.say(SLOWLY)
+        await tab.say(f'[[text="{SENTENCE}" hold=5]]')
         await expect(tab.questions.last).to_contain_text("part59")  # at once, before the reply
-        await tab.until_reply("running")
+        for last in WORDS[4:-1:5]:
+            await tab.until_text(last)
+            await tab.until_reply("running")
+            model.let_go()
         await tab.until_reply("done")
     assert (await tab.reply_text()).strip() == SENTENCE
     seen = await tab.seen()
@@ -54,21 +57,23 @@ async def test_code_files_appear_beside_the_conversation(environment: dict[str, 
         await expect(tab.page.get_by_test_id("file-content")).to_contain_text("def fibonacci() -> Iterator[int]:")
 
 
-async def test_a_reload_in_mid_stream_goes_on(environment: dict[str, str], tab: Tab) -> None:
+async def test_a_reload_in_mid_stream_goes_on(environment: dict[str, str], model: ModelServer, tab: Tab) -> None:
     async with working(environment):
         await tab.sign_up()
         await tab.new_session()
-        await tab.say(f'[[text="{LONG}" delay=0.03]]')
-        await tab.until_text("part010")
+        await tab.say(f'[[text="{SENTENCE}" hold=10]]')
+        await tab.until_text("part09")
         await tab.page.reload()
         await tab.watch()
-        await tab.until_text("part010")
-        await tab.until_reply("running")
+        for last in WORDS[9:-1:10]:
+            await tab.until_text(last)
+            await tab.until_reply("running")
+            model.let_go()
         await tab.until_reply("done")
     seen = await tab.seen()
     assert grows(seen)
     assert len(seen) > 5  # it was still being written
-    assert (await tab.reply_text()).strip() == LONG
+    assert (await tab.reply_text()).strip() == SENTENCE
     await expect(tab.questions).to_have_count(1)
     await expect(tab.replies).to_have_count(1)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 from playwright.async_api import BrowserContext, Locator, Route, expect
 
+from devstack.model import ModelServer
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, File, Turn
 from tests.e2e.tab import Tab
@@ -78,18 +79,23 @@ async def test_an_edit_does_not_overwrite_another(
     await expect(page.get_by_test_id("version-content")).to_contain_text("the reply")
 
 
-async def test_a_reply_that_lost_to_an_edit_is_a_version(environment: dict[str, str], tab: Tab) -> None:
+async def test_a_reply_that_lost_to_an_edit_is_a_version(
+    environment: dict[str, str], model: ModelServer, tab: Tab
+) -> None:
     async with working(environment):
         await tab.sign_up()
         await tab.new_session("Code")
         await tab.say('[[json={"reply": "Made.", "files": [{"path": "a.py", "content": "x = 1"}]}]]')
         await tab.until_reply("done")
         reply = '{"reply": "Changed, and this takes a while.", "files": [{"path": "a.py", "content": "x = 2"}]}'
-        await tab.say(f"[[json={reply} delay=0.2]]")
+        await tab.say(f"[[json={reply} hold=3]]")
         await tab.until_text("Changed")
         await tools(tab, "a.py").get_by_role("button", name="Edit").click()
         await tab.page.get_by_role("textbox", name="Text of a.py").fill("x = 'mine'")
         await tab.page.get_by_role("button", name="Save").click()
+        await expect(tab.page.get_by_text("revision 2", exact=True)).to_be_visible()
+        await tab.until_reply("running")
+        model.let_go(times=len(reply))
         await tab.until_reply("done")
         await expect(tab.page.get_by_text("your text stayed")).to_be_visible()
         await expect(tab.page.get_by_test_id("file-content")).to_contain_text("x = 'mine'")

@@ -8,6 +8,7 @@ import pytest
 from playwright.async_api import BrowserContext, expect
 
 from devstack.migrations import PROJECT
+from devstack.model import ModelServer
 from tests.e2e.example import Example
 from tests.harness import working
 
@@ -29,12 +30,13 @@ async def signed_up(context: BrowserContext, examples_address: str) -> AsyncIter
 
 
 @pytest.mark.parametrize("name", ["plain.html", "react.html"])
-async def test_a_conversation(environment: dict[str, str], signed_up: Opener, name: str) -> None:
+async def test_a_conversation(environment: dict[str, str], model: ModelServer, signed_up: Opener, name: str) -> None:
     async with working(environment):
         page = await signed_up(name)
-        await page.say(f'[[text="{SENTENCE}" delay=0.03]]')
-        await page.until_text("part005")
+        await page.say(f'[[text="{SENTENCE}" hold=30]]')
+        await page.until_text("part020")
         await expect(page.replies.last).not_to_contain_text("part059")  # it streams
+        model.let_go(times=len(SENTENCE))
         await page.until_reply("done")
         await page.until_text(SENTENCE)
         await page.say('[[text="one two three four five six seven" stall=6]]')

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, expect
 
+from devstack.model import ModelServer
 from tests.e2e.example import Example
 from tests.e2e.test_page_faults import worker_process
 from tests.harness import working
 
-SENTENCE = " ".join(f"part{n:03d}" for n in range(120))
-SLOWLY = f'[[text="{SENTENCE}" delay=0.03]]'
+WORDS = [f"part{n:03d}" for n in range(120)]  # a token each
+SENTENCE = " ".join(WORDS)
+BY_TENS = f'[[text="{SENTENCE}" hold=10]]'
 FOR_EVER = '[[text="one two three" stall=2 times=1]]'
 
 # every text of the last reply
@@ -30,6 +32,10 @@ _WATCH = """() => {
 @pytest.fixture
 async def chat(context: BrowserContext, examples_address: str) -> AsyncIterator[Example]:
     example = await Example.signed_up(context, examples_address, "use-chat.html")
+    # whether there is a reply to resume has been asked: an answer to it during the first message would be of that one
+    await example.page.wait_for_function(
+        "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/messages?')).length > 1"
+    )
     yield example
     assert example.problems == []
 
@@ -38,11 +44,14 @@ async def until(chat: Example, status: str) -> None:
     await chat.explained(expect(chat.status).to_have_attribute("data-status", status, timeout=20_000))
 
 
-async def test_a_reply_streams(environment: dict[str, str], chat: Example) -> None:
+async def test_a_reply_streams(environment: dict[str, str], model: ModelServer, chat: Example) -> None:
     async with working(environment):
         await chat.page.evaluate(_WATCH)
-        await chat.say(SLOWLY)
-        await until(chat, "streaming")
+        await chat.say(BY_TENS)
+        for last in WORDS[9:-1:10]:
+            await chat.until_text(last)
+            await until(chat, "streaming")
+            model.let_go()
         await until(chat, "ready")
         assert await chat.reply_text() == SENTENCE
         seen = await chat.seen()
@@ -72,13 +81,14 @@ async def test_stop_cancels_the_reply_and_it_is_written_anew(environment: dict[s
         await expect(chat.replies).to_have_count(1)
 
 
-async def test_a_reload_in_mid_stream_resumes(environment: dict[str, str], chat: Example) -> None:
+async def test_a_reload_in_mid_stream_resumes(environment: dict[str, str], model: ModelServer, chat: Example) -> None:
     async with working(environment):
-        await chat.say(SLOWLY)
-        await chat.until_text("part010")
+        await chat.say(BY_TENS)
+        await chat.until_text("part009")
         await chat.page.reload()
-        await chat.until_text("part010")
+        await chat.until_text("part009")
         await until(chat, "streaming")
+        model.let_go(times=len(WORDS))
         await until(chat, "ready")
         assert await chat.reply_text() == SENTENCE
         await expect(chat.questions).to_have_count(1)
