@@ -94,6 +94,14 @@ class Person:
             raise PermissionError(f"{topic}: {state.value} {error}")
         return ear
 
+    async def be_heard(self, session_id: str, ear: Ear) -> None:
+        """Ask until `ear` hears a delta: a worker that joins the topic after its first reply has none to hear.
+
+        From then on it stays joined, and nothing of a reply is missing among its deltas.
+        """
+        while not ear.of("delta"):
+            await self.reply(await self.ask(session_id, "[[text=heard]]"))
+
     async def rows(self, table: str, **filters: str) -> list[Row]:
         query = self.client.table(table).select("*")
         for column, value in filters.items():

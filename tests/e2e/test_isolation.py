@@ -144,9 +144,12 @@ async def test_a_client_cannot_send_on_a_topic(environment: dict[str, str], owne
         )
     assert answer.status_code == 202  # it says so whether or not a policy drops the message
     async with working(environment):
-        await owner.reply(await owner.ask(session_id, "[[text=true]]"))
-        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
-    assert "".join(delta["text"] for delta in ear.of("delta")) == "true"
+        await owner.be_heard(session_id, ear)
+        question = await owner.ask(session_id, "[[text=true]]")
+        await owner.reply(question)
+        await ear.until(lambda ear: ear.of("message", reply_to=question, status="done"))
+    assert "".join(delta["text"] for delta in ear.of("delta", reply_to=question)) == "true"
+    assert {delta["text"] for delta in ear.of("delta")} == {"heard", "true"}
 
 
 async def changes(somebody: Person) -> Ear:

@@ -31,7 +31,7 @@ async def run(environment: dict[str, str], function: str, text: str) -> Row:
 
 async def test_deltas_make_the_row(environment: dict[str, str]) -> None:
     async with working(environment):
-        seen = await run(environment, "Chat", "[[tokens=60 delay=0.01]]")
+        seen = await run(environment, "Chat", "[[tokens=60 delay=0.05]]")
     deltas = [item["payload"] for item in seen["heard"] if item["event"] == "delta"]
     assert [delta["seq"] for delta in deltas] == list(range(1, len(deltas) + 1))
     assert len(deltas) > 3

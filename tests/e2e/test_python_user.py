@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from devstack.model import ModelServer
 from tests.harness import Person, working
 
 
-async def test_deltas_make_the_row(environment: dict[str, str], user: Person) -> None:
+async def test_deltas_make_the_row(environment: dict[str, str], model: ModelServer, user: Person) -> None:
     async with working(environment, checkpoint_seconds=0.1):
-        session_id = await user.open_session()
+        session_id = await user.open_session(title="named")
         ear = await user.listen(f"session:{session_id}")
-        message_id = await user.ask(session_id, "[[tokens=60 delay=0.01]]")
+        await user.be_heard(session_id, ear)
+        message_id = await user.ask(session_id, "[[tokens=60 hold=12]]")
+
+        async def heard(parts: int) -> None:
+            await ear.until(lambda ear: len(ear.of("delta", reply_to=message_id)) >= parts)
+
+        for parts in (1, 2, 3, 4):
+            await heard(parts)
+            model.let_go()
         row = await user.reply(message_id)
-        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        await ear.until(lambda ear: ear.of("message", id=message_id, status="done"))
+        await ear.until(lambda ear: ear.of("message", reply_to=message_id, status="done"))
 
         deltas = ear.of("delta", reply_to=message_id)
         assert [delta["seq"] for delta in deltas] == list(range(1, len(deltas) + 1))
@@ -22,7 +32,8 @@ async def test_deltas_make_the_row(environment: dict[str, str], user: Person) ->
         assert row["seq"] == len(deltas)
         assert row["content"].startswith("word00 word01")
 
-        states = [(event["role"], event["status"]) for event in ear.of("message")]
+        events = [event for event in ear.of("message") if message_id in (event["id"], event["reply_to"])]
+        states = [(event["role"], event["status"]) for event in events]
         assert states[0] == ("user", "queued")
         assert ("assistant", "running") in states
         assert set(states[-2:]) == {("assistant", "done"), ("user", "done")}
@@ -30,8 +41,9 @@ async def test_deltas_make_the_row(environment: dict[str, str], user: Person) ->
 
 async def test_code_fills_the_files(environment: dict[str, str], user: Person) -> None:
     async with working(environment):
-        session_id = await user.open_session("Code")
+        session_id = await user.open_session("Code", title="named")
         ear = await user.listen(f"session:{session_id}")
+        await user.be_heard(session_id, ear)
         first = await user.ask(
             session_id,
             '[[json={"reply": "Here.", "files": [{"path": "a.py", "content": "x = 1", "language": "python"}]}]]',
@@ -44,7 +56,7 @@ async def test_code_fills_the_files(environment: dict[str, str], user: Person) -
         assert (file["path"], file["content"], file["language"], file["revision"]) == ("a.py", "x = 1", "python", 1)
         assert file["message_id"] == row["id"]
         await ear.until(lambda ear: ear.of("file", path="a.py", revision=1))
-        assert "".join(delta["text"] for delta in ear.of("delta")) == "Here."
+        assert "".join(delta["text"] for delta in ear.of("delta", reply_to=first)) == "Here."
 
         second = await user.ask(session_id, '[[json={"reply": "", "files": [{"path": "a.py", "content": "x = 2"}]}]]')
         await user.reply(second)
@@ -54,16 +66,18 @@ async def test_code_fills_the_files(environment: dict[str, str], user: Person) -
         assert (version["content"], version["revision"], version["conflict"]) == ("x = 1", 1, False)
 
 
-async def test_an_edit_meanwhile_stays(environment: dict[str, str], user: Person) -> None:
+async def test_an_edit_meanwhile_stays(environment: dict[str, str], model: ModelServer, user: Person) -> None:
     async with working(environment):
         session_id = await user.open_session("Code")
         file = {"session_id": session_id, "path": "a.py", "content": "theirs"}
         await user.client.table("code_files").insert(file).execute()
         ear = await user.listen(f"session:{session_id}")
         reply = '{"reply": "", "files": [{"path": "a.py", "content": "the reply\'s"}]}'
-        message_id = await user.ask(session_id, f"[[first=0.5 json={reply}]]")
+        message_id = await user.ask(session_id, f"[[hold=1 json={reply}]]")
         await user.reply(message_id, lambda row: row["status"] == "running")
         await user.client.table("code_files").update({"content": "edited"}).eq("path", "a.py").execute()
+        await model.until(lambda m: m.requests[-1].prompt.last.startswith("[[hold=1"))
+        model.let_go(times=len(reply))
         await user.reply(message_id)
         (now,) = await user.rows("code_files", session_id=session_id)
         assert now["content"] == "edited"
