@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, async_playwright
+from playwright.async_api import Browser, BrowserContext, async_playwright, expect
 
 from devstack.migrations import PROJECT
 from devstack.stack import Stack
@@ -25,6 +25,8 @@ _ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+# how long to wait for what a person would see at once, whether it is done or looked for
+_PATIENCE_MS = 15_000
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +39,7 @@ async def browser() -> AsyncIterator[Browser]:
             pytest.fail(reason)
         pytest.skip(reason)
     async with async_playwright() as playwright:
+        expect.set_options(timeout=_PATIENCE_MS)
         chromium = await playwright.chromium.launch(executable_path=binary, args=list(_ARGUMENTS))
         yield chromium
         await chromium.close()
@@ -66,7 +69,7 @@ async def examples_address(
 async def context(browser: Browser, stack: Stack) -> AsyncIterator[BrowserContext]:
     """A browser profile of the test's own. Whoever signed up in it is gone after the test."""
     context = await browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(_PATIENCE_MS)
     yield context
     await context.close()
     async with harness.database(stack.admin_url) as connection:

@@ -166,7 +166,7 @@ async def test_another_worker_takes_over(
     assert len(seen) > 3
 
 
-async def test_a_question_is_asked_in_other_words(environment: dict[str, str], tab: Tab) -> None:
+async def test_a_question_is_asked_in_other_words(environment: dict[str, str], model: ModelServer, tab: Tab) -> None:
     async with working(environment):
         await tab.sign_up()
         await tab.new_session()
@@ -180,6 +180,7 @@ async def test_a_question_is_asked_in_other_words(environment: dict[str, str], t
         await expect(tab.questions).to_have_count(2)
         await expect(tab.replies.first).to_have_attribute("data-status", "cancelled")
         await tab.replies.last.get_by_role("button", name="Write anew").click()
+        await model.until(lambda m: [e.prompt.last for e in m.requests].count("[[text=better]]") == 2, within=20)
         await tab.until_reply("done")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -21,25 +22,47 @@ FEW = 50
 
 
 class Topics:
-    """The topics that a page has joined and not left, by the frames that it sent."""
+    """The topics that a page has joined and not left, by the frames that it sent and the server's answers."""
 
     def __init__(self, tab: Tab) -> None:
         self.joined: set[str] = set()
         self.joins = 0
+        self._asked: dict[str, str] = {}  # the topics of joins by their references
+        self._answered: set[str] = set()
+        self._changed = asyncio.Event()
         tab.page.on("websocket", self._watch)
 
-    def _watch(self, socket: WebSocket) -> None:
-        socket.on("framesent", self._note)
+    async def settle(self, expected: set[str]) -> None:
+        """Wait until these are the topics, with every join answered."""
+        async with asyncio.timeout(15):
+            while not self.joined == self._answered == expected:
+                self._changed.clear()
+                await self._changed.wait()
 
-    def _note(self, frame: str | bytes) -> None:
+    def _watch(self, socket: WebSocket) -> None:
+        socket.on("framesent", self._sent)
+        socket.on("framereceived", self._received)
+
+    def _sent(self, frame: str | bytes) -> None:
         if isinstance(frame, bytes):
             return  # a broadcast; the page sends none
-        _, _, topic, event, _ = json.loads(frame)
+        _, reference, topic, event, _ = json.loads(frame)
         if event == "phx_join":
             self.joined.add(topic)
             self.joins += 1
+            self._asked[reference] = topic
         elif event == "phx_leave":
             self.joined.discard(topic)
+            self._answered.discard(topic)
+        self._changed.set()
+
+    def _received(self, frame: str | bytes) -> None:
+        if isinstance(frame, bytes):
+            return
+        _, reference, topic, event, _ = json.loads(frame)
+        if event == "phx_reply" and self._asked.get(reference) == topic and topic in self.joined:
+            self._answered.add(topic)
+            self._changed.set()
 
 
 async def kept(devtools: CDPSession) -> dict[str, int]:
@@ -71,9 +94,11 @@ async def test_a_hundred_sessions_opened_and_closed_leave_nothing(
         await devtools.send("Performance.enable")
 
         async def open_both() -> None:
-            for name in ("First", "Second"):
+            for name, session_id in zip(("First", "Second"), ids, strict=True):
                 await tab.page.get_by_test_id("sessions").get_by_role("button", name=name).first.click()
                 await expect(tab.questions).to_have_text(f"In {name}Edit and ask again")
+                # what is read is shown before the topic is joined, or the last one left
+                await topics.settle({f"realtime:user:{user}", f"realtime:session:{session_id}"})
 
         for _ in range(5):
             await open_both()
