@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -102,6 +103,8 @@ async def scraped(environment: dict[str, str], user: Person) -> dict[str, set[st
         await health.start()
         try:
             await user.reply(await user.ask(await user.open_session(title="named"), "[[text=hello]]"))
+            async with asyncio.timeout(15):
+                await worker._empty.wait()  # the row is done before the worker is told that it is
             worker.metrics.retries["model_busy"] += 1
             worker.metrics.given_up["model_refused"] += 1
             address = f"http://127.0.0.1:{health.port}/metrics"

@@ -30,7 +30,7 @@ function shown(id) {
 
 const checks = {
   async "text streams, and ends as the row"() {
-    const id = await ask("[[tokens=60 delay=0.02]]");
+    const id = await ask("[[tokens=60 delay=0.05]]"); // a delta a token
     const reply = await ended(id);
     assert.deepEqual(reply, await stored(id));
     assert.equal(reply.status, "done");
@@ -42,11 +42,12 @@ const checks = {
   },
   async "a lost delta leaves a gap that a checkpoint closes"() {
     isLost = ({ seq }) => seq === 3;
-    const id = await ask("[[tokens=150 delay=0.02]]");
+    const id = await ask("[[tokens=150 delay=0.02 stall=120]]");
     await until(() => replyTo(id)?.seq === 2);
     await until(() => replyTo(id)?.seq > 3);
     assert.equal(replyTo(id).status, "running");
     isLost = () => false;
+    await cancel(id);
     const reply = await ended(id);
     assert.deepEqual(reply, await stored(id));
     assert.ok(shown(id).every((text) => reply.content.startsWith(text)));

@@ -79,8 +79,18 @@ async def test_translate(worker: WorkerProcess, program: Program, user: Person, 
 
 async def test_the_frontend_of_the_readme(worker: WorkerProcess, program: Program, user: Person) -> None:
     (block,) = README
+    # it subscribes and asks at once: the question is held back until what is said to it can be heard
+    hold_back = """
+        const send = globalThis.fetch;
+        globalThis.fetch = async (url, options) => {
+          const asks = options.method === "POST" && new URL(url).pathname === "/rest/v1/messages";
+          if (asks) await until(() => supabase.getChannels().every(({ state }) => state === "joined"));
+          return send(url, options);
+        };
+    """
     (seen,) = await program(
         user,
+        hold_back,
         SIGN_IN.text,
         "const { data: session } = await supabase.from('sessions').insert({ title: 'named' }).select().single();",
         "const [shown, updates] = [{}, []];",
@@ -169,8 +179,9 @@ async def test_investigate_reads_a_file_and_answers(worker: WorkerProcess, user:
 
 async def test_what_a_stop_leaves_of_the_loop(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
     session_id = await user.open_session("Investigate", title="named")
+    known = len(model.requests)
     question = await user.ask(session_id, "[[stall=0 text=x]]")
-    await model.until(lambda m: m.open == 1)
+    await model.until(lambda m: len(m.requests) > known and m.open == 1, within=15)
     await user.client.rpc("cancel_message", {"message_id": question}).execute()
     assert (await user.reply(question))["status"] == "cancelled"
     await model.until(lambda m: m.open == 0)
