@@ -15,7 +15,7 @@ import {
 } from "../src/index.ts";
 import { Worker, absent, signUp, sockets, until } from "./devstack.ts";
 
-describe.skipIf(absent)("with Supabase", { timeout: 20_000 }, () => {
+describe.skipIf(absent)("with Supabase", () => {
   let client: SupabaseClient<Database>;
   let list: SessionList;
   let chat: ChatSession;

@@ -8,7 +8,7 @@ import { SupabaseChatTransport, readUIMessages } from "../src/ai.ts";
 import { newId, openSessionList, type Database, type SessionList } from "../src/index.ts";
 import { Worker, absent, signUp, until } from "./devstack.ts";
 
-describe.skipIf(absent)("with Supabase", { timeout: 20_000 }, () => {
+describe.skipIf(absent)("with Supabase", () => {
   let client: SupabaseClient<Database>;
   let list: SessionList;
   let transport: SupabaseChatTransport;
@@ -152,7 +152,7 @@ describe.skipIf(absent)("with Supabase", { timeout: 20_000 }, () => {
     expect(other.error?.message).toBe("The model is busy.");
   });
 
-  test("a session that is deleted ends the stream", { timeout: 30_000 }, async () => {
+  test("a session that is deleted ends the stream", async () => {
     const chat = open();
     const sent = chat.sendMessage({ text: "Hello?" });
     await until(async () => expect(await rows()).toHaveLength(1));
