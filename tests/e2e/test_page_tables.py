@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from playwright.async_api import Locator, expect
 
+from devstack.model import ModelServer
 from tests.e2e.tab import FUNCTIONS, Tab
 from tests.e2e.test_accessibility import violations
 from tests.e2e.test_page_hostile import FOUND, HOSTILE
@@ -56,10 +57,14 @@ async def asked(tab: Tab, question: str) -> Locator:
     return table
 
 
-async def test_a_table_fills_while_it_streams(environment: dict[str, str], tab: Tab) -> None:
+async def test_a_table_fills_while_it_streams(environment: dict[str, str], model: ModelServer, tab: Tab) -> None:
     async with working(environment, functions=FUNCTIONS):
         await tab.page.evaluate(_WATCH)
-        table = await asked(tab, script([TRAIN, FOOT], "delay=0.06"))
+        table = await asked(tab, script([TRAIN, FOOT], "delay=0.06 hold=10"))
+        for last in ("Train", "no jams", "On foot", "For"):  # of what ten tokens each bring
+            await tab.explained(expect(table.get_by_text(last).last).to_be_visible())
+            await expect(table.get_by_role("row")).to_have_count(2 if last in ("Train", "no jams") else 3)
+            model.let_go()
         await tab.until_reply("done")
         await expect(table.get_by_role("columnheader")).to_have_text(COLUMNS)
         await expect(table.get_by_role("rowheader")).to_have_text(["Train", "On foot"])
