@@ -187,8 +187,8 @@ const checks = {
     assert.deepEqual((await versions(written)).map(({ content, revision, conflict }) => [content, revision, conflict]), [
       ["x = 1", 1, false],
     ]);
-    // the user writes while the reply does
-    const id = await code("x = 4", "first=1");
+    // the user writes while the reply does, which the test lets go on then
+    const id = await code("x = 4", "hold=1");
     await until(() => replyTo(id)?.status === "running");
     assert.equal((await save(find(), "x = 5")).revision, 3);
     await ended(id);

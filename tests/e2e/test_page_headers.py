@@ -61,13 +61,13 @@ async def test_the_page_works_behind_its_headers(
 
 async def test_no_other_page_can_frame_it(context: BrowserContext, hosted: str) -> None:
     page = await context.new_page()
-    refused: list[str] = []
-    page.on("console", lambda message: refused.append(message.text))
-    await page.set_content(f'<iframe src="{hosted}"></iframe>')
+    async with page.expect_console_message(
+        lambda message: "frame" in message.text and hosted.rstrip("/") in message.text
+    ):
+        await page.set_content(f'<iframe src="{hosted}"></iframe>')
     await page.wait_for_load_state()
     frame = page.frames[-1]
     assert await frame.locator("#root").count() == 0
-    assert any("frame" in text and hosted.rstrip("/") in text for text in refused), refused
 
 
 async def test_what_is_not_there_is_not_the_page(hosted: str) -> None:
