@@ -61,11 +61,11 @@ async def test_a_reload_in_mid_stream_goes_on(environment: dict[str, str], model
     async with working(environment):
         await tab.sign_up()
         await tab.new_session()
-        await tab.say(f'[[text="{SENTENCE}" hold=10]]')
-        await tab.until_text("part09")
+        await tab.say(f'[[text="{SENTENCE}" hold=5]]')
+        await tab.until_text("part04")
         await tab.page.reload()
         await tab.watch()
-        for last in WORDS[9:-1:10]:
+        for last in WORDS[4:-1:5]:
             await tab.until_text(last)
             await tab.until_reply("running")
             model.let_go()
