@@ -7,6 +7,7 @@ import time
 import psycopg
 
 from devstack.model import ModelServer
+from tests.faults.waiting import until
 from tests.harness import Person, Row, working
 
 
@@ -17,7 +18,8 @@ async def cancel(user: Person, message_id: str) -> str:
 async def test_cancel_closes_the_providers_connection(
     environment: dict[str, str], model: ModelServer, user: Person
 ) -> None:
-    async with working(environment, concurrency=1) as worker:
+    # no checkpoint takes what a join that is under way would have to say
+    async with working(environment, concurrency=1, checkpoint_seconds=60, lease_seconds=600) as worker:
         session_id = await user.open_session(title="named")
         ear = await user.listen(f"session:{session_id}")
         message_id = await user.ask(session_id, "[[tokens=5000 delay=0.02]]")
@@ -43,6 +45,7 @@ async def test_cancel_closes_the_providers_connection(
         assert (await user.reply(second))["status"] == "done"
         said = [message["content"] for message in model.requests[-1].body["messages"]]
         assert any(row["content"].strip() in str(content) for content in said)
+        await until(lambda: not worker.hands, within=10)  # it has heard that the last one is written
         assert worker.metrics.outcomes == {"cancelled": 1, "done": 1}
 
 
@@ -66,7 +69,7 @@ async def test_cancel_is_heard_by_the_heartbeat_with_broadcasts_lost(
         await user.reply(message_id, lambda row: row["seq"] > 0)
         worker.inbox._put = lambda signal: None  # type: ignore[method-assign]  # deaf from here on
         assert await cancel(user, message_id) == "cancelling"
-        assert (await user.reply(message_id, within=5))["status"] == "cancelled"
+        assert (await user.reply(message_id))["status"] == "cancelled"  # left alone it would talk for 100 s
 
 
 async def test_deleting_the_session_stops_the_reply(

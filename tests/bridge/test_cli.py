@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from asyncio.subprocess import Process
@@ -16,6 +18,8 @@ import psycopg
 import pytest
 
 from devstack.model import ModelServer
+from devstack.stack import Stack
+from tests.faults.waiting import until
 from tests.harness import Person, Row
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +46,18 @@ async def ended(process: Process, within: float = 30) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+async def said(process: Process, pattern: str) -> str:
+    """What it says on stderr up to a line in which the pattern is found."""
+    assert process.stderr is not None
+    text = ""
+    async with asyncio.timeout(30):
+        while not re.search(pattern, text):
+            line = await process.stderr.readline()
+            assert line, text
+            text += line.decode()
+    return text
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -64,30 +80,30 @@ async def test_a_bad_set_up_is_one_line_and_exit_2(
     assert "Traceback" not in err
 
 
-async def test_a_taken_health_port_is_one_line(environment: dict[str, str], unused_tcp_port: int) -> None:
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", unused_tcp_port)
-    async with server:
-        code, _, err = await ended(await bridge("run", **environment, BRIDGE_HEALTH_PORT=str(unused_tcp_port)))
+async def test_a_taken_health_port_is_one_line(environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, err = await ended(await bridge("run", **environment, BRIDGE_HEALTH_PORT=port))
     assert code == 2, err
     assert "BRIDGE_HEALTH_PORT" in err.splitlines()[-1]
 
 
 async def test_a_schema_that_is_not_migrated_is_told(
-    environment: dict[str, str], db: psycopg.AsyncConnection[Row]
+    stack: Stack, environment: dict[str, str], db: psycopg.AsyncConnection[Row]
 ) -> None:
     await db.execute("alter function public.bridge_status rename to bridge_status_off")
-    await db.execute("notify pgrst, 'reload schema'")
+    await stack.lite.reload()
     try:
         code, _, err = await ended(await bridge("run", **environment))
     finally:
         await db.execute("alter function public.bridge_status_off rename to bridge_status")
-        await db.execute("notify pgrst, 'reload schema'")
+        await stack.lite.reload()
     assert code == 2, err
     assert "supabase db push" in err
 
 
 async def test_run_needs_supabase_and_a_model_alone(
-    environment: dict[str, str], model: ModelServer, user: Person, unused_tcp_port: int
+    environment: dict[str, str], model: ModelServer, user: Person
 ) -> None:
     """No database URL is known to it; it answers, shows its health, and drains on SIGTERM."""
     process = await bridge(
@@ -95,21 +111,26 @@ async def test_run_needs_supabase_and_a_model_alone(
         SUPABASE_URL=environment["SUPABASE_URL"],
         SUPABASE_SECRET_KEY=environment["SUPABASE_SECRET_KEY"],
         LLM_BASE_URL=model.url,
-        BRIDGE_HEALTH_PORT=str(unused_tcp_port),
     )
     try:
+        begun = await said(process, r"health on port (\d+)")
+        port = re.findall(r"health on port (\d+)", begun)[0]
         session_id = await user.open_session(title="named")
         assert (await user.reply(await user.ask(session_id, "[[text=hello]]")))["content"] == "hello"
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{unused_tcp_port}") as http:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
             async with http.get("/healthz") as answer:
                 assert answer.status == 200
-            async with http.get("/metrics") as answer:
-                metrics = await answer.text()
-        assert 'bridge_attempts_total{outcome="done"} 1' in metrics
+
+            async def tells() -> bool:
+                async with http.get("/metrics") as answer:
+                    return 'bridge_attempts_total{outcome="done"} 1' in await answer.text()
+
+            await until(tells, within=20)  # it hears of its success a moment after the user
         last = await user.ask(session_id, "[[tokens=20 delay=0.05]]")
         await user.reply(last, lambda row: row["status"] == "running")
         process.send_signal(signal.SIGTERM)
         code, _, err = await ended(process)
+        err = begun + err
     finally:
         if process.returncode is None:
             process.kill()

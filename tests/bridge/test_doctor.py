@@ -64,14 +64,16 @@ async def test_a_model_that_is_not_there(env: dict[str, str], monkeypatch: pytes
     assert "LLM_BASE_URL" in found["model"].remedy
 
 
-async def test_a_schema_that_is_not_migrated(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
+async def test_a_schema_that_is_not_migrated(
+    env: dict[str, str], stack: Stack, db: psycopg.AsyncConnection[Row]
+) -> None:
     await db.execute("alter function public.bridge_status rename to bridge_status_off")
-    await db.execute("notify pgrst, 'reload schema'")
+    await stack.lite.reload()
     try:
         found = await troubles(env)
     finally:
         await db.execute("alter function public.bridge_status_off rename to bridge_status")
-        await db.execute("notify pgrst, 'reload schema'")
+        await stack.lite.reload()
     assert "supabase db push" in found["project"].remedy
 
 

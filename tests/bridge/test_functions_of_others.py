@@ -163,7 +163,7 @@ def plan(items: int) -> dict[str, Any]:
 
 async def test_a_class_streams_as_text_and_snapshots(functions: Functions) -> None:
     whole = plan(12)
-    partials, answer = await collect(functions, "MakePlan", f"[[delay=0.004 json={json.dumps(whole)}]]")
+    partials, answer = await collect(functions, "MakePlan", f"[[delay=0.02 json={json.dumps(whole)}]]")
     assert answer == Answer("Here it is.", whole, (), answer.usage)
     snapshots = [partial.data for partial in partials if partial.data]
     assert len(snapshots) >= 3
@@ -239,12 +239,12 @@ async def test_partials_come_less_often_the_more_their_parsing_costs(
     functions: Functions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A parse is of everything so far: at a fixed pace the cost of a long structure grows with its square.
-    directive = f"[[delay=0.01 json={json.dumps(plan(8))}]]"
+    directive = f"[[delay=0.03 json={json.dumps(plan(8))}]]"
     quick, _ = await collect(functions, "MakePlan", directive)
     parse = Call._parse
 
     def slow(call: Call) -> Any:
-        time.sleep(0.02)  # stands for a parse, which holds the event loop as well
+        time.sleep(0.05)  # stands for a parse, which holds the event loop as well
         return parse(call)
 
     monkeypatch.setattr(Call, "_parse", slow)

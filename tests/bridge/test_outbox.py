@@ -9,19 +9,17 @@ from functools import partial
 
 import pytest
 
-from bridge import channels
+from bridge import channels, outbox
 from devstack.stack import Stack
+from tests.faults.waiting import until
 from tests.harness import Ear, Person, working
 
 
-async def counted(stack: Stack, seconds: float) -> list[int]:
-    """What the server counted in each second."""
-    seen, last = [], stack.realtime.events
-    for _ in range(round(seconds)):
-        await asyncio.sleep(1)
-        seen.append(stack.realtime.events - last)
-        last = stack.realtime.events
-    return seen
+async def counted(stack: Stack, seconds: float) -> float:
+    """What the server counts a second, over at least so many."""
+    before, began = stack.realtime.events, time.monotonic()
+    await asyncio.sleep(seconds)
+    return (stack.realtime.events - before) / (time.monotonic() - began)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -32,11 +30,11 @@ async def test_the_fleet_keeps_to_its_quota(
     quota = 60
     async with AsyncExitStack() as fleet:
         for _ in range(workers):
-            await fleet.enter_async_context(working(environment, events_per_second=quota, concurrency=8))
+            await fleet.enter_async_context(working(environment, events_per_second=quota, concurrency=12))
         sessions = [await user.open_session(title="named") for _ in range(12)]
         for session_id in sessions:
             await user.listen(f"session:{session_id}", "delta")
-        questions = [await user.ask(session_id, "[[tokens=400 delay=0.02]]") for session_id in sessions]
+        questions = [await user.ask(session_id, "[[tokens=5000 delay=0.02]]") for session_id in sessions]
         for question in questions:
             await user.reply(question, lambda row: row["seq"] > 0)
         # the burst of the start is paid back first
@@ -46,17 +44,17 @@ async def test_the_fleet_keeps_to_its_quota(
             await user.client.rpc("cancel_message", {"message_id": question}).execute()
         for question in questions:
             await user.reply(question)
-    # canaries and heartbeats of the workers come on top; a sum over seconds evens out where one second ends
-    assert sum(events) / len(events) <= quota * 1.1, events
-    assert max(events) >= quota * 0.3, events
+    # canaries and heartbeats of the workers come on top
+    assert quota * 0.3 <= events <= quota * 1.1
 
 
 async def test_more_sessions_than_a_connection_has_channels(
     environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(channels, "CHANNELS_PER_CONNECTION", 2)
-    # no checkpoint takes what a join that is under way on a busy machine would have had to say
-    async with working(environment, concurrency=8, checkpoint_seconds=60) as worker:
+    # a join may take as long as it likes: no checkpoint takes what it will have to say, and the end waits for it
+    monkeypatch.setattr(outbox, "JOIN_PATIENCE_SECONDS", 20)
+    async with working(environment, concurrency=8, checkpoint_seconds=60, lease_seconds=600) as worker:
         sessions = [await user.open_session(title="named") for _ in range(7)]
         ears = [await user.listen(f"session:{session_id}") for session_id in sessions]
         # all at once: more connections; then one after the other: channels are given up for others
@@ -70,14 +68,15 @@ async def test_more_sessions_than_a_connection_has_channels(
 
 
 async def test_the_first_delta_does_not_wait_for_the_pace(environment: dict[str, str], user: Person) -> None:
-    async with working(environment, delta_ms=5000):
+    async with working(environment, delta_ms=10_000, checkpoint_seconds=60, lease_seconds=600) as worker:
         session_id = await user.open_session(title="named")
         ear = await user.listen(f"session:{session_id}")
-        await user.ask(session_id, "[[tokens=40 delay=0.05 first=0.1]]")
-        began = time.monotonic()
-        await ear.until(lambda ear: ear.of("delta"))
-        assert time.monotonic() - began < 1.5  # the reply takes 2.1 s, the pace is 5 s
-        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        message_id = await user.ask(session_id, "[[tokens=5000 delay=0.02]]")
+        await ear.until(lambda ear: ear.of("delta"), within=9)  # the pace is 10 s, and the reply takes 100 s
+        stream = worker.hands[message_id].stream
+        await until(lambda: stream.is_dirty, within=9)
+        await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="cancelled"))
         assert len(ear.of("delta")) == 2
 
 
@@ -85,12 +84,14 @@ async def test_a_reply_is_whole_for_one_who_joins_late(environment: dict[str, st
     """Row and deltas are joined by (attempt, seq): what the row has, and each later delta."""
     async with working(environment, checkpoint_seconds=0.2):
         session_id = await user.open_session(title="named")
-        question = await user.ask(session_id, "[[tokens=100 delay=0.02]]")
+        question = await user.ask(session_id, "[[tokens=5000 delay=0.02]]")
         await user.reply(question, lambda row: row["seq"] >= 3)
         ear = await user.listen(f"session:{session_id}")
         row = await user.reply(question, lambda row: bool(ear.of("delta")) and row["seq"] >= ear.of("delta")[0]["seq"])
         text, seq = row["content"], row["seq"]
-        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        await ear.until(lambda ear: len(ear.of("delta")) > 3 and ear.of("delta")[-1]["seq"] > seq)
+        await user.client.rpc("cancel_message", {"message_id": question}).execute()
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="cancelled"))
         for delta in ear.of("delta"):
             if delta["seq"] == seq + 1:
                 text, seq = text + delta["text"], delta["seq"]
