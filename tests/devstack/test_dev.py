@@ -48,9 +48,9 @@ class Terminal:
 
 
 @contextlib.asynccontextmanager
-async def terminal(data: Path, **variables: str) -> AsyncIterator[Terminal]:
+async def terminal(data: Path, web_port: int = 25173, **variables: str) -> AsyncIterator[Terminal]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "devstack.dev", "--data", str(data), "--port", "0", "--web-port", "25173"),
+        *(sys.executable, "-m", "devstack.dev", "--data", str(data), "--port", "0", "--web-port", str(web_port)),
         *("--env-file", os.devnull),
         env={**os.environ, **variables},
         stdin=subprocess.DEVNULL,
@@ -84,13 +84,14 @@ async def test_all_of_it(tmp_path: Path) -> None:
         await gone(*family)
 
     # Again, on the kept data, with the web app's port taken.
-    with socket.create_server(("127.0.0.1", 25173)):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
         begun = time.monotonic()
-        async with terminal(tmp_path) as second:
+        async with terminal(tmp_path, port) as second:
             await second.until("Ctrl-C")
             assert time.monotonic() - begun < 10
             assert "Migrations" not in second.text, "nothing was new"
-            assert "port 25173 is in use, the web app takes 25174" in second.text
+            assert re.search(rf"port {port} is in use, the web app takes (?!{port})\d+", second.text)
             family = children(second.process.pid)
             worker = next(pid for pid in family if "bridge.cli" in command_line(pid))
             os.kill(worker, signal.SIGKILL)

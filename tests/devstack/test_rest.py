@@ -205,7 +205,7 @@ async def test_statement_timeouts_of_the_roles(
         assert (who["timeout"], who["lock_timeout"]) == (timeout, "8s")
     begun = time.monotonic()
     late = await call(http, anon, "nap", seconds=20)
-    assert 2.5 < time.monotonic() - begun < 6
+    assert 2.5 < time.monotonic() - begun < 8  # sooner than the other roles' time is over
     assert (late.status_code, late.json()["code"]) == (500, "57014")
 
 

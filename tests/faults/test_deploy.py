@@ -73,7 +73,7 @@ async def test_a_rolling_restart_wastes_no_attempt(
 async def test_what_cannot_end_in_time_is_released_and_goes_on_elsewhere_at_once(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 1, "lease_seconds": 30}
+    settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 1, "lease_seconds": 60}
     session_id = await user.open_session(title="named")
     async with worker_process(environment, tmp_path / "old.log", **settings) as old:
         message_id = await user.ask(session_id, "[[tokens=20 stall=20 delay=0.01 times=1]]")
@@ -81,7 +81,7 @@ async def test_what_cannot_end_in_time_is_released_and_goes_on_elsewhere_at_once
         async with worker_process(environment, tmp_path / "new.log", **settings):
             old.signal(signal.SIGTERM)
             # far sooner than its lease would have ended
-            reply = await user.reply(message_id, within=5)
+            reply = await user.reply(message_id, within=settings["lease_seconds"] / 2)
             assert await old.ended() == 0
     assert (reply["status"], reply["attempt"], reply["content"]) == ("done", 2, FILLER[: 20 * 7])
     cursor = await db.execute("select outcome from bridge.runs where message_id = %s order by attempt", [message_id])
@@ -89,13 +89,13 @@ async def test_what_cannot_end_in_time_is_released_and_goes_on_elsewhere_at_once
 
 
 async def test_a_second_signal_leaves_now(environment: dict[str, str], user: Person, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 60, "lease_seconds": 2}
+    settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 60, "lease_seconds": 3}
     async with worker_process(environment, tmp_path / "old.log", **settings) as old:
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=20 first=0.02 stall=20 times=1]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
         old.signal(signal.SIGTERM)
-        await until(lambda: any(line["text"] == "draining" for line in old.lines()), 5)
+        await until(lambda: any(line["text"] == "draining" for line in old.lines()), 20)
         old.signal(signal.SIGINT)
-        assert await old.ended(within=5) == 1
+        assert await old.ended(within=30) == 1  # a drain would take 60 s
     async with worker_process(environment, tmp_path / "new.log", **settings):
         assert (await user.reply(message_id))["status"] == "done"

@@ -30,13 +30,13 @@ async def test_workers_with_two_keys_stand_in_for_each_other(
         worker_process(environment, tmp_path / "new.log", **settings) as new,
     ):
         # more than one of them can take
-        asked = [await user.ask(session_id, question) for session_id in sessions]
+        asked = await asyncio.gather(*(user.ask(session_id, question) for session_id in sessions))
         await busy(old)
         await busy(new)
         old.signal(signal.SIGTERM)
         assert await old.ended(25) == 0
         asked += [await user.ask(session_id, question) for session_id in sessions]
-        replies = await asyncio.gather(*(user.reply(message_id) for message_id in asked))
+        replies = [await user.reply(message_id, within=60) for message_id in asked]
     assert {(reply["status"], reply["attempt"]) for reply in replies} == {("done", 1)}
     cursor = await db.execute("select count(distinct worker) as workers from bridge.runs")
     assert await cursor.fetchall() == [{"workers": 2}]

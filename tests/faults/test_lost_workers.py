@@ -58,16 +58,17 @@ async def test_another_finishes_when_one_is_killed(
         watching(user, session_id, message_id) as view,
     ):
         # the first model stops half-way; the second one is asked anew and goes on to the end
-        question = "[[tokens=120 delay=0.005 stall=60 times=1]]"
+        question = "[[tokens=120 delay=0.02 stall=60 times=1]]"
         row = {"id": message_id, "session_id": session_id, "content": question}
         await user.client.table("messages").insert(row).execute()
+        await until(lambda: view.deltas > 3, 20)
         async with worker_process(environment | west, tmp_path / "west.log", **settings):
             assert (view.attempt, view.status) == (1, "running")
-            assert view.deltas > 3
             began = time.monotonic()
             await first.kill()
-            reply = await user.reply(message_id)
+            await user.reply(message_id, lambda row: row["attempt"] == 2)
             took = time.monotonic() - began
+            reply = await user.reply(message_id)
             await ended(view)
     assert (reply["status"], reply["attempt"], reply["content"]) == ("done", 2, WEST)
     assert took < LEASE_SECONDS + 2
@@ -97,7 +98,7 @@ async def test_a_frozen_one_changes_nothing_when_it_wakes(
     checkpoint_seconds: float,
 ) -> None:
     session_id, message_id = await user.open_session(title="named"), str(uuid.uuid4())
-    settings: dict[str, Any] = {"lease_seconds": 2, "sweep_seconds": 30}
+    settings: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "sweep_seconds": 30}
     rare = {"checkpoint_seconds": checkpoint_seconds}
     async with (
         told(model, b"east") as east,
@@ -108,9 +109,9 @@ async def test_a_frozen_one_changes_nothing_when_it_wakes(
         question = "[[tokens=120 delay=0.015]]"
         row = {"id": message_id, "session_id": session_id, "content": question}
         await user.client.table("messages").insert(row).execute()
-        await until(lambda: view.deltas > 2, 10)
+        await until(lambda: view.deltas > 2, 20)
+        first.signal(signal.SIGSTOP)
         async with worker_process(environment | west, tmp_path / "west.log", ready=False, **settings):
-            first.signal(signal.SIGSTOP)
             await user.reply(message_id, lambda row: row["attempt"] == 2 and row["seq"] > 0)
             if not other_still_runs:
                 await user.reply(message_id)

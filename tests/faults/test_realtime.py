@@ -199,8 +199,10 @@ async def test_the_next_message_is_answered_and_wake_ups_come_back(
         async with fault(proxy):
             other = await user.open_session(title="named")
             message_id = await user.ask(other, "[[text=answered]]")
-            reply = await user.reply(message_id, within=SWEEP_SECONDS + SLACK_SECONDS)
-            assert reply["content"] == "answered"
+            before = running.metrics.claims["sweep"]
+            await user.reply(message_id, lambda _: True)  # it is claimed: by the next sweep, or the one under way
+            assert running.metrics.claims["sweep"] <= before + 2
+            assert (await user.reply(message_id))["content"] == "answered"
         await proxy.calm()
         await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
 
@@ -227,9 +229,11 @@ async def test_a_lost_event_is_found_by_the_sweep_which_trusts_the_subscription_
             return told
 
         proxy.realtime.loses = loses
+        if not busy:  # right after a claim, so that it waits for the next one long enough to count as missed
+            claims = running.metrics.claims.total()
+            await until(lambda: running.metrics.claims.total() > claims, 20, 0.005)
         message_id = await user.ask(session_id, "[[text=found]]")
-        reply = await user.reply(message_id, within=SWEEP_SECONDS + SLACK_SECONDS)
-        assert reply["content"] == "found"
+        assert (await user.reply(message_id))["content"] == "found"
         assert "broadcast" in lost
         assert running.metrics.missed_wakeups == 1
         await proxy.calm()
@@ -243,10 +247,11 @@ async def test_a_dead_connection_is_noticed_while_nobody_asks(
     session_id = await user.open_session(title="named")
     async with working(cut_off, sweep_seconds=30) as running:
         heard = Heard(running)
+        inbox, sessions = running.inbox.broadcasts, running.inbox.broadcasts.sessions
         proxy.swallow_sockets()
-        await asyncio.sleep(BACK_SECONDS + SLACK_SECONDS)
+        await until(lambda: inbox.sessions > sessions and inbox.is_ready, BACK_SECONDS + SLACK_SECONDS)
         message_id = await user.ask(session_id, "[[text=heard]]")
-        assert (await user.reply(message_id, within=SLACK_SECONDS))["content"] == "heard"
+        assert (await user.reply(message_id))["content"] == "heard"
         assert message_id in heard.by["broadcast"]
         assert running.metrics.missed_wakeups == 0
 
@@ -256,16 +261,14 @@ async def test_deltas_flow_again_when_their_connection_was_lost(
 ) -> None:
     session_id = await user.open_session(title="named")
     ear = await user.listen(f"session:{session_id}")
-    async with working(cut_off) as running:
-        message_id = await user.ask(session_id, "[[tokens=200 delay=0.02]]")
+    async with working(cut_off):
+        message_id = await user.ask(session_id, "[[tokens=5000 delay=0.02]]")
         await ear.until(lambda ear: len(ear.of("delta")) > 3)
         await proxy.close_sockets(1012, "session:")
         count = len(ear.of("delta"))
-        await ear.until(lambda ear: len(ear.of("delta")) > count + 3, within=BACK_SECONDS)
-        reply = await user.reply(message_id)
-        assert reply["status"] == "done"
-        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        await ear.until(lambda ear: len(ear.of("delta")) > count + 3, within=BACK_SECONDS + SLACK_SECONDS)
+        await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="cancelled"))
         deltas = ear.of("delta")
-        assert running.outbox.failed >= 0
         # in order, none twice: what could not be sent came with the next one
         assert [delta["seq"] for delta in deltas] == sorted({delta["seq"] for delta in deltas})

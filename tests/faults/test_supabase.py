@@ -34,6 +34,11 @@ async def runs(db: psycopg.AsyncConnection[Row], message_ids: list[str]) -> list
     return [(row["attempt"], row["outcome"]) for row in await cursor.fetchall()]
 
 
+def requests_since(began: float, model: ModelServer) -> int:
+    """How many the model got since then."""
+    return sum(exchange.started_at > began for exchange in model.requests)
+
+
 # -- answers lost after the work was done ------------------------------------------------------------------
 
 
@@ -50,18 +55,18 @@ async def test_a_lost_answer_costs_nothing(
 ) -> None:
     sessions = [await user.open_session(title="named") for _ in range(4)]
     async with working(cut_off, sweep_seconds=SWEEP_SECONDS, lease_seconds=60, checkpoint_seconds=0.1) as running:
-        already = len(model.requests)
+        began = time.monotonic()
         proxy.rest.lose[name] = times
-        # in each session a second one waits behind the first
-        asked = [await user.ask(session_id, "[[tokens=30 delay=0.02]]") for session_id in sessions * 2]
-        replies = [await user.reply(message_id, within=10) for message_id in asked]
+        # in each session a second one waits behind the first; they last for more beats than answers are lost
+        asked = [await user.ask(session_id, "[[tokens=30 delay=0.05]]") for session_id in sessions * 2]
+        replies = [await user.reply(message_id) for message_id in asked]  # a lease would take 60 s
         assert proxy.lost[name] == times
         assert [(reply["status"], reply["attempt"], reply["content"]) for reply in replies] == [
             ("done", 1, FILLER[: 30 * 7])
         ] * len(asked)
         assert await runs(db, asked) == [(1, "done")] * len(asked)
-        assert len(model.requests) - already == len(asked)  # the model was paid once for each
-        await until(lambda: not running.hands, 5)
+        assert requests_since(began, model) == len(asked)  # the model was paid once for each
+        await until(lambda: not running.hands, 15)
         assert running.metrics.lost == 0
         assert running.metrics.outcomes == {"done": len(asked)}
 
@@ -73,9 +78,9 @@ async def test_a_checkpoint_that_did_not_arrive_is_sent_again(
         proxy.rest.status, proxy.rest.only = 503, "bridge_beat"
         # nothing more is said after these, so nothing but the lost checkpoint is left to be written
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=20 first=0.01 stall=20 times=1]]")
-        await until(lambda: proxy.calls["bridge_beat"] >= 2 * store.TRIES, 5)
+        await until(lambda: proxy.calls["bridge_beat"] >= 2 * store.TRIES, 20)
         await proxy.calm()
-        row = await user.reply(message_id, lambda row: row["seq"] > 0, within=3)
+        row = await user.reply(message_id, lambda row: row["seq"] > 0)
         assert row["content"].strip() == FILLER[: 20 * 7].strip()
         await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
         await user.reply(message_id)
@@ -134,7 +139,7 @@ async def test_rest_in_trouble(
 ) -> None:
     monkeypatch.setattr(store, "CALL_SECONDS", 1.0)
     async with working(cut_off, sweep_seconds=SWEEP_SECONDS) as running:
-        already = len(model.requests)
+        began = time.monotonic()
         session_id = await user.open_session(title="named")
         streaming = await user.ask(session_id, "[[tokens=100 delay=0.01]]")
         await user.reply(streaming, lambda row: row["seq"] > 0)
@@ -142,15 +147,14 @@ async def test_rest_in_trouble(
             # it ends while the fault is on; one waits behind it, and one is new
             asked = [streaming, await user.ask(session_id, "[[text=behind]]")]
             asked.append(await user.ask(await user.open_session(title="named"), "[[text=new]]"))
-            before = proxy.calls.total()
+            before, at = proxy.calls.total(), time.monotonic()
             await asyncio.sleep(1.5)
-            assert proxy.calls.total() - before <= 1.5 * 20  # it does not hammer
+            assert proxy.calls.total() - before <= (time.monotonic() - at) * 20  # it does not hammer
         await proxy.calm()
-        # the longest pause is a sweep
-        replies = [await user.reply(message_id, within=SWEEP_SECONDS + 2) for message_id in asked]
+        replies = [await user.reply(message_id) for message_id in asked]  # a lease would take 30 s
         assert [reply["content"] for reply in replies] == [FILLER, "behind", "new"]
         assert await runs(db, asked) == [(1, "done")] * 3
-        assert len(model.requests) - already == 3  # what had been said was kept until it could be written
+        assert requests_since(began, model) == 3  # what had been said was kept until it could be written
         assert running.metrics.lost == 0
 
 
@@ -205,17 +209,16 @@ async def test_postgres_restarted(
     user: Person,
 ) -> None:
     async with working(environment, sweep_seconds=SWEEP_SECONDS) as running:
-        already = len(model.requests)
+        began = time.monotonic()
         session_id = await user.open_session(title="named")
         streaming = await user.ask(session_id, "[[tokens=100 delay=0.02]]")
         behind = await user.ask(session_id, "[[text=behind]]")
         await user.reply(streaming, lambda row: row["seq"] > 0)
         await how(stack)
-        began = time.monotonic()
+        # sooner than its lease of 30 s would have ended
         replies = [await settled(user, message_id, within=20) for message_id in (streaming, behind)]
         assert [reply["content"] for reply in replies] == [FILLER, "behind"]
-        assert time.monotonic() - began < 10
         async with database(stack.admin_url) as db:
             assert await runs(db, [streaming, behind]) == [(1, "done")] * 2
-        assert len(model.requests) - already == 2
+        assert requests_since(began, model) == 2
         assert running.metrics.lost == 0

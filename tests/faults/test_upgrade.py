@@ -141,6 +141,12 @@ async def test_the_schema_is_upgraded_while_an_old_worker_and_a_new_one_answer(
             await busy(old)
             old.signal(signal.SIGTERM)
             assert await old.ended(DRAIN_SECONDS + 5) == 0
+
+            async def share_the_work() -> bool:
+                shares = await answered_by(db, asking.expected)
+                return len(shares) == 2 and min(shares.values()) > AFTERWARDS
+
+            await until(share_the_work, 30)  # the new one alone
         finally:
             asking.enough.set()
             await loading

@@ -144,10 +144,10 @@ async def test_http_broadcast_asks_for_the_callers_role(service: Service) -> Non
 
 async def test_a_channel_ends_with_its_token(service: Service) -> None:
     client = await service.connect()
-    before = time.time()
-    await client.join("room:1", token(lifetime=2), private=True)
-    assert "Token has expired" in (await client.event("system"))["message"]
+    ends_at = int(time.time() + 5)
+    assert (await client.join("room:1", token(lifetime=5), private=True))["status"] == "ok"
+    assert "Token has expired" in (await client.event("system"))["message"]  # within 10 s, or it raises
+    assert time.time() >= ends_at
     await client.event("phx_close")
-    assert time.time() - before < 4
     ref = await client.send("realtime:room:1", "broadcast", {})
     assert (await client.answer(ref))["response"] == {"reason": "unmatched topic"}

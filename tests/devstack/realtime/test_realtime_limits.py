@@ -10,6 +10,7 @@ import pytest
 from devstack.postgres import Postgres
 from devstack.realtime.limits import Limits, Rate, Window
 from tests.devstack.realtime.service import PASSWORD, SECRET_KEY, execute, served
+from tests.faults.waiting import until
 
 
 class Clock:
@@ -77,7 +78,7 @@ def test_a_window_begins_at_its_first_call() -> None:
     assert window.allows()
 
 
-async def test_too_many_events(postgres: Postgres) -> None:
+async def test_too_many_events(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
     """Whoever hears one too many is cut off; nothing comes from the database or over HTTP any more."""
     clock = Clock()
     async with served(postgres, limits=Limits(events_per_second=1), clock=clock) as service:
@@ -96,6 +97,7 @@ async def test_too_many_events(postgres: Postgres) -> None:
 
         assert (await hearer.join("busy"))["status"] == "ok", "it may come back"
         await execute(postgres.dsn("supabase_admin", PASSWORD), "select realtime.send('{}', 'e', 'busy', false)")
+        await until(lambda: "one to busy is dropped" in caplog.text, within=10)  # it has come, by way of the log
         body = {"messages": [{"topic": "busy", "event": "e", "payload": {}}]}
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {SECRET_KEY}"}) as http:
             async with http.post(f"{service.url}/api/broadcast", json=body) as answer:
