@@ -9,11 +9,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests import harness
 from tests.harness import Person, Row
+
+# what Hypothesis draws is judged by what comes of it, not by how fast (where CI=true it says so itself)
+settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 # Open files to lock, not to read: flock(2) knows no names, and both are there in every clone.
 _DOOR, _ROOM = os.open(Path(__file__).parent, os.O_RDONLY), os.open(__file__, os.O_RDONLY)
