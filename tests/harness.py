@@ -25,6 +25,8 @@ from bridge.store import Store
 from bridge.worker import Worker
 
 ENDED = ("done", "failed", "cancelled")
+# Settings of a worker whose replies are seen by their deltas alone until they end: no row has their text before.
+BY_DELTAS: dict[str, Any] = {"checkpoint_seconds": 60, "lease_seconds": 600}
 PASSWORD = "correct horse battery"
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from playwright.async_api import expect
 
 from devstack.model import ModelServer
 from tests.e2e.tab import PASSWORD, Tab, grows
-from tests.harness import working
+from tests.harness import BY_DELTAS, working
 
 WORDS = [f"part{n:02d}" for n in range(60)]  # a token each
 SENTENCE = " ".join(WORDS)
@@ -16,7 +16,7 @@ FOR_EVER = '[[text="one two three four five six" delay=0.05 stall=4]]'
 
 
 async def test_a_reply_streams(environment: dict[str, str], model: ModelServer, tab: Tab) -> None:
-    async with working(environment):
+    async with working(environment, **BY_DELTAS):
         await tab.sign_up()
         await tab.new_session()
         await tab.watch()
@@ -61,18 +61,20 @@ async def test_a_reload_in_mid_stream_goes_on(environment: dict[str, str], model
     async with working(environment):
         await tab.sign_up()
         await tab.new_session()
-        await tab.say(f'[[text="{SENTENCE}" hold=5]]')
-        await tab.until_text("part04")
+        await tab.say(f'[[text="{SENTENCE}" hold=3]]')
+        await tab.until_text("part02")
         await tab.page.reload()
         await tab.watch()
-        for last in WORDS[4:-1:5]:
+        reads: list[str] = []
+        tab.page.on("request", lambda request: reads.append(request.url) if "/messages?" in request.url else None)
+        for last in WORDS[2:-1:3]:
             await tab.until_text(last)
             await tab.until_reply("running")
             model.let_go()
         await tab.until_reply("done")
     seen = await tab.seen()
     assert grows(seen)
-    assert len(seen) > 5  # it was still being written
+    assert len(seen) > 5 + len(reads)  # it was still being written, and heard
     assert (await tab.reply_text()).strip() == SENTENCE
     await expect(tab.questions).to_have_count(1)
     await expect(tab.replies).to_have_count(1)

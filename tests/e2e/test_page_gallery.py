@@ -10,7 +10,7 @@ from playwright.async_api import BrowserContext, expect
 from devstack.migrations import PROJECT
 from devstack.model import ModelServer
 from tests.e2e.example import Example
-from tests.harness import working
+from tests.harness import BY_DELTAS, working
 
 SENTENCE = " ".join(f"part{n:03d}" for n in range(60))
 
@@ -31,7 +31,7 @@ async def signed_up(context: BrowserContext, examples_address: str) -> AsyncIter
 
 @pytest.mark.parametrize("name", ["plain.html", "react.html"])
 async def test_a_conversation(environment: dict[str, str], model: ModelServer, signed_up: Opener, name: str) -> None:
-    async with working(environment):
+    async with working(environment, **BY_DELTAS):
         page = await signed_up(name)
         await page.say(f'[[text="{SENTENCE}" hold=30]]')
         await page.until_text("part020")

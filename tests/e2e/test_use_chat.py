@@ -11,7 +11,7 @@ from playwright.async_api import BrowserContext, expect
 from devstack.model import ModelServer
 from tests.e2e.example import Example
 from tests.e2e.test_page_faults import worker_process
-from tests.harness import working
+from tests.harness import BY_DELTAS, working
 
 WORDS = [f"part{n:03d}" for n in range(120)]  # a token each
 SENTENCE = " ".join(WORDS)
@@ -45,7 +45,7 @@ async def until(chat: Example, status: str) -> None:
 
 
 async def test_a_reply_streams(environment: dict[str, str], model: ModelServer, chat: Example) -> None:
-    async with working(environment):
+    async with working(environment, **BY_DELTAS):
         await chat.page.evaluate(_WATCH)
         await chat.say(BY_TENS)
         for last in WORDS[9:-1:10]:
