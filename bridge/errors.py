@@ -119,7 +119,8 @@ class Verdict:
 def verdict(error: BaseException) -> Verdict:
     """Say retry or give up, and what the user may read. Nothing else in the bridge decides this."""
     if isinstance(error, TurnFailure):
-        return Verdict(error.retryable, error.code, error.message, error.retry_after)
+        # made text: a handler may raise one about an exception, which nobody could write down
+        return Verdict(error.retryable, str(error.code), str(error.message), error.retry_after)
     if isinstance(error, StoreUnavailable):
         return Verdict(True, "unavailable", "The service is briefly unavailable.")
     return Verdict(True, "internal", "Something went wrong while answering.")

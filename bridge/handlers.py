@@ -21,7 +21,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 Piece: TypeAlias = "str | FileWrite | Usage | Mapping[str, Any] | BaseModel"
 Handler: TypeAlias = Callable[[Turn], AsyncIterator[Any]]
 Function = TypeVar("Function", bound=Handler)
+Checked = TypeVar("Checked", FileWrite, Usage)
 
 CLOSE_SECONDS = 5.0  # how long a handler may take to clean up
 
@@ -76,9 +77,9 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
             if isinstance(piece, str):
                 text.append(piece)
             elif isinstance(piece, FileWrite):
-                files.append(piece)
+                files.append(_checked(piece, FileWrite, turn))
             elif isinstance(piece, Usage):
-                usage = piece
+                usage = _checked(piece, Usage, turn)
             elif isinstance(piece, Mapping | BaseModel):
                 data = to_jsonable_python(piece)
             else:
@@ -91,7 +92,7 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
             yield Partial("".join(text), data)
     except TurnFailure:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # whatever it calls may call sys.exit(): the worker goes on
         detail = "".join(traceback.format_exception(error, limit=-5))
         if isinstance(error, PydanticSerializationError):
             detail = f"the handler for {turn.function} yielded data that is not JSON: {error}"
@@ -99,6 +100,20 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
     finally:
         await _close(pieces, turn.function)
     yield Answer("".join(text), data, tuple(files), usage)
+
+
+def _checked(piece: Checked, kind: type[Checked], turn: Turn) -> Checked:
+    """The piece, if its fields have the types they are declared with: nobody could write it down otherwise."""
+    for name, wanted in get_type_hints(kind).items():
+        value = getattr(piece, name)
+        if not isinstance(value, wanted):
+            raise HandlerFailed(
+                "internal",
+                "Something went wrong while answering.",
+                detail=f"the handler for {turn.function} yielded a {kind.__name__} whose {name} is a "
+                f"{type(value).__name__}",
+            )
+    return piece
 
 
 async def _close(pieces: AsyncIterator[Any], name: str) -> None:

@@ -64,7 +64,7 @@ def failure(job: Job, stream: Stream | None, settings: Settings, began: float, e
         if isinstance(decision.after, int | float) and decision.after > 0:
             pause = max(pause, min(decision.after, LONGEST_WAIT_SECONDS))
         retry_ms = int(pause * 1000)
-    detail = (error.detail or str(error)) if isinstance(error, TurnFailure) else repr(error)
+    detail = str(error.detail or error) if isinstance(error, TurnFailure) else repr(error)
     log.warning(
         "attempt failed: %s", decision.code,
         extra={"message_id": job.message_id, "attempt": job.attempt, "retry_ms": retry_ms, "detail": detail},

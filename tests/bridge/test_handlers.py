@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,10 +68,21 @@ async def test_its_own_failure_reaches_the_user() -> None:
         await collect(h)
 
 
-@pytest.mark.parametrize("wrong", [ValueError("secret detail"), 5, {"a": object()}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ValueError("secret detail"),
+        SystemExit("secret detail"),
+        5,
+        {"a": object()},
+        FileWrite(Path("a.py"), "x"),  # type: ignore[arg-type]  # the mistake that is tested
+        FileWrite("a.py", b"x"),  # type: ignore[arg-type]  # the mistake that is tested
+        Usage(model=Path("m")),  # type: ignore[arg-type]  # the mistake that is tested
+    ],
+)
 async def test_any_other_failure_is_told_in_general_and_tried_again(wrong: Any) -> None:
     async def h(turn: Turn) -> AsyncIterator[Any]:
-        if isinstance(wrong, Exception):
+        if isinstance(wrong, BaseException):
             raise wrong
         yield wrong
 
@@ -80,8 +92,13 @@ async def test_any_other_failure_is_told_in_general_and_tried_again(wrong: Any) 
     assert caught.value.code == "internal"
     assert "secret" not in caught.value.message
     assert caught.value.detail
-    if isinstance(wrong, Exception):
+    if isinstance(wrong, BaseException):
         assert "secret detail" in caught.value.detail
+
+
+def test_what_a_failure_says_is_text_whatever_it_is_about() -> None:
+    said = verdict(TurnFailure("odd", ValueError("that is odd")))  # type: ignore[arg-type]  # the mistake that is tested
+    assert said.message == "that is odd"
 
 
 @pytest.mark.parametrize("cancel", [True, False])
