@@ -41,6 +41,7 @@ _PASSING_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 _status: ContextVar[int] = ContextVar("status", default=0)
 
 Item = TypeVar("Item")
+Kind = TypeVar("Kind")
 
 
 class Store:
@@ -87,13 +88,14 @@ class Store:
                 "lease_seconds": self._settings.lease_seconds,
                 "history": self._settings.history,
             },
+            dict,
         )
         try:
             jobs = tuple(_job(item) for item in answer["jobs"])
             snapshot = Snapshot.read(answer["snapshot"]) if "snapshot" in answer else None
+            return Claim(jobs, _seconds(answer["next_in_ms"]), answer["workers"], snapshot)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreUnavailable(f"bridge_claim: an answer of another version ({error!r})") from error
-        return Claim(jobs, _seconds(answer["next_in_ms"]), answer["workers"], snapshot)
 
     async def leave(self) -> None:
         """Be counted as a live worker no more; the others' share of the quota grows at once.
@@ -102,7 +104,7 @@ class Store:
             StoreError: it is counted until it has been silent for a lease.
         """
         arguments = {"worker": self._worker, "slots": 0, "holding": [], "lease_seconds": 0, "history": 0}
-        await self._call("bridge_claim", arguments, LEAVE_SECONDS)
+        await self._call("bridge_claim", arguments, dict, LEAVE_SECONDS)
 
     async def beat(self, checkpoints: Sequence[Checkpoint]) -> Answers:
         """Extend leases and write checkpoints. States are `ok`, `lost` or `cancel`.
@@ -139,7 +141,7 @@ class Store:
         Raises:
             StoreError: nothing was learnt.
         """
-        return await self._call("bridge_status", {})
+        return await self._call("bridge_status", {}, dict)
 
     async def doctor(self) -> Mapping[str, Any]:
         """What `bridge_doctor()` sees of publication and policies from inside.
@@ -147,7 +149,7 @@ class Store:
         Raises:
             StoreError: nothing was learnt.
         """
-        return await self._call("bridge_doctor", {})
+        return await self._call("bridge_doctor", {}, dict)
 
     async def dead_letters(self, most: int) -> Sequence[Mapping[str, Any]]:
         """The questions that were given up, newest first, each with its attempts.
@@ -155,7 +157,7 @@ class Store:
         Raises:
             StoreError: nothing was learnt.
         """
-        return cast(Sequence[Mapping[str, Any]], await self._call("bridge_dead_letters", {"max_rows": most}))
+        return await self._call("bridge_dead_letters", {"max_rows": most}, list)
 
     async def retry_dead(self, message_ids: Sequence[str] | None) -> int:
         """Give dead letters (None: up to 500 of all) another set of attempts; returns how many.
@@ -163,7 +165,7 @@ class Store:
         Raises:
             StoreError: it is not known whether it was done; it can be repeated.
         """
-        return cast(int, await self._call("bridge_dead_retry", {"message_ids": message_ids}))
+        return await self._call("bridge_dead_retry", {"message_ids": message_ids}, int)
 
     async def drop_dead(self, message_ids: Sequence[str] | None) -> int:
         """Forget dead letters (None: all); returns how many.
@@ -171,7 +173,7 @@ class Store:
         Raises:
             StoreError: it is not known whether it was done; it can be repeated.
         """
-        return cast(int, await self._call("bridge_dead_drop", {"message_ids": message_ids}))
+        return await self._call("bridge_dead_drop", {"message_ids": message_ids}, int)
 
     async def check(self) -> None:
         """See that the project is there, the key is taken and the schema is the one this worker knows.
@@ -203,7 +205,7 @@ class Store:
     ) -> Answers:
         try:
             arguments = {"worker": self._worker, argument: [encode(item) for item in items]}
-            answer = await self._call(function, arguments, seconds)
+            answer = await self._call(function, arguments, dict, seconds)
         except StoreRefused as error:
             if not _ABOUT_CONTENT.fullmatch(error.code or ""):
                 raise StoreUnavailable(str(error), code=error.code) from error
@@ -224,12 +226,20 @@ class Store:
             if last is None:
                 raise
             return Answers(states, last.next_in, last.workers, last.ready)
-        return Answers(answer["results"], _seconds(answer["next_in_ms"]), answer["workers"], answer.get("ready"))
+        try:
+            return Answers(answer["results"], _seconds(answer["next_in_ms"]), answer["workers"], answer.get("ready"))
+        except (KeyError, TypeError) as error:
+            raise StoreUnavailable(f"{function}: an answer of another version ({error!r})") from error
 
-    async def _call(self, function: str, arguments: dict[str, Any], seconds: float = CALL_SECONDS) -> dict[str, Any]:
+    async def _call(
+        self, function: str, arguments: dict[str, Any], kind: type[Kind], seconds: float = CALL_SECONDS
+    ) -> Kind:
         # supabase types the parameters as strings; it encodes any JSON
         request = self._client.rpc(function, cast(dict[str, str], arguments))
-        return cast(dict[str, Any], await self._send(function, request, seconds))
+        answer = await self._send(function, request, seconds)
+        if not isinstance(answer, kind):  # supabase hands on whatever came with HTTP 200: a page of a proxy, say
+            raise StoreUnavailable(f"{function}: the answer is none of a Supabase project's")
+        return answer
 
     async def _send(self, name: str, request: Any, seconds: float = CALL_SECONDS) -> Any:
         for attempt in range(1, TRIES + 1):
