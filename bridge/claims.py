@@ -22,10 +22,17 @@ log = logging.getLogger(__name__)
 
 # How long to wait for a commit to be seen that Realtime told of already.
 UNSEEN_SECONDS = 0.02
+# How long it is waited for. A database that lost its last commits will not show it.
+LONGEST_UNSEEN_SECONDS = 10.0
+# How long to wait for what is due and did not come: somebody has it locked.
+LOCKED_SECONDS = 0.5
 # Every worker hears of new work. Of a larger fleet about so many claim at once, which leaves a question without one in
 # 3,000; the others look a little later, once for all that they heard of meanwhile.
 PROMPT_WORKERS = 8
 LATER_SECONDS = (0.5, 2.0)
+# A claim asks for no more than this: each job may bring 768 KiB, and the whole answer has 6 s at the server. One that
+# failed is followed by one for half as many.
+MOST_SLOTS = 32
 # How long looks of other calls may stand in for claims, however long leases are.
 LONGEST_SECONDS = 30.0
 # Beyond so many sweeps without a turn of the loop, or without a look for work, something is wrong.
@@ -54,13 +61,14 @@ class Claims:
         self._claimed_at = time.monotonic()
         self._claim_by = math.inf
         self._is_claiming = False
+        self._most = MOST_SLOTS
         self._stopping = asyncio.Event()
         self._wake = asyncio.Event()
         self._source = "start"
         self._wake.set()
         self._free = asyncio.Event()
         self._due: asyncio.TimerHandle | None = None
-        self._unseen: set[int] = set()
+        self._unseen: dict[int, float] = {}  # by transaction, when it was heard of
 
     @property
     def is_waiting(self) -> bool:
@@ -83,7 +91,7 @@ class Claims:
             self.wake_in(random.uniform(*LATER_SECONDS))
             return
         if xid is not None:
-            self._unseen.add(xid)
+            self._unseen[xid] = time.monotonic()
         self.wake(source)
 
     def wake_in(self, seconds: float | None) -> None:
@@ -140,19 +148,21 @@ class Claims:
     async def _claim(self, source: str) -> bool:
         """Ask once. False if there was no answer: it is to be asked again."""
         self._wake.clear()  # a wake-up from here on means another claim
-        slots = max(0, self._slots())
+        slots = min(max(0, self._slots()), self._most)
         self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
         self._is_claiming = True
         try:
             claim = await self._ask(slots)
         except StoreError as error:
             log.warning("claim: %s", error)
+            self._most = max(1, self._most // 2)
             self.wake(source)
             return False
         finally:
             self._is_claiming = False
+        self._most = min(self._most * 2, MOST_SLOTS)
         self.looked_at = self._claimed_at = time.monotonic()
-        self.wake_in(claim.next_in)
+        self.wake_in(LOCKED_SECONDS if claim.next_in == 0 and len(claim.jobs) < slots else claim.next_in)
         self._take(claim, source)
         self._look_again(claim.snapshot)
         if len(claim.jobs) >= slots:
@@ -169,8 +179,12 @@ class Claims:
 
     def _look_again(self, snapshot: Snapshot | None) -> None:
         """Claim again for work that was announced a moment before its transaction could be seen."""
-        seen = self._unseen if snapshot is None else {xid for xid in self._unseen if snapshot.sees(xid)}
-        self._unseen -= seen
+        since = time.monotonic() - LONGEST_UNSEEN_SECONDS
+        self._unseen = {
+            xid: at
+            for xid, at in self._unseen.items()
+            if snapshot is not None and not snapshot.sees(xid) and at > since
+        }
         if self._unseen:
             self.wake_in(UNSEEN_SECONDS)
 

@@ -122,16 +122,17 @@ declare
     taken bigint[];
     expired bigint[];
     job bridge.jobs;
-    jobs jsonb := '[]';
+    jobs jsonb[] := '{}';  -- an array is appended to in place, where a jsonb would be copied each time
     seen text := pg_current_snapshot()::text;
 begin
     if bridge_claim.lease_seconds = 0 then
         delete from bridge.workers w where w.name = bridge_claim.worker;
-        return bridge.outlook(bridge_claim.worker) || jsonb_build_object('jobs', jobs, 'snapshot', seen);
+        return bridge.outlook(bridge_claim.worker) || jsonb_build_object('jobs', to_jsonb(jobs), 'snapshot', seen);
     end if;
     lease_end := now() + bridge.seen(bridge_claim.worker, bridge_claim.lease_seconds);
     since := bridge.look(bridge_claim.worker);
-    -- what an earlier claim took and its worker never heard of: the same attempt once more
+    -- What an earlier claim took and its worker never heard of: the same attempt once more. It fills slots like any
+    -- other, and comes in parts as well, if its worker asks for less than it had asked for.
     for job in
         select j.* from bridge.jobs j
          where j.id = any (array(
@@ -139,11 +140,12 @@ begin
                     where h.worker is not null and h.run_at >= since and h.worker = bridge_claim.worker
                     order by h.run_at, h.id))
            and j.worker = bridge_claim.worker and not (j.message_id = any (bridge_claim.holding))
-         order by j.id for update
+         order by j.id limit greatest(bridge_claim.slots, 1) for update
     loop
         update bridge.jobs j set lease_until = lease_end where j.id = job.id;
         jobs := jobs || bridge.claimed(job, bridge_claim.history);
     end loop;
+    slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
 
     -- Only heads of sessions have a run_at, and a session has at most one (jobs_head_of_session):
     -- a row locked here is the one job of its session that may run. Everything about it is read in later
@@ -158,7 +160,7 @@ begin
                     order by h.run_at, h.id))
            and j.worker <> bridge_claim.worker and j.lease_until < now()
          order by j.lease_until
-         limit greatest(bridge_claim.slots, 0)
+         limit bridge_claim.slots
            for key share of s skip locked
            for update of j skip locked
     ) r;
@@ -169,7 +171,7 @@ begin
         select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
          where j.worker is null and j.run_at >= since and j.run_at <= now()
          order by j.run_at, j.id
-         limit greatest(bridge_claim.slots - cardinality(expired), 0)
+         limit bridge_claim.slots - cardinality(expired)
            for key share of s skip locked
            for update of j skip locked
     ) r;
@@ -185,7 +187,7 @@ begin
     loop
         jobs := jobs || bridge.claimed(job, bridge_claim.history, true, job.id = any (expired));
     end loop;
-    return bridge.outlook(bridge_claim.worker) || jsonb_build_object('jobs', jobs, 'snapshot', seen);
+    return bridge.outlook(bridge_claim.worker) || jsonb_build_object('jobs', to_jsonb(jobs), 'snapshot', seen);
 end
 $$;
 

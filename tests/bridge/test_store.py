@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from aiohttp import web
 
 from bridge.errors import SetupError, StoreUnavailable
 from bridge.model import Checkpoint, FileWrite, Result
@@ -48,6 +49,21 @@ async def test_a_claim_whose_answer_was_lost_comes_again(store: Store, user: Per
         (job.message_id, job.attempt) for job in again.jobs
     }
     assert (await store.claim(5, [job.message_id for job in first.jobs])).jobs == ()
+
+
+async def test_what_comes_again_fills_slots_and_comes_in_parts(store: Store, user: Person) -> None:
+    """Answers that were lost add up to no more than the worker has slots for."""
+    await questions(user, 5)
+    first = {job.message_id for job in (await store.claim(2, [])).jobs}
+    again = {job.message_id for job in (await store.claim(2, [])).jobs}
+    assert first == again
+    assert len(first) == 2
+    assert len((await store.claim(3, [])).jobs) == 3
+    parts: set[str] = set()
+    for count in (1, 2, 3):
+        parts |= {job.message_id for job in (await store.claim(0, list(parts))).jobs}
+        assert len(parts) == count
+    assert (await store.claim(0, list(parts))).jobs == ()
 
 
 async def test_a_beat_gives_up_while_the_lease_still_holds(
@@ -142,6 +158,37 @@ async def test_a_finish_can_be_said_twice(store: Store, user: Person) -> None:
     assert (await store.finish([result])).states == {job.message_id: "ok"}
     assert (await store.finish([result])).states == {job.message_id: "ok"}
     assert (await user.reply(job.message_id))["content"] == "once"
+
+
+async def test_a_page_in_the_place_of_an_answer_is_a_call_that_failed(environment: dict[str, str]) -> None:
+    """What stands before a project may answer anything with HTTP 200: supabase hands it on as text."""
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text="<html>Be right back.</html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", page)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    store = await Store.open(worker_settings(environment | {"SUPABASE_URL": url}), "w")
+    try:
+        for call in (
+            store.claim(1, []),
+            store.beat([Checkpoint("id", 1)]),
+            store.finish([Result("id", 1, "done", text="fine")]),
+            store.check(),
+            store.doctor(),
+            store.dead_letters(5),
+            store.retry_dead(None),
+            store.drop_dead(None),
+        ):
+            with pytest.raises(StoreUnavailable, match="none of a Supabase project's"):
+                await call
+    finally:
+        await store.close()
+        await runner.cleanup()
 
 
 async def test_the_refused_key_and_the_missing_project_are_told(environment: dict[str, str]) -> None:
