@@ -89,8 +89,10 @@ async def _command(options: argparse.Namespace) -> int:
         elif options.action == "list":
             await reports.dead_letters(store, options.most, as_json=options.json)
         elif options.action == "retry":
+            # no more than there are now: one that fails again at once is for the operator to see
+            most = (await store.status())["dead_letters"] if options.all else 0
             retried = last = await store.retry_dead(None if options.all else options.ids)
-            while options.all and last:
+            while last and retried < most:
                 retried += (last := await store.retry_dead(None))
             print(f"{retried} to be tried again")
         else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+import psycopg
+
 from tests.bridge.test_cli import bridge, ended
-from tests.harness import Person, working
+from tests.harness import Person, Row, working
 
 
 async def test_a_dead_letter_has_its_whole_story(environment: dict[str, str], user: Person) -> None:
@@ -46,6 +48,29 @@ async def test_drop_forgets_and_a_user_can_still_retry(environment: dict[str, st
         retry = user.client.rpc("retry_message", {"message_id": message_id})
         assert (await retry.execute()).data == "queued"
         await user.reply(message_id, lambda row: row["status"] == "done")
+
+
+async def test_to_retry_all_is_to_retry_what_there_is(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """One that is given up again at once is not tried for ever."""
+    async with working(environment):
+        message_id = await user.ask(await user.open_session(title="named"), "[[error=400]] give this up")
+        assert (await user.reply(message_id))["status"] == "failed"
+    await db.execute("""
+        create function bridge.fail_at_once() returns trigger language plpgsql security definer as $$
+        begin
+            perform bridge.end_job(new, 'failed', '{"code": "odd", "message": "Odd."}');
+            return null;
+        end $$""")
+    await db.execute(
+        "create trigger fail_at_once after insert on bridge.jobs for each row execute function bridge.fail_at_once()"
+    )
+    try:
+        code, out, err = await ended(await bridge("dead", "retry", "--all", **environment))
+    finally:
+        await db.execute("drop function bridge.fail_at_once cascade")
+    assert (code, out.strip()) == (0, "1 to be tried again"), err
 
 
 async def test_ids_or_all(environment: dict[str, str]) -> None:
