@@ -55,11 +55,16 @@ def environment(directory: Path | None = None) -> dict[str, str]:
     """The process environment over the `.env` file of `directory` (the current one by default).
 
     The file's values are put into `os.environ` as well, where the BAML clients look for `LLM_*`.
+
+    Raises:
+        SettingsError: the file cannot be read.
     """
-    file = dotenv_values((directory or Path.cwd()) / ".env")
-    for name, value in file.items():
-        if value is not None:
-            os.environ.setdefault(name, value)
+    try:
+        for name, value in dotenv_values((directory or Path.cwd()) / ".env").items():
+            if value is not None:
+                os.environ.setdefault(name, value)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"The file .env cannot be read ({error}). Save it as plain text in UTF-8.") from error
     return dict(os.environ)
 
 
@@ -75,6 +80,8 @@ def load(env: Mapping[str, str]) -> Settings:
         raise SettingsError(
             "SUPABASE_SECRET_KEY is not set. Copy a secret key (sb_secret_…) from the project's API keys."
         )
+    if not key.isascii() or len(key.split()) > 1:
+        raise SettingsError("SUPABASE_SECRET_KEY holds what no key has in it. Copy the whole secret key (sb_secret_…).")
     if key.startswith("sb_publishable_"):
         raise SettingsError("SUPABASE_SECRET_KEY holds a publishable key. The worker needs a secret key (sb_secret_…).")
     names = tuple(name.strip() for name in env.get("BRIDGE_FUNCTIONS", "").split(",") if name.strip())
@@ -112,7 +119,13 @@ def _required(env: Mapping[str, str], name: str, remedy: str) -> str:
 
 
 def _url(value: str) -> str:
-    parts = urlsplit(value)
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018  reading it is what checks it
+    except ValueError as error:
+        raise SettingsError(
+            f"SUPABASE_URL is {value!r} ({error}). It must look like https://abcd.supabase.co."
+        ) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise SettingsError(f"SUPABASE_URL is {value!r}. It must look like https://abcd.supabase.co.")
     if parts.path.strip("/"):

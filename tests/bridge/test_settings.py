@@ -32,7 +32,12 @@ def test_the_legacy_key_is_taken() -> None:
         ("SUPABASE_URL", "", "is not set"),
         ("SUPABASE_URL", "abcd.supabase.co", "must look like https://"),
         ("SUPABASE_URL", "https://abcd.supabase.co/rest/v1", "Leave the path"),
+        ("SUPABASE_URL", "http://[abcd", "must look like https://"),
+        ("SUPABASE_URL", "http://localhost:99999", "must look like https://"),
+        ("SUPABASE_URL", "http://localhost:<port>", "must look like https://"),
         ("SUPABASE_SECRET_KEY", "", "is not set"),
+        ("SUPABASE_SECRET_KEY", "sb_secret_…", "Copy the whole secret key"),
+        ("SUPABASE_SECRET_KEY", "sb_secret_x\nsb_secret_y", "Copy the whole secret key"),
         ("SUPABASE_SECRET_KEY", "sb_publishable_x", "publishable key"),
         ("BRIDGE_CONCURRENCY", "many", "must be a number from 1 to 1,000"),
         ("BRIDGE_CONCURRENCY", "0", "must be a number from 1 to 1,000"),
@@ -49,6 +54,12 @@ def test_a_bad_one_is_named_in_one_line(name: str, value: str, says: str) -> Non
     assert text.startswith(name)
     assert says in text
     assert "\n" not in text
+
+
+def test_a_dotenv_that_is_no_text_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BRIDGE_HISTORY=7\n", encoding="utf-16")  # as PowerShell writes it
+    with pytest.raises(SettingsError, match=r"The file \.env cannot be read .* UTF-8"):
+        settings.environment(tmp_path)
 
 
 def test_dotenv_yields_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
