@@ -68,7 +68,7 @@ def number(name: str, kind: str, text: str, value: float) -> str:
 
 def labelled(name: str, text: str, label: str, counts: Mapping[Any, int]) -> str:
     """One counter with a label."""
-    lines = [f'{name}{{{label}="{value}"}} {count}' for value, count in sorted(counts.items())]
+    lines = [f'{name}{{{label}="{_escaped(value)}"}} {count}' for value, count in sorted(counts.items())]
     return "\n".join([_head(name, "counter", text), *lines])
 
 
@@ -84,6 +84,10 @@ def histogram(name: str, text: str, values: Histogram) -> str:
 def page(parts: Iterable[str]) -> str:
     """The whole answer to a scrape."""
     return "\n".join(parts) + "\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _head(name: str, kind: str, text: str) -> str:
