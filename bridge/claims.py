@@ -31,7 +31,7 @@ LOCKED_SECONDS = 0.5
 PROMPT_WORKERS = 8
 LATER_SECONDS = (0.5, 2.0)
 # A claim asks for no more than this: each job may bring 768 KiB, and the whole answer has 6 s at the server. One that
-# failed is followed by one for half as many.
+# failed is followed by one for half as many, and from then on by one more each time.
 MOST_SLOTS = 32
 # How long looks of other calls may stand in for claims, however long leases are.
 LONGEST_SECONDS = 30.0
@@ -160,7 +160,7 @@ class Claims:
             return False
         finally:
             self._is_claiming = False
-        self._most = min(self._most * 2, MOST_SLOTS)
+        self._most = min(self._most + 1, MOST_SLOTS)
         self.looked_at = self._claimed_at = time.monotonic()
         self.wake_in(LOCKED_SECONDS if claim.next_in == 0 and len(claim.jobs) < slots else claim.next_in)
         self._take(claim, source)
