@@ -72,9 +72,9 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
         this.#rowIds.set(messageId, newId());
       }
       const id = this.#rowId(question.id);
-      const oldAttempt = trigger === "regenerate-message" ? await retry(session, id) : 0;
-      if (oldAttempt === null || trigger !== "regenerate-message") await send(session, id, textOf(question), body);
-      return streamReply(lease, id, abortSignal, oldAttempt ?? 0);
+      const replaced = trigger === "regenerate-message" ? await retry(session, id) : null;
+      if (replaced === null) await send(session, id, textOf(question), body);
+      return streamReply(lease, id, abortSignal, replaced ?? []);
     } catch (error) {
       lease.release();
       throw error;
@@ -83,10 +83,14 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
 
   async reconnectToStream({ chatId, abortSignal }: ReconnectOptions<M>): Promise<ReadableStream<UIMessageChunk> | null> {
     const lease = this.#take(chatId);
+    lease.of.resumes += 1;
     try {
       const { messages } = await until(lease.session, ({ ready }) => ready, abortSignal);
       const question = messages.findLast(({ role }) => role === "user");
-      if (question !== undefined && !hasEnded(question)) return streamReply(lease, question.id, abortSignal, 0);
+      // what is given up before it is shown stops no reply
+      if (question !== undefined && !hasEnded(question) && !abortSignal?.aborted) {
+        return streamReply(lease, question.id, abortSignal, []);
+      }
       lease.release();
       return null;
     } catch (error) {
@@ -116,6 +120,7 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
 }
 
 interface Lease {
+  readonly of: OpenSession;
   readonly session: ChatSession;
   /** May be called more than once. */
   release(): void;
@@ -123,6 +128,8 @@ interface Lease {
 
 /** A session that is closed a while after its last stream. */
 class OpenSession {
+  /** How often a reply was to be resumed. */
+  resumes = 0;
   readonly #session: ChatSession;
   #users = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -145,7 +152,7 @@ class OpenSession {
         onClosed();
       }, LINGER_MS);
     };
-    return { session: this.#session, release };
+    return { of: this, session: this.#session, release };
   }
 
   close(): void {
@@ -171,18 +178,31 @@ async function stop(session: ChatSession, id: string): Promise<void> {
   await until(session, (snapshot) => !isLive(snapshot), AbortSignal.timeout(END_MS));
 }
 
-/** The attempt that is replaced, or null if there is no such question yet: it had not been sent. */
-async function retry(session: ChatSession, id: string): Promise<number | null> {
+/** The question and the reply that is replaced, or null if there is no such question yet: it had not been sent. */
+async function retry(session: ChatSession, id: string): Promise<readonly Message[] | null> {
   try {
+    await show(session, id);
     // a stop may still be on its way to the worker, and what runs is not begun anew
     await stop(session, id);
     const { messages } = session.getSnapshot();
-    const replaced = messages.find(({ reply_to }) => reply_to === id)?.attempt ?? 0;
+    const replaced = messages.filter((message) => message.id === id || message.reply_to === id);
     await session.retry(id);
     return replaced;
   } catch (error) {
     if (error instanceof RequestError && error.code === NOT_FOUND) return null;
     throw error;
+  }
+}
+
+/** Reads back to a question that is older than the newest page. Throws `RequestError` if there is none. */
+async function show(session: ChatSession, id: string): Promise<void> {
+  let snapshot = await until(session, ({ ready }) => ready);
+  const isShown = (): boolean => snapshot.messages.some((message) => message.id === id);
+  if (isShown()) return;
+  await session.cancel(id); // tells whether there is one, and does nothing to a reply that has ended
+  for (let before; !isShown() && snapshot !== before; snapshot = session.getSnapshot()) {
+    before = snapshot;
+    await session.loadOlder();
   }
 }
 
@@ -210,18 +230,18 @@ function until(
   });
 }
 
-/** The reply to a question as a stream, from its first word; what was written up to `oldAttempt` is not of it. */
+/** The reply to a question as a stream, from its first word; what is `replaced` is not of it. */
 function streamReply(
   lease: Lease,
   questionId: string,
   signal: AbortSignal | undefined,
-  oldAttempt: number,
+  replaced: readonly Message[],
 ): ReadableStream<UIMessageChunk> {
   const { session } = lease;
   let leave: () => void = () => undefined;
   return new ReadableStream<UIMessageChunk>({
     start(controller) {
-      const chunks = new ReplyChunks(questionId, oldAttempt);
+      const chunks = new ReplyChunks(questionId, replaced);
       const look = (): void => {
         for (const chunk of chunks.next(session.getSnapshot())) controller.enqueue(chunk);
         if (!chunks.ended) return;
@@ -231,8 +251,13 @@ function streamReply(
       const abort = (): void => {
         leave();
         controller.close();
-        // a stop that does not arrive leaves the reply running, as its row will show
-        session.cancel(questionId).catch(() => undefined);
+        const { resumes } = lease.of;
+        setTimeout(() => {
+          // a resume aborts the one before, and shows the same reply
+          if (lease.of.resumes !== resumes) return;
+          // a stop that does not arrive leaves the reply running, as its row will show
+          session.cancel(questionId).catch(() => undefined);
+        });
       };
       const unsubscribe = session.subscribe(look);
       leave = () => {

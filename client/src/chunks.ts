@@ -10,36 +10,44 @@ export class ReplyChunks {
   /** Whether the question was there: from then on it goes only with its session. */
   #asked = false;
   readonly #questionId: string;
-  readonly #oldAttempt: number;
+  readonly #replaced: readonly Message[];
   #started = false;
   #attempt = 0;
   /** The text that has been told; null: no text part is open. */
   #text: string | null = null;
   #data: Json | null = null;
 
-  constructor(questionId: string, oldAttempt: number) {
+  /** `replaced`: the question and its reply as they had ended before a retry; as such they are not told. */
+  constructor(questionId: string, replaced: readonly Message[] = []) {
     this.#questionId = questionId;
-    this.#oldAttempt = oldAttempt;
+    this.#replaced = replaced;
   }
 
   *next({ messages }: SessionSnapshot): Generator<UIMessageChunk> {
     if (this.ended) return;
     const question = messages.find(({ id }) => id === this.#questionId);
     const reply = messages.find(({ reply_to }) => reply_to === this.#questionId);
-    if (reply !== undefined && (reply.attempt > this.#oldAttempt || hasEnded(reply))) yield* this.#tell(reply);
+    if (reply !== undefined && this.#isNew(reply)) yield* this.#tell(reply);
     const state = reply ?? question;
     if (state === undefined && this.#asked) {
       this.ended = true;
       yield { type: "error", errorText: "The conversation is gone." };
     }
     this.#asked ||= question !== undefined;
-    if (state === undefined || !hasEnded(state)) return;
+    if (state === undefined || !hasEnded(state) || !this.#isNew(state)) return;
     this.ended = true;
     if (this.#text !== null) yield { type: "text-end", id: textId(this.#attempt) };
     if (this.#started) yield { type: "finish-step" };
     if (state.status === "done") yield { type: "finish", finishReason: "stop" };
     else if (state.status === "cancelled") yield { type: "abort", reason: "cancelled" };
     else yield { type: "error", errorText: state.error?.message ?? "The reply failed." };
+  }
+
+  /** Whether it belongs to the retry: what ends it in the same attempt (a stop, before it began) is a later change. */
+  #isNew(message: Message): boolean {
+    const old = this.#replaced.find(({ id }) => id === message.id);
+    if (old === undefined || message.attempt > old.attempt) return true;
+    return hasEnded(message) && message.updated_at !== old.updated_at;
   }
 
   *#tell({ id, attempt, content, data }: Message): Generator<UIMessageChunk> {

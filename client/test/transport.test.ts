@@ -152,6 +152,42 @@ describe.skipIf(absent)("with Supabase", () => {
     expect(other.error?.message).toBe("The model is busy.");
   });
 
+  test("a question from before the newest page is answered anew", async () => {
+    for (let at = 0; at < 12; at++) {
+      const { error } = await client.from("messages").insert({ session_id: id, content: `${at}` } as never);
+      expect(error).toBeNull();
+      await answer(`answer ${at}`);
+    }
+    const chat = open(await readUIMessages(client, id));
+    const anew = chat.regenerate({ messageId: chat.messages[1]!.id });
+    await until(async () => expect((await rows())[1]?.status).toBe("queued"));
+    await answer("another answer");
+    await anew;
+    expect(chat.error).toBeUndefined();
+    expect(texts(chat)).toEqual(["0", "another answer"]);
+  });
+
+  test("a resume that another one replaces leaves the reply running", async () => {
+    const { error } = await client.from("messages").insert({ session_id: id, content: "Hello?" } as never);
+    expect(error).toBeNull();
+    const job = await worker.claim();
+    await worker.beat(job, 1, "Good ");
+    const chat = open(await readUIMessages(client, id));
+    const first = chat.resumeStream();
+    await until(() => expect(chat.status).toBe("streaming"));
+    const second = chat.resumeStream();
+    await first;
+    const third = chat.resumeStream(); // before the second one is shown
+    await second;
+    await worker.delta(job, 2, "day");
+    await until(() => expect(texts(chat)).toEqual(["Hello?", "Good day"]));
+    expect(await worker.beat(job, 2, "Good day")).toBe("ok");
+    await chat.stop();
+    await third;
+    await until(async () => expect(await worker.beat(job, 2, "Good day")).toBe("cancel"));
+    await worker.finish(job, { outcome: "done", content: "Good day", seq: 2 });
+  });
+
   test("a session that is deleted ends the stream", async () => {
     const chat = open();
     const sent = chat.sendMessage({ text: "Hello?" });
