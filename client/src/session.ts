@@ -34,6 +34,8 @@ const DEFAULTS = { pageSize: 200, gapMs: 1_000, silenceMs: 5_000 };
 /** PostgREST gives no more in one answer. */
 const MAX_ROWS = 1_000;
 const LONGEST_BACKOFF_MS = 15_000;
+/** How long a question in other words waits for the end of the reply to the old one. */
+const STOP_MS = 3_000;
 /** How many ids a request names: its address must stay short. */
 const MAX_IDS = 50;
 
@@ -138,14 +140,14 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
    * conversation. Its reply is stopped if it is still to come. Resolves as `send` does.
    */
   async edit(id: string, text: string): Promise<boolean> {
+    await this.#sent(id);
     const unsent = this.#unsent.get(id);
     if (unsent !== undefined) {
       this.discard(id);
       return this.send(text, unsent.data ?? undefined);
     }
     const question = this.#entries.get(id)?.message;
-    // a stop that does not arrive keeps nobody from asking: the new question waits for the old reply then
-    if (question && isLive(question)) await this.cancel(id).catch(() => undefined);
+    if (question && isLive(question)) this.#lastSend = Promise.all([this.#lastSend, this.#stop(id)]);
     return this.send(text, question?.data ?? undefined);
   }
 
@@ -156,6 +158,8 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
 
   /** Stops a reply; `id` is the question's or the reply's. What has been written so far stays. Throws `RequestError`. */
   async cancel(id: string): Promise<void> {
+    await this.#sent(id);
+    if (this.#unsent.has(id)) return; // there is nothing to stop
     await this.#backend.cancelMessage(id);
     await this.#showEffect(id);
   }
@@ -197,6 +201,35 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
       busy,
       error: this.#error,
     };
+  }
+
+  /** Waits until it is known whether a message that is being sent was sent. */
+  async #sent(id: string): Promise<void> {
+    if (this.#unsent.get(id)?.status === "sending") await this.#lastSend;
+  }
+
+  /** Stops the reply to a question and waits for its end: a session may refuse another question before that. */
+  async #stop(id: string): Promise<void> {
+    try {
+      await this.cancel(id);
+    } catch {
+      return; // it keeps nobody from asking: the new question waits for the old reply then
+    }
+    await new Promise<void>((resolve) => {
+      const look = (): void => {
+        const question = this.#entries.get(id)?.message;
+        if (question && isLive(question) && !this.#closed) return;
+        clearTimeout(timer);
+        leave();
+        resolve();
+      };
+      const leave = this.subscribe(look);
+      const timer = setTimeout(() => {
+        leave();
+        resolve();
+      }, STOP_MS);
+      look();
+    });
   }
 
   #insert(message: Question): Promise<boolean> {

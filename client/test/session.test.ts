@@ -382,14 +382,30 @@ test("a closed session is silent", async () => {
   expect(supabase.listener).toBeNull();
 });
 
-test("a question asked in other words is a new one; the old one's reply is stopped", async () => {
+test("a question asked in other words is a new one, sent when the old one's reply has been stopped", async () => {
   supabase.set(question({ id: "q", status: "running", data: { tone: "dry" } }));
   supabase.set(reply({ updated_at: timeAt(1) }));
   await open();
-  expect(await session.edit("q", "Hello again?")).toBe(true);
+  const asked = session.edit("q", "Hello again?");
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(supabase.calls).toEqual(["cancel q"]);
+  expect(last()).toMatchObject({ content: "Hello again?", status: "sending" });
+  supabase.set(reply({ status: "cancelled", updated_at: timeAt(2) }));
+  supabase.set(question({ id: "q", status: "cancelled", updated_at: timeAt(2) }));
+  expect(await asked).toBe(true);
   expect(supabase.calls).toEqual(["cancel q", "insert Hello again?"]);
   expect(texts()).toEqual(["Hello?", "", "Hello again?"]);
   expect(last()).toMatchObject({ data: { tone: "dry" }, status: "queued" });
+});
+
+test.each(["arrive", "be heeded"])("a stop that does not %s keeps nobody from asking in other words", async (what) => {
+  supabase.set(question({ id: "q", status: "running" }));
+  await open();
+  if (what === "arrive") supabase.cancelMessage = () => Promise.reject(new RequestError("The server could not be reached."));
+  const asked = session.edit("q", "Hello again?");
+  await vi.advanceTimersByTimeAsync(3_000);
+  expect(await asked).toBe(true);
+  expect(last()).toMatchObject({ content: "Hello again?", status: "queued" });
 });
 
 test("a question whose reply has ended is asked again without a stop", async () => {
@@ -397,6 +413,31 @@ test("a question whose reply has ended is asked again without a stop", async () 
   await open();
   expect(await session.edit("q", "In other words")).toBe(true);
   expect(supabase.calls).toEqual(["insert In other words"]);
+});
+
+test.each([
+  ["a stop", () => session.cancel(last()!.id), ["insert Helo", "cancel"]],
+  ["other words", () => session.edit(last()!.id, "Hello"), ["insert Helo", "cancel", "insert Hello"]],
+])("%s for a message that is being sent: once it is there", async (_what, act, expected) => {
+  await open();
+  supabase.delays = [200];
+  void session.send("Helo");
+  const acted = act();
+  await vi.advanceTimersByTimeAsync(10_000);
+  await acted;
+  expect(supabase.calls.map((call) => call.replace(/^cancel .*/, "cancel"))).toEqual(expected);
+});
+
+test("a stop of a message that is not sent has nothing to do", async () => {
+  await open();
+  supabase.delays = [200];
+  supabase.refuse = new RequestError("no");
+  void session.send("Helo");
+  const stopped = session.cancel(last()!.id);
+  await vi.advanceTimersByTimeAsync(10_000);
+  await stopped;
+  expect(supabase.calls).toEqual(["insert Helo"]);
+  expect(last()?.status).toBe("not_sent");
 });
 
 test("an unsent message that is edited is replaced", async () => {
