@@ -167,6 +167,18 @@ async def test_everything_is_done_by_keyboard(environment: dict[str, str], tab: 
         await expect(opener).to_be_focused()
 
 
+async def test_a_deleted_session_leaves_the_keyboard_in_the_list(environment: dict[str, str], tab: Tab) -> None:
+    await tab.sign_up()
+    await tab.new_session("Chat")
+    await tab.new_session("Code")
+    sessions = tab.page.get_by_test_id("sessions").get_by_role("listitem")
+    for left, focused in (1, sessions.filter(has_text="Chat").locator(".open")), (0, tab.page.get_by_label("Code")):
+        await sessions.first.get_by_role("button", name="Delete session").press("Enter")
+        await tab.page.get_by_role("button", name="Delete", exact=True).press("Enter")
+        await expect(sessions).to_have_count(left)
+        await expect(focused).to_be_focused()
+
+
 async def test_the_chosen_theme_is_kept(context: BrowserContext, tab: Tab) -> None:
     await tab.page.emulate_media(color_scheme="light")
     await tab.sign_up()

@@ -170,6 +170,22 @@ async def test_the_version_chosen_last_is_shown(
     await expect(content).to_have_text("x = 2\n")
 
 
+async def test_what_is_over_leaves_the_keyboard_where_it_was(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n"), File("b.py", "y = 1\n")]))
+    edit, delete = (tools(tab, "a.py").get_by_role("button", name=name) for name in ("Edit", "Delete"))
+    await edit.press("Enter")
+    await tab.page.get_by_role("textbox", name="Text of a.py").press("Escape")
+    await expect(edit).to_be_focused()
+    await delete.press("Enter")
+    await tab.page.get_by_role("button", name="Delete file").press("Escape")
+    await expect(delete).to_be_focused()
+    await delete.press("Enter")
+    await tab.page.get_by_role("button", name="Delete file").press("Enter")
+    await expect(tab.page.get_by_test_id("files").get_by_role("button", name="b.py")).to_be_focused()
+
+
 async def test_when_the_last_file_goes_the_conversation_is_back(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:

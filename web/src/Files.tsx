@@ -1,4 +1,4 @@
-import { useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import type { ChatSession, CodeFile } from "supabase-baml-bridge-client";
 import { Code } from "./Code.tsx";
 import { CopyButton } from "./Copy.tsx";
@@ -31,7 +31,15 @@ interface Props {
 /** The code files of a session: their list, and the selected one to read, edit, copy, download, or look back in. */
 export function Files({ session, files, goneId, onEdit, onEdited }: Props) {
   const [selectedId, setSelectedId] = useState<string | null>(null);
+  const list = useRef<HTMLUListElement>(null);
+  const others = useRef(files);
   const selected = files.find(({ id }) => id === selectedId) ?? files[0];
+  useEffect(() => {
+    // a file that goes takes the keyboard's focus with it
+    const gone = others.current.some(({ id }) => !files.some((file) => file.id === id));
+    others.current = files;
+    if (gone && hasNoFocus()) list.current?.querySelector<HTMLElement>("[aria-current]")?.focus();
+  }, [files]);
   if (selected === undefined) return null;
   // it stays selected when a file comes that stands before it
   if (selected.id !== selectedId) setSelectedId(selected.id);
@@ -41,7 +49,7 @@ export function Files({ session, files, goneId, onEdit, onEdited }: Props) {
   };
   return (
     <aside className="files" aria-label="Code files">
-      <ul data-testid="files">
+      <ul ref={list} data-testid="files">
         {files.map((file) => (
           <li key={file.id}>
             <button
@@ -80,6 +88,13 @@ interface ViewProps extends Pick<Props, "session" | "onEdit" | "onEdited"> {
 function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewProps) {
   const [view, setView] = useState<View>("content");
   const [problem, setProblem] = useState<string | null>(null);
+  const tools = useRef<HTMLDivElement>(null);
+  const before = useRef(view);
+  useEffect(() => {
+    // what had the keyboard's focus is gone with the editor or the question: back to the button that opened it
+    if (hasNoFocus()) tools.current?.querySelector<HTMLElement>(`[name=${before.current}]`)?.focus();
+    before.current = view;
+  }, [view]);
   const show = (to: View): void => {
     if (to === "edit") onEdit(file);
     else onEdited(file.id);
@@ -107,8 +122,8 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
         </span>
       </div>
       {!isGone && (
-        <div className="file-tools" role="group" aria-label={`What to do with ${path}`}>
-          <button className="quiet small" aria-pressed={view === "edit"} onClick={() => toggle("edit")}>
+        <div ref={tools} className="file-tools" role="group" aria-label={`What to do with ${path}`}>
+          <button name="edit" className="quiet small" aria-pressed={view === "edit"} onClick={() => toggle("edit")}>
             Edit
           </button>
           <button className="quiet small" aria-pressed={view === "versions"} onClick={() => toggle("versions")}>
@@ -118,7 +133,7 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
           <button className="quiet small" onClick={() => download(file)}>
             Download
           </button>
-          <button className="quiet small" aria-pressed={view === "delete"} onClick={() => toggle("delete")}>
+          <button name="delete" className="quiet small" aria-pressed={view === "delete"} onClick={() => toggle("delete")}>
             Delete
           </button>
         </div>
@@ -174,6 +189,10 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
       )}
     </>
   );
+}
+
+function hasNoFocus(): boolean {
+  return document.activeElement === document.body;
 }
 
 function download(file: CodeFile): void {

@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "react";
+import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { SessionRow } from "supabase-baml-bridge-client";
 
 interface Props {
@@ -23,6 +23,13 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
     if (asked.current && asking === null) opener.current?.focus();
     asked.current = asking !== null;
   }, [asking]);
+
+  useLayoutEffect(() => {
+    const element = item.current;
+    return () => {
+      if (element?.contains(document.activeElement)) passFocus(element);
+    };
+  }, []);
 
   useEffect(() => {
     if (selected || asking !== null) item.current?.scrollIntoView({ block: "nearest" });
@@ -73,6 +80,13 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
       </button>
     </li>
   );
+}
+
+/** Before a session goes: the keyboard's focus goes to the next one in the list, or to where a new one is begun. */
+function passFocus(item: Element): void {
+  const neighbour = item.nextElementSibling ?? item.previousElementSibling;
+  const next = neighbour?.querySelector("button") ?? item.closest("nav")?.querySelector<HTMLElement>("input:checked");
+  next?.focus();
 }
 
 function RenameForm(props: { title: string; onRename(title: string): void; onCancel(): void }) {
