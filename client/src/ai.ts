@@ -43,8 +43,9 @@ export function toUIMessage({ id, role, content, data }: Pick<Message, "id" | "r
  * `retry_message`, and resumes a reply that runs when the page is loaded (`useChat({ resume: true })`).
  *
  * `body` of a request holds further arguments of the BAML function (the message's `data`). Whatever aborts a stream
- * that is shown stops its reply: `stop()`, but also a component that goes away with its chat; to let replies run on
- * meanwhile, keep a `Chat` outside of the component and give it as `useChat({ chat })`.
+ * that is shown stops its reply: `stop()`, but also a component that goes away with its chat, though not a resume that
+ * takes the stream's place. To let replies run on meanwhile, keep a `Chat` outside of the component and give it as
+ * `useChat({ chat })`.
  */
 export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements ChatTransport<M> {
   /** A resumed stream begins with the reply's first word. */
