@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 
@@ -142,15 +143,17 @@ class Socket:
         if former is not None:
             self._end(former)
         channel = Channel(self, self._services, message.topic, message.join_ref)
+        self._held = []  # the whole socket stands still until the join is answered
         try:
             self._check_limits()
             response = await channel.join(message.payload)
         except JoinRefused as error:
-            await self._refuse(message, str(error))
+            await self._back_off()
+            self._answer(message, "error", {"reason": str(error)})
         else:
             self._channels[message.topic] = channel
             self._services.clients.add(self)
-            self._reply(message, message.join_ref, "ok", response)
+            self._answer(message, "ok", response)
             channel.joined()
         if former is not None:
             former.say_closed()
@@ -167,16 +170,16 @@ class Socket:
             raise JoinRefused("ClientJoinRateLimitReached: Too many joins per second")
         services.joins.add()
 
-    async def _refuse(self, message: Message, reason: str) -> None:
-        """Answer a refused join after a back-off, during which the whole socket stands still."""
-        self._held = []
-        try:
+    async def _back_off(self) -> None:
+        """Wait as long as a refused join does, or until the socket closes."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._services.denied_delay):
                 await self._closing.wait()
-        except TimeoutError:
-            pass
+
+    def _answer(self, message: Message, status: str, response: object) -> None:
+        """Answer a join, and send what was held meanwhile."""
         held, self._held, self._held_bytes = self._held, None, 0
-        self._reply(message, message.join_ref, "error", {"reason": reason})
+        self._reply(message, message.join_ref, status, response)
         for frame in held or ():
             self.send(frame)
 
