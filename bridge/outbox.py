@@ -95,8 +95,7 @@ class Outbox:
         """The stream's connection; a reply that was faster than its channel waits a moment for it."""
         deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
         while (connection := self._connection(stream)) is None:
-            joining = any(c.supervisor.is_ready and c.wants(stream.session_id) for c in self._connections)
-            if not joining or not stream.is_dirty or time.monotonic() > deadline:
+            if not self._is_joining(stream) or not stream.is_dirty or time.monotonic() > deadline:
                 return None
             await asyncio.sleep(0.005)
         return connection
@@ -108,9 +107,13 @@ class Outbox:
             del self._streams[stream.message_id]
 
     def checkpoint(self, stream: Stream) -> Checkpoint:
-        """What the next beat is to say of this reply."""
+        """What the next beat is to say of this reply.
+
+        Words that a channel on its way will bring are left to it: in the row alone nobody would see them until there
+        are more.
+        """
         before = stream.seq
-        checkpoint = stream.checkpoint(unheard=self._connection(stream) is None)
+        checkpoint = stream.checkpoint(unheard=self._connection(stream) is None and not self._is_joining(stream))
         self.gaps += stream.seq - before
         return checkpoint
 
@@ -132,6 +135,10 @@ class Outbox:
             if connection.is_joined(stream.session_id):
                 return connection
         return None
+
+    def _is_joining(self, stream: Stream) -> bool:
+        """Whether the stream's channel is joined, or will be unless something breaks."""
+        return any(c.supervisor.is_ready and c.wants(stream.session_id) for c in self._connections)
 
     def _rate(self) -> float:
         """This worker's share of the quota, in events a second."""

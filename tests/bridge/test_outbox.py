@@ -10,6 +10,10 @@ from functools import partial
 import pytest
 
 from bridge import channels, outbox
+from bridge.channels import SessionChannels
+from bridge.model import Checkpoint
+from bridge.outbox import Outbox
+from bridge.stream import Stream
 from devstack.stack import Stack
 from tests.faults.waiting import until
 from tests.harness import Ear, Person, working
@@ -97,3 +101,37 @@ async def test_a_reply_is_whole_for_one_who_joins_late(environment: dict[str, st
                 text, seq = text + delta["text"], delta["seq"]
         final = await user.reply(question)
         assert (text, seq) == (final["content"], final["seq"])
+
+
+async def test_first_words_wait_for_a_channel_that_is_slow_to_join(
+    environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that took them would leave nothing to say when the channel is there."""
+    joined = asyncio.Event()
+    is_joined, checkpoint = SessionChannels.is_joined, Outbox.checkpoint
+    taken: list[Checkpoint] = []
+
+    def late(self: SessionChannels, session_id: str) -> bool:
+        return joined.is_set() and is_joined(self, session_id)
+
+    def noted(self: Outbox, stream: Stream) -> Checkpoint:
+        waits = stream.is_dirty
+        answer = checkpoint(self, stream)
+        if waits:
+            taken.append(answer)
+        return answer
+
+    monkeypatch.setattr(SessionChannels, "is_joined", late)
+    monkeypatch.setattr(Outbox, "checkpoint", noted)
+    async with working(environment, checkpoint_seconds=0.1) as worker:
+        session_id = await user.open_session(title="named")
+        ear = await user.listen(f"session:{session_id}")
+        message_id = await user.ask(session_id, "[[tokens=6 stall=5]]")
+        await until(lambda: len(taken) > 1, within=10)
+        assert taken[0].seq is None
+        joined.set()
+        worker.outbox._enqueue_unheard()  # as the end of a join does
+        await ear.until(lambda ear: ear.of("delta"), within=10)
+        assert ear.of("delta")[0]["seq"] == 1
+        await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="cancelled"))
