@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import psycopg
+import pytest
 
 from devstack.model import ModelServer
 from tests.faults.waiting import until
@@ -15,6 +16,7 @@ async def cancel(user: Person, message_id: str) -> str:
     return str((await user.client.rpc("cancel_message", {"message_id": message_id}).execute()).data)
 
 
+@pytest.mark.quiet
 async def test_cancel_closes_the_providers_connection(
     environment: dict[str, str], model: ModelServer, user: Person
 ) -> None:

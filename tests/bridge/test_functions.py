@@ -187,6 +187,7 @@ async def test_no_title_without_the_function(model: ModelServer) -> None:
     assert await Functions.load(["Chat"], env=env(model.url)).title("a", "b") is None
 
 
+@pytest.mark.quiet
 async def test_leaving_closes_the_connection_to_the_provider(functions: Functions, model: ModelServer) -> None:
     for function, leave in (("Chat", "close"), ("Chat", "cancel"), ("Code", "close"), ("Code", "cancel")):
         begun = asyncio.Event()

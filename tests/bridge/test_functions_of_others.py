@@ -235,6 +235,7 @@ def test_a_parameter_that_cannot_be_filled(client: ModuleType) -> None:
         Functions.load(["Wrong"], client=client)
 
 
+@pytest.mark.quiet
 async def test_partials_come_less_often_the_more_their_parsing_costs(
     functions: Functions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ CANARY_SECONDS = 1.5
 ROUNDS = 5
 
 
+@pytest.mark.quiet
 async def test_one_canary_stands_for_the_whole_fleet(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

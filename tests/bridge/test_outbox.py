@@ -26,6 +26,7 @@ async def counted(stack: Stack, seconds: float) -> float:
     return (stack.realtime.events - before) / (time.monotonic() - began)
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_the_fleet_keeps_to_its_quota(
     stack: Stack, environment: dict[str, str], user: Person, workers: int

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import psycopg
+import pytest
 
 from bridge.inbox import Signal, Work
 from devstack.stack import Stack
@@ -111,6 +112,7 @@ async def test_work_announced_before_it_can_be_seen(
         await until(looks_no_more, within=10)
 
 
+@pytest.mark.quiet
 async def test_beats_that_find_nothing_to_claim_stand_in_for_the_sweep(
     environment: dict[str, str], user: Person
 ) -> None:

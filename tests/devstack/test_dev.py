@@ -71,6 +71,7 @@ def command_line(pid: int) -> str:
 
 
 @linux
+@pytest.mark.quiet
 async def test_all_of_it(tmp_path: Path) -> None:
     async with terminal(tmp_path) as first:
         page = (await first.until(r"The chat +(http://127\.0\.0\.1:\d+)"))[1]

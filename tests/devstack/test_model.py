@@ -161,6 +161,7 @@ async def test_a_held_reply_goes_on_when_it_is_let_go(http: aiohttp.ClientSessio
     await reply
 
 
+@pytest.mark.quiet
 async def test_a_stall_lasts_until_the_client_leaves(http: aiohttp.ClientSession, model: ModelServer) -> None:
     async with http.post(f"{model.url}/chat/completions", json=body("[[tokens=9 stall=2]]")) as response:
         await model.until(lambda server: server.requests[-1].sent == 2)
@@ -175,6 +176,7 @@ async def test_a_stall_lasts_until_the_client_leaves(http: aiohttp.ClientSession
     await model.until(lambda server: server.open == 0)
 
 
+@pytest.mark.quiet
 async def test_the_pace(http: aiohttp.ClientSession, model: ModelServer) -> None:
     begun = time.monotonic()
     await said(http, model, "[[tokens=20 first=0.1 delay=0.01]]")

@@ -46,6 +46,7 @@ def saw_one_text_at_a_time(view: View) -> None:
         assert said.startswith(text), f"attempt {attempt} showed {text!r}"
 
 
+@pytest.mark.quiet
 async def test_another_finishes_when_one_is_killed(
     environment: dict[str, str], model: ModelServer, user: Person, tmp_path: Path, db: psycopg.AsyncConnection[Row]
 ) -> None:

@@ -19,6 +19,8 @@ from tests.faults.proxy import Frame, Proxy
 from tests.faults.waiting import until
 from tests.harness import Person, working
 
+pytestmark = pytest.mark.quiet
+
 SCALE = 0.2
 BACK_SECONDS = 15 * SCALE
 SWEEP_SECONDS = 1.0

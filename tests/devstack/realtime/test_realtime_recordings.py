@@ -97,6 +97,7 @@ async def test_silence(name: str, postgres: Postgres) -> None:
         assert (await played(FOLDER / name, quick, postgres)).differences == []
 
 
+@pytest.mark.quiet
 async def test_too_many_messages(postgres: Postgres) -> None:
     """As recorded: the second run begins while the average of the first is still above the limit."""
     begun, skipped = time.monotonic(), 0.0
