@@ -128,7 +128,7 @@ def test_render_waits_for_the_drain_and_asks_for_what_is_needed() -> None:
 
 def test_the_example_file_is_right_when_its_marks_are_taken_away() -> None:
     """As python-dotenv reads it, and as `docker run --env-file` and `fly secrets import` do: a name, =, the rest."""
-    text = re.sub(r"^# ([A-Z_]+=)", r"\1", EXAMPLE, flags=re.MULTILINE)
+    text = re.sub(r"^# ([A-Z_]+=)", r"\1", EXAMPLE, flags=re.MULTILINE).replace("…", "x")
     plain = {
         name: value
         for name, _, value in (line.partition("=") for line in text.splitlines() if line and not line.startswith("#"))
