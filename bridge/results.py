@@ -29,8 +29,15 @@ class Results:
         self._queue: asyncio.Queue[Result] = asyncio.Queue()
         self._group = asyncio.TaskGroup()
 
-    def put(self, result: Result) -> None:
-        """Have a result written."""
+    def put(self, result: Result, after: float = 0) -> None:
+        """Have a result written, or put off so many seconds, while `run` runs."""
+        if after > 0:
+            self._group.create_task(self._put_off(result, after))
+        else:
+            self._queue.put_nowait(result)
+
+    async def _put_off(self, result: Result, seconds: float) -> None:
+        await asyncio.sleep(seconds)
         self._queue.put_nowait(result)
 
     async def run(self) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from bridge.model import Answers, Claim, Job, Result
 from bridge.outbox import Outbox
 from bridge.results import Results
 from bridge.settings import Settings
-from bridge.store import CALL_SECONDS, Store
+from bridge.store import CALL_SECONDS, TRIES, Store
 from bridge.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ UNSTORABLE_SECONDS = 5.0
 CANCEL_SECONDS = 10.0
 # After the drain, results of what was released are still written for this long.
 RELEASE_SECONDS = 10.0
+# A claim under way when the drain is over is still waited for: the store gives it up by then.
+LATE_CLAIM_SECONDS = TRIES * CALL_SECONDS
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class Worker:
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._results = Results(store, self._answered, settings.sweep_seconds)
         self._draining = asyncio.Event()
+        self._is_releasing = False
         self._jobs = asyncio.TaskGroup()
         self._errands: set[asyncio.Task[None]] = set()
 
@@ -125,17 +128,13 @@ class Worker:
     async def _drained(self) -> None:
         await self._draining.wait()
         log.info("draining", extra={"in_hand": len(self.hands)})
-        with contextlib.suppress(TimeoutError):  # a claim under way may bring work, which is drained too
-            async with asyncio.timeout(CALL_SECONDS):
-                await self.claims.ended.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.drain_seconds):
-                await self._empty.wait()
+        await _within(CALL_SECONDS, self.claims.ended.wait())  # a claim under way may bring work, which is drained too
+        await _within(self.settings.drain_seconds, self._empty.wait())
+        self._is_releasing = True  # what a claim brings from here on as well
         for hand in list(self.hands.values()):
             self._stop(hand, "released")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await self._empty.wait()
+        await _within(LATE_CLAIM_SECONDS, self.claims.ended.wait())
+        await _within(RELEASE_SECONDS, self._empty.wait())
         try:
             await self._store.leave()
         except StoreError as error:
@@ -217,6 +216,8 @@ class Worker:
         hand.task = self._jobs.create_task(self._work(hand), name=f"job {job.message_id}")
         if self._cancels.pop(job.message_id, None) is not None:
             self._stop(hand, "cancelled")
+        elif self._is_releasing:
+            self._stop(hand, "released")
 
     # -- a job in hand -----------------------------------------------------------------------------
 
@@ -309,9 +310,9 @@ class Worker:
 
     # -- results -------------------------------------------------------------------------------------
 
-    def _put(self, hand: Hand, result: Result) -> None:
+    def _put(self, hand: Hand, result: Result, after: float = 0) -> None:
         user_id = hand.job.turn.user_id if hand.job.turn is not None else None
-        self._results.put(replace(result, user_id=user_id))
+        self._results.put(replace(result, user_id=user_id), after)
 
     def _answered(self, batch: Sequence[Result], answers: Answers | None) -> None:
         if answers is not None:
@@ -323,7 +324,9 @@ class Worker:
             state = answers.states.get(result.message_id) if answers is not None else None
             if state is None:
                 # refused as a whole, whatever is in it: end it as failed with nothing of it, until that is taken
-                self._errand(self._unstorable(hand, 0 if result.outcome != "failed" else UNSTORABLE_SECONDS))
+                error = Unstorable("unstorable", "The reply could not be stored.")
+                failure = turn.failure(hand.job, None, self.settings, hand.began, error)
+                self._put(hand, failure, after=0 if result.outcome != "failed" else UNSTORABLE_SECONDS)
             else:
                 self._ended(hand, result, state)
 
@@ -338,11 +341,6 @@ class Worker:
         if state == "ok" and result.outcome == "done" and result.text and session is not None and not session.title:
             self._errand(turn.name_session(hand.job, result.text, self._functions, self._store))
 
-    async def _unstorable(self, hand: Hand, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        error = Unstorable("unstorable", "The reply could not be stored.")
-        self._put(hand, turn.failure(hand.job, None, self.settings, hand.began, error))
-
     def _errand(self, work: Coroutine[Any, Any, None]) -> None:
         """Have something done on the side; it ends with the worker."""
         if self.is_draining:
@@ -351,6 +349,13 @@ class Worker:
         task = self._jobs.create_task(work)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
+
+
+async def _within(seconds: float, waiting: Awaitable[object]) -> None:
+    """Wait so long at the most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await waiting
 
 
 def _about(job: Job) -> dict[str, object]:

@@ -37,6 +37,7 @@ class Rest:
     status: int | None = None  # answered with this, and a gateway's page
     hangs: bool = False  # never answered
     resets: bool = False  # cut before the server hears of it
+    largest: int | None = None  # a longer body, in bytes, is answered with 413
     only: str | None = None
     # by name: how many answers are thrown away after the server has done the work (a claim that found none did none)
     lose: Counter[str] = field(default_factory=Counter)
@@ -69,6 +70,9 @@ class Gate:
 
     def shut(self) -> None:
         self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
 
     async def passed(self) -> None:
         await self._open.wait()
@@ -181,9 +185,10 @@ class Proxy:
                     await asyncio.Event().wait()  # until the client leaves, or the proxy stops
                 if rest.resets:
                     return self._cut(request)
-                if rest.status is not None:
-                    page = GATEWAY_PAGE.format(rest.status)
-                    return web.Response(status=rest.status, text=page, content_type="text/html")
+                too_large = rest.largest is not None and len(await request.read()) > rest.largest
+                if (status := 413 if too_large else rest.status) is not None:
+                    page = GATEWAY_PAGE.format(status)
+                    return web.Response(status=status, text=page, content_type="text/html")
             body = await request.read()
             status, headers, answer = await self._ask(request, body)
             if self.rest.lose[name] > 0 and not (name == "bridge_claim" and json.loads(answer).get("jobs") == []):

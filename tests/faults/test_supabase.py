@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from postgrest.exceptions import APIError
 
-from bridge import store
+from bridge import store, worker
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.faults.proxy import Proxy
@@ -156,6 +156,44 @@ async def test_rest_in_trouble(
         assert await runs(db, asked) == [(1, "done")] * 3
         assert requests_since(began, model) == 3  # what had been said was kept until it could be written
         assert running.metrics.lost == 0
+
+
+@pytest.mark.parametrize("way", ["refused while it drains", "refused before it drains"])
+async def test_a_result_that_a_gateway_refuses_ends_a_drain(
+    way: str, cut_off: dict[str, str], proxy: Proxy, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """It is ended as failed at once: neither waits the drain for it, nor does another worker call the model again."""
+    async with working(cut_off, drain_seconds=60, lease_seconds=60) as running:
+        proxy.rest.largest, proxy.rest.only = 2000, "bridge_finish"
+        message_id = await user.ask(await user.open_session(title="named"), "[[tokens=400 delay=0.002]]")
+        await user.reply(message_id, lambda row: row["seq"] > 0)
+        if way == "refused before it drains":
+            await user.reply(message_id)
+        running.drain()
+    row = await user.reply(message_id)
+    assert (row["status"], row["error"]["code"]) == ("failed", "unstorable")
+    assert await runs(db, [message_id]) == [(1, "failed")]
+
+
+async def waits_for_a_lock(db: psycopg.AsyncConnection[Row]) -> bool:
+    return bool(await (await db.execute("select from pg_locks where not granted")).fetchall())
+
+
+async def test_what_a_claim_brings_late_into_a_drain_is_given_back(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "CALL_SECONDS", 0.1)
+    async with working(environment, drain_seconds=0, lease_seconds=60) as running, db.transaction():
+        await db.execute("lock table bridge.workers in access exclusive mode")
+        message_id = await user.ask(await user.open_session(title="named"), "[[tokens=5000 delay=0.02]]")
+        await until(lambda: waits_for_a_lock(db), 10)
+        running.drain()
+        await asyncio.sleep(0.15)  # past all that a drain waits for: a claim 0.1 s, a reply 0 s
+    assert await runs(db, [message_id]) == [(1, "released")]
+    async with working(environment):
+        await user.reply(message_id, lambda row: row["attempt"] == 2 and row["seq"] > 0)  # a lease would take 60 s
+        await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
+        await user.reply(message_id)
 
 
 # -- Postgres goes away ----------------------------------------------------------------------------------------
