@@ -169,7 +169,12 @@ class SessionChannels:
 
     async def _leave(self, session_id: str, channel: AsyncRealtimeChannel) -> None:
         closed = asyncio.Event()
-        channel.subscribe_callback = lambda *_: closed.set()  # what becomes of it is nobody's concern any more
+
+        def on_state(state: RealtimeSubscribeStates, _: Exception | None) -> None:
+            if state is RealtimeSubscribeStates.CLOSED:  # an answer to its join, which may still come, is none to this
+                closed.set()
+
+        channel.subscribe_callback = on_state  # what else becomes of it is nobody's concern any more
         try:
             with contextlib.suppress(Exception):  # whatever it is, the supervisor sees the connection
                 async with asyncio.timeout(SEND_SECONDS):

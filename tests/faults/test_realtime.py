@@ -12,12 +12,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from bridge import connection, inbox, outbox, worker
+from bridge import channels, connection, inbox, outbox, worker
+from bridge.channels import SessionChannels
 from bridge.inbox import Signal, Work
 from bridge.worker import Worker
 from tests.faults.proxy import Frame, Proxy
 from tests.faults.waiting import until
-from tests.harness import Person, working
+from tests.harness import Person, worker_settings, working
 
 pytestmark = pytest.mark.quiet
 
@@ -274,3 +275,44 @@ async def test_deltas_flow_again_when_their_connection_was_lost(
         deltas = ear.of("delta")
         # in order, none twice: what could not be sent came with the next one
         assert [delta["seq"] for delta in deltas] == sorted({delta["seq"] for delta in deltas})
+
+
+async def test_a_channel_that_is_given_up_while_it_is_joined_and_wanted_again(
+    cut_off: dict[str, str], proxy: Proxy, user: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to its join is none to its leave: what waits for that one does not begin before."""
+    monkeypatch.setattr(channels, "CHANNELS_PER_CONNECTION", 1)
+    one, other = [await user.open_session(title="named") for _ in range(2)]
+    topic = f"realtime:session:{one}"
+    settings = worker_settings(cut_off)
+    ours = SessionChannels(settings.realtime_url, settings.supabase_key, "test", set, lambda: None)
+    running = asyncio.create_task(ours.supervisor.run())
+    try:
+        await until(lambda: ours.supervisor.is_ready, 10)
+        (socket,) = proxy.sockets
+        answers: list[Frame] = []
+
+        def shuts(frame: Frame) -> bool:
+            """Let one answer on the topic through, and no more."""
+            if frame["topic"] == topic and frame["event"] == "phx_reply":
+                answers.append(frame)
+                socket.down.shut()
+            return False
+
+        proxy.realtime.loses = shuts
+        socket.down.shut()
+        ours.use(one)
+        await until(lambda: topic in socket.topics, 10)
+        ours.use(other)
+        await until(lambda: topic not in socket.topics, 10)
+        ours.use(one)
+        socket.down.open()
+        await until(lambda: answers, 10)
+        await asyncio.sleep(2 * channels.LEAVE_SECONDS)  # longer than what is waited after the answer to a leave
+        await proxy.calm()
+        socket.down.open()
+        await until(lambda: ours.is_joined(one), 10)
+        assert ours.supervisor.sessions == 1
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
