@@ -64,11 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.parser.error("give message ids, or --all")
     try:
         code = asyncio.run(_command(options))
+        sys.stdout.flush()
     except (SettingsError, SetupError) as error:
         print(f"bridge: {error}", file=sys.stderr)
         code = 2
     except BridgeError as error:
         print(f"bridge: {error}", file=sys.stderr)
+        code = 1
+    except BrokenPipeError:  # whoever reads has enough, as in `bridge dead list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the exit
         code = 1
     except KeyboardInterrupt:
         code = 1

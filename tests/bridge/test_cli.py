@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from asyncio.subprocess import Process
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -27,6 +28,10 @@ LLM = {"LLM_BASE_URL": "http://127.0.0.1:9/v1", "LLM_API_KEY": "key", "LLM_MODEL
 
 
 async def bridge(*arguments: str, **env: str) -> Process:
+    return await started(arguments, env, subprocess.PIPE)
+
+
+async def started(arguments: Sequence[str], env: Mapping[str, str], stdout: int) -> Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -34,7 +39,7 @@ async def bridge(*arguments: str, **env: str) -> Process:
         *arguments,
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "BRIDGE_HEALTH_PORT": "0", "BRIDGE_HEALTH_HOST": "127.0.0.1", **LLM, **env},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
     )
 
@@ -43,7 +48,7 @@ async def ended(process: Process, within: float = 30) -> tuple[int, str, str]:
     async with asyncio.timeout(within):
         out, err = await process.communicate()
     assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return process.returncode, (out or b"").decode(), err.decode()
 
 
 async def said(process: Process, pattern: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import psycopg
+import pytest
 
-from tests.bridge.test_cli import bridge, ended
+from tests.bridge.test_cli import bridge, ended, started
 from tests.harness import Person, Row, working
 
 
@@ -78,3 +80,16 @@ async def test_ids_or_all(environment: dict[str, str]) -> None:
         code, _, err = await ended(await bridge(*arguments, **environment))
         assert code == 2
         assert "give message ids, or --all" in err
+
+
+@pytest.mark.parametrize("arguments", [("dead", "list"), ("status", "--json")], ids=" ".join)
+async def test_a_reader_that_has_enough_is_no_fault(environment: dict[str, str], arguments: tuple[str, ...]) -> None:
+    """As in `bridge dead list | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        process = await started(arguments, environment, writer)
+    finally:
+        os.close(writer)
+    code, _, err = await ended(process)
+    assert (code, err) == (1, "")
