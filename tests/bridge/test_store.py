@@ -13,7 +13,9 @@ from aiohttp import web
 from bridge.errors import SetupError, StoreUnavailable
 from bridge.model import Checkpoint, FileWrite, Result
 from bridge.store import Store
-from tests.harness import Person, Row, worker_settings
+from devstack.stack import Stack
+from tests.faults.waiting import until
+from tests.harness import Person, Row, database, worker_settings
 
 
 @pytest.fixture
@@ -109,6 +111,37 @@ async def test_a_file_that_is_refused_costs_neither_the_reply_nor_the_others(
     assert [file["path"] for file in await user.rows("code_files")] == ["good.py"]
     (run,) = await (await db.execute("select error from bridge.runs")).fetchall()
     assert run["error"]["code"] == "files_refused"
+
+
+async def test_a_file_that_a_user_gives_the_path_of_a_replys_own_stays(
+    stack: Stack, store: Store, user: Person
+) -> None:
+    """The rename is under way when the reply adds its file: both texts are kept, and the user is told."""
+    (message_id,) = await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    (session,) = await user.rows("sessions")
+    ear = await user.listen(f"session:{session['id']}", "file")
+    file = {"session_id": session["id"], "path": "old.py", "content": "the user's"}
+    await user.client.table("code_files").insert(file).execute()
+    files = (FileWrite("new.py", "the reply's"), FileWrite("other.py", "x"))
+    result = Result(job.message_id, job.attempt, "done", text="fine", files=files)
+    async with database(stack.admin_url) as db, database(stack.admin_url) as watching:
+
+        async def waits_for_the_rename() -> bool:
+            return bool(await (await watching.execute("select from pg_locks where not granted")).fetchall())
+
+        async with db.transaction():
+            await db.execute("update public.code_files set path = 'new.py' where path = 'old.py'")
+            finishing = asyncio.create_task(store.finish([result]))
+            await until(waits_for_the_rename, 5)
+        assert (await finishing).states == {message_id: "ok"}
+        (run,) = await (await db.execute("select error from bridge.runs")).fetchall()
+    assert run["error"] is None
+    rows = {row["path"]: row for row in await user.rows("code_files")}
+    assert {path: row["content"] for path, row in rows.items()} == {"new.py": "the user's", "other.py": "x"}
+    (version,) = await user.rows("code_file_versions", file_id=rows["new.py"]["id"])
+    assert (version["content"], version["conflict"], version["path"]) == ("the reply's", True, "new.py")
+    await ear.until(lambda ear: ear.of("file", id=rows["new.py"]["id"], conflict=True))
 
 
 async def test_a_batch_refused_as_a_whole_is_halved(store: Store, user: Person) -> None:

@@ -12,7 +12,9 @@ import psycopg
 import pytest
 from postgrest.exceptions import APIError
 
+from devstack.stack import Stack
 from tests.harness import Person, Row, working
+from tests.supabase.test_hostile_input import write
 
 
 async def limit(db: psycopg.AsyncConnection[Row], user: Person, **values: int) -> None:
@@ -138,6 +140,44 @@ async def test_sessions_and_files(db: psycopg.AsyncConnection[Row], user: Person
     assert json.loads(error["details"])["limit"] == "files_per_session"
     error = await refused(files.update({"content": "01234567890"}).eq("path", "a").execute())
     assert error["code"] == "PT413"
+
+
+async def test_an_upsert_of_a_file_that_is_there_is_none_too_many(
+    stack: Stack, db: psycopg.AsyncConnection[Row], user: Person, sign_up: Callable[[], Awaitable[Person]]
+) -> None:
+    await limit(db, user, files_per_session=1)
+    session_id, another = await user.open_session(), await user.open_session()
+    files = user.client.table("code_files")
+    file = {"session_id": session_id, "path": "a", "content": "0"}
+    by_path = "session_id,path"
+    await files.upsert(file, on_conflict=by_path).execute()
+    await files.upsert(file | {"content": "1"}, on_conflict=by_path).execute()
+    await files.upsert(file | {"content": "2"}, on_conflict=by_path, ignore_duplicates=True).execute()
+    # as PostgREST writes it: every column that was sent is set
+    await write(
+        stack,
+        user,
+        "insert into public.code_files (session_id, path, content) values (%s, 'a', '3') on conflict (session_id, path)"
+        " do update set session_id = excluded.session_id, path = excluded.path, content = excluded.content",
+        session_id,
+    )
+    (row,) = await user.rows("code_files")
+    assert (row["session_id"], row["content"], row["revision"]) == (session_id, "3", 3)
+    assert {version["content"] for version in await user.rows("code_file_versions")} == {"0", "1"}
+    error = await refused(files.upsert(file | {"path": "b"}, on_conflict=by_path).execute())
+    assert json.loads(error["details"])["limit"] == "files_per_session"
+    # a file stays where it is, and is nobody else's to write or to know of
+    error = await refused(files.update({"session_id": another}).eq("path", "a").execute())
+    assert (error["code"], error["message"]) == ("PT400", "A file stays in its session.")
+    other = await sign_up()
+    errors = [
+        await refused(other.client.table("code_files").upsert(file | {"path": path}, on_conflict=by_path).execute())
+        for path in ("a", "b")
+    ]
+    assert errors[0] == errors[1]
+    assert errors[0]["code"] == "42501"
+    (row,) = await user.rows("code_files")
+    assert row["content"] == "3"
 
 
 async def test_versions_of_a_file(db: psycopg.AsyncConnection[Row], user: Person) -> None:
