@@ -144,6 +144,68 @@ async def test_a_file_that_a_user_gives_the_path_of_a_replys_own_stays(
     await ear.until(lambda ear: ear.of("file", id=rows["new.py"]["id"], conflict=True))
 
 
+@pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["done", "cancelled"])
+async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row], timing: str, is_cancelled: bool
+) -> None:
+    await questions(user, 3)
+    jobs = (await store.claim(3, [])).jobs
+    results = [Result(job.message_id, job.attempt, "done", text="fine") for job in jobs]
+    bad = jobs[1].message_id
+    if is_cancelled:
+        await user.client.rpc("cancel_message", {"message_id": bad}).execute()
+    await db.execute(
+        "create function public.refuse_end() returns trigger language plpgsql as"
+        " $$ begin raise exception 'not in this project'; end $$"
+    )
+    try:
+        await db.execute(
+            f"create constraint trigger refuse_end after update on public.messages {timing} for each row"
+            f" when (new.status <> 'running' and (new.reply_to = '{bad}' or new.id = '{bad}'))"
+            " execute function public.refuse_end()"
+        )
+        states = (await store.finish(results)).states
+        assert states == {job.message_id: "refused" if job.message_id == bad else "ok" for job in jobs}
+        assert (await store.finish(results)).states[bad] == "ok"  # it is over, and need not be told again
+        assert [row["content"] for row in await user.rows("messages", status="done", role="assistant")] == ["fine"] * 2
+        assert (await store.claim(3, [])).jobs == ()
+    finally:
+        await db.execute("drop function public.refuse_end cascade")
+    (run,) = await (await db.execute("select outcome, error from bridge.runs where message_id = %s", (bad,))).fetchall()
+    assert run["outcome"] == ("cancelled" if is_cancelled else "failed")
+    assert run["error"]["detail"] == "P0001 not in this project"
+    letters = {letter["message_id"] for letter in await store.dead_letters(100)}
+    assert (bad in letters) is not is_cancelled
+    # the trigger is mended: whoever wants the reply asks again
+    assert (await user.client.rpc("retry_message", {"message_id": bad}).execute()).data == "queued"
+    (job,) = (await store.claim(3, [])).jobs
+    assert (await store.finish([Result(bad, job.attempt, "done", text="late")])).states == {bad: "ok"}
+    assert (await user.reply(bad))["content"] == "late"
+
+
+async def test_a_reply_that_only_one_of_its_rows_refuses_to_end_is_shown_as_failed(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    await db.execute(
+        "create function public.refuse_end() returns trigger language plpgsql as"
+        " $$ begin raise exception 'not in this project'; end $$"
+    )
+    try:
+        await db.execute(
+            "create trigger refuse_end before update on public.messages for each row"
+            " when (new.role = 'user' and new.status <> 'running') execute function public.refuse_end()"
+        )
+        answers = await store.finish([Result(job.message_id, job.attempt, "done", text="fine")])
+    finally:
+        await db.execute("drop function public.refuse_end cascade")
+    assert answers.states == {job.message_id: "refused"}
+    row = await user.reply(job.message_id)
+    assert (row["status"], row["error"]["code"], row["attempt"]) == ("failed", "unstorable", job.attempt)
+
+
 async def test_a_batch_refused_as_a_whole_is_halved(store: Store, user: Person) -> None:
     await questions(user, 8)
     jobs = (await store.claim(8, [])).jobs
