@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -13,9 +14,8 @@ from aiohttp import web
 from bridge.errors import SetupError, StoreUnavailable
 from bridge.model import Checkpoint, FileWrite, Result
 from bridge.store import Store
-from devstack.stack import Stack
-from tests.faults.waiting import until
-from tests.harness import Person, Row, database, worker_settings
+from tests.faults.waiting import until, waits_for_a_lock
+from tests.harness import Person, Row, worker_settings
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ async def test_a_file_that_is_refused_costs_neither_the_reply_nor_the_others(
 
 
 async def test_a_file_that_a_user_gives_the_path_of_a_replys_own_stays(
-    stack: Stack, store: Store, user: Person
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     """The rename is under way when the reply adds its file: both texts are kept, and the user is told."""
     (message_id,) = await questions(user, 1)
@@ -125,23 +125,35 @@ async def test_a_file_that_a_user_gives_the_path_of_a_replys_own_stays(
     await user.client.table("code_files").insert(file).execute()
     files = (FileWrite("new.py", "the reply's"), FileWrite("other.py", "x"))
     result = Result(job.message_id, job.attempt, "done", text="fine", files=files)
-    async with database(stack.admin_url) as db, database(stack.admin_url) as watching:
-
-        async def waits_for_the_rename() -> bool:
-            return bool(await (await watching.execute("select from pg_locks where not granted")).fetchall())
-
-        async with db.transaction():
-            await db.execute("update public.code_files set path = 'new.py' where path = 'old.py'")
-            finishing = asyncio.create_task(store.finish([result]))
-            await until(waits_for_the_rename, 5)
-        assert (await finishing).states == {message_id: "ok"}
-        (run,) = await (await db.execute("select error from bridge.runs")).fetchall()
+    async with db.transaction():
+        await db.execute("update public.code_files set path = 'new.py' where path = 'old.py'")
+        finishing = asyncio.create_task(store.finish([result]))
+        await until(lambda: waits_for_a_lock(db), 5)
+    assert (await finishing).states == {message_id: "ok"}
+    (run,) = await (await db.execute("select error from bridge.runs")).fetchall()
     assert run["error"] is None
     rows = {row["path"]: row for row in await user.rows("code_files")}
     assert {path: row["content"] for path, row in rows.items()} == {"new.py": "the user's", "other.py": "x"}
     (version,) = await user.rows("code_file_versions", file_id=rows["new.py"]["id"])
     assert (version["content"], version["conflict"], version["path"]) == ("the reply's", True, "new.py")
     await ear.until(lambda ear: ear.of("file", id=rows["new.py"]["id"], conflict=True))
+
+
+@asynccontextmanager
+async def refusing(db: psycopg.AsyncConnection[Row], kind: str, timing: str, which: str) -> AsyncIterator[None]:
+    """A trigger of a project's own that lets no reply end, of the rows for which `which` is so."""
+    await db.execute(
+        "create function public.refuse_end() returns trigger language plpgsql as"
+        " $$ begin raise exception 'not in this project'; end $$"
+    )
+    try:
+        await db.execute(
+            f"create {kind} refuse_end after update on public.messages {timing} for each row"
+            f" when (new.status <> 'running' and ({which})) execute function public.refuse_end()"
+        )
+        yield
+    finally:
+        await db.execute("drop function public.refuse_end cascade")
 
 
 @pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
@@ -155,23 +167,12 @@ async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
     bad = jobs[1].message_id
     if is_cancelled:
         await user.client.rpc("cancel_message", {"message_id": bad}).execute()
-    await db.execute(
-        "create function public.refuse_end() returns trigger language plpgsql as"
-        " $$ begin raise exception 'not in this project'; end $$"
-    )
-    try:
-        await db.execute(
-            f"create constraint trigger refuse_end after update on public.messages {timing} for each row"
-            f" when (new.status <> 'running' and (new.reply_to = '{bad}' or new.id = '{bad}'))"
-            " execute function public.refuse_end()"
-        )
+    async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}' or new.id = '{bad}'"):
         states = (await store.finish(results)).states
         assert states == {job.message_id: "refused" if job.message_id == bad else "ok" for job in jobs}
         assert (await store.finish(results)).states[bad] == "ok"  # it is over, and need not be told again
         assert [row["content"] for row in await user.rows("messages", status="done", role="assistant")] == ["fine"] * 2
         assert (await store.claim(3, [])).jobs == ()
-    finally:
-        await db.execute("drop function public.refuse_end cascade")
     (run,) = await (await db.execute("select outcome, error from bridge.runs where message_id = %s", (bad,))).fetchall()
     assert run["outcome"] == ("cancelled" if is_cancelled else "failed")
     assert run["error"]["detail"] == "P0001 not in this project"
@@ -189,18 +190,8 @@ async def test_a_reply_that_only_one_of_its_rows_refuses_to_end_is_shown_as_fail
 ) -> None:
     await questions(user, 1)
     (job,) = (await store.claim(1, [])).jobs
-    await db.execute(
-        "create function public.refuse_end() returns trigger language plpgsql as"
-        " $$ begin raise exception 'not in this project'; end $$"
-    )
-    try:
-        await db.execute(
-            "create trigger refuse_end before update on public.messages for each row"
-            " when (new.role = 'user' and new.status <> 'running') execute function public.refuse_end()"
-        )
+    async with refusing(db, "trigger", "", "new.role = 'user'"):
         answers = await store.finish([Result(job.message_id, job.attempt, "done", text="fine")])
-    finally:
-        await db.execute("drop function public.refuse_end cascade")
     assert answers.states == {job.message_id: "refused"}
     row = await user.reply(job.message_id)
     assert (row["status"], row["error"]["code"], row["attempt"]) == ("failed", "unstorable", job.attempt)

@@ -18,7 +18,7 @@ from bridge import store, worker
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.faults.proxy import Proxy
-from tests.faults.waiting import until
+from tests.faults.waiting import until, waits_for_a_lock
 from tests.harness import ENDED, Person, Row, database, working
 
 Fault = Callable[[Proxy], AbstractAsyncContextManager[None]]
@@ -173,10 +173,6 @@ async def test_a_result_that_a_gateway_refuses_ends_a_drain(
     row = await user.reply(message_id)
     assert (row["status"], row["error"]["code"]) == ("failed", "unstorable")
     assert await runs(db, [message_id]) == [(1, "failed")]
-
-
-async def waits_for_a_lock(db: psycopg.AsyncConnection[Row]) -> bool:
-    return bool(await (await db.execute("select from pg_locks where not granted")).fetchall())
 
 
 async def test_what_a_claim_brings_late_into_a_drain_is_given_back(

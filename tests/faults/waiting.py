@@ -6,6 +6,10 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
+import psycopg
+
+from tests.harness import Row
+
 
 async def until(
     reached: Callable[[], object] | Callable[[], Awaitable[object]], within: float, pause: float = 0.02
@@ -17,3 +21,8 @@ async def until(
             if await answer if inspect.isawaitable(answer) else answer:
                 return
             await asyncio.sleep(pause)
+
+
+async def waits_for_a_lock(db: psycopg.AsyncConnection[Row]) -> bool:
+    """Whether anybody in the database does, at this moment."""
+    return bool(await (await db.execute("select from pg_locks where not granted")).fetchall())
