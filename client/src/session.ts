@@ -10,7 +10,7 @@ import { parseSessionEvent } from "./events.ts";
 import { CodeFiles } from "./files.ts";
 import { newId } from "./id.ts";
 import { UNKNOWN, hasEnded, mergeDelta, mergeHint, mergeRow, needsRead, type Entry } from "./merge.ts";
-import { Observable } from "./observable.ts";
+import { Reading, now, textOf } from "./reading.ts";
 import type {
   AnySupabaseClient,
   Connection,
@@ -33,7 +33,6 @@ export interface SessionOptions {
 const DEFAULTS = { pageSize: 200, gapMs: 1_000, silenceMs: 5_000 };
 /** PostgREST gives no more in one answer. */
 const MAX_ROWS = 1_000;
-const LONGEST_BACKOFF_MS = 15_000;
 /** How long a question in other words waits for the end of the reply to the old one. */
 const STOP_MS = 3_000;
 /** How many ids a request names: its address must stay short. */
@@ -49,7 +48,7 @@ export function openSession<Data = Json>(
 }
 
 /** A session. `Data` is the result of its BAML function, if that is a class: BAML's generator writes the type. */
-export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> {
+export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
   readonly id: string;
   /** To add, edit and delete code files, and to look back in them. */
   readonly files: CodeFiles;
@@ -66,38 +65,31 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
   #hasOlder = false;
   /** The highest ordinal that was read: events may have jumped over rows above it. */
   #readUpTo = -1;
-  #error: string | null = null;
 
   #pageWanted = true;
   #filesWanted = false;
   /** An event told of something that can be read now. */
   #readNow = false;
-  #reading = false;
-  #failures = 0;
-  #lastRead = 0;
   #lastHeard = now();
-  #timer: ReturnType<typeof setTimeout> | undefined;
   #lastSend: Promise<unknown> = Promise.resolve();
-  #closed = false;
 
   constructor(id: string, backend: Backend, options: SessionOptions = {}) {
-    super();
+    const { pageSize, ...waits } = { ...DEFAULTS, ...options };
+    super(waits.gapMs);
     this.id = id;
     this.#backend = backend;
     this.files = new CodeFiles(id, backend, () => this.changed());
-    const { pageSize, ...waits } = { ...DEFAULTS, ...options };
     this.#options = { pageSize: Math.min(pageSize, MAX_ROWS), ...waits };
     this.#leave = backend.listen(`session:${id}`, {
       onEvent: (event, payload) => this.#onEvent(event, payload),
       onConnection: (connection) => this.#onConnection(connection),
     });
-    this.#schedule();
+    this.schedule();
   }
 
   /** Stops listening and reading. A message that is being sent is still sent. */
-  close(): void {
-    this.#closed = true;
-    clearTimeout(this.#timer);
+  override close(): void {
+    super.close();
     this.#leave();
   }
 
@@ -175,7 +167,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     if (!this.#hasOlder || this.#floor === null) return;
     const before = this.#floor;
     const rows = await this.#backend.readPage(this.id, before, this.#options.pageSize);
-    if (this.#closed || this.#floor !== before) return;
+    if (this.closed || this.#floor !== before) return;
     this.#mergeRows(rows);
     this.#hasOlder = rows.length >= this.#options.pageSize;
     this.#floor = Math.min(before, ...rows.map((row) => row.ordinal));
@@ -199,7 +191,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
       ready: this.#floor !== null,
       hasOlder: this.#hasOlder,
       busy,
-      error: this.#error,
+      error: this.error,
     };
   }
 
@@ -218,7 +210,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     await new Promise<void>((resolve) => {
       const look = (): void => {
         const question = this.#entries.get(id)?.message;
-        if (question && isLive(question) && !this.#closed) return;
+        if (question && isLive(question) && !this.closed) return;
         clearTimeout(timer);
         leave();
         resolve();
@@ -256,7 +248,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
       return false;
     }
     this.changed();
-    this.#schedule();
+    this.schedule();
     return true;
   }
 
@@ -267,9 +259,9 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     } catch {
       this.#pageWanted = true;
     }
-    if (this.#closed) return;
+    if (this.closed) return;
     this.changed();
-    this.#schedule();
+    this.schedule();
   }
 
   /** A question's id, whether `id` is the question's or its reply's, together with `id`. */
@@ -282,7 +274,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     this.#connection = connection;
     if (connection === "live") this.#pageWanted = true;
     this.changed();
-    this.#schedule();
+    this.schedule();
   }
 
   #onEvent(name: string, payload: unknown): void {
@@ -312,7 +304,7 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
         break;
     }
     this.changed();
-    this.#schedule();
+    this.schedule();
   }
 
   #update(id: string, merge: (entry: Entry) => Entry): void {
@@ -338,43 +330,27 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
     return live.sort((a, b) => a.ordinal - b.ordinal).map(({ id }) => id);
   }
 
-  /** Sets the timer for the next reading, if there is a reason for one. */
-  #schedule(): void {
-    clearTimeout(this.#timer);
-    if (this.#closed || this.#reading) return;
+  protected override due(): number {
     const { gapMs, silenceMs } = this.#options;
-    const due: number[] = [];
-    if (this.#pageWanted || this.#readNow) due.push(0);
+    if (this.#pageWanted || this.#readNow) return 0;
     // after a failure too, though events may have brought everything: what `error` says is not to stay
-    const wanted = this.#filesWanted || this.#failures > 0 || this.#incomplete().length > 0;
-    if (wanted) due.push(this.#lastRead + gapMs);
-    if (this.#live().length > 0) due.push(Math.max(this.#lastHeard, this.#lastRead) + silenceMs);
-    if (due.length === 0) return;
-    const backoff = this.#failures && Math.min(gapMs * 2 ** (this.#failures - 1), LONGEST_BACKOFF_MS);
-    const at = Math.max(Math.min(...due), this.#lastRead + backoff);
-    this.#timer = setTimeout(() => void this.#read(), Math.max(0, at - now()));
+    const wanted = this.#filesWanted || this.failures > 0 || this.#incomplete().length > 0;
+    const gap = wanted ? this.lastRead + gapMs : Infinity;
+    const silence = this.#live().length > 0 ? Math.max(this.#lastHeard, this.lastRead) + silenceMs : Infinity;
+    return Math.min(gap, silence);
   }
 
-  async #read(): Promise<void> {
-    this.#reading = true;
+  protected override async read(): Promise<void> {
     const page = this.#pageWanted;
     const files = page || this.#filesWanted;
     this.#pageWanted = this.#filesWanted = this.#readNow = false;
     try {
       await Promise.all([page ? this.#readPage() : this.#readRows(), files && this.files.read()]);
-      this.#failures = 0;
-      this.#error = null;
     } catch (error) {
-      this.#failures += 1;
-      this.#error = textOf(error);
       this.#pageWanted ||= page;
       this.#filesWanted ||= files;
+      throw error;
     }
-    this.#reading = false;
-    this.#lastRead = now();
-    if (this.#closed) return;
-    this.changed();
-    this.#schedule();
   }
 
   async #readPage(): Promise<void> {
@@ -413,15 +389,6 @@ export class ChatSession<Data = Json> extends Observable<SessionSnapshot<Data>> 
   }
 }
 
-/** Milliseconds by a clock that nobody sets back. */
-function now(): number {
-  return performance.now();
-}
-
 function isLive(message: { status: string }): boolean {
   return !hasEnded(message);
-}
-
-function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

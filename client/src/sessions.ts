@@ -5,7 +5,7 @@ import { timeout, unwrap } from "./backend.ts";
 import { parseSessionListEvent } from "./events.ts";
 import { newId } from "./id.ts";
 import { compareTimes } from "./merge.ts";
-import { Observable } from "./observable.ts";
+import { Reading } from "./reading.ts";
 import { listen } from "./topic.ts";
 import type {
   AnySupabaseClient,
@@ -18,14 +18,14 @@ import type {
 
 /** PostgREST gives no more in one answer. */
 const MAX_SESSIONS = 1_000;
-const RETRY_MS = 2_000;
+const AGAIN_MS = 1_000;
 
 /** Opens the list of the sessions of the user who is signed in. */
 export function openSessionList(client: AnySupabaseClient, userId: string): SessionList {
   return new SessionList(client, userId);
 }
 
-export class SessionList extends Observable<SessionListSnapshot> {
+export class SessionList extends Reading<SessionListSnapshot> {
   readonly #db: SupabaseClient<Database>;
   readonly #leave: () => void;
   #sessions = new Map<string, SessionRow>();
@@ -33,29 +33,25 @@ export class SessionList extends Observable<SessionListSnapshot> {
   #deleted = new Set<string>();
   #connection: Connection = "connecting";
   #ready = false;
-  #error: string | null = null;
-  #reading = false;
-  #wanted = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #closed = false;
+  #wanted = true;
 
   constructor(client: AnySupabaseClient, userId: string) {
-    super();
+    super(AGAIN_MS);
     this.#db = client as SupabaseClient<Database>;
     this.#leave = listen(client, `user:${userId}`, {
       onEvent: (event, payload) => this.#onEvent(event, payload),
       onConnection: (connection) => {
         this.#connection = connection;
+        this.#wanted ||= connection === "live";
         this.changed();
-        if (connection === "live") void this.#read();
+        this.schedule();
       },
     });
-    void this.#read();
+    this.schedule();
   }
 
-  close(): void {
-    this.#closed = true;
-    clearTimeout(this.#timer);
+  override close(): void {
+    super.close();
     this.#leave();
   }
 
@@ -82,14 +78,17 @@ export class SessionList extends Observable<SessionListSnapshot> {
 
   protected override render(): SessionListSnapshot {
     const sessions = [...this.#sessions.values()].sort((a, b) => compareTimes(b.updated_at, a.updated_at));
-    return { sessions, connection: this.#connection, ready: this.#ready, error: this.#error };
+    return { sessions, connection: this.#connection, ready: this.#ready, error: this.error };
   }
 
   #onEvent(name: string, payload: unknown): void {
     const event = parseSessionListEvent(name, payload);
     if (event?.kind === "session") this.#merge(event.row);
     if (event?.kind === "deleted") this.#forget(event.id);
-    if (event?.kind === "hint") void this.#read();
+    if (event?.kind === "hint") {
+      this.#wanted = true;
+      this.schedule();
+    }
   }
 
   #merge(row: SessionRow): void {
@@ -105,32 +104,26 @@ export class SessionList extends Observable<SessionListSnapshot> {
     this.changed();
   }
 
-  async #read(): Promise<void> {
-    clearTimeout(this.#timer);
-    this.#wanted = true;
-    if (this.#reading) return;
-    this.#reading = true;
-    while (this.#wanted && !this.#closed) {
-      this.#wanted = false;
-      try {
-        const query = this.#db.from("sessions").select().order("updated_at", { ascending: false });
-        const before = new Set(this.#sessions.keys());
-        const rows = unwrap(await query.limit(MAX_SESSIONS).abortSignal(timeout()));
-        for (const row of rows) {
-          this.#merge(row);
-          before.delete(row.id);
-        }
-        // what was known before the question and is not in a complete answer is gone
-        if (rows.length < MAX_SESSIONS) for (const id of before) this.#sessions.delete(id);
-        this.#ready = true;
-        this.#error = null;
-      } catch (error) {
-        this.#error = error instanceof Error ? error.message : String(error);
-        this.#timer = setTimeout(() => void this.#read(), RETRY_MS);
+  protected override due(): number {
+    return this.#wanted ? 0 : Infinity;
+  }
+
+  protected override async read(): Promise<void> {
+    this.#wanted = false;
+    try {
+      const query = this.#db.from("sessions").select().order("updated_at", { ascending: false });
+      const before = new Set(this.#sessions.keys());
+      const rows = unwrap(await query.limit(MAX_SESSIONS).abortSignal(timeout()));
+      for (const row of rows) {
+        this.#merge(row);
+        before.delete(row.id);
       }
-      if (!this.#closed) this.changed();
+      // what was known before the question and is not in a complete answer is gone
+      if (rows.length < MAX_SESSIONS) for (const id of before) this.#sessions.delete(id);
+      this.#ready = true;
+    } catch (error) {
+      this.#wanted = true;
+      throw error;
     }
-    if (this.#closed) clearTimeout(this.#timer);
-    this.#reading = false;
   }
 }

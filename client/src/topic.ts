@@ -6,6 +6,7 @@
  */
 
 import type { RealtimeChannel } from "@supabase/supabase-js";
+import { backoff } from "./reading.ts";
 import type { AnySupabaseClient, Connection } from "./types.ts";
 import { watchForSleep } from "./wake.ts";
 
@@ -17,7 +18,6 @@ export interface TopicListener {
 }
 
 const FIRST_DELAY_MS = 500;
-const LONGEST_DELAY_MS = 15_000;
 /** How long a socket may take to answer a heartbeat after a sleep. */
 const ANSWER_MS = 2_000;
 
@@ -139,7 +139,7 @@ class PrivateTopic {
       this.#tell("offline");
       if (status === "CLOSED") {
         this.#channel = null;
-        const delay = Math.min(FIRST_DELAY_MS * 2 ** this.#closures++, LONGEST_DELAY_MS);
+        const delay = backoff(++this.#closures, FIRST_DELAY_MS);
         this.#timer = setTimeout(() => void this.#join(), delay * (0.5 + Math.random() / 2));
       } else {
         void this.#authorise(); // the token may have expired: the next join takes the new one
