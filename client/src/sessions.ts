@@ -7,13 +7,14 @@ import { newId } from "./id.ts";
 import { compareTimes } from "./merge.ts";
 import { Reading } from "./reading.ts";
 import { listen } from "./topic.ts";
-import type {
-  AnySupabaseClient,
-  Connection,
-  Database,
-  NewSession,
-  SessionListSnapshot,
-  SessionRow,
+import {
+  RequestError,
+  type AnySupabaseClient,
+  type Connection,
+  type Database,
+  type NewSession,
+  type SessionListSnapshot,
+  type SessionRow,
 } from "./types.ts";
 
 /** PostgREST gives no more in one answer. */
@@ -67,7 +68,10 @@ export class SessionList extends Reading<SessionListSnapshot> {
   /** Gives a session another title. Throws `RequestError`. */
   async rename(id: string, title: string): Promise<void> {
     const query = this.#db.from("sessions").update({ title }).eq("id", id).select().abortSignal(timeout());
-    this.#merge(unwrap(await query.single()));
+    const row: SessionRow | null = unwrap(await query.maybeSingle());
+    if (row !== null) return this.#merge(row);
+    this.#forget(id);
+    throw new RequestError("This session has been deleted.");
   }
 
   /** Deletes a session with all in it. Throws `RequestError`. */

@@ -124,6 +124,15 @@ describe.skipIf(absent)("with Supabase", () => {
     await until(() => expect(last()?.status).toBe("cancelled"));
   });
 
+  test("a session that was deleted elsewhere is not renamed, and goes from the list", async () => {
+    const unheard = openSessionList(client, crypto.randomUUID()); // a topic of somebody else's
+    await until(() => expect(unheard.getSnapshot().sessions.map(({ id }) => id)).toContain(chat.id));
+    await client.from("sessions").delete().eq("id", chat.id).throwOnError();
+    await expect(unheard.rename(chat.id, "Late")).rejects.toThrow(new RequestError("This session has been deleted."));
+    expect(unheard.getSnapshot().sessions.map(({ id }) => id)).not.toContain(chat.id);
+    unheard.close();
+  });
+
   test("a file that is deleted elsewhere goes; a session with a new message comes first", async () => {
     await chat.files.add("a.py", "a");
     await chat.files.add("b.py", "b");
