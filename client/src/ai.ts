@@ -69,11 +69,11 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
       // a row's text is never changed: a message in other words is a new row, and the old one's reply is not wanted
       const isEdited = trigger === "submit-message" && messageId === question.id;
       if (isEdited) {
-        await stop(session, this.#rowId(messageId));
+        await stop(lease, this.#rowId(messageId));
         this.#rowIds.set(messageId, newId());
       }
       const id = this.#rowId(question.id);
-      const replaced = trigger === "regenerate-message" ? await retry(session, id) : null;
+      const replaced = trigger === "regenerate-message" ? await retry(lease, id) : null;
       if (replaced === null) await send(session, id, textOf(question), body);
       return streamReply(lease, id, abortSignal, replaced ?? []);
     } catch (error) {
@@ -86,7 +86,7 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
     const lease = this.#take(chatId);
     lease.of.resumes += 1;
     try {
-      const { messages } = await until(lease.session, ({ ready }) => ready, abortSignal);
+      const { messages } = await until(lease, ({ ready }) => ready, abortSignal);
       const question = messages.findLast(({ role }) => role === "user");
       // what is given up before it is shown stops no reply
       if (question !== undefined && !hasEnded(question) && !abortSignal?.aborted) {
@@ -100,7 +100,7 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
     }
   }
 
-  /** Leaves all topics. Replies go on, and are there when the page is loaded again. */
+  /** Leaves all topics and ends all streams. Replies go on, and are there when the page is loaded again. */
   close(): void {
     for (const open of this.#open.values()) open.close();
     this.#open.clear();
@@ -123,6 +123,8 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
 interface Lease {
   readonly of: OpenSession;
   readonly session: ChatSession;
+  /** Aborted when the session is closed. */
+  readonly closed: AbortSignal;
   /** May be called more than once. */
   release(): void;
 }
@@ -132,6 +134,7 @@ class OpenSession {
   /** How often a reply was to be resumed. */
   resumes = 0;
   readonly #session: ChatSession;
+  readonly #closed = new AbortController();
   #users = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -147,18 +150,19 @@ class OpenSession {
       if (!held) return;
       held = false;
       this.#users -= 1;
-      if (this.#users > 0) return;
+      if (this.#users > 0 || this.#closed.signal.aborted) return;
       this.#timer = setTimeout(() => {
         this.close();
         onClosed();
       }, LINGER_MS);
     };
-    return { of: this, session: this.#session, release };
+    return { of: this, session: this.#session, closed: this.#closed.signal, release };
   }
 
   close(): void {
     clearTimeout(this.#timer);
     this.#session.close();
+    this.#closed.abort();
   }
 }
 
@@ -171,20 +175,26 @@ async function send(session: ChatSession, id: string, text: string, body: object
 }
 
 /** Ends the reply to a question, if it has not ended. */
-async function stop(session: ChatSession, id: string): Promise<void> {
+async function stop(lease: Lease, id: string): Promise<void> {
   const isLive = ({ messages }: SessionSnapshot): boolean =>
     messages.some((message) => (message.id === id || message.reply_to === id) && !hasEnded(message));
-  if (!isLive(await until(session, ({ ready }) => ready))) return;
-  await session.cancel(id);
-  await until(session, (snapshot) => !isLive(snapshot), AbortSignal.timeout(END_MS));
+  if (!isLive(await until(lease, ({ ready }) => ready))) return;
+  await lease.session.cancel(id);
+  const late = AbortSignal.timeout(END_MS);
+  try {
+    await until(lease, (snapshot) => !isLive(snapshot), late);
+  } catch (error) {
+    throw late.aborted ? new Error("The reply that is running could not be stopped yet. Try again in a moment.") : error;
+  }
 }
 
 /** The question and the reply that is replaced, or null if there is no such question yet: it had not been sent. */
-async function retry(session: ChatSession, id: string): Promise<readonly Message[] | null> {
+async function retry(lease: Lease, id: string): Promise<readonly Message[] | null> {
+  const { session } = lease;
   try {
-    await show(session, id);
+    await show(lease, id);
     // a stop may still be on its way to the worker, and what runs is not begun anew
-    await stop(session, id);
+    await stop(lease, id);
     const { messages } = session.getSnapshot();
     const replaced = messages.filter((message) => message.id === id || message.reply_to === id);
     await session.retry(id);
@@ -196,8 +206,9 @@ async function retry(session: ChatSession, id: string): Promise<readonly Message
 }
 
 /** Reads back to a question that is older than the newest page. Throws `RequestError` if there is none. */
-async function show(session: ChatSession, id: string): Promise<void> {
-  let snapshot = await until(session, ({ ready }) => ready);
+async function show(lease: Lease, id: string): Promise<void> {
+  const { session } = lease;
+  let snapshot = await until(lease, ({ ready }) => ready);
   const isShown = (): boolean => snapshot.messages.some((message) => message.id === id);
   if (isShown()) return;
   await session.cancel(id); // tells whether there is one, and does nothing to a reply that has ended
@@ -207,25 +218,28 @@ async function show(session: ChatSession, id: string): Promise<void> {
   }
 }
 
-/** The session's state once it is as asked. Throws what the signal was aborted with, or why nothing could be read. */
+/** The session's state once it is as asked. Throws what a signal was aborted with, or why nothing could be read. */
 function until(
-  session: ChatSession,
+  { session, closed }: Lease,
   reached: (snapshot: SessionSnapshot) => boolean,
   signal?: AbortSignal,
 ): Promise<SessionSnapshot> {
   return new Promise((resolve, reject) => {
     const look = (): void => {
       const snapshot = session.getSnapshot();
-      if (signal?.aborted) settle(() => reject(signal.reason));
+      const aborted = [closed, signal].find((one) => one?.aborted);
+      if (aborted) settle(() => reject(aborted.reason));
       else if (reached(snapshot)) settle(() => resolve(snapshot));
       else if (!snapshot.ready && snapshot.error !== null) settle(() => reject(new Error(snapshot.error!)));
     };
     const settle = (end: () => void): void => {
       unsubscribe();
+      closed.removeEventListener("abort", look);
       signal?.removeEventListener("abort", look);
       end();
     };
     const unsubscribe = session.subscribe(look);
+    closed.addEventListener("abort", look);
     signal?.addEventListener("abort", look);
     look();
   });
@@ -238,20 +252,21 @@ function streamReply(
   signal: AbortSignal | undefined,
   replaced: readonly Message[],
 ): ReadableStream<UIMessageChunk> {
-  const { session } = lease;
+  const { session, closed } = lease;
   let leave: () => void = () => undefined;
   return new ReadableStream<UIMessageChunk>({
     start(controller) {
       const chunks = new ReplyChunks(questionId, replaced);
-      const look = (): void => {
-        for (const chunk of chunks.next(session.getSnapshot())) controller.enqueue(chunk);
-        if (!chunks.ended) return;
+      const end = (): void => {
         leave();
         controller.close();
       };
+      const look = (): void => {
+        for (const chunk of chunks.next(session.getSnapshot())) controller.enqueue(chunk);
+        if (chunks.ended) end();
+      };
       const abort = (): void => {
-        leave();
-        controller.close();
+        end();
         const { resumes } = lease.of;
         setTimeout(() => {
           // a resume aborts the one before, and shows the same reply
@@ -263,10 +278,13 @@ function streamReply(
       const unsubscribe = session.subscribe(look);
       leave = () => {
         unsubscribe();
+        closed.removeEventListener("abort", end);
         signal?.removeEventListener("abort", abort);
         lease.release();
       };
+      if (closed.aborted) return end();
       if (signal?.aborted) return abort();
+      closed.addEventListener("abort", end);
       signal?.addEventListener("abort", abort);
       look();
     },

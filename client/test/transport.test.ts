@@ -3,7 +3,7 @@
 import { Chat } from "@ai-sdk/react";
 import type { SupabaseClient } from "@supabase/supabase-js";
 import type { UIMessage } from "ai";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { SupabaseChatTransport, readUIMessages } from "../src/ai.ts";
 import { newId, openSessionList, type Database, type SessionList } from "../src/index.ts";
 import { Worker, absent, signUp, until } from "./devstack.ts";
@@ -186,6 +186,40 @@ describe.skipIf(absent)("with Supabase", () => {
     await third;
     await until(async () => expect(await worker.beat(job, 2, "Good day")).toBe("cancel"));
     await worker.finish(job, { outcome: "done", content: "Good day", seq: 2 });
+  });
+
+  test("close ends what is shown and what waits, and leaves replies running", async () => {
+    const waiting = transport.reconnectToStream({ chatId: id });
+    transport.close();
+    await expect(waiting).rejects.toMatchObject({ name: "AbortError" });
+
+    const chat = open();
+    const sent = chat.sendMessage({ text: "Hello?" });
+    await until(async () => expect(await rows()).toHaveLength(1));
+    const job = await worker.claim();
+    await worker.beat(job, 1, "Good");
+    await until(() => expect(texts(chat)).toEqual(["Hello?", "Good"]));
+    transport.close();
+    await sent;
+    expect(chat).toMatchObject({ status: "ready", error: undefined });
+    expect(await worker.beat(job, 1, "Good")).toBe("ok");
+    await worker.finish(job, { outcome: "done", content: "Good day", seq: 2 });
+    expect(texts(chat)).toEqual(["Hello?", "Good"]);
+  });
+
+  test("what waits for a worker that vanished says so", async () => {
+    const { timeout } = AbortSignal;
+    vi.spyOn(AbortSignal, "timeout").mockImplementation((ms) => timeout.call(AbortSignal, ms === 10_000 ? 1_000 : ms));
+    const asked = open();
+    void asked.sendMessage({ text: "Hello?" });
+    await until(async () => expect(await rows()).toHaveLength(1));
+    const job = await worker.claim();
+    const chat = open(await readUIMessages(client, id));
+    await chat.sendMessage({ text: "Good day?", messageId: chat.messages[0]!.id });
+    expect(chat.error?.message).toBe("The reply that is running could not be stopped yet. Try again in a moment.");
+    await chat.regenerate();
+    expect(chat.error?.message).toBe("The reply that is running could not be stopped yet. Try again in a moment.");
+    await worker.finish(job, { outcome: "done", content: "", seq: 0 });
   });
 
   test("a session that is deleted ends the stream", async () => {
