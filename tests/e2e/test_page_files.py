@@ -184,6 +184,12 @@ async def test_what_is_over_leaves_the_keyboard_where_it_was(
     await delete.press("Enter")
     await tab.page.get_by_role("button", name="Delete file").press("Enter")
     await expect(tab.page.get_by_test_id("files").get_by_role("button", name="b.py")).to_be_focused()
+    # with the last one the pane goes, and on a narrow page the conversation comes back in its place
+    await tab.page.set_viewport_size({"width": 390, "height": 780})
+    await tab.page.get_by_role("button", name="Files (1)").click()
+    await tools(tab, "b.py").get_by_role("button", name="Delete").press("Enter")
+    await tab.page.get_by_role("button", name="Delete file").press("Enter")
+    await expect(tab.box).to_be_focused()
 
 
 async def test_when_the_last_file_goes_the_conversation_is_back(

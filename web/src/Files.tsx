@@ -1,4 +1,4 @@
-import { useEffect, useRef, useState } from "react";
+import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { ChatSession, CodeFile } from "supabase-baml-bridge-client";
 import { Code } from "./Code.tsx";
 import { CopyButton } from "./Copy.tsx";
@@ -40,6 +40,14 @@ export function Files({ session, files, goneId, onEdit, onEdited }: Props) {
     others.current = files;
     if (gone && hasNoFocus()) list.current?.querySelector<HTMLElement>("[aria-current]")?.focus();
   }, [files]);
+  useLayoutEffect(() => {
+    const pane = list.current?.closest("aside");
+    const box = pane?.closest(".chat")?.querySelector<HTMLElement>(".composer textarea");
+    return () => {
+      // the pane goes with the last file; the conversation takes the focus when it is in sight again
+      if (pane?.contains(document.activeElement)) queueMicrotask(() => box?.focus());
+    };
+  }, []);
   if (selected === undefined) return null;
   // it stays selected when a file comes that stands before it
   if (selected.id !== selectedId) setSelectedId(selected.id);
