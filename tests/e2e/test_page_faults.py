@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import BrowserContext, expect
+from playwright.async_api import BrowserContext, Route, expect
 
 from devstack.migrations import PROJECT
 from devstack.model import ModelServer
@@ -112,6 +113,73 @@ async def test_a_message_written_without_network_is_sent_later(
         assert await tab.reply_text() == "arrived"
         await expect(tab.questions).to_have_count(1)
     tab.problems.clear()  # as above
+
+
+async def test_a_message_that_was_not_sent_is_not_lost(
+    environment: dict[str, str], tab: Tab, context: BrowserContext
+) -> None:
+    await tab.sign_up()
+    await tab.new_session("Code")
+    await tab.new_session("Chat")
+    sessions = tab.page.get_by_test_id("sessions").locator(".open")
+    await expect(tab.page.get_by_text("Say something to begin")).to_be_visible()
+    await context.set_offline(True)
+    await tab.say("Lost?")
+    await expect(tab.questions.last).to_contain_text("Not sent")
+    await tab.box.fill("half a question")
+    await sessions.filter(has_text="Code").click()
+    await expect(tab.box).to_have_value("")
+    await sessions.filter(has_text="Chat").click()
+    await expect(tab.box).to_have_value("Lost?\n\nhalf a question")
+    await context.set_offline(False)
+    await tab.page.reload()
+    await expect(tab.box).to_have_value("Lost?\n\nhalf a question")
+    await tab.box.press("Enter")
+    await expect(tab.questions.first).to_have_attribute("data-status", "queued")  # the database has it
+    await tab.page.reload()
+    await expect(tab.questions).to_have_text([re.compile("Lost?.*half a question", re.DOTALL)])
+    await expect(tab.box).to_have_value("")
+    tab.problems.clear()  # as above
+
+
+async def test_a_message_that_arrives_after_all_is_no_draft(environment: dict[str, str], tab: Tab) -> None:
+    arrives = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        if route.request.method == "POST":
+            await arrives.wait()
+        await route.continue_()
+
+    await tab.page.route("**/rest/v1/messages?*", late)
+    await tab.sign_up()
+    await tab.new_session("Code")
+    await tab.new_session("Chat")
+    sessions = tab.page.get_by_test_id("sessions").locator(".open")
+    await tab.say("On its way")
+    await expect(tab.questions.last).to_contain_text("Sending")
+    await tab.box.fill("half a question")
+    await sessions.filter(has_text="Code").click()
+    await expect(tab.box).to_have_value("")
+    await sessions.filter(has_text="Chat").click()
+    await expect(tab.box).to_have_value("On its way\n\nhalf a question")
+    arrives.set()
+    await expect(tab.questions).to_have_count(1)
+    await expect(tab.box).to_have_value("half a question")
+
+
+async def test_what_was_not_sent_is_forgotten_in_all_tabs_when_one_signs_out(
+    environment: dict[str, str], tab: Tab, context: BrowserContext
+) -> None:
+    await tab.sign_up()
+    session_id = await tab.new_session()
+    other = await Tab.open(context, tab.address, f"#{session_id}")
+    await other.page.route("**/rest/v1/messages?*", lambda route: route.abort())
+    await other.say("Mine alone")
+    await expect(other.questions.last).to_contain_text("Not sent")
+    assert "Mine alone" in await other.page.evaluate("Object.values(sessionStorage).join()")
+    await tab.page.get_by_role("button", name="Sign out").click()
+    await expect(other.page.get_by_label("Password")).to_be_visible()
+    assert await other.page.evaluate("sessionStorage.length") == 0
 
 
 async def test_a_failed_reply_is_retried(environment: dict[str, str], tab: Tab) -> None:

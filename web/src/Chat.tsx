@@ -28,12 +28,12 @@ interface OpenProps extends Omit<Props, "client"> {
 }
 
 function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
-  const [draft, setDraft] = useDraft(row.id);
+  const { messages, connection, error } = snapshot;
+  const [draft, setDraft] = useDraft(row.id, messages);
   /** An earlier question, and how it is asked in other words; the draft waits meanwhile. */
   const [edit, setEdit] = useState<{ id: string; text: string } | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
   const [filesOpen, setFilesOpen] = useState(false);
-  const { messages, connection, error } = snapshot;
   const { shown: files, goneId, keep, release } = useKeptFile(snapshot.files);
   const showsFiles = filesOpen && files.length > 0;
 

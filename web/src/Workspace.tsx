@@ -3,7 +3,6 @@ import type { User } from "@supabase/supabase-js";
 import { useSessions } from "supabase-baml-bridge-client/react";
 import { Chat } from "./Chat.tsx";
 import { Sidebar } from "./Sidebar.tsx";
-import { forgetDrafts } from "./draft.ts";
 import { preloadText } from "./Text.tsx";
 import { useHash } from "./hooks.ts";
 import type { Client } from "./supabase.ts";
@@ -36,10 +35,7 @@ export function Workspace({ client, user }: Props) {
           setMenuOpen(false);
         }}
         onCreating={setCreating}
-        onSignOut={() => {
-          forgetDrafts();
-          return client.auth.signOut({ scope: "local" }).then(() => select(""));
-        }}
+        onSignOut={() => client.auth.signOut({ scope: "local" }).then(() => select(""))}
       />
       {menuOpen && <div className="scrim" onClick={() => setMenuOpen(false)} />}
       <main className="main">
