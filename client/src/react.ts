@@ -33,17 +33,19 @@ const NO_SESSION = {
 
 /**
  * A session for as long as the component is shown; `id` null: none. `Data` is the result of its BAML function, if
- * that is a class. The options count when the session is opened.
+ * that is a class. The options count when the session is opened. It is opened anew when somebody else signs in: nobody
+ * is shown what the last user was.
  */
 export function useSession<Data = Json>(
   client: AnySupabaseClient,
   id: string | null,
   options?: SessionOptions,
 ): UseSession<Data> {
+  const users = useUsers(client);
   const [session, snapshot] = useOpened<SessionSnapshot<Data>, ChatSession<Data>>(
     () => (id === null ? null : openSession<Data>(client, id, options)),
     NO_SESSION,
-    [client, id],
+    [client, id, users],
   );
   return { ...snapshot, session };
 }
@@ -63,6 +65,25 @@ export function useSessions(client: AnySupabaseClient, userId: string | null): U
     [client, userId],
   );
   return { ...snapshot, list };
+}
+
+/** Counts how often somebody else signed in, or out, since the component is shown. */
+function useUsers(client: AnySupabaseClient): number {
+  const [users, setUsers] = useState(0);
+  useEffect(() => {
+    let last: string | null | undefined;
+    try {
+      const { data } = client.auth.onAuthStateChange((_event, session) => {
+        const next = session?.user.id ?? null;
+        if (last !== undefined && next !== last) setUsers((count) => count + 1);
+        last = next;
+      });
+      return () => data.subscription.unsubscribe();
+    } catch {
+      return undefined; // a client with `accessToken` has no `auth`: the application knows who signs in
+    }
+  }, [client]);
+  return users;
 }
 
 const neverChanges = (): (() => void) => () => undefined;

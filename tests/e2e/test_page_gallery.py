@@ -58,6 +58,21 @@ async def test_react_shows_files_and_the_typed_result(environment: dict[str, str
         await expect(page.page.get_by_role("group")).to_contain_text("def fizzbuzz(n: int) -> str:")
 
 
+async def test_react_does_not_show_the_next_user_what_the_last_one_saw(
+    environment: dict[str, str], signed_up: Opener, context: BrowserContext
+) -> None:
+    page = await signed_up("react.html")
+    async with working(environment):
+        await page.say("Mine alone")
+        await page.until_reply("done")
+    await page.page.evaluate("localStorage.clear()")  # nobody has signed out: no event says so
+    await signed_up("react.html")  # in another tab of the browser, which tells the first one
+    await expect(page.questions).to_have_count(0)
+    await page.say("Whose?")
+    await expect(page.questions).to_have_attribute("data-status", "not_sent")
+    page.problems.clear()  # the browser says that the request was refused
+
+
 def test_the_gallery_shows_what_is_tested() -> None:
     gallery = (PROJECT / "docs" / "gallery.md").read_text()
     for name in ("plain.html", "react.tsx", "use-chat.tsx", "sign-in.ts"):
