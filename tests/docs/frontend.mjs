@@ -216,6 +216,34 @@ const checks = {
     await supabase.from("sessions").delete().eq("id", another.id).throwOnError();
     await until(() => !sessions.has(another.id));
   },
+  async "what an event told of a session stays, however late an older answer comes"() {
+    const { data: kept } = await sessionRow({ title: "Old" }).single();
+    const { data: gone } = await sessionRow({ title: "Gone" }).single();
+    await until(() => sessions.has(kept.id) && sessions.has(gone.id));
+    const { fetch } = globalThis;
+    let hasArrived = false;
+    let letGo;
+    const late = new Promise((resolve) => (letGo = resolve));
+    globalThis.fetch = async (...request) => {
+      globalThis.fetch = fetch;
+      const answer = await fetch(...request);
+      hasArrived = true;
+      await late;
+      return answer;
+    };
+    const reading = readSessions();
+    await until(() => hasArrived);
+    await supabase.from("sessions").update({ title: "New" }).eq("id", kept.id).throwOnError();
+    await supabase.from("sessions").delete().eq("id", gone.id).throwOnError();
+    await until(() => sessions.get(kept.id).title === "New" && !sessions.has(gone.id));
+    letGo();
+    await reading;
+    assert.deepEqual([sessions.get(kept.id).title, sessions.has(gone.id)], ["New", false]);
+    sessions.set(gone.id, gone); // as if its end had not been told
+    deleted.clear();
+    await readSessions();
+    assert.ok(!sessions.has(gone.id) && sessions.has(kept.id));
+  },
   async "postgres_changes bring rows, and ids of rows that were deleted, of others as well"() {
     const [rows, gone] = [[], []];
     const channel = followRows((row) => rows.push(row), (id) => gone.push(id));
