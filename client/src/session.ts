@@ -272,7 +272,10 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
 
   #onConnection(connection: Connection): void {
     this.#connection = connection;
-    if (connection === "live") this.#pageWanted = true;
+    if (connection === "live") {
+      this.#pageWanted = true;
+      this.failures = 0; // who comes back after hours does not wait
+    }
     this.changed();
     this.schedule();
   }

@@ -43,7 +43,10 @@ export class SessionList extends Reading<SessionListSnapshot> {
       onEvent: (event, payload) => this.#onEvent(event, payload),
       onConnection: (connection) => {
         this.#connection = connection;
-        this.#wanted ||= connection === "live";
+        if (connection === "live") {
+          this.#wanted = true;
+          this.failures = 0; // who comes back after hours does not wait
+        }
         this.changed();
         this.schedule();
       },

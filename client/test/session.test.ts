@@ -180,6 +180,20 @@ describe("what events do not bring is read", () => {
     expect(session.getSnapshot().error).toBeNull();
     expect(last()?.content).toBe("ab");
   });
+
+  test("at once when events arrive again, however long nothing could be read", async () => {
+    supabase.listener?.onConnection("offline");
+    supabase.refuse = new RequestError("The server could not be reached.");
+    supabase.delta(2, "b");
+    await vi.advanceTimersByTimeAsync(3_600_000);
+    supabase.refuse = null;
+    supabase.set(reply({ seq: 2, content: "ab", updated_at: timeAt(1) }), false);
+    await vi.advanceTimersByTimeAsync(1); // somewhere in a pause
+    supabase.listener?.onConnection("live");
+    await vi.advanceTimersByTimeAsync(0);
+    expect(last()?.content).toBe("ab");
+    expect(session.getSnapshot().error).toBeNull();
+  });
 });
 
 test("a clock that is set back holds nothing up", async () => {

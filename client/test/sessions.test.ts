@@ -60,3 +60,12 @@ test("what cannot be read is read again, ever less often, whatever happens meanw
   await vi.advanceTimersByTimeAsync(0);
   expect(requests).toHaveLength(9);
 });
+
+test("when events arrive again it is read at once, however long that failed", async () => {
+  answer = () => refused(500, "XX000");
+  await vi.advanceTimersByTimeAsync(3_600_000);
+  answer = () => Response.json([]);
+  listener.onConnection("live");
+  await vi.advanceTimersByTimeAsync(0);
+  expect(list.getSnapshot()).toMatchObject({ ready: true, error: null });
+});
