@@ -4,7 +4,6 @@
 --   whole answer of a claim unreadable, for every worker that claimed it.
 -- - Ids of deleted rows are no secret (postgres_changes). Whoever inserted one again, while a worker still had the deleted
 --   question in hand, could be given what that worker went on to say: in its reply, or on the session's topic.
--- - A file for somebody else's session was refused, but not before that session was locked.
 
 
 -- JSON that can be read everywhere -----------------------------------------------------------------
@@ -144,28 +143,6 @@ comment on function bridge.refuse_deleted is
 -- after the insert, which waits for a deletion of the same id that is under way
 create trigger refuse_deleted after insert on public.sessions
     for each row execute function bridge.refuse_deleted();
-
-
--- another's session is not even locked ---------------------------------------------------------------
-
-create or replace function bridge.check_files(session_id uuid) returns void
-language plpgsql
-set search_path = ''
-as $$
-declare
-    session public.sessions;
-    most bigint;
-begin
-    session := bridge.lock_session(check_files.session_id, auth.uid());
-    if session.id is null then
-        raise exception 'There is no session % of yours.', check_files.session_id using errcode = '42501';
-    end if;
-    most := bridge.limit_of('files_per_session', session.user_id);
-    if (select count(*) from public.code_files f where f.session_id = check_files.session_id) >= most then
-        perform bridge.refuse(format('At most %s files are kept in a session.', most), 'files_per_session', most);
-    end if;
-end
-$$;
 
 revoke all on function bridge.is_readable, bridge.check_json, bridge.note_deleted, bridge.refuse_deleted
     from public, anon, authenticated, service_role;

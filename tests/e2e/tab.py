@@ -173,7 +173,8 @@ class Tab:
         await self.explained(expect(bubble).to_contain_text(text, timeout=within * 1000))
 
     async def reply_text(self) -> str:
-        return await self.replies.last.locator(".bubble").inner_text()
+        """The last reply's text. (Its innerText is empty before its first frame: messages have content-visibility.)"""
+        return await self.replies.last.locator(".bubble").text_content() or ""
 
     async def watch(self) -> None:
         """Begin to note every text that the last reply shows."""

@@ -1,9 +1,10 @@
--- Files that are there already, when a user or a reply adds one under their path.
+-- Files that are there already, when a user or a reply adds one under their path; and those of other people.
 --
 -- - An upsert of a path that is taken adds no file, and is not one too many. PostgREST sets every column that it was
 --   sent, the session's as well: a user may write that one, and may not change it.
 -- - A user renames a file to a path at the moment in which a reply adds it: the user's text stays, and the reply's is kept
 --   as a version and announced as a conflict, as it is for every other edit.
+-- - A file for somebody else's session was refused, but not before that session was locked.
 
 drop function bridge.check_files(uuid);
 
