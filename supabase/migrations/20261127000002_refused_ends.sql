@@ -9,8 +9,6 @@ as $$
 declare
     row_id uuid;
 begin
-    -- a trigger that is deferred speaks here, not at the commit, where it would refuse the others' results as well
-    set constraints all immediate;
     begin
         update public.messages m
            set status = end_job.status,
@@ -60,3 +58,62 @@ end
 $$;
 comment on function bridge.end_job is
     'The one way a job ends: reply and question take the status, the job goes. One that failed goes even if they refuse it. The caller holds session and job.';
+
+create or replace function bridge.finish(job bridge.jobs, result jsonb) returns void
+language plpgsql
+set search_path = ''
+as $$
+declare
+    outcome text := case when (job).cancel then 'cancelled' else result ->> 'outcome' end;
+    run jsonb := coalesce(result -> 'run', '{}');
+    again timestamptz := case outcome
+        when 'released' then now()
+        when 'failed' then case when result ? 'retry_in_ms'
+            then now() + make_interval(secs => least((result ->> 'retry_in_ms')::float8, 86400000) / 1000) end
+        end;
+    reply_id uuid;
+    refused text;
+begin
+    -- a trigger that is deferred speaks here, not at the commit, where it would refuse the others' results as well
+    set constraints all immediate;
+    insert into bridge.runs (message_id, attempt, worker, outcome, function, model, input_tokens, output_tokens,
+                             cached_tokens, queue_ms, first_delta_ms, duration_ms, error)
+    values ((job).message_id, (job).attempt, (job).worker, outcome, run ->> 'function', run ->> 'model',
+            (run ->> 'input_tokens')::int, (run ->> 'output_tokens')::int, (run ->> 'cached_tokens')::int,
+            (run ->> 'queue_ms')::int, (run ->> 'first_delta_ms')::int, (run ->> 'duration_ms')::int,
+            nullif(run -> 'error', 'null'))
+        on conflict on constraint runs_pkey do nothing;
+    if again is not null then
+        -- the text so far stays to be seen until the next attempt opens the reply anew
+        update public.messages m set status = 'queued', updated_at = clock_timestamp()
+         where m.id = (job).message_id or m.reply_to = (job).message_id;
+        update bridge.jobs j
+           set worker = null, lease_until = null, run_at = again,
+               failures = j.failures + (outcome = 'failed')::int
+         where j.id = (job).id;
+        if outcome = 'released' then
+            perform bridge.announce_work(array[(job).message_id]);
+        end if;
+        return;
+    end if;
+    if outcome = 'done' then
+        if result ? 'files' then
+            select m.id into reply_id from public.messages m where m.reply_to = (job).message_id;
+            refused := bridge.write_files(job, reply_id, result -> 'files');
+            if refused is not null then
+                update bridge.runs r
+                   set error = jsonb_build_object('code', 'files_refused', 'detail', refused)
+                 where r.message_id = (job).message_id and r.attempt = (job).attempt;
+            end if;
+        end if;
+        if result ? 'title' then
+            update public.sessions s set title = result ->> 'title'
+             where s.id = (job).session_id and s.title is null;
+        end if;
+    end if;
+    if outcome = 'failed' then
+        job.failures := (job).failures + 1;
+    end if;
+    perform bridge.end_job(job, outcome, case when outcome = 'failed' then result -> 'error' end, result);
+end
+$$;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from bridge.errors import SetupError, StoreUnavailable
-from bridge.model import Checkpoint, FileWrite, Result
+from bridge.model import Checkpoint, FileWrite, Outcome, Result
 from bridge.store import Store
 from tests.faults.waiting import until, waits_for_a_lock
 from tests.harness import Person, Row, worker_settings
@@ -185,6 +186,19 @@ async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
     assert (await user.reply(bad))["content"] == "late"
 
 
+@pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
+@pytest.mark.parametrize("outcome", ["failed", "released"])
+async def test_a_trigger_that_refuses_another_attempt_ends_the_attempt_and_no_other(
+    store: Store, user: Person, outcome: Outcome, timing: str, db: psycopg.AsyncConnection[Row]
+) -> None:
+    bad, good = await questions(user, 2)
+    attempts = {job.message_id: job.attempt for job in (await store.claim(2, [])).jobs}
+    results = [Result(bad, attempts[bad], outcome, retry_ms=1000), Result(good, attempts[good], "done", text="fine")]
+    async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}' or new.id = '{bad}'"):
+        assert (await store.finish(results)).states == {bad: "refused", good: "ok"}
+    assert [letter["message_id"] for letter in await store.dead_letters(100)] == [bad]
+
+
 async def test_a_reply_that_only_one_of_its_rows_refuses_to_end_is_shown_as_failed(
     store: Store, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
@@ -195,6 +209,29 @@ async def test_a_reply_that_only_one_of_its_rows_refuses_to_end_is_shown_as_fail
     assert answers.states == {job.message_id: "refused"}
     row = await user.reply(job.message_id)
     assert (row["status"], row["error"]["code"], row["attempt"]) == ("failed", "unstorable", job.attempt)
+
+
+async def test_what_a_project_defers_to_the_commit_stays_deferred_where_a_user_ends_a_job(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """A new question interrupts one that waits for its next attempt, in a transaction that is not complete yet."""
+    session_id = await user.open_session(title="named", on_new_message="interrupt")
+    first = await user.ask(session_id, "first")
+    (job,) = (await store.claim(1, [])).jobs
+    await store.finish([Result(first, job.attempt, "failed", retry_ms=3_600_000)])
+    await db.execute(
+        "create table public.notes (message_id uuid primary key, beside uuid references public.notes"
+        " deferrable initially deferred)"
+    )
+    try:
+        one, other = uuid.uuid4(), uuid.uuid4()
+        async with db.transaction():
+            await db.execute("insert into public.notes values (%s, %s)", (one, other))
+            await db.execute("insert into public.messages (session_id, content) values (%s, 'second')", (session_id,))
+            await db.execute("insert into public.notes values (%s, %s)", (other, one))
+    finally:
+        await db.execute("drop table public.notes")
+    assert (await user.rows("messages", id=first))[0]["status"] == "cancelled"
 
 
 async def test_a_batch_refused_as_a_whole_is_halved(store: Store, user: Person) -> None:
