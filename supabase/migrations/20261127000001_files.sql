@@ -39,7 +39,6 @@ security definer
 set search_path = ''
 as $$
 begin
-    perform bridge.check_file_size(new.session_id, new.content);
     if tg_op = 'INSERT' then
         perform bridge.check_files(new.session_id, new.path);
         new.revision := 1;
@@ -57,6 +56,8 @@ begin
     else
         new.revision := old.revision;
     end if;
+    -- not sooner: the limit of somebody else's session is not to be told
+    perform bridge.check_file_size(new.session_id, new.content);
     new.updated_at := clock_timestamp();
     return new;
 end

@@ -178,6 +178,15 @@ async def test_an_upsert_of_a_file_that_is_there_is_none_too_many(
     assert errors[0]["code"] == "42501"
     (row,) = await user.rows("code_files")
     assert row["content"] == "3"
+    # nor is the limit of another's session to be learnt
+    await limit(db, user, file_bytes=1)
+    own = {"session_id": await other.open_session(), "path": "own", "content": "long"}
+    await other.client.table("code_files").insert(own).execute()
+    assert (await refused(other.client.table("code_files").insert(own | {"session_id": session_id}).execute()))[
+        "code"
+    ] == "42501"
+    moved = other.client.table("code_files").update({"session_id": session_id}).eq("path", "own")
+    assert (await refused(moved.execute()))["message"] == "A file stays in its session."
 
 
 async def test_versions_of_a_file(db: psycopg.AsyncConnection[Row], user: Person) -> None:
