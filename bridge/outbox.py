@@ -17,6 +17,7 @@ import logging
 import time
 
 from bridge.channels import SessionChannels
+from bridge.connection import JOIN_SECONDS
 from bridge.model import Checkpoint, Job, Partial
 from bridge.settings import Settings
 from bridge.stream import Stream
@@ -73,6 +74,7 @@ class Outbox:
         self._spend(EVENTS_PER_REPLY + self.workers)
         if job.turn is None or job.cancel:
             return stream  # nothing will be said
+        stream.joins_until = time.monotonic() + JOIN_SECONDS
         connections = [c for c in self._connections if c.wants(session_id)] or self._connections
         if not any(connection.use(session_id) for connection in connections):
             self._connect().use(session_id)
@@ -110,10 +112,11 @@ class Outbox:
         """What the next beat is to say of this reply.
 
         Words that a channel on its way will bring are left to it: in the row alone nobody would see them until there
-        are more.
+        are more. But no longer than a join may take: one that is never answered must not keep them from the row.
         """
         before = stream.seq
-        checkpoint = stream.checkpoint(unheard=self._connection(stream) is None and not self._is_joining(stream))
+        waits = self._is_joining(stream) and time.monotonic() < stream.joins_until
+        checkpoint = stream.checkpoint(unheard=self._connection(stream) is None and not waits)
         self.gaps += stream.seq - before
         return checkpoint
 

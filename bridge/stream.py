@@ -31,6 +31,7 @@ class Stream:
     first_sent_at: float | None = None
     due: float = 0.0  # when the outbox may send the next delta, in monotonic seconds
     is_queued: bool = False  # the outbox is going to look at it
+    joins_until: float = 0.0  # up to when its channel may be on its way for the first time, in monotonic seconds
     _text: str = ""
     _data: Any = None
     _sent_text: str = ""

@@ -104,6 +104,19 @@ async def test_a_reply_is_whole_for_one_who_joins_late(environment: dict[str, st
         assert (text, seq) == (final["content"], final["seq"])
 
 
+async def test_a_channel_that_never_comes_keeps_no_words_from_the_row(
+    environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SessionChannels, "is_joined", lambda *_: False)
+    monkeypatch.setattr(outbox, "JOIN_SECONDS", 0.5)
+    async with working(environment, checkpoint_seconds=0.1):
+        message_id = await user.ask(await user.open_session(title="named"), "[[tokens=6 stall=5]]")
+        row = await user.reply(message_id, lambda row: row["seq"] > 0, within=15)
+        assert (row["status"], row["content"].split()[:1]) == ("running", ["word00"])
+        await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
+        await user.reply(message_id)
+
+
 async def test_first_words_wait_for_a_channel_that_is_slow_to_join(
     environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
