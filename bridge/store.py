@@ -74,7 +74,7 @@ class Store:
         await self._http.aclose()
 
     async def claim(self, slots: int, holding: Sequence[str]) -> Claim:
-        """Take up to `slots` jobs, after those this worker holds without knowing it.
+        """Take up to `slots` jobs: those this worker holds without knowing it (one at least), then others.
 
         Raises:
             StoreError: nothing was learnt; what may have been claimed comes with the next claim.

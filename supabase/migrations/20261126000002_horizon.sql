@@ -191,6 +191,9 @@ begin
 end
 $$;
 
+comment on function public.bridge_claim is
+    'Takes up to `slots` jobs under a lease: those this worker holds but does not know (not in `holding`; one at least), then others. Returns {jobs, next_in_ms, workers, ready, snapshot}; what the snapshot does not see the claim has not seen. With lease_seconds 0 the worker leaves: it counts no more.';
+
 revoke all on function bridge.look from public, anon, authenticated, service_role;
 
 -- A plan that was made while the queue was short reads the table whole, and is kept by its connection: with what an open
