@@ -59,6 +59,7 @@ declare
     told jsonb;
 begin
     if opens and not (job).cancel then
+        set constraints all immediate;  -- a trigger that is deferred speaks here, not at the commit of the whole claim
         insert into public.messages as m (session_id, ordinal, role, status, reply_to, attempt)
         values ((job).session_id, (job).ordinal + 1, 'assistant', 'running', (job).message_id, (job).attempt)
         on conflict on constraint messages_reply_to_key do update

@@ -141,20 +141,22 @@ async def test_a_file_that_a_user_gives_the_path_of_a_replys_own_stays(
 
 
 @asynccontextmanager
-async def refusing(db: psycopg.AsyncConnection[Row], kind: str, timing: str, which: str) -> AsyncIterator[None]:
-    """A trigger of a project's own that lets no reply end, of the rows for which `which` is so."""
+async def refusing(
+    db: psycopg.AsyncConnection[Row], kind: str, timing: str, which: str, status: str = "<> 'running'"
+) -> AsyncIterator[None]:
+    """A trigger of a project's own that lets no reply end (or have such a `status`), where `which` is so of its row."""
     await db.execute(
-        "create function public.refuse_end() returns trigger language plpgsql as"
+        "create function public.refuse() returns trigger language plpgsql as"
         " $$ begin raise exception 'not in this project'; end $$"
     )
     try:
         await db.execute(
-            f"create {kind} refuse_end after update on public.messages {timing} for each row"
-            f" when (new.status <> 'running' and ({which})) execute function public.refuse_end()"
+            f"create {kind} refuse after insert or update on public.messages {timing} for each row"
+            f" when (new.status {status} and ({which})) execute function public.refuse()"
         )
         yield
     finally:
-        await db.execute("drop function public.refuse_end cascade")
+        await db.execute("drop function public.refuse cascade")
 
 
 @pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
@@ -184,6 +186,23 @@ async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
     (job,) = (await store.claim(3, [])).jobs
     assert (await store.finish([Result(bad, job.attempt, "done", text="late")])).states == {bad: "ok"}
     assert (await user.reply(bad))["content"] == "late"
+
+
+@pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
+async def test_a_trigger_that_refuses_a_beginning_or_a_checkpoint_takes_them_from_no_other(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row], timing: str
+) -> None:
+    bad, good = await questions(user, 2)
+    async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}'", "= 'running'"):
+        jobs = {job.message_id: job for job in (await store.claim(2, [])).jobs}
+        assert "not in this project" in (jobs[bad].broken or "")
+        assert jobs[good].broken is None
+        said = [Checkpoint(id_, jobs[id_].attempt, 1, "said so far") for id_ in (bad, good)]
+        assert set((await store.beat(said)).states.values()) == {"ok"}
+        assert (await user.reply(good, lambda row: row["seq"] > 0))["content"] == "said so far"
+    async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{good}'", "= 'running'"):
+        assert (await store.beat([Checkpoint(good, jobs[good].attempt, 2, "and more")])).states == {good: "ok"}
+    assert (await user.reply(good, lambda row: row["seq"] > 0))["content"] == "said so far"
 
 
 @pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
