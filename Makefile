@@ -20,7 +20,7 @@ dev: setup ## run it all on this machine: Supabase, worker, demo model, page
 test: setup $(VENV)/.page ## the whole test suite
 	@echo "== client" && $(BIN)/python -m devstack.node npm test --silent --workspace client
 	@echo "== worker, devstack, schema, page" && \
-		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist loadfile $(ARGS)
 
 check: setup $(VENV)/.bench ## ruff, mypy strict, import rules, TypeScript
 	$(BIN)/ruff check .
