@@ -82,10 +82,7 @@ async def sign_up(stack: Stack, environment: dict[str, str]) -> AsyncIterator[Ca
     yield sign_up
     for somebody in people:
         await somebody.close()
-    async with harness.database(stack.admin_url) as connection:
-        await connection.execute("delete from auth.users")
-        # one that was killed would be counted as live for 30 s, and others would leave it its share
-        await connection.execute("delete from bridge.workers")
+    await harness.forget_everybody(stack.admin_url)
 
 
 @pytest.fixture

@@ -72,8 +72,7 @@ async def context(browser: Browser, stack: Stack) -> AsyncIterator[BrowserContex
     context.set_default_timeout(_PATIENCE_MS)
     yield context
     await context.close()
-    async with harness.database(stack.admin_url) as connection:
-        await connection.execute("delete from auth.users")
+    await harness.forget_everybody(stack.admin_url)
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ VITEST = PROJECT / "node_modules" / "vitest" / "vitest.mjs"
 async def alone(stack: Stack) -> AsyncIterator[dict[str, str]]:
     """What the tests find in their environment. They play the worker, and whoever signs up is gone afterwards."""
     yield stack.environment
-    async with harness.database(stack.admin_url) as connection:
-        await connection.execute("delete from auth.users")
+    await harness.forget_everybody(stack.admin_url)
 
 
 async def test_the_client_with_supabase(alone: dict[str, str]) -> None:
