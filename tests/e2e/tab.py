@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from aiohttp import web
-from playwright.async_api import BrowserContext, ConsoleMessage, Locator, Page, expect
+from playwright.async_api import BrowserContext, ConsoleMessage, Locator, Page, Route, expect
 
 from devstack.migrations import PROJECT
 from devstack.node import node
@@ -175,6 +175,18 @@ class Tab:
     async def reply_text(self) -> str:
         """The last reply's text. (Its innerText is empty before its first frame: messages have content-visibility.)"""
         return await self.replies.last.locator(".bubble").text_content() or ""
+
+    async def hold(self, method: str, path: str) -> asyncio.Event:
+        """Hold back the page's requests with this method to what `path` (a glob) names, until the event is set."""
+        let_go = asyncio.Event()
+
+        async def late(route: Route) -> None:
+            if route.request.method == method:
+                await let_go.wait()
+            await route.continue_()
+
+        await self.page.route(path, late)
+        return let_go
 
     async def watch(self) -> None:
         """Begin to note every text that the last reply shows."""

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import BrowserContext, Route, expect
+from playwright.async_api import BrowserContext, Locator, expect
 
 from devstack.migrations import PROJECT
 from devstack.model import ModelServer
@@ -115,13 +115,18 @@ async def test_a_message_written_without_network_is_sent_later(
     tab.problems.clear()  # as above
 
 
-async def test_a_message_that_was_not_sent_is_not_lost(
-    environment: dict[str, str], tab: Tab, context: BrowserContext
-) -> None:
+async def two_sessions(tab: Tab) -> Locator:
+    """Sign up and begin a session of `Code` and one of `Chat`, which is shown; gives what opens them."""
     await tab.sign_up()
     await tab.new_session("Code")
     await tab.new_session("Chat")
-    sessions = tab.page.get_by_test_id("sessions").locator(".open")
+    return tab.page.get_by_test_id("sessions").locator(".open")
+
+
+async def test_a_message_that_was_not_sent_is_not_lost(
+    environment: dict[str, str], tab: Tab, context: BrowserContext
+) -> None:
+    sessions = await two_sessions(tab)
     await expect(tab.page.get_by_text("Say something to begin")).to_be_visible()
     await context.set_offline(True)
     await tab.say("Lost?")
@@ -143,18 +148,8 @@ async def test_a_message_that_was_not_sent_is_not_lost(
 
 
 async def test_a_message_that_arrives_after_all_is_no_draft(environment: dict[str, str], tab: Tab) -> None:
-    arrives = asyncio.Event()
-
-    async def late(route: Route) -> None:
-        if route.request.method == "POST":
-            await arrives.wait()
-        await route.continue_()
-
-    await tab.page.route("**/rest/v1/messages?*", late)
-    await tab.sign_up()
-    await tab.new_session("Code")
-    await tab.new_session("Chat")
-    sessions = tab.page.get_by_test_id("sessions").locator(".open")
+    arrives = await tab.hold("POST", "**/rest/v1/messages?*")
+    sessions = await two_sessions(tab)
     await tab.say("On its way")
     await expect(tab.questions.last).to_contain_text("Sending")
     await tab.box.fill("half a question")

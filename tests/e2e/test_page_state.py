@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import psycopg
-from playwright.async_api import BrowserContext, Route, expect
+from playwright.async_api import BrowserContext, expect
 
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, Turn
@@ -82,14 +80,7 @@ async def test_what_is_typed_waits_for_its_session(environment: dict[str, str], 
 
 
 async def test_a_session_chosen_while_another_is_deleted_stays_open(environment: dict[str, str], tab: Tab) -> None:
-    chosen = asyncio.Event()
-
-    async def late(route: Route) -> None:
-        if route.request.method == "DELETE":
-            await chosen.wait()
-        await route.continue_()
-
-    await tab.page.route("**/rest/v1/sessions?*", late)
+    chosen = await tab.hold("DELETE", "**/rest/v1/sessions?*")
     await tab.sign_up()
     sessions = tab.page.get_by_test_id("sessions").get_by_role("listitem")
     kept = await tab.new_session("Chat")
