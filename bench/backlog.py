@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from bench.processes import Failed
-from tests.harness import Row
+from tests.support.database import Row
 
 Database = psycopg.AsyncConnection[Row]
 

@@ -14,7 +14,7 @@ from bench import backlog
 from bench.backlog import Database
 from bench.report import Measured, ratio
 from bench.world import Project, World
-from tests.harness import Row
+from tests.support.database import Row
 
 WORKER = "bench"
 BOUNDS = {

@@ -16,7 +16,7 @@ from bench.processes import Program
 from bench.report import Figure, Measured
 from bench.statements import Statements, listened
 from bench.world import Model, Project, World, unique
-from tests.harness import Row
+from tests.support.database import Row
 
 TOKENS = 940  # 0.3 s and 11.75 s at 80 tokens a second
 AT_ONCE = 64

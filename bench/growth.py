@@ -25,7 +25,7 @@ from bench.growth_report import Level, document, table
 from bench.meter import Meter, Round
 from bench.processes import ROOT, Failed
 from bench.world import PACES, Project, World, heard_of, unique
-from tests.harness import Ear, Person
+from tests.support.users import Ear, Person
 
 OUT = ROOT / "bench" / "out"
 HISTORY = (1_000, 10_000, 100_000, 1_000_000)

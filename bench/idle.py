@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from bench.counting import CountingProxy
 from bench.report import Figure, Measured
 from bench.world import World, unique
-from tests.harness import Person
+from tests.support.users import Person
 
 WORKERS = 8
 SETTLE_SECONDS = 3.0

@@ -15,7 +15,7 @@ from realtime.types import RealtimePostgresChangesListenEvent
 
 from bench.report import Figure, Measured, Spread, ratio
 from bench.world import World, heard_of, insert_chat, unique
-from tests.harness import Person
+from tests.support.users import Person
 
 
 async def run(world: World) -> Measured:

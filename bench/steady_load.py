@@ -19,7 +19,7 @@ from bench.counting import CountingProxy
 from bench.processes import Program
 from bench.report import percentile
 from bench.world import PACES, Project, heard_of, unique
-from tests.harness import Ear, Person
+from tests.support.users import Ear, Person
 
 FIRST_SECONDS, TOKENS_A_SECOND = PACES["realistic"]
 TOKENS = (80, 400)  # a reply is between so many long: 1.3 s to 5.3 s

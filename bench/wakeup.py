@@ -20,7 +20,7 @@ from bench.baselines.procrastinate_app import QUEUE, TASK, deferring_app
 from bench.processes import Failed
 from bench.report import Figure, Measured, Spread, ratio
 from bench.world import Model, Project, World, insert_chat, mark, unique
-from tests.harness import Person
+from tests.support.users import Person
 
 # The table and the id of a question; None for one that has no row any more.
 Where = tuple[str, str] | None

@@ -21,7 +21,7 @@ from bench.processes import Failed
 from bench.report import Measured, Spread, ratio
 from bench.world import Project, World, insert_chat, unique
 from devstack.postgres import binaries
-from tests.harness import Person
+from tests.support.users import Person
 
 TOKENS = 1000
 VERSION = 18

@@ -17,8 +17,9 @@ import psycopg
 from bench import processes
 from bench.counting import CountingProxy
 from bench.processes import Failed, Program
-from tests import harness
-from tests.harness import Ear, Person, Row
+from tests.support import database, users
+from tests.support.database import Row
+from tests.support.users import Ear, Person
 
 Entered = TypeVar("Entered")
 
@@ -41,7 +42,7 @@ class Project:
     @asynccontextmanager
     async def database(self) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
         """A superuser's connection."""
-        async with harness.database(self.admin_url) as connection:
+        async with database.database(self.admin_url) as connection:
             yield connection
 
     async def events(self, since: float) -> list[tuple[float, int]]:
@@ -201,7 +202,7 @@ class World:
     @asynccontextmanager
     async def person(self, project: Project) -> AsyncIterator[Person]:
         """Somebody who has just signed up."""
-        somebody = await harness.person(project.environment)
+        somebody = await users.person(project.environment)
         try:
             yield somebody
         finally:

@@ -2,7 +2,7 @@
 
 The stream that baml-py 0.226.3 offers (`async for`) starts a thread for each call, polls, and when it is left early it
 blocks the event loop for five seconds while the provider goes on. So the call is driven one level below, by what the
-generated client itself uses: `create_async_stream`, `on_event`, `done`, `cast_to`. tests/bridge/test_baml_pin.py
+generated client itself uses: `create_async_stream`, `on_event`, `done`, `cast_to`; `test_baml_pin.py`
 fails when an upgrade changes any of it. Nothing else in the bridge knows of these.
 """
 

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, settings
 
 from devstack.model import ModelServer
 from devstack.stack import Stack
-from tests import harness
-from tests.harness import Person, Row
+from tests.support import database, users
+from tests.support.database import Row
+from tests.support.users import Person
 
 # what Hypothesis draws is judged by what comes of it, not by how fast (where CI=true it says so itself)
 settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -50,7 +51,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         denied_delay=0.1,
         progress=lambda _: None,
     ) as running:
-        async with harness.database(running.admin_url) as connection:
+        async with database.database(running.admin_url) as connection:
             # a test asks more in a second than a person in an hour; tests of the limits set their user's own
             await connection.execute("update bridge.limits set value = null where name not like '%%bytes'")
         yield running
@@ -76,13 +77,13 @@ async def sign_up(stack: Stack, environment: dict[str, str]) -> AsyncIterator[Ca
     people: list[Person] = []
 
     async def sign_up() -> Person:
-        people.append(await harness.person(environment))
+        people.append(await users.person(environment))
         return people[-1]
 
     yield sign_up
     for somebody in people:
         await somebody.close()
-    await harness.forget_everybody(stack.admin_url)
+    await database.delete_all_users(stack.admin_url)
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ async def user(sign_up: Callable[[], Awaitable[Person]]) -> Person:
 @pytest.fixture
 async def db(stack: Stack) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
     """The database, as its superuser."""
-    async with harness.database(stack.admin_url) as connection:
+    async with database.database(stack.admin_url) as connection:
         yield connection
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from devstack.node import node
 from tests.conformance.conftest import PASSWORD, Supabase, User
+from tests.support import ROOT
 
 SCRIPT = Path(__file__).with_name("javascript.mjs")
-ROOT = Path(__file__).parents[2]
 
 
 async def test_supabase_js(supabase: Supabase, alice: User, bob: User, subtests: pytest.Subtests) -> None:

@@ -12,8 +12,8 @@ from playwright.async_api import Browser, BrowserContext, async_playwright, expe
 
 from devstack.migrations import PROJECT
 from devstack.stack import Stack
-from tests import harness
 from tests.e2e.tab import Tab, build, served
+from tests.support import database
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _ARGUMENTS = (
@@ -72,7 +72,7 @@ async def context(browser: Browser, stack: Stack) -> AsyncIterator[BrowserContex
     context.set_default_timeout(_PATIENCE_MS)
     yield context
     await context.close()
-    await harness.forget_everybody(stack.admin_url)
+    await database.delete_all_users(stack.admin_url)
 
 
 @pytest.fixture

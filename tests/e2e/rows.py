@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from tests.harness import Row
+from tests.support.database import Row
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from devstack.migrations import PROJECT
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, File, Turn
 from tests.e2e.tab import Tab
-from tests.harness import Row, working
+from tests.support.database import Row
+from tests.support.workers import working
 
 AXE = PROJECT / "node_modules" / "axe-core" / "axe.min.js"
 

@@ -12,7 +12,7 @@ import pytest
 from devstack.migrations import PROJECT
 from devstack.node import node
 from devstack.stack import Stack
-from tests import harness
+from tests.support import database
 
 FILES = ("test/supabase.test.ts", "test/transport.test.ts")
 VITEST = PROJECT / "node_modules" / "vitest" / "vitest.mjs"
@@ -22,7 +22,7 @@ VITEST = PROJECT / "node_modules" / "vitest" / "vitest.mjs"
 async def alone(stack: Stack) -> AsyncIterator[dict[str, str]]:
     """What the tests find in their environment. They play the worker, and whoever signs up is gone afterwards."""
     yield stack.environment
-    await harness.forget_everybody(stack.admin_url)
+    await database.delete_all_users(stack.admin_url)
 
 
 async def test_the_client_with_supabase(alone: dict[str, str]) -> None:

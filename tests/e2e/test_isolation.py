@@ -13,7 +13,8 @@ from postgrest.exceptions import APIError
 from realtime import RealtimePostgresChangesListenEvent
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from tests.harness import Ear, Person, working
+from tests.support.users import Ear, Person
+from tests.support.workers import working
 
 TABLES = ("sessions", "messages", "code_files", "code_file_versions")
 WORKER_CALLS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from devstack.node import node
-from tests.harness import Row, working
+from tests.support.database import Row
+from tests.support.workers import working
 
 USER = Path(__file__).with_name("user.mjs")
 

@@ -8,7 +8,7 @@ from playwright.async_api import expect
 
 from devstack.model import ModelServer
 from tests.e2e.tab import PASSWORD, Tab, grows
-from tests.harness import BY_DELTAS, working
+from tests.support.workers import BY_DELTAS, working
 
 WORDS = [f"part{n:02d}" for n in range(60)]  # a token each
 SENTENCE = " ".join(WORDS)

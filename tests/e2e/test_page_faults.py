@@ -16,7 +16,7 @@ from playwright.async_api import BrowserContext, Locator, expect
 from devstack.migrations import PROJECT
 from devstack.model import ModelServer
 from tests.e2e.tab import Tab, grows
-from tests.harness import working
+from tests.support.workers import working
 
 SENTENCE = " ".join(f"part{n:03d}" for n in range(120))
 SLOWLY = f'[[text="{SENTENCE}" delay=0.03]]'

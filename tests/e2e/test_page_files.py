@@ -12,7 +12,8 @@ from devstack.model import ModelServer
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, File, Turn
 from tests.e2e.tab import Tab
-from tests.harness import Row, working
+from tests.support.database import Row
+from tests.support.workers import working
 
 
 async def opened(tab: Tab, db: psycopg.AsyncConnection[Row], conversation: Conversation) -> str:

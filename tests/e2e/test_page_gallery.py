@@ -10,7 +10,7 @@ from playwright.async_api import BrowserContext, expect
 from devstack.migrations import PROJECT
 from devstack.model import ModelServer
 from tests.e2e.example import Example
-from tests.harness import BY_DELTAS, working
+from tests.support.workers import BY_DELTAS, working
 
 SENTENCE = " ".join(f"part{n:03d}" for n in range(60))
 

@@ -13,7 +13,7 @@ from playwright.async_api import Browser, BrowserContext, expect
 from devstack.migrations import PROJECT
 from devstack.stack import Stack
 from tests.e2e.tab import Tab, build, running
-from tests.harness import working
+from tests.support.workers import working
 
 
 def headers_of(folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from playwright.async_api import expect
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, File, Turn
 from tests.e2e.tab import Tab
-from tests.harness import Row
+from tests.support.database import Row
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -14,7 +14,7 @@ from devstack.stack import Stack
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, Turn
 from tests.e2e.tab import Tab, build, served
-from tests.harness import Row
+from tests.support.database import Row
 
 TIMES = 100
 # React keeps a listener of each kind at the root, and what is shown may differ by a few nodes.

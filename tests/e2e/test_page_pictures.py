@@ -10,7 +10,7 @@ from playwright.async_api import expect
 
 from devstack.migrations import PROJECT
 from tests.e2e.tab import Tab
-from tests.harness import working
+from tests.support.workers import working
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from playwright.async_api import expect
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, Turn
 from tests.e2e.tab import Tab
-from tests.harness import Row, working
+from tests.support.database import Row
+from tests.support.workers import working
 
 pytestmark = pytest.mark.quiet
 

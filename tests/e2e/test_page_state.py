@@ -8,7 +8,7 @@ from playwright.async_api import BrowserContext, expect
 from tests.e2e import rows
 from tests.e2e.rows import Conversation, Turn
 from tests.e2e.tab import Tab
-from tests.harness import Row
+from tests.support.database import Row
 
 _NO_STORAGE = """for (const kind of ["localStorage", "sessionStorage"]) Object.defineProperty(window, kind, {
   get() { throw new DOMException("denied", "SecurityError"); }

@@ -11,7 +11,7 @@ from devstack.model import ModelServer
 from tests.e2e.tab import FUNCTIONS, Tab
 from tests.e2e.test_accessibility import violations
 from tests.e2e.test_page_hostile import FOUND, HOSTILE
-from tests.harness import working
+from tests.support.workers import working
 
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 COLUMNS = ["Name", "Price", "Pros", "Cons", "Verdict"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bridge.delimiters import DELIMITERS
 from devstack.model import ModelServer
-from tests.harness import Person, working
+from tests.support.users import Person
+from tests.support.workers import working
 
 
 async def test_delimiters_are_text(environment: dict[str, str], model: ModelServer, user: Person) -> None:

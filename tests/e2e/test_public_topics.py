@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from realtime.types import RealtimeSubscribeStates
 
 from bridge.connection import config
-from tests.harness import Ear, Person, working
+from tests.support.users import Ear, Person
+from tests.support.workers import working
 
 
 async def speak(somebody: Person, topic: str, ear: Ear, *events: str) -> None:

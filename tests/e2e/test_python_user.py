@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from devstack.model import ModelServer
-from tests.harness import Person, working
+from tests.support.users import Person
+from tests.support.workers import working
 
 
 async def test_deltas_make_the_row(environment: dict[str, str], model: ModelServer, user: Person) -> None:

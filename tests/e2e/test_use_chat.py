@@ -11,7 +11,7 @@ from playwright.async_api import BrowserContext, expect
 from devstack.model import ModelServer
 from tests.e2e.example import Example
 from tests.e2e.test_page_faults import worker_process
-from tests.harness import BY_DELTAS, working
+from tests.support.workers import BY_DELTAS, working
 
 WORDS = [f"part{n:03d}" for n in range(120)]  # a token each
 SENTENCE = " ".join(WORDS)

@@ -14,7 +14,7 @@ from typing import Literal
 import psycopg
 from psycopg.rows import class_row
 
-from tests.harness import Row
+from tests.support.database import Row
 
 _CALLS = {
     "bridge_claim": (

@@ -32,8 +32,9 @@ from tests.faults.audit import Audit
 from tests.faults.checker import Expected, Ledger, Violation, check
 from tests.faults.havoc import Havoc, Slot, fleet
 from tests.faults.load import Load, plan
-from tests.faults.waiting import until
-from tests.harness import database, person
+from tests.support.database import database
+from tests.support.users import person
+from tests.support.waiting import until
 
 PEOPLE = 4
 # the share of the time in which all is to be asked; the one after which no more is; and how long the rest may take

@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from tests.faults.audit import Write
-from tests.harness import ENDED, Row
+from tests.support.database import Row
+from tests.support.users import ENDED
 
 Kind = Literal["lost", "doubled", "wrong", "out of order", "two at once", "late write"]
 

@@ -13,7 +13,7 @@ from devstack.stack import Stack
 from tests.faults.audit import Audit
 from tests.faults.proxy import Proxy
 from tests.faults.wire import Wire
-from tests.harness import Row
+from tests.support.database import Row
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from yarl import URL
 
 from devstack.model import ModelServer
 from devstack.stack import Stack
-from tests.faults.processes import WorkerProcess
 from tests.faults.proxy import Frame, Proxy
 from tests.faults.wire import Wire
-from tests.harness import database
+from tests.support.database import database
+from tests.support.workers import WorkerProcess
 
 LEASE_SECONDS = 3
 SETTINGS: Mapping[str, object] = {

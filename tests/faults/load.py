@@ -16,7 +16,7 @@ import httpx
 from postgrest.exceptions import APIError
 
 from tests.faults.checker import Expected
-from tests.harness import Person
+from tests.support.users import Person
 
 MESSAGES_PER_SESSION = 12
 CODE_EVERY = 6  # each sixth session writes code files

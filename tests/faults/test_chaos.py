@@ -14,8 +14,8 @@ from tests.faults import chaos
 from tests.faults.checker import check
 from tests.faults.havoc import Havoc
 from tests.faults.load import plan
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 SEED = 20261123
 MESSAGES = 120
 

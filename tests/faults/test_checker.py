@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.audit import Write
 from tests.faults.checker import Expected, Ledger, check
-from tests.harness import Row
+from tests.support.database import Row
 
 BEGAN = datetime(2026, 11, 1, tzinfo=UTC)
 FIRST, SECOND, THIRD = "question-1", "question-2", "question-3"

@@ -10,9 +10,10 @@ from typing import Any
 
 import psycopg
 
-from tests.faults.processes import WorkerProcess, worker_process
-from tests.faults.waiting import until
-from tests.harness import Person, Row
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.waiting import until
+from tests.support.workers import WorkerProcess, worker_process
 
 WORKERS = 3
 SESSIONS = 15

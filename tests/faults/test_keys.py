@@ -11,9 +11,10 @@ from typing import Any
 import jwt
 import psycopg
 
-from tests.faults.processes import worker_process
 from tests.faults.test_deploy import busy
-from tests.harness import Person, Row
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.workers import worker_process
 
 
 async def test_workers_with_two_keys_stand_in_for_each_other(

@@ -17,11 +17,12 @@ from yarl import URL
 from devstack.model import ModelServer
 from tests.faults.audit import Audit
 from tests.faults.checker import late_writes
-from tests.faults.processes import WorkerProcess, worker_process
 from tests.faults.view import View, ended, watching
-from tests.faults.waiting import until
 from tests.faults.wire import Wire
-from tests.harness import Person, Row
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.waiting import until
+from tests.support.workers import WorkerProcess, worker_process
 
 LEASE_SECONDS = 3
 FILLER = "".join(f"word{n % 100:02d} " for n in range(120))

@@ -12,9 +12,11 @@ import pytest
 
 from bridge import outbox, turn
 from devstack.model import ModelServer
-from tests.faults.waiting import until
 from tests.faults.wire import Wire
-from tests.harness import Person, Row, working
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.waiting import until
+from tests.support.workers import working
 
 MAX_FAILURES = 3
 FIRST_RETRY_SECONDS = 0.2

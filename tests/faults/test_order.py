@@ -16,8 +16,9 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from devstack.stack import Stack
-from tests.faults.waiting import until
-from tests.harness import Person, Row, database
+from tests.support.database import Row, database
+from tests.support.users import Person
+from tests.support.waiting import until
 
 CLAIMERS = 4
 SESSIONS = 60

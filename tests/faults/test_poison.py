@@ -7,8 +7,9 @@ from typing import Any
 
 import psycopg
 
-from tests.faults.processes import worker_process
-from tests.harness import Person, Row
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.workers import worker_process
 
 MAX_FAILURES = 2
 
@@ -21,7 +22,7 @@ async def test_a_question_that_kills_workers_is_given_up(
         "sweep_seconds": 1,
         "max_failures": MAX_FAILURES,
         "functions": "Chat,Die",
-        "handlers": "tests.bridge.handlers_for_tests",
+        "handlers": "tests.support.handlers",
     }
     poison = await user.ask(await user.open_session("Die", title="named"), "hello")
     for n in range(MAX_FAILURES):

@@ -17,8 +17,9 @@ from bridge.channels import SessionChannels
 from bridge.inbox import Signal, Work
 from bridge.worker import Worker
 from tests.faults.proxy import Frame, Proxy
-from tests.faults.waiting import until
-from tests.harness import Person, worker_settings, working
+from tests.support.users import Person
+from tests.support.waiting import until
+from tests.support.workers import worker_settings, working
 
 pytestmark = pytest.mark.quiet
 

@@ -18,8 +18,10 @@ from bridge import store, worker
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.faults.proxy import Proxy
-from tests.faults.waiting import until, waits_for_a_lock
-from tests.harness import ENDED, Person, Row, database, working
+from tests.support.database import Row, database
+from tests.support.users import ENDED, Person
+from tests.support.waiting import until, waits_for_a_lock
+from tests.support.workers import working
 
 Fault = Callable[[Proxy], AbstractAsyncContextManager[None]]
 FILLER = "".join(f"word{n % 100:02d} " for n in range(100))

@@ -22,10 +22,11 @@ from devstack.stack import Stack
 from tests.faults.audit import Audit
 from tests.faults.chaos import read
 from tests.faults.checker import Expected, check
-from tests.faults.processes import worker_process
 from tests.faults.test_deploy import busy
-from tests.faults.waiting import until
-from tests.harness import Person, Row, database, person
+from tests.support.database import Row, database
+from tests.support.users import Person, person
+from tests.support.waiting import until
+from tests.support.workers import worker_process
 
 FIRST_RELEASE = "20261101"  # migrations of that day are the schema that was released first
 SESSIONS = 8

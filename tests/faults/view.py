@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.waiting import until
-from tests.harness import ENDED, Ear, Person, Row
+from tests.support.database import Row
+from tests.support.users import ENDED, Ear, Person
+from tests.support.waiting import until
 
 CHECKPOINT_SECONDS = 0.2
 SILENCE_SECONDS = 5.0

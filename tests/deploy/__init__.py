@@ -1,1 +1,0 @@
-"""The files that hosts read, held to the code: nothing of them may drift."""

@@ -1,0 +1,123 @@
+"""`bridge doctor` names what is broken, with its remedy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from bridge import doctor
+from bridge.doctor import Finding
+from devstack.model import ModelServer
+from devstack.stack import Stack
+from tests.support.commands import run_bridge, wait_for_exit
+from tests.support.database import Row
+
+LLM = ("LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL")
+
+
+@pytest.fixture
+def env(environment: dict[str, str], model: ModelServer) -> dict[str, str]:
+    return environment | {"LLM_BASE_URL": model.url, "LLM_API_KEY": "key", "LLM_MODEL": "scripted"}
+
+
+async def troubles(env: Mapping[str, str]) -> dict[str, Finding]:
+    async with asyncio.timeout(60):
+        return {finding.name: finding async for finding in doctor.examine(env) if finding.trouble}
+
+
+async def test_all_is_well(env: dict[str, str]) -> None:
+    async with asyncio.timeout(60):
+        findings = [finding async for finding in doctor.examine(env)]
+    assert [finding.trouble for finding in findings] == [None] * len(findings), findings
+    assert [finding.name for finding in findings] == [
+        "settings", "functions", "project", "schema", "publication", "topics", "realtime", "model",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "trouble", "remedy"),
+    [
+        ({"SUPABASE_URL": ""}, "settings", "SUPABASE_URL is not set", ".env.example"),
+        ({"SUPABASE_URL": "http://127.0.0.1:9"}, "project", "does not answer", "Check SUPABASE_URL"),
+        ({"SUPABASE_SECRET_KEY": "sb_publishable_x"}, "settings", "publishable key", ".env.example"),
+        ({"SUPABASE_SECRET_KEY": "sb_secret_wrong"}, "project", "refused SUPABASE_SECRET_KEY", "secret key"),
+        ({"BRIDGE_FUNCTIONS": "Chat,Nonesuch"}, "functions", "Nonesuch", "BRIDGE_FUNCTIONS"),
+        ({"BRIDGE_HANDLERS": "no.such.module"}, "functions", "no.such.module", "BRIDGE_FUNCTIONS"),
+    ],
+)
+async def test_settings_keys_and_functions(
+    env: dict[str, str], change: dict[str, str], name: str, trouble: str, remedy: str
+) -> None:
+    found = await troubles(env | change)
+    assert trouble in (found[name].trouble or "")
+    assert remedy in found[name].remedy
+
+
+async def test_a_model_that_is_not_there(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_BASE_URL", "http://127.0.0.1:9/v1")
+    found = await troubles(env)
+    assert set(found) == {"model"}
+    assert "LLM_BASE_URL" in found["model"].remedy
+
+
+async def test_a_schema_that_is_not_migrated(
+    env: dict[str, str], stack: Stack, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await db.execute("alter function public.bridge_status rename to bridge_status_off")
+    await stack.lite.reload()
+    try:
+        found = await troubles(env)
+    finally:
+        await db.execute("alter function public.bridge_status_off rename to bridge_status")
+        await stack.lite.reload()
+    assert "supabase db push" in found["project"].remedy
+
+
+async def test_a_table_out_of_the_publication(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
+    await db.execute("alter publication supabase_realtime drop table public.messages")
+    try:
+        found = await troubles(env)
+    finally:
+        await db.execute("alter publication supabase_realtime add table public.messages")
+    assert set(found) == {"publication"}
+    assert "alter publication supabase_realtime add table public.messages" in found["publication"].remedy
+
+
+async def test_a_missing_policy_is_printed_to_be_run(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
+    await db.execute('drop policy "bridge: users hear their sessions" on realtime.messages')
+    found = await troubles(env)
+    assert set(found) == {"topics"}
+    # what it prints is what mends it
+    await db.execute(found["topics"].remedy.split(":\n", 1)[1].encode())
+    assert await troubles(env) == {}
+
+
+async def test_realtime_that_is_down(env: dict[str, str], stack: Stack) -> None:
+    await stack.realtime.stop()
+    try:
+        found = await troubles(env)
+    finally:
+        await stack.realtime.start()
+    assert set(found) == {"realtime"}
+
+
+async def test_a_client_out_of_step(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "baml_src").mkdir()
+    (tmp_path / "baml_src" / "new.baml").write_text("// a function that was not generated yet\n")
+    monkeypatch.chdir(tmp_path)
+    found = await troubles(env)
+    assert "new.baml" in (found["functions"].trouble or "")
+    assert "baml-cli generate" in found["functions"].remedy
+
+
+async def test_the_command(env: dict[str, str]) -> None:
+    code, out, err = await wait_for_exit(await run_bridge("doctor", **env))
+    assert code == 0, err
+    assert out.count("ok ") == 8
+    code, out, _ = await wait_for_exit(await run_bridge("doctor", **(env | {"SUPABASE_SECRET_KEY": "sb_secret_wrong"})))
+    assert code == 2
+    assert "trouble  project: The project refused SUPABASE_SECRET_KEY." in out

@@ -1,0 +1,348 @@
+"""Batches against the real database: one bad item never harms its batch."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from aiohttp import web
+
+from bridge.errors import SetupError, StoreUnavailable
+from bridge.model import Checkpoint, FileWrite, Outcome, Result
+from bridge.store import Store
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.waiting import until, waits_for_a_lock
+from tests.support.workers import worker_settings
+
+
+@pytest.fixture
+async def store(environment: dict[str, str]) -> AsyncIterator[Store]:
+    store = await Store.open(worker_settings(environment), "store-test")
+    yield store
+    await store.close()
+
+
+async def questions(user: Person, count: int) -> list[str]:
+    """Questions in sessions of their own, so that all can be claimed at once."""
+    return [await user.ask(await user.open_session(title="named"), f"question {n}") for n in range(count)]
+
+
+async def test_a_claim_brings_all_that_a_turn_needs(store: Store, user: Person) -> None:
+    session_id = await user.open_session(title="named", metadata={"tone": "dry"})
+    file = {"session_id": session_id, "path": "a.py", "content": "x"}
+    await user.client.table("code_files").insert(file).execute()
+    message_id = await user.ask(session_id, "hello", data={"city": "Bern"})
+    (job,) = (await store.claim(5, [])).jobs
+    assert (job.message_id, job.attempt, job.failures, job.cancel, job.broken) == (message_id, 1, 0, False, None)
+    assert job.turn is not None
+    assert (job.turn.message, job.turn.data, job.turn.user_id) == ("hello", {"city": "Bern"}, user.id)
+    assert job.turn.session.metadata == {"tone": "dry"}
+    assert [(file.path, file.content, file.revision) for file in job.turn.files] == [("a.py", "x", 1)]
+
+
+async def test_a_claim_whose_answer_was_lost_comes_again(store: Store, user: Person) -> None:
+    await questions(user, 3)
+    first = await store.claim(5, [])
+    again = await store.claim(5, [])
+    assert {(job.message_id, job.attempt) for job in first.jobs} == {
+        (job.message_id, job.attempt) for job in again.jobs
+    }
+    assert (await store.claim(5, [job.message_id for job in first.jobs])).jobs == ()
+
+
+async def test_what_comes_again_fills_slots_and_comes_in_parts(store: Store, user: Person) -> None:
+    """Answers that were lost add up to no more than the worker has slots for."""
+    await questions(user, 5)
+    first = {job.message_id for job in (await store.claim(2, [])).jobs}
+    again = {job.message_id for job in (await store.claim(2, [])).jobs}
+    assert first == again
+    assert len(first) == 2
+    assert len((await store.claim(3, [])).jobs) == 3
+    parts: set[str] = set()
+    for count in (1, 2, 3):
+        parts |= {job.message_id for job in (await store.claim(0, list(parts))).jobs}
+        assert len(parts) == count
+    assert (await store.claim(0, list(parts))).jobs == ()
+
+
+async def test_a_beat_gives_up_while_the_lease_still_holds(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.store.TRIES", 1)
+    store = await Store.open(worker_settings(environment, lease_seconds=4), "store-test")
+    try:
+        (message_id,) = await questions(user, 1)
+        (job,) = (await store.claim(1, [])).jobs
+        async with db.transaction():
+            await db.execute("select from bridge.jobs where message_id = %s for update", (message_id,))
+            async with asyncio.timeout(4):
+                with pytest.raises(StoreUnavailable, match="TimeoutError"):
+                    await store.beat([Checkpoint(message_id, job.attempt)])
+    finally:
+        await store.close()
+
+
+async def test_one_bad_result_harms_no_other(store: Store, user: Person) -> None:
+    await questions(user, 32)
+    jobs = (await store.claim(32, [])).jobs
+    assert len(jobs) == 32
+    results = [Result(job.message_id, job.attempt, "done", text=f"answer {n}") for n, job in enumerate(jobs)]
+    bad = jobs[7]
+    results[7] = Result(bad.message_id, bad.attempt, "done", text="x", seq=2**40)  # no integer of Postgres's
+    answers = await store.finish(results)
+    assert {state for id_, state in answers.states.items() if id_ != bad.message_id} == {"ok"}
+    assert answers.states[bad.message_id] == "refused"
+    row = await user.reply(bad.message_id)
+    assert (row["status"], row["error"]["code"]) == ("failed", "unstorable")
+
+
+async def test_a_file_that_is_refused_costs_neither_the_reply_nor_the_others(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    files = (FileWrite("a\nb", "refused"), FileWrite("good.py", "x"), FileWrite("", "refused"))
+    result = Result(job.message_id, job.attempt, "done", text="fine", files=files)
+    assert (await store.finish([result])).states == {job.message_id: "ok"}
+    assert (await user.reply(job.message_id))["content"] == "fine"
+    assert [file["path"] for file in await user.rows("code_files")] == ["good.py"]
+    (run,) = await (await db.execute("select error from bridge.runs")).fetchall()
+    assert run["error"]["code"] == "files_refused"
+
+
+async def test_a_file_that_a_user_gives_the_path_of_a_replys_own_stays(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """The rename is under way when the reply adds its file: both texts are kept, and the user is told."""
+    (message_id,) = await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    (session,) = await user.rows("sessions")
+    ear = await user.listen(f"session:{session['id']}", "file")
+    file = {"session_id": session["id"], "path": "old.py", "content": "the user's"}
+    await user.client.table("code_files").insert(file).execute()
+    files = (FileWrite("new.py", "the reply's"), FileWrite("other.py", "x"))
+    result = Result(job.message_id, job.attempt, "done", text="fine", files=files)
+    async with db.transaction():
+        await db.execute("update public.code_files set path = 'new.py' where path = 'old.py'")
+        finishing = asyncio.create_task(store.finish([result]))
+        await until(lambda: waits_for_a_lock(db), 5)
+    assert (await finishing).states == {message_id: "ok"}
+    (run,) = await (await db.execute("select error from bridge.runs")).fetchall()
+    assert run["error"] is None
+    rows = {row["path"]: row for row in await user.rows("code_files")}
+    assert {path: row["content"] for path, row in rows.items()} == {"new.py": "the user's", "other.py": "x"}
+    (version,) = await user.rows("code_file_versions", file_id=rows["new.py"]["id"])
+    assert (version["content"], version["conflict"], version["path"]) == ("the reply's", True, "new.py")
+    await ear.until(lambda ear: ear.of("file", id=rows["new.py"]["id"], conflict=True))
+
+
+@asynccontextmanager
+async def refusing(
+    db: psycopg.AsyncConnection[Row], kind: str, timing: str, which: str, status: str = "<> 'running'"
+) -> AsyncIterator[None]:
+    """A trigger of a project's own that lets no reply end (or have such a `status`), where `which` is so of its row."""
+    await db.execute(
+        "create function public.refuse() returns trigger language plpgsql as"
+        " $$ begin raise exception 'not in this project'; end $$"
+    )
+    try:
+        await db.execute(
+            f"create {kind} refuse after insert or update on public.messages {timing} for each row"
+            f" when (new.status {status} and ({which})) execute function public.refuse()"
+        )
+        yield
+    finally:
+        await db.execute("drop function public.refuse cascade")
+
+
+@pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["done", "cancelled"])
+async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row], timing: str, is_cancelled: bool
+) -> None:
+    await questions(user, 3)
+    jobs = (await store.claim(3, [])).jobs
+    results = [Result(job.message_id, job.attempt, "done", text="fine") for job in jobs]
+    bad = jobs[1].message_id
+    if is_cancelled:
+        await user.client.rpc("cancel_message", {"message_id": bad}).execute()
+    async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}' or new.id = '{bad}'"):
+        states = (await store.finish(results)).states
+        assert states == {job.message_id: "refused" if job.message_id == bad else "ok" for job in jobs}
+        assert (await store.finish(results)).states[bad] == "ok"  # it is over, and need not be told again
+        assert [row["content"] for row in await user.rows("messages", status="done", role="assistant")] == ["fine"] * 2
+        assert (await store.claim(3, [])).jobs == ()
+    (run,) = await (await db.execute("select outcome, error from bridge.runs where message_id = %s", (bad,))).fetchall()
+    assert run["outcome"] == ("cancelled" if is_cancelled else "failed")
+    assert run["error"]["detail"] == "P0001 not in this project"
+    letters = {letter["message_id"] for letter in await store.dead_letters(100)}
+    assert (bad in letters) is not is_cancelled
+    # the trigger is mended: whoever wants the reply asks again
+    assert (await user.client.rpc("retry_message", {"message_id": bad}).execute()).data == "queued"
+    (job,) = (await store.claim(3, [])).jobs
+    assert (await store.finish([Result(bad, job.attempt, "done", text="late")])).states == {bad: "ok"}
+    assert (await user.reply(bad))["content"] == "late"
+
+
+@pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
+async def test_a_trigger_that_refuses_a_beginning_or_a_checkpoint_takes_them_from_no_other(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row], timing: str
+) -> None:
+    bad, good = await questions(user, 2)
+    async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}'", "= 'running'"):
+        jobs = {job.message_id: job for job in (await store.claim(2, [])).jobs}
+        assert "not in this project" in (jobs[bad].broken or "")
+        assert jobs[good].broken is None
+        said = [Checkpoint(id_, jobs[id_].attempt, 1, "said so far") for id_ in (bad, good)]
+        assert set((await store.beat(said)).states.values()) == {"ok"}
+        assert (await user.reply(good, lambda row: row["seq"] > 0))["content"] == "said so far"
+    async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{good}'", "= 'running'"):
+        assert (await store.beat([Checkpoint(good, jobs[good].attempt, 2, "and more")])).states == {good: "ok"}
+    assert (await user.reply(good, lambda row: row["seq"] > 0))["content"] == "said so far"
+
+
+@pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
+@pytest.mark.parametrize("outcome", ["failed", "released"])
+async def test_a_trigger_that_refuses_another_attempt_ends_the_attempt_and_no_other(
+    store: Store, user: Person, outcome: Outcome, timing: str, db: psycopg.AsyncConnection[Row]
+) -> None:
+    bad, good = await questions(user, 2)
+    attempts = {job.message_id: job.attempt for job in (await store.claim(2, [])).jobs}
+    results = [Result(bad, attempts[bad], outcome, retry_ms=1000), Result(good, attempts[good], "done", text="fine")]
+    async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}' or new.id = '{bad}'"):
+        assert (await store.finish(results)).states == {bad: "refused", good: "ok"}
+    assert [letter["message_id"] for letter in await store.dead_letters(100)] == [bad]
+
+
+async def test_a_reply_that_only_one_of_its_rows_refuses_to_end_is_shown_as_failed(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    async with refusing(db, "trigger", "", "new.role = 'user'"):
+        answers = await store.finish([Result(job.message_id, job.attempt, "done", text="fine")])
+    assert answers.states == {job.message_id: "refused"}
+    row = await user.reply(job.message_id)
+    assert (row["status"], row["error"]["code"], row["attempt"]) == ("failed", "unstorable", job.attempt)
+
+
+async def test_what_a_project_defers_to_the_commit_stays_deferred_where_a_user_ends_a_job(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """A new question interrupts one that waits for its next attempt, in a transaction that is not complete yet."""
+    session_id = await user.open_session(title="named", on_new_message="interrupt")
+    first = await user.ask(session_id, "first")
+    (job,) = (await store.claim(1, [])).jobs
+    await store.finish([Result(first, job.attempt, "failed", retry_ms=3_600_000)])
+    await db.execute(
+        "create table public.notes (message_id uuid primary key, beside uuid references public.notes"
+        " deferrable initially deferred)"
+    )
+    try:
+        one, other = uuid.uuid4(), uuid.uuid4()
+        async with db.transaction():
+            await db.execute("insert into public.notes values (%s, %s)", (one, other))
+            await db.execute("insert into public.messages (session_id, content) values (%s, 'second')", (session_id,))
+            await db.execute("insert into public.notes values (%s, %s)", (other, one))
+    finally:
+        await db.execute("drop table public.notes")
+    assert (await user.rows("messages", id=first))[0]["status"] == "cancelled"
+
+
+async def test_a_batch_refused_as_a_whole_is_halved(store: Store, user: Person) -> None:
+    await questions(user, 8)
+    jobs = (await store.claim(8, [])).jobs
+    results = [Result(job.message_id, job.attempt, "done", text="fine") for job in jobs]
+    results[3] = Result("no uuid at all", 1, "done", text="bad")
+    answers = await store.finish(results)
+    assert len(answers.states) == 7
+    assert set(answers.states.values()) == {"ok"}
+
+
+async def test_what_postgres_cannot_hold_is_made_fit(store: Store, user: Person) -> None:
+    await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    checkpoint = Checkpoint(job.message_id, job.attempt, 1, "a\0b\ud800c", {"x\0": float("nan")})
+    assert (await store.beat([checkpoint])).states == {job.message_id: "ok"}
+    row = await user.reply(job.message_id, lambda row: row["seq"] == 1)
+    assert (row["content"], row["data"]) == ("ab?c", {"x": None})
+    long = Result(job.message_id, job.attempt, "done", text="é" * 600_000, seq=2)
+    assert (await store.finish([long])).states == {job.message_id: "ok"}
+    assert len((await user.reply(job.message_id))["content"].encode()) == 1_000_000
+
+
+async def test_a_lost_lease_changes_nothing(environment: dict[str, str], store: Store, user: Person) -> None:
+    await questions(user, 1)
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        (job,) = (await store.claim(1, [])).jobs
+        stale: list[Any] = [
+            await other.beat([Checkpoint(job.message_id, job.attempt, 1, "stolen")]),
+            await other.finish([Result(job.message_id, job.attempt, "done", text="stolen")]),
+            await store.beat([Checkpoint(job.message_id, job.attempt - 1, 1, "stolen")]),
+            await store.finish([Result(job.message_id, job.attempt + 1, "done", text="stolen")]),
+        ]
+        assert [answers.states[job.message_id] for answers in stale] == ["lost"] * 4
+        row = await user.reply(job.message_id, lambda _: True)
+        assert (row["status"], row["content"], row["seq"]) == ("running", "", 0)
+    finally:
+        await other.close()
+
+
+async def test_a_finish_can_be_said_twice(store: Store, user: Person) -> None:
+    await questions(user, 1)
+    (job,) = (await store.claim(1, [])).jobs
+    result = Result(job.message_id, job.attempt, "done", text="once")
+    assert (await store.finish([result])).states == {job.message_id: "ok"}
+    assert (await store.finish([result])).states == {job.message_id: "ok"}
+    assert (await user.reply(job.message_id))["content"] == "once"
+
+
+async def test_a_page_in_the_place_of_an_answer_is_a_call_that_failed(environment: dict[str, str]) -> None:
+    """What stands before a project may answer anything with HTTP 200: supabase hands it on as text."""
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text="<html>Be right back.</html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", page)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    store = await Store.open(worker_settings(environment | {"SUPABASE_URL": url}), "w")
+    try:
+        for call in (
+            store.claim(1, []),
+            store.beat([Checkpoint("id", 1)]),
+            store.finish([Result("id", 1, "done", text="fine")]),
+            store.check(),
+            store.doctor(),
+            store.dead_letters(5),
+            store.retry_dead(None),
+            store.drop_dead(None),
+        ):
+            with pytest.raises(StoreUnavailable, match="none of a Supabase project's"):
+                await call
+    finally:
+        await store.close()
+        await runner.cleanup()
+
+
+async def test_the_refused_key_and_the_missing_project_are_told(environment: dict[str, str]) -> None:
+    wrong = await Store.open(worker_settings(environment | {"SUPABASE_SECRET_KEY": "sb_secret_wrong"}), "w")
+    nowhere = await Store.open(worker_settings(environment | {"SUPABASE_URL": "http://127.0.0.1:9"}), "w")
+    try:
+        with pytest.raises(SetupError, match="refused SUPABASE_SECRET_KEY"):
+            await wrong.check()
+        with pytest.raises(StoreUnavailable):
+            await nowhere.check()
+    finally:
+        await wrong.close()
+        await nowhere.close()

@@ -1,0 +1,129 @@
+"""The worker's life: handlers, drain, a second signal, the watchdog, health."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psycopg
+import pytest
+
+from bridge import outbox
+from devstack.model import ModelServer
+from devstack.stack import Stack
+from tests.support.commands import read_until, run_bridge, wait_for_exit
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.waiting import until
+from tests.support.workers import worker_process, working
+
+HANDLERS = "tests.support.handlers"
+
+
+async def test_a_handler_answers(environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    # it says all at once: its end waits for the channel's join, and no checkpoint comes first
+    monkeypatch.setattr(outbox, "JOIN_PATIENCE_SECONDS", 20)
+    changes: dict[str, Any] = {"checkpoint_seconds": 60, "lease_seconds": 600}
+    async with working(environment, handlers=HANDLERS, functions="Loud", **changes):
+        session_id = await user.open_session("Loud", title="named")
+        ear = await user.listen(f"session:{session_id}")
+        row = await user.reply(await user.ask(session_id, "hello out there"))
+        assert (row["status"], row["content"], row["data"]) == ("done", "HELLO OUT THERE ", {"words": 3})
+        (file,) = await user.rows("code_files", session_id=session_id)
+        assert file["content"] == "HELLO OUT THERE"
+        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        assert "".join(delta.get("text", "") for delta in ear.of("delta")) == row["content"]
+
+
+async def test_a_loop_that_does_not_turn_ends_the_process(environment: dict[str, str], user: Person) -> None:
+    process = await run_bridge(
+        "run", **environment, BRIDGE_HANDLERS=HANDLERS, BRIDGE_FUNCTIONS="Freeze", BRIDGE_SWEEP_SECONDS="1"
+    )
+    await user.ask(await user.open_session("Freeze", title="named"), "hello")
+    code, _, err = await wait_for_exit(process, within=30)
+    assert code == 1
+    assert "no progress for 3 s: leaving" in err
+    assert "freeze" in err  # where it stood
+
+
+async def test_drain_releases_what_cannot_end(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """A reply that would outlast DRAIN_SECONDS goes on with another worker, at once and without a failure."""
+    session_id = await user.open_session(title="named")
+    changes: dict[str, Any] = {"drain_seconds": 0.5, "lease_seconds": 60}
+    async with working(environment, **changes) as first, working(environment, **changes) as second:
+        message_id = await user.ask(session_id, "[[tokens=60 delay=0.01 stall=30 times=1]]")
+        await user.reply(message_id, lambda row: row["seq"] > 0)
+        holder = next(worker for worker in (first, second) if message_id in worker.hands)
+        holder.drain()
+        await user.reply(message_id, lambda row: row["attempt"] == 2)  # long before its lease would have ended
+        await user.reply(message_id)
+    row = await user.reply(message_id)
+    assert (row["status"], row["attempt"]) == ("done", 2)
+    runs = await db.execute("select attempt, outcome from bridge.runs order by attempt")
+    assert await runs.fetchall() == [{"attempt": 1, "outcome": "released"}, {"attempt": 2, "outcome": "done"}]
+
+
+async def test_a_second_signal_leaves_now(environment: dict[str, str], model: ModelServer, user: Person) -> None:
+    process = await run_bridge("run", **environment, LLM_BASE_URL=model.url)
+    message_id = await user.ask(await user.open_session(title="named"), "[[tokens=5000 delay=0.02]]")
+    await user.reply(message_id, lambda row: row["seq"] > 0)
+    exchange = model.requests[-1]
+    process.send_signal(signal.SIGINT)
+    await read_until(process, "draining")  # two signals at once would be one
+    process.send_signal(signal.SIGINT)
+    code, _, err = await wait_for_exit(process, within=30)  # the reply takes 100 s, and a drain 90 s
+    assert code == 1, err
+    async with asyncio.timeout(5):
+        await exchange.ended.wait()
+    assert exchange.outcome == "dropped"
+
+
+async def test_health(stack: Stack, environment: dict[str, str], user: Person, tmp_path: Path) -> None:
+    async with worker_process(environment, tmp_path / "log") as worker, aiohttp.ClientSession() as http:
+
+        async def get(path: str) -> tuple[int, str]:
+            async with http.get(f"{worker.health_url}{path}") as answer:
+                return answer.status, await answer.text()
+
+        async def until_it_is(path: str, status: int) -> str:
+            told: list[tuple[int, str]] = []
+
+            async def is_so() -> bool:
+                told.append(await get(path))
+                return told[-1][0] == status
+
+            await until(is_so, within=20)
+            return told[-1][1]
+
+        session_id = await user.open_session(title="named")
+        await user.reply(await user.ask(session_id, "[[tokens=60 delay=0.05]]"))
+
+        async def has_heard_so() -> bool:
+            return 'bridge_attempts_total{outcome="done"}' in await worker.metrics()
+
+        await until(has_heard_so, within=20)
+        metrics = await worker.metrics()
+        for sample, value in (
+            ("bridge_ready", 1),
+            ("bridge_queue_depth", 0),
+            ("bridge_dead_letters", 0),
+            ('bridge_attempts_total{outcome="done"}', 1),
+            ("bridge_first_delta_seconds_count", 1),
+            ("bridge_claimed_total", 1),
+            ('bridge_tokens_total{kind="output"}', 60),
+        ):
+            assert metrics[sample] == value, sample
+        await stack.realtime.stop()
+        try:
+            assert "not subscribed to bridge:inbox" in await until_it_is("/readyz", 503)
+            assert (await get("/healthz"))[0] == 200
+        finally:
+            await stack.realtime.start()
+        await until_it_is("/readyz", 200)
+        worker.signal(signal.SIGTERM)
+        assert await worker.ended() == 0

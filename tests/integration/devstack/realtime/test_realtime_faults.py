@@ -1,0 +1,235 @@
+"""What goes wrong around the server: Postgres goes away, clients do not read, do not speak, or speak nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from devstack.__main__ import postgres_version
+from devstack.postgres import Postgres
+from devstack.realtime import wal
+from tests.integration.devstack.realtime.client import Client
+from tests.integration.devstack.realtime.service import PASSWORD, Service, execute, prepare, served, token
+
+Sql = Callable[..., Awaitable[list[tuple[object, ...]]]]
+INSERTS = [{"event": "INSERT", "schema": "public", "table": "perf"}]
+
+
+@pytest.fixture
+async def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
+    """A server that a test may stop."""
+    folder = tmp_path_factory.mktemp("own")
+    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=postgres_version(), fsync=False)
+    await server.start()
+    try:
+        await prepare(server)
+        await execute(
+            server.dsn("postgres", PASSWORD),
+            "create table public.perf (id bigint generated always as identity primary key, v text);"
+            " alter publication supabase_realtime add table public.perf;"
+            " create policy everybody on realtime.messages for select to authenticated using (true)",
+        )
+        yield server
+    finally:
+        await server.stop()
+
+
+async def test_it_survives_a_restart_of_postgres(own_postgres: Postgres) -> None:
+    dsn = own_postgres.dsn("postgres", PASSWORD)
+    async with served(own_postgres) as service:
+        client = await service.connect()
+        await client.join("room:1", token(), private=True, postgres_changes=INSERTS)
+        await client.subscribed()
+        before = time.monotonic()
+        await own_postgres.stop()
+        assert time.monotonic() - before < 5  # a stopping Postgres waits for its streams to be read to the end
+        await own_postgres.start()
+
+        async def heard(statement: str, event: str) -> None:
+            async with asyncio.timeout(15):
+                while True:
+                    await execute(dsn, statement)
+                    for message in await client.silent():
+                        if message["event"] == event:
+                            return
+
+        await heard("select realtime.send('{}', 'e', 'room:1')", "broadcast")
+        await heard("insert into public.perf(v) values ('x')", "postgres_changes")
+        # and new joins are authorised
+        other = await service.connect()
+        assert (await other.join("room:1", token(), private=True))["status"] == "ok"
+
+
+async def test_a_join_while_postgres_is_away_is_refused(own_postgres: Postgres) -> None:
+    async with served(own_postgres) as service:
+        client = await service.connect()
+        await own_postgres.stop()
+        answer = await client.join("room:1", token(), private=True)
+        assert answer["status"] == "error"
+        assert "unable to connect to the project database" in answer["response"]["reason"]
+        assert (await client.join("room:1", token()))["status"] == "ok"  # public: nobody is asked
+        await own_postgres.start()
+
+
+async def test_nothing_is_kept_for_nobody(service: Service, sql: Sql) -> None:
+    client = await service.connect()
+    await client.join("x", postgres_changes=INSERTS)
+    await client.subscribed()
+    await client.websocket.close()
+    await sql("insert into public.perf(v) select 'x' from generate_series(1, 1000)")
+    watcher = await service.connect()
+    await watcher.join("x", postgres_changes=[INSERTS[0] | {"filter": "v=eq.last"}])
+    await watcher.subscribed()
+    await sql("insert into public.perf(v) values ('last')")
+    assert (await watcher.event("postgres_changes"))["data"]["record"]["v"] == "last"
+
+
+async def test_the_slots_follow_the_log(postgres: Postgres, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal, "STATUS_SECONDS", 0.1)
+    async with served(postgres):
+        await sql("insert into public.perf(v) select repeat('x', 1000) from generate_series(1, 2000)")
+        await eventually(
+            sql,
+            "select max(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)) < 1000000"
+            " from pg_replication_slots where slot_name like 'realtime_%'",
+        )
+
+
+async def test_slots_vanish_with_the_server(postgres: Postgres, sql: Sql) -> None:
+    async with served(postgres):
+        # those of the test before may be about to vanish
+        await eventually(sql, "select count(*) = 2 from pg_replication_slots")
+    await eventually(sql, "select count(*) = 0 from pg_replication_slots")
+
+
+async def eventually(sql: Sql, question: str) -> None:
+    """Ask until the answer is yes."""
+    async with asyncio.timeout(15):
+        while (await sql(question))[0][0] is not True:
+            await sql("select pg_sleep(0.02)")
+
+
+async def test_stopping_closes_sockets_with_1012(postgres: Postgres) -> None:
+    async with served(postgres) as service:
+        clients = [await service.connect() for _ in range(3)]
+        await clients[0].join("x", postgres_changes=INSERTS)
+        await clients[1].send("realtime:secret", "phx_join", {"config": {"private": True}})
+        waiting = [asyncio.create_task(closed(client)) for client in clients]
+        before = time.monotonic()
+        await service.realtime.stop()
+        assert time.monotonic() - before < 5
+        assert [await code for code in waiting] == [1012, 1012, 1012]
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await service.connect()
+
+
+async def closed(client: Client) -> int | None:
+    async with asyncio.timeout(10):
+        while not client.websocket.closed:
+            await client.websocket.receive()
+    return client.websocket.close_code
+
+
+async def test_it_starts_again(postgres: Postgres, sql: Sql) -> None:
+    async with served(postgres) as service:
+        before = await service.connect()
+        await before.join("x", postgres_changes=INSERTS)
+        _, code = await asyncio.gather(service.realtime.stop(), closed(before))
+        assert code == 1012
+        await service.realtime.start()
+        client = await service.connect()
+        await client.join("x", postgres_changes=INSERTS)
+        await client.subscribed()
+        await sql("insert into public.perf(v) values ('again')")
+        assert (await client.event("postgres_changes"))["data"]["record"]["v"] == "again"
+
+
+async def test_a_socket_has_at_most_100_channels(service: Service) -> None:
+    client = await service.connect()
+    for number in range(100):
+        assert (await client.join(f"topic {number}"))["status"] == "ok"
+    answer = await client.join("one too many")
+    assert answer["response"] == {"reason": "ChannelRateLimitReached: Too many channels"}
+
+
+async def test_odd_names_of_tables_and_columns(service: Service, sql: Sql) -> None:
+    await sql(
+        'create table public."odd % ""t" ("k %s" text primary key, "v ""%" char(3), n bit(3));'
+        'alter table public."odd % ""t" enable row level security;'
+        'create policy everything on public."odd % ""t" for select using (true);'
+        'alter publication supabase_realtime add table public."odd % ""t"'
+    )
+    try:
+        client = await service.connect()
+        asked = {"event": "*", "schema": "public", "table": 'odd % "t', "filter": 'v "%=eq.abc'}
+        await client.join("odd", postgres_changes=[asked])
+        await client.subscribed()
+        await sql("""insert into public."odd % ""t" values ('a%s', 'abc', '101')""")
+        record = (await client.event("postgres_changes"))["data"]["record"]
+        assert record == {"k %s": "a%s", 'v "%': "abc", "n": "101"}
+    finally:
+        await sql('drop table public."odd % ""t"')
+
+
+async def test_a_failing_policy_spoils_nobody_elses_changes(service: Service, sql: Sql) -> None:
+    await sql(
+        "create table public.fragile (id bigint primary key); alter table public.fragile enable row level security;"
+        " create policy fragile on public.fragile for select to authenticated"
+        " using (1 / (case when (select auth.jwt()) ->> 'x' = 'bad' then 0 else 1 end) = 1);"
+        " alter publication supabase_realtime add table public.fragile"
+    )
+    try:
+        good, bad = await service.connect(), await service.connect()
+        asked = [{"event": "*", "schema": "public", "table": "fragile"}]
+        await bad.join("x", token(x="bad"), postgres_changes=asked)
+        await bad.subscribed()
+        await good.join("x", token(), postgres_changes=asked)
+        await good.subscribed()
+        await sql("insert into public.fragile values (1)")
+        await good.event("postgres_changes")
+        assert await bad.silent() == []
+    finally:
+        await sql("drop table public.fragile")
+
+
+async def test_a_silent_client_is_closed(postgres: Postgres) -> None:
+    async with served(postgres, idle_seconds=0.2) as service:
+        client = await service.connect()
+        assert await closed(client) == 1000
+
+
+async def test_a_slow_reader_is_cut_off(service: Service) -> None:
+    slow, quick, sender = [await service.connect() for _ in range(3)]
+    for client in (slow, quick, sender):
+        await client.join("flood")
+    payload = {"event": "e", "type": "broadcast", "payload": {"x": "y" * 1_000_000}}
+    for _ in range(40):  # more than the sockets' buffers and what the server keeps
+        await sender.send("realtime:flood", "broadcast", payload)
+        await quick.event("broadcast")
+    assert await closed(slow) == 1006
+
+
+@pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
+async def test_nonsense_is_ignored(service: Service, vsn: str) -> None:
+    client = await service.connect(vsn)
+    deep = "[" * 100_000 + "]" * 100_000
+    for text in ("", "x", "null", "{}", "[]", deep, '["1","1",5,"x",{}]', '{"topic":1,"event":2,"payload":3,"ref":4}'):
+        await client.websocket.send_str(text)
+    for data in (b"", b"\x09", os.urandom(50), b"\x03\xff\xff\xff\xff\xff\x01x"):
+        await client.websocket.send_bytes(data)
+    surrogate = {"topic": "realtime:x", "event": "phx_join", "payload": {"config": {"\ud800": 1}}, "ref": "1"}
+    await client.websocket.send_str(json.dumps(surrogate))
+    await client.websocket.send_str('{"topic":"phoenix","event":"heartbeat","payload":NaN,"ref":"1"}')
+    assert await client.silent() == []
+    odd: list[Any] = [5, [], "x", {"postgres_changes": [5]}, {"presence": 3}]
+    payloads: list[Any] = [None, 5, [], *({"config": value} for value in odd)]
+    for payload in payloads:
+        ref = await client.send("realtime:odd", "phx_join", payload)
+        assert (await client.answer(ref))["status"] in ("ok", "error")

@@ -1,0 +1,159 @@
+"""The limits of a plan: how rates are measured, and what happens above them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from devstack.postgres import Postgres
+from devstack.realtime.limits import Limits, Rate, Window
+from tests.integration.devstack.realtime.service import PASSWORD, SECRET_KEY, execute, served
+from tests.support.waiting import until
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_new_counter_averages_over_what_it_has() -> None:
+    clock = Clock()
+    rate = Rate(100, clock)
+    rate.add(499)
+    clock.now += 5
+    assert not rate.is_exceeded(), "499 in 5 s"
+    rate.add(501)
+    assert not rate.is_exceeded(), "it is looked at every 5 s"
+    clock.now += 5
+    assert (rate.is_exceeded(), rate.average) == (True, 100)
+
+
+def test_a_counter_in_use_averages_over_a_minute() -> None:
+    clock = Clock()
+    rate = Rate(100, clock)
+    rate.add(1)
+    clock.now += 60
+    rate.add(5_998)
+    clock.now += 5
+    assert not rate.is_exceeded()
+    rate.add(2)
+    clock.now += 5
+    assert rate.is_exceeded()
+    clock.now += 49
+    assert rate.is_exceeded()
+    clock.now += 6
+    assert not rate.is_exceeded()
+
+
+def test_a_counter_that_saw_nothing_for_five_minutes_begins_anew() -> None:
+    clock = Clock()
+    rate = Rate(100, clock)
+    rate.add(1)
+    clock.now += 310
+    rate.add(500)
+    clock.now += 5
+    assert rate.is_exceeded()
+
+
+def test_no_limit() -> None:
+    rate = Rate(None)
+    rate.add(10**9)
+    assert not rate.is_exceeded()
+
+
+def test_a_window_begins_at_its_first_call() -> None:
+    clock = Clock()
+    window = Window(2, 30, clock)
+    assert [window.allows() for _ in range(3)] == [True, True, False]
+    clock.now += 30
+    assert not window.allows()
+    clock.now += 1
+    assert window.allows()
+
+
+async def test_too_many_events(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever hears one too many is cut off; nothing comes from the database or over HTTP any more."""
+    clock = Clock()
+    async with served(postgres, limits=Limits(events_per_second=1), clock=clock) as service:
+        sender, hearer = await service.connect(), await service.connect()
+        for client in (sender, hearer):
+            assert (await client.join("busy", broadcast={"ack": True}))["status"] == "ok"
+        message = {"type": "broadcast", "event": "e", "payload": {}}
+        for _ in range(3):
+            await sender.answer(await sender.send("realtime:busy", "broadcast", message))
+        clock.now += 5
+        await sender.answer(await sender.send("realtime:busy", "broadcast", message))
+        assert (await hearer.event("system"))["message"] == "Too many messages per second"
+        await hearer.event("phx_close")
+        assert len([m for m in await hearer.silent() if m["event"] == "broadcast"]) == 4, "also the last one"
+        assert await sender.silent() == [], "it heard nothing"
+
+        assert (await hearer.join("busy"))["status"] == "ok", "it may come back"
+        await execute(postgres.dsn("supabase_admin", PASSWORD), "select realtime.send('{}', 'e', 'busy', false)")
+        await until(lambda: "one to busy is dropped" in caplog.text, within=10)  # it has come, by way of the log
+        body = {"messages": [{"topic": "busy", "event": "e", "payload": {}}]}
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {SECRET_KEY}"}) as http:
+            async with http.post(f"{service.url}/api/broadcast", json=body) as answer:
+                assert (answer.status, await answer.json()) == (429, {"message": "You have exceeded your rate limit"})
+            clock.now += 70
+            async with http.post(f"{service.url}/api/broadcast", json={"messages": body["messages"] * 2}) as answer:
+                assert answer.status == 429
+                assert (await answer.json())["message"].startswith("Too many messages to broadcast")
+            async with http.post(f"{service.url}/api/broadcast", json=body) as answer:
+                assert answer.status == 202
+        assert len([m for m in await hearer.silent() if m["event"] == "broadcast"]) == 1
+
+
+async def test_too_many_joins(postgres: Postgres) -> None:
+    clock = Clock()
+    async with served(postgres, limits=Limits(joins_per_second=1), clock=clock) as service:
+        client = await service.connect()
+        for number in range(5):
+            assert (await client.join(f"room{number}"))["status"] == "ok"
+        clock.now += 5
+        refused = await client.join("one more")
+        assert refused["response"] == {"reason": "ClientJoinRateLimitReached: Too many joins per second"}
+        with pytest.raises(ConnectionError):
+            await client.next()
+
+
+async def test_too_many_clients(postgres: Postgres) -> None:
+    async with served(postgres, limits=Limits(clients=2)) as service:
+        clients = [await service.connect() for _ in range(3)]
+        for client in clients[:2]:
+            assert (await client.join("room"))["status"] == "ok"
+            assert (await client.join("another"))["status"] == "ok"
+        refused = await clients[2].join("room")
+        assert refused["response"] == {"reason": "ConnectionRateLimitReached: Too many connected users"}
+        await clients[0].websocket.close()
+        async with asyncio.timeout(5):
+            while (await clients[2].join("room"))["status"] != "ok":
+                pass  # each refusal waits for the back-off
+
+
+async def test_too_much_presence(postgres: Postgres) -> None:
+    clock = Clock()
+    async with served(postgres, limits=Limits(presence_per_second=1), clock=clock) as service:
+        client = await service.connect()
+        await client.join("room", presence={"enabled": True, "key": "me"})
+        for number in range(4):
+            track = {"type": "presence", "event": "track", "payload": {"n": number}}
+            assert (await client.answer(await client.send("realtime:room", "presence", track)))["status"] == "ok"
+        clock.now += 5
+        await client.send("realtime:room", "presence", {"event": "track", "payload": {"n": 9}})
+        assert (await client.event("system"))["message"] == "Too many presence messages per second"
+
+
+async def test_a_presence_that_is_too_large(postgres: Postgres) -> None:
+    async with served(postgres) as service:
+        client = await service.connect()
+        await client.join("room", presence={"enabled": True, "key": "me"})
+        await client.send("realtime:room", "presence", {"event": "track", "payload": {"x": "y" * 3_100_000}})
+        assert (await client.event("system"))["message"] == "Track message size exceeded"

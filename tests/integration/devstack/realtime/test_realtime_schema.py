@@ -1,0 +1,109 @@
+"""Schema `realtime` is as restricted for the role that runs migrations as it is on the hosted service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+
+from devstack.__main__ import postgres_version
+from devstack.postgres import Postgres
+from tests.integration.devstack.realtime.service import PASSWORD, execute, prepare
+
+REFUSED = [
+    "comment on table realtime.messages is 'x'",
+    "comment on policy allowed on realtime.messages is 'x'",
+    "alter policy allowed on realtime.messages using (false)",
+    "alter table realtime.messages add column x int",
+    "alter table realtime.messages disable row level security",
+    "alter table realtime.messages owner to postgres",
+    "create index on realtime.messages (topic)",
+    "create trigger t after insert on realtime.messages for each row execute function public.nothing()",
+    "create function realtime.mine() returns int language sql return 1",
+    "create table realtime.mine ()",
+    "drop table realtime.messages cascade",
+    "drop function realtime.topic() cascade",
+    "drop schema realtime cascade",
+    "create or replace function realtime.topic() returns text language sql as $$ select ''::text $$",
+    "alter function realtime.topic() rename to other",
+    "comment on function realtime.topic() is 'x'",
+    "alter publication supabase_realtime add table realtime.messages",
+    "drop event trigger realtime_refuse_ddl",
+    "set role supabase_realtime_admin",
+]
+
+
+@pytest.fixture(scope="module", params=[18, 16])
+async def database(
+    request: pytest.FixtureRequest, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """The connection URL of the role `postgres`, on each version."""
+    preparation = """
+        create policy allowed on realtime.messages for select to authenticated using (true);
+        create function public.nothing() returns trigger language plpgsql as 'begin return null; end';
+    """
+    if request.param == postgres_version():
+        dsn = postgres.dsn("postgres", PASSWORD)
+        await execute(dsn, preparation)
+        yield dsn
+        await execute(dsn, "drop policy allowed on realtime.messages; drop function public.nothing()")
+        return
+    folder = tmp_path_factory.mktemp("other")
+    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=request.param, fsync=False)
+    await server.start()
+    try:
+        await prepare(server)
+        await execute(server.dsn("postgres", PASSWORD), preparation)
+        yield server.dsn("postgres", PASSWORD)
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize("statement", REFUSED)
+async def test_ddl_is_refused(database: str, statement: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await execute(database, statement)
+
+
+async def test_policies_are_made_and_dropped(database: str) -> None:
+    await execute(
+        database,
+        "create policy mine on realtime.messages for insert to authenticated with check (realtime.topic() = 'a')",
+    )
+    await execute(database, "drop policy mine on realtime.messages")
+
+
+async def test_other_schemas_are_free(database: str) -> None:
+    await execute(database, "create table public.free (topic text); comment on table public.free is 'x'")
+    await execute(database, "create function public.f() returns text language sql as 'select realtime.topic()'")
+    await execute(database, "drop function public.f(); drop table public.free")
+
+
+async def test_send_never_fails(database: str) -> None:
+    notices: list[str] = []
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+        await connection.execute("select realtime.send('[1]'::jsonb, 'e', 'nobody', true)")
+        await connection.execute("select realtime.send('{}'::jsonb, 'e', null, true)")
+    assert len(notices) == 2
+    assert all(notice.startswith("WarnSendingBroadcastMessage: ") for notice in notices)
+
+
+async def test_send_stores_the_message(database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        await connection.execute("""select realtime.send('{"a": 1}'::jsonb, 'e', 'nobody')""")
+        cursor = await connection.execute(
+            "select payload ->> 'id' = id::text, extension, event, private, realtime.topic()"
+            " from realtime.messages where topic = 'nobody'"
+        )
+        assert await cursor.fetchall() == [(True, "broadcast", "e", True, "nobody")]
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
+async def test_api_roles_may_use_the_table(database: str, role: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database) as connection:
+        await connection.execute("select set_config('role', %s, true)", (role,))
+        await connection.execute("select topic from realtime.messages")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await connection.execute("delete from realtime.messages")

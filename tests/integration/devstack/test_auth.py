@@ -1,0 +1,79 @@
+"""Auth with the official client and by hand."""
+
+from __future__ import annotations
+
+import uuid
+
+import httpx
+import psycopg
+import pytest
+from supabase import AsyncClientOptions, AuthApiError, acreate_client
+
+from devstack.stack import Stack
+from tests.integration.devstack.conftest import User, sign_up
+
+
+async def test_official_client(embedded: Stack) -> None:
+    env = embedded.environment
+    async with httpx.AsyncClient(timeout=20) as http:
+        options = AsyncClientOptions(auto_refresh_token=False, httpx_client=http)
+        client = await acreate_client(env["SUPABASE_URL"], env["SUPABASE_PUBLISHABLE_KEY"], options)
+        email = f"{uuid.uuid4()}@example.com"
+        signed_up = await client.auth.sign_up({"email": email, "password": "correct horse"})
+        assert signed_up.session is not None, "no confirmation is asked for"
+        assert signed_up.user is not None
+        await client.table("notes").insert({"body": "mine", "data": {"a": 1}}).execute()
+        [note] = (await client.table("notes").select("user_id, body, data").execute()).data
+        assert note == {"user_id": signed_up.user.id, "body": "mine", "data": {"a": 1}}
+
+        again = await client.auth.sign_in_with_password({"email": email, "password": "correct horse"})
+        assert again.session is not None
+        refreshed = await client.auth.refresh_session()
+        assert refreshed.session is not None
+        assert refreshed.session.refresh_token != again.session.refresh_token
+        who = await client.auth.get_user()
+        assert who is not None
+        assert who.user.email == email
+        await client.auth.sign_out()
+        with pytest.raises(AuthApiError, match="Invalid login credentials"):
+            await client.auth.sign_in_with_password({"email": email, "password": "wrong"})
+
+
+async def test_signing_out_ends_the_session(http: httpx.AsyncClient, anon: dict[str, str]) -> None:
+    user = await sign_up(http, anon)
+    assert (await http.get("/auth/v1/user", headers=user.headers)).status_code == 200
+    assert (await http.post("/auth/v1/logout", headers=user.headers)).status_code == 204
+    assert (await http.get("/auth/v1/user", headers=user.headers)).status_code == 403
+    refresh = await http.post(
+        "/auth/v1/token?grant_type=refresh_token",
+        headers=anon,
+        json={"refresh_token": user.session["refresh_token"]},
+    )
+    assert refresh.status_code == 400
+
+
+async def test_refusals(http: httpx.AsyncClient, anon: dict[str, str], alice: User) -> None:
+    twice = await http.post("/auth/v1/signup", headers=anon, json={"email": alice.email, "password": "correct horse"})
+    assert (twice.status_code, twice.json()["error_code"]) == (422, "user_already_exists")
+    weak = await http.post("/auth/v1/signup", headers=anon, json={"email": "x@example.com", "password": "x"})
+    assert (weak.status_code, weak.json()["error_code"]) == (422, "weak_password")
+
+
+async def test_triggers_and_keys_on_users(embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]) -> None:
+    """A migration may put a trigger on auth.users, and a deleted user takes its rows along."""
+    user = await sign_up(http, anon)
+    async with await psycopg.AsyncConnection.connect(embedded.environment["SUPABASE_DB_URL"], autocommit=True) as db:
+        count = "select count(*) from public.profiles where id = %s"
+        assert await (await db.execute(count, (user.id,))).fetchone() == (1,)
+        await db.execute("delete from auth.users where id = %s", (user.id,))
+        assert await (await db.execute(count, (user.id,))).fetchone() == (0,)
+
+
+async def test_visitors_cannot_read_users(embedded: Stack) -> None:
+    async with await psycopg.AsyncConnection.connect(embedded.admin_url) as db:
+        for role in ("anon", "authenticated", "service_role", "authenticator"):
+            for table in ("users", "refresh_tokens", "sessions", "identities"):
+                row = await (
+                    await db.execute("select has_table_privilege(%s, %s, 'select')", (role, f"auth.{table}"))
+                ).fetchone()
+                assert row == (False,), (role, table)

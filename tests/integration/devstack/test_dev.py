@@ -1,0 +1,144 @@
+"""`python -m devstack.dev`: everything in one terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from devstack import dev
+from tests.integration.devstack.test_lifecycle import children, gone, linux
+
+KEYS = {"SUPABASE_URL": "https://x.example", "SUPABASE_PUBLISHABLE_KEY": "p", "SUPABASE_SECRET_KEY": "s"}
+LLM = {"LLM_BASE_URL": "http://x/v1", "LLM_API_KEY": "k", "LLM_MODEL": "m"}
+
+
+class Terminal:
+    """A running `make dev`, and what it printed."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.text = ""
+
+    async def until(self, pattern: str) -> re.Match[str]:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(60):
+            while not (found := re.search(pattern, self.text)):
+                line = await self.process.stdout.readline()
+                assert line, self.text
+                self.text += line.decode()
+        return found
+
+    async def end(self) -> int:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(20):
+            self.text += (await self.process.stdout.read()).decode()
+            return await self.process.wait()
+
+
+@contextlib.asynccontextmanager
+async def terminal(data: Path, web_port: int = 25173, **variables: str) -> AsyncIterator[Terminal]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "devstack.dev", "--data", str(data), "--port", "0", "--web-port", str(web_port)),
+        *("--env-file", os.devnull),
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        yield Terminal(process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+@linux
+@pytest.mark.quiet
+async def test_all_of_it(tmp_path: Path) -> None:
+    async with terminal(tmp_path) as first:
+        page = (await first.until(r"The chat +(http://127\.0\.0\.1:\d+)"))[1]
+        async with httpx.AsyncClient() as client:
+            assert "<html" in (await client.get(page)).text
+        family = children(first.process.pid)
+        first.process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        assert await first.end() == 0, first.text
+        assert time.monotonic() - begun < 5
+        await gone(*family)
+
+    # Again, on the kept data, with the web app's port taken.
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        begun = time.monotonic()
+        async with terminal(tmp_path, port) as second:
+            await second.until("Ctrl-C")
+            assert time.monotonic() - begun < 10
+            assert "Migrations" not in second.text, "nothing was new"
+            assert re.search(rf"port {port} is in use, the web app takes (?!{port})\d+", second.text)
+            family = children(second.process.pid)
+            worker = next(pid for pid in family if "bridge.cli" in command_line(pid))
+            os.kill(worker, signal.SIGKILL)
+            assert await second.end() == 1
+            assert re.search(r"^dev: worker ended with exit code -9: ", second.text, re.M), second.text
+            await gone(*family)
+
+    async with terminal(tmp_path) as third:
+        await third.until("Ctrl-C")
+        family = children(third.process.pid)
+        third.process.kill()
+        await gone(*family)
+
+
+async def test_missing_key_is_one_line(tmp_path: Path) -> None:
+    async with terminal(tmp_path, SUPABASE_URL="https://x.example", SUPABASE_SECRET_KEY="s") as run:
+        assert await run.end() == 2
+        [line] = run.text.splitlines()
+        assert "SUPABASE_PUBLISHABLE_KEY is not" in line
+
+
+def test_another_project() -> None:
+    assert dev.hosted({}) is None
+    assert dev.hosted(LLM) is None
+    assert dev.hosted({**KEYS, "OTHER": "x"}) == KEYS
+    legacy = {"SUPABASE_URL": "https://x.example", "SUPABASE_ANON_KEY": "p", "SUPABASE_SERVICE_ROLE_KEY": "s"}
+    assert dev.hosted(legacy) == KEYS
+    for name in ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY"):
+        with pytest.raises(dev.SettingError, match=f"{name} is not"):
+            dev.hosted({key: value for key, value in KEYS.items() if key != name})
+
+
+def test_another_model() -> None:
+    assert dev.model({}) is None
+    assert dev.model({**LLM, "OTHER": "x"}) == LLM
+    for name in LLM:
+        with pytest.raises(dev.SettingError, match=f"{name} is not set"):
+            dev.model({key: value for key, value in LLM.items() if key != name})
+
+
+def test_dotenv_gives_way_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("LLM_MODEL=file\nLLM_API_KEY=file\nSUPABASE_URL=\n")
+    monkeypatch.setenv("LLM_MODEL", "environment")
+    monkeypatch.setenv("LLM_BASE_URL", "")
+    monkeypatch.delenv("LLM_API_KEY", raising=False)  # which a model of other tests sets
+    found = dev.settings(tmp_path / ".env")
+    assert (found["LLM_MODEL"], found["LLM_API_KEY"]) == ("environment", "file")
+    assert "SUPABASE_URL" not in found
+    assert "LLM_BASE_URL" not in found

@@ -1,0 +1,44 @@
+"""The page about the devstack says what the tests show."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import tests.conformance.test_conformance_auth as auth
+import tests.conformance.test_conformance_rest as rest
+from devstack.migrations import PROJECT
+from tests.integration.devstack.realtime.test_realtime_recordings import PASSED_OVER
+
+PAGE = (PROJECT / "docs" / "devstack.md").read_text()
+RECORDINGS = Path(__file__).parent / "realtime" / "recordings"
+VERSIONS = {"v1": "1.0.0", "v2": "2.0.0"}
+
+
+def test_every_recording_has_its_row() -> None:
+    played: dict[str, list[str]] = {}
+    for path in sorted(RECORDINGS.glob("*.jsonl")):
+        name, version, _ = path.name.split(".")
+        played.setdefault(name, []).append(VERSIONS[version])
+    rows = re.findall(r"^\| `(\d\w+)` \| .* \| (.*) \| (.*) \|$", PAGE, re.MULTILINE)
+    passing = {name: versions.split(", ") for name, versions, result in rows if result.startswith("pass")}
+    assert passing == played
+    others = [(name, result) for name, _, result in rows if name not in passing]
+    assert others == [("15_cold_start_pg_restart_shutdown", "not played: 3")]
+    told = {(name, int(number)) for name, _, result in rows for number in re.findall(r"pass, but (\d)$", result)}
+    assert told == {(name.partition(".")[0], number) for name, numbers in PASSED_OVER.items() for number in numbers}
+    for number in {number for _, number in told} | {3}:
+        assert re.search(rf"^{number}\. ", PAGE, re.MULTILINE), "its reason"
+
+
+def test_every_expected_failure_is_told() -> None:
+    found = [
+        mark.kwargs["reason"]
+        for module in (auth, rest)
+        for test in vars(module).values()
+        for mark in getattr(test, "pytestmark", [])
+        if mark.name == "xfail"
+    ]
+    assert len(found) == 2
+    for reason in found:
+        assert f"- {reason}" in PAGE

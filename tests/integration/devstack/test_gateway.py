@@ -1,0 +1,104 @@
+"""The front port: CORS, unknown paths, and what it says while a part is down."""
+
+from __future__ import annotations
+
+import socket
+
+import httpx
+import pytest
+
+from devstack.stack import Stack
+from tests.integration.devstack.conftest import User
+from tests.support.waiting import until
+
+
+@pytest.mark.parametrize("path", ["/rest/v1/notes", "/auth/v1/token", "/realtime/v1/api/broadcast"])
+async def test_preflight(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.options(
+        path,
+        headers={
+            "Origin": "https://app.example",
+            "Access-Control-Request-Method": "PATCH",
+            "Access-Control-Request-Headers": "apikey,authorization,x-client-info",
+        },
+    )
+    assert answer.status_code in (200, 204)
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "PATCH" in answer.headers["access-control-allow-methods"]
+    assert "x-client-info" in answer.headers["access-control-allow-headers"]
+
+
+@pytest.mark.parametrize("path", ["/rest/v1/notes", "/rest/v1/nonsense", "/auth/v1/user", "/realtime/v1/api/ping"])
+async def test_every_answer_may_be_read_by_any_page(http: httpx.AsyncClient, alice: User, path: str) -> None:
+    for headers in (alice.headers, {}):
+        answer = await http.get(path, headers={**headers, "Origin": "https://app.example"})
+        assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+    assert "content-range" in answer.headers["access-control-expose-headers"].lower()
+
+
+@pytest.mark.parametrize("path", ["/", "/nonsense", "/storage/v1/bucket", "/rest/v2/notes", "/rest/v1x"])
+async def test_unknown_path(http: httpx.AsyncClient, path: str) -> None:
+    answer = await http.get(path)
+    assert (answer.status_code, answer.json()) == (404, {"message": "no Route matched with those values"})
+
+
+async def test_bodies_pass_unchanged(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+    text = "漢字 🎈 \n" * 100_000
+    answer = await http.post("/rest/v1/rpc/echo", headers=service, json={"value": {"text": text}})
+    assert answer.json() == {"text": text}
+
+
+async def test_query_passes_unchanged(http: httpx.AsyncClient, alice: User) -> None:
+    await http.post("/rest/v1/notes", headers=alice.headers, json={"body": "a+b & c=d/é"})
+    found = await http.get("/rest/v1/notes", params={"body": "eq.a+b & c=d/é"}, headers=alice.headers)
+    assert [row["body"] for row in found.json()] == ["a+b & c=d/é"]
+    head = await http.head(
+        "/rest/v1/notes", params={"select": "id"}, headers={**alice.headers, "Prefer": "count=exact"}
+    )
+    assert head.status_code == 200
+    assert head.headers["content-range"].split("/")[1].isdigit()
+
+
+async def test_while_lite_is_down(embedded: Stack, http: httpx.AsyncClient, service: dict[str, str]) -> None:
+    await embedded.lite.stop()
+    try:
+        for path in ("/rest/v1/notes", "/auth/v1/user"):
+            answer = await http.get(path, headers=service)
+            assert answer.status_code == 503
+            assert "message" in answer.json()
+    finally:
+        await embedded.lite.start()
+    assert (await http.get("/rest/v1/notes", headers=service)).status_code == 200
+
+
+async def test_while_postgres_is_down(
+    embedded: Stack, http: httpx.AsyncClient, service: dict[str, str], anon: dict[str, str], alice: User
+) -> None:
+    await embedded.postgres.stop()
+    try:
+        answer = await http.get("/rest/v1/notes", headers=service)
+        assert answer.status_code == 503
+        assert answer.json()["code"].startswith("PGRST")
+        signed_in = await http.post(
+            "/auth/v1/token?grant_type=password",
+            headers=anon,
+            json={"email": alice.email, "password": alice.password},
+        )
+        assert signed_in.status_code >= 500
+    finally:
+        await embedded.postgres.start()
+
+    async def is_back() -> bool:
+        return (await http.get("/rest/v1/notes", headers=service)).status_code == 200
+
+    await until(is_back, within=30)  # it may have to be started anew, see Stack._keep_lite
+
+
+async def test_other_addresses_of_the_machine_do_not_listen(embedded: Stack) -> None:
+    ports = [embedded.gateway.port, embedded.postgres.port, embedded.lite.port]
+    for port in ports:
+        assert port is not None
+        with socket.socket() as probe:
+            probe.settimeout(2)
+            # 127.0.0.2 reaches a socket bound to every address, not one bound to 127.0.0.1
+            assert probe.connect_ex(("127.0.0.2", port)) != 0

@@ -1,0 +1,296 @@
+"""REST answers as PostgREST does, where a client can tell the difference."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import Any
+
+import httpx
+import jwt
+import psycopg
+import pytest
+
+from devstack.stack import Stack
+from tests.integration.devstack.conftest import User
+
+
+async def call(http: httpx.AsyncClient, headers: dict[str, str], name: str, **arguments: Any) -> httpx.Response:
+    return await http.post(f"/rest/v1/rpc/{name}", headers=headers, json=arguments)
+
+
+@pytest.mark.parametrize("value", [{"a": [1, "x", None]}, [1, "x"], "text", "7", 7, 1.5, True, None, {}, [], ""])
+async def test_jsonb_argument_and_result(http: httpx.AsyncClient, service: dict[str, str], value: object) -> None:
+    answer = await call(http, service, "echo", value=value)
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == value
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [({}, "object"), ([1], "array"), ("x", "string"), ("7", "string"), (7, "number")]
+)
+async def test_jsonb_argument_keeps_its_kind(
+    http: httpx.AsyncClient, service: dict[str, str], value: object, kind: str
+) -> None:
+    assert (await call(http, service, "kind", value=value)).json() == kind
+
+
+async def test_array_arguments(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+    ids = [str(uuid.uuid4()), str(uuid.uuid4())]
+    assert (await call(http, service, "echo_ids", ids=ids)).json() == ids
+    assert (await call(http, service, "echo_ids", ids=[])).json() == []
+    words = ['a "quoted" one', "a, comma", "{braces}", "back\\slash", "", "naïve 漢字 🎈", "NULL"]
+    assert (await call(http, service, "echo_words", words=words)).json() == words
+    assert (await call(http, service, "echo_words", words=words, most=2)).json() == words[:2]
+
+
+async def test_void_and_table_results(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+    nothing = await call(http, service, "nothing")
+    assert (nothing.status_code, nothing.content) == (204, b"")
+    rows = (await call(http, service, "listing", count=2)).json()
+    assert rows == [
+        {"number": 1, "at": "2026-01-02T03:04:05.678+00:00"},
+        {"number": 2, "at": "2026-01-02T03:04:05.678+00:00"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("P0001", 400),
+        ("P0002", 500),
+        ("22023", 400),
+        ("23502", 400),
+        ("23503", 409),
+        ("23505", 409),
+        ("23514", 400),
+        ("28000", 403),
+        ("40001", 500),
+        ("42501", 403),
+        ("53300", 503),
+        ("53400", 500),
+        ("54000", 500),
+        ("55000", 500),
+        ("55P03", 500),
+        ("57014", 500),
+        ("58000", 500),
+        ("BR001", 400),
+        ("PT429", 429),
+        ("XX000", 500),
+    ],
+)
+async def test_raised_errors(http: httpx.AsyncClient, alice: User, state: str, status: int) -> None:
+    answer = await call(http, alice.headers, "fail", state=state)
+    assert answer.status_code == status
+    body = answer.json()
+    assert body["code"] == state
+    assert body["message"] == "it failed"
+    assert body["details"] == "the detail"
+    assert set(body) == {"code", "message", "details", "hint"}
+
+
+async def test_hint_is_passed_on(http: httpx.AsyncClient, alice: User) -> None:
+    for state in ("P0001", "23505", "42501"):
+        assert (await call(http, alice.headers, "fail", state=state)).json()["hint"] == "the hint", state
+
+
+async def test_insufficient_privilege_is_401_for_a_visitor(
+    http: httpx.AsyncClient, anon: dict[str, str], alice: User, service: dict[str, str]
+) -> None:
+    assert (await call(http, anon, "only_service")).status_code == 401
+    refused = await call(http, alice.headers, "only_service")
+    assert (refused.status_code, refused.json()["code"]) == (403, "42501")
+    assert (await call(http, service, "only_service")).json() == "yes"
+
+
+async def test_duplicate_and_check_violation(http: httpx.AsyncClient, alice: User) -> None:
+    note = {"id": str(uuid.uuid4()), "body": "once"}
+    first = await http.post("/rest/v1/notes", headers=alice.headers, json=note)
+    assert (first.status_code, first.content) == (201, b"")
+    second = await http.post("/rest/v1/notes", headers=alice.headers, json=note)
+    assert (second.status_code, second.json()["code"]) == (409, "23505")
+    long = await http.post("/rest/v1/notes", headers=alice.headers, json={"body": "x" * 21})
+    assert (long.status_code, long.json()["code"]) == (400, "23514")
+    unknown = await http.post("/rest/v1/notes", headers=alice.headers, json={"body": "y", "nonsense": 1})
+    assert (unknown.status_code, unknown.json()["code"]) == (400, "PGRST204")
+
+
+async def test_unknown_table_and_function(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+    table = await http.get("/rest/v1/nonsense", headers=service)
+    assert (table.status_code, table.json()["code"]) == (404, "PGRST205")
+    function = await call(http, service, "nonsense")
+    assert (function.status_code, function.json()["code"]) == (404, "PGRST202")
+    argument = await call(http, service, "echo", wrong=1)
+    assert (argument.status_code, argument.json()["code"]) == (404, "PGRST202")
+
+
+async def test_public_alone_is_exposed(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+    for schema in ("hidden", "auth", "realtime"):
+        answer = await http.get("/rest/v1/secrets", headers={**service, "Accept-Profile": schema})
+        assert (answer.status_code, answer.json()["code"]) == (406, "PGRST106"), schema
+    assert (await http.get("/rest/v1/hidden.secrets", headers=service)).status_code == 404
+    assert (await http.get("/rest/v1/users", headers=service)).status_code == 404
+
+
+async def test_an_error_answer_keeps_nothing(http: httpx.AsyncClient, alice: User) -> None:
+    headers = {
+        **alice.headers,
+        "Accept": "application/vnd.pgrst.object+json",
+        "Prefer": "return=representation",
+    }
+    rows = [{"body": "kept by mistake"}, {"body": "and this"}]
+    refused = await http.post("/rest/v1/notes", headers=headers, json=rows)
+    assert (refused.status_code, refused.json()["code"]) == (406, "PGRST116")
+    left = await http.get("/rest/v1/notes?body=eq.kept%20by%20mistake", headers=alice.headers)
+    assert left.json() == []
+
+
+async def test_rows_of_a_table(http: httpx.AsyncClient, alice: User) -> None:
+    headers = {**alice.headers, "Prefer": "return=representation"}
+    note = {"body": "typed", "data": {"a": ["b", 1]}, "tags": ["x", 'y"z'], "at": "2026-01-02T03:04:05+02:00"}
+    made = await http.post("/rest/v1/notes", headers=headers, json=note)
+    assert made.status_code == 201
+    [row] = made.json()
+    assert row == {
+        **note,
+        "id": row["id"],
+        "user_id": alice.id,
+        "at": "2026-01-02T01:04:05+00:00",
+    }
+    for data in ("text", [1, 2], 5, None, "5"):
+        changed = await http.patch(f"/rest/v1/notes?id=eq.{row['id']}", headers=headers, json={"data": data})
+        assert changed.status_code == 200, changed.text
+        assert changed.json()[0]["data"] == data
+
+
+async def test_row_level_security(
+    http: httpx.AsyncClient, anon: dict[str, str], alice: User, bob: User, service: dict[str, str]
+) -> None:
+    made = await http.post("/rest/v1/notes", headers=alice.headers, json={"body": "private"})
+    assert made.status_code == 201
+    query = "/rest/v1/notes?body=eq.private"
+    assert len((await http.get(query, headers=alice.headers)).json()) == 1
+    assert (await http.get(query, headers=bob.headers)).json() == []
+    assert (await http.get(query, headers=anon)).status_code == 401
+    assert len((await http.get(query, headers=service)).json()) == 1
+    forged = await http.post("/rest/v1/notes", headers=bob.headers, json={"body": "forged", "user_id": alice.id})
+    assert (forged.status_code, forged.json()["code"]) == (403, "42501")
+    assert (await http.delete(query, headers=bob.headers)).status_code == 204
+    assert len((await http.get(query, headers=alice.headers)).json()) == 1
+
+
+async def test_claims_and_roles(
+    http: httpx.AsyncClient, anon: dict[str, str], alice: User, service: dict[str, str]
+) -> None:
+    visitor = (await call(http, anon, "who")).json()
+    assert (visitor["user"], visitor["role"], visitor["uid"]) == ("anon", "anon", None)
+    user = (await call(http, alice.headers, "who")).json()
+    assert (user["user"], user["role"]) == ("authenticated", "authenticated")
+    assert (user["uid"], user["email"]) == (alice.id, alice.email)
+    assert user["claims"]["aud"] == "authenticated"
+    server = (await call(http, service, "who")).json()
+    assert (server["user"], server["role"], server["session"]) == (
+        "service_role",
+        "service_role",
+        "authenticator",
+    )
+
+
+async def test_statement_timeouts_of_the_roles(
+    http: httpx.AsyncClient, anon: dict[str, str], alice: User, service: dict[str, str]
+) -> None:
+    for headers, timeout in ((anon, "3s"), (alice.headers, "8s"), (service, "8s")):
+        who = (await call(http, headers, "who")).json()
+        assert (who["timeout"], who["lock_timeout"]) == (timeout, "8s")
+    begun = time.monotonic()
+    late = await call(http, anon, "nap", seconds=20)
+    assert 2.5 < time.monotonic() - begun < 8  # sooner than the other roles' time is over
+    assert (late.status_code, late.json()["code"]) == (500, "57014")
+
+
+async def test_statement_timeout_of_a_function(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+    late = await call(http, service, "short_nap", seconds=5)
+    assert (late.status_code, late.json()["code"]) == (500, "57014")
+    assert (await call(http, service, "short_nap", seconds=0)).status_code == 204
+
+
+async def test_schema_is_read_again_after_a_change(
+    embedded: Stack, http: httpx.AsyncClient, service: dict[str, str]
+) -> None:
+    url = embedded.environment["SUPABASE_DB_URL"]
+    query = "/rest/v1/grown?select=*"
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute("create table public.grown (a int); insert into public.grown values (1)")
+        await embedded.lite.reload()
+        assert (await http.get(query, headers=service)).json() == [{"a": 1}]
+        await connection.execute("alter table public.grown add column b int default 2")
+        await connection.execute("notify pgrst, 'reload schema'")
+        # The announcement is asynchronous, as PostgREST's is; a deadline bounds the wait.
+        deadline = time.monotonic() + 10
+        while (answer := (await http.get(query, headers=service)).json()) != [{"a": 1, "b": 2}]:
+            assert time.monotonic() < deadline, answer
+        await connection.execute("drop table public.grown")
+
+
+async def test_requests_survive_a_change_of_the_schema(
+    embedded: Stack, http: httpx.AsyncClient, service: dict[str, str]
+) -> None:
+    async def work() -> None:
+        for _ in range(20):
+            assert (await call(http, service, "echo", value=1)).status_code == 200
+
+    async def change() -> None:
+        for _ in range(20):
+            await embedded.lite.reload()
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(change(), *(work() for _ in range(16)))
+
+
+class TestKeys:
+    async def test_without_a_key(self, http: httpx.AsyncClient) -> None:
+        for path in ("/rest/v1/notes", "/auth/v1/user"):
+            answer = await http.get(path)
+            assert answer.status_code == 401
+            assert answer.json()["message"] == "No API key found in request"
+
+    async def test_with_a_wrong_key(self, http: httpx.AsyncClient) -> None:
+        for key in ("sb_secret_wrong", "wrong", "a.b.c"):
+            answer = await http.get("/rest/v1/notes", headers={"apikey": key, "Authorization": f"Bearer {key}"})
+            assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key"), key
+
+    async def test_key_in_the_query(self, embedded: Stack, http: httpx.AsyncClient) -> None:
+        key = embedded.environment["SUPABASE_SECRET_KEY"]
+        assert (await http.get("/rest/v1/notes", params={"apikey": key})).status_code == 200
+
+    async def test_legacy_keys(self, embedded: Stack, http: httpx.AsyncClient) -> None:
+        secret = embedded.environment["SUPABASE_JWT_SECRET"]
+        for role in ("anon", "service_role"):
+            key = jwt.encode({"role": role, "iss": "supabase", "exp": time.time() + 60}, secret, "HS256")
+            headers = {"apikey": key, "Authorization": f"Bearer {key}"}
+            assert (await call(http, headers, "who")).json()["user"] == role
+        forged = jwt.encode({"role": "service_role"}, "x" * 40, "HS256")
+        assert (await http.get("/rest/v1/notes", headers={"apikey": forged})).status_code == 401
+
+    async def test_expired_and_forged_tokens(
+        self, embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str], alice: User
+    ) -> None:
+        secret = embedded.environment["SUPABASE_JWT_SECRET"]
+        claims = {"sub": alice.id, "role": "authenticated", "aud": "authenticated"}
+        expired = jwt.encode({**claims, "exp": time.time() - 60}, secret, "HS256")
+        forged = jwt.encode({**claims, "exp": time.time() + 60}, "x" * 40, "HS256")
+        unsigned = jwt.encode(claims, None, "none")  # type: ignore[arg-type]  # there is no key
+        for token in (expired, forged, unsigned):
+            answer = await http.get("/rest/v1/notes", headers={**anon, "Authorization": f"Bearer {token}"})
+            assert answer.status_code == 401, answer.text
+
+    async def test_a_token_cannot_choose_another_role(
+        self, embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]
+    ) -> None:
+        """Even a signed one: the REST server itself may only become one of three roles."""
+        secret = embedded.environment["SUPABASE_JWT_SECRET"]
+        for role in ("supabase_admin", "postgres", "supabase_auth_admin"):
+            token = jwt.encode({"role": role, "exp": time.time() + 60}, secret, "HS256")
+            answer = await call(http, {**anon, "Authorization": f"Bearer {token}"}, "who")
+            assert answer.status_code in (401, 403), answer.text

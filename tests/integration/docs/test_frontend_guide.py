@@ -1,0 +1,110 @@
+"""The blocks of docs/frontend.md are one program; what the page says of it is seen, and its tables are true."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from bridge import errors
+from bridge.errors import TurnFailure
+from devstack.migrations import PROJECT
+from devstack.model import ModelServer
+from tests.integration.docs.conftest import Program
+from tests.support.blocks import in_page, rows_of
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.workers import WorkerProcess
+
+PAGE = PROJECT / "docs" / "frontend.md"
+CHECKED = in_page("docs/frontend.md", "js")
+CHECKS = Path(__file__).with_name("frontend.mjs").read_text()
+
+
+async def test_the_page_is_a_program(
+    worker: WorkerProcess,
+    model: ModelServer,
+    program: Program,
+    sign_up: Callable[[], Awaitable[Person]],
+    db: psycopg.AsyncConnection[Row],
+    subtests: pytest.Subtests,
+) -> None:
+    user, other = await sign_up(), await sign_up()
+    await db.execute(
+        "insert into bridge.limits (name, user_id, value) values ('messages_per_minute', %s, 1)", [other.id]
+    )
+    blocks = [block.text for block in CHECKED]
+
+    async def let_go() -> None:
+        """Let the reply go on that is held until the user has edited its file."""
+        edited = "select from public.code_files where content = 'x = 5'"
+        while True:
+            if await (await db.execute(edited)).fetchone() is not None:
+                model.let_go(times=99)
+                return
+            await asyncio.sleep(0.05)
+
+    async with asyncio.TaskGroup() as group:
+        letting_go = group.create_task(let_go())
+        # each check says itself what did not come within 15 s; all of them take about as long
+        results = await program(user, *blocks, CHECKS, more=[other.email], within=240)
+        letting_go.cancel()
+    assert len(results) == len(re.findall(r"^  async \"", CHECKS, re.M))
+    for result in results:
+        with subtests.test(result["name"]):
+            assert result["error"] is None, result["error"]
+
+
+@pytest.mark.parametrize("table", ["sessions", "messages", "code_files"])
+async def test_the_columns_are_those_of_the_tables(db: psycopg.AsyncConnection[Row], table: str) -> None:
+    (row,) = [row for row in rows_of(PAGE, "Tables") if row[0] == f"`{table}`"]
+    _, writes, others = (set(re.findall(r"`(\w+)`", cell)) for cell in row)
+    granted = await db.execute(
+        "select column_name from information_schema.column_privileges where table_schema = 'public'"
+        " and table_name = %s and grantee = 'authenticated' and privilege_type = 'INSERT'",
+        [table],
+    )
+    assert writes == {column["column_name"] for column in await granted.fetchall()}
+    columns = await db.execute(
+        "select column_name from information_schema.columns where table_schema = 'public' and table_name = %s", [table]
+    )
+    assert writes | others == {column["column_name"] for column in await columns.fetchall()}
+    assert not writes & others
+
+
+async def test_statuses_are_those_of_the_table(db: psycopg.AsyncConnection[Row]) -> None:
+    found = await db.execute(
+        "select pg_get_constraintdef(oid) as text from pg_constraint where conname = 'messages_status'"
+    )
+    constraint = (await found.fetchone() or {})["text"]
+    assert {row[0].strip("`") for row in rows_of(PAGE, "Statuses")} == set(re.findall(r"'(\w+)'::text", constraint))
+
+
+def test_every_code_of_a_failure_is_told() -> None:
+    told = {
+        code: row[2] == "yes"
+        for row in rows_of(PAGE, "Errors")
+        if row[2] in ("yes", "no")
+        for code in re.findall(r"`(\w+)`", row[0])
+    }
+    assert told == _codes()
+
+
+def _codes() -> dict[str, bool]:
+    """Every code that the bridge or the database gives to a reply, and whether such a failure is tried again."""
+    source = "".join(path.read_text() for path in (PROJECT / "bridge").glob("*.py"))
+    codes = {
+        code: bool(getattr(errors, name).retryable)
+        for name, code in re.findall(r"\b([A-Z]\w+)\(\s*\"([a-z_]+)\",", source)
+        if isinstance(found := getattr(errors, name, None), type) and issubclass(found, TurnFailure)
+    }
+    # those whose code is in a variable are of one class
+    assert set(re.findall(r"\b([A-Z]\w+)\(\s*code,", source)) == {"ModelUnavailable"}
+    codes |= {code: True for code in re.findall(r'\bcode(?:, text)? = .*?"(model_\w+)"', source)}
+    codes |= {code: retry == "True" for retry, code in re.findall(r'Verdict\((True|False), "(\w+)"', source)}
+    sql = "".join(path.read_text() for path in (PROJECT / "supabase" / "migrations").glob("*.sql"))
+    return codes | {code: False for code in re.findall(r"'code', '(\w+)', 'message'", sql)}

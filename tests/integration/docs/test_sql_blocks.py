@@ -1,0 +1,19 @@
+"""SQL blocks run on a database with the schema, as the role that an operator has; nothing of it stays."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from tests.support.blocks import Block, code_of
+from tests.support.users import Person
+
+CHECKED = code_of("sql")
+
+
+@pytest.mark.parametrize("block", CHECKED, ids=lambda block: block.name)
+async def test_it_runs(block: Block, environment: dict[str, str], user: Person) -> None:
+    connection = await psycopg.AsyncConnection.connect(environment["SUPABASE_DB_URL"])
+    async with connection:
+        await connection.execute(block.text.replace("'…'", f"'{user.id}'").encode())
+        await connection.rollback()

@@ -1,0 +1,151 @@
+"""What a claim says beside its jobs: when to look again, who lives, what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+
+from bridge.store import Store
+from devstack.stack import Stack
+from tests.support import database
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.workers import worker_settings
+
+
+@pytest.fixture
+async def store(environment: dict[str, str], db: psycopg.AsyncConnection[Row]) -> AsyncIterator[Store]:
+    await db.execute("delete from bridge.workers")
+    store = await Store.open(worker_settings(environment, lease_seconds=200), "claims-test")
+    yield store
+    await store.close()
+
+
+async def test_nothing_in_sight(store: Store) -> None:
+    claim = await store.claim(5, [])
+    assert (claim.jobs, claim.next_in, claim.workers) == ((), None, 1)
+
+
+async def test_another_workers_lease_is_looked_after(environment: dict[str, str], store: Store, user: Person) -> None:
+    other = await Store.open(worker_settings(environment, lease_seconds=70), "another")
+    try:
+        await user.ask(await user.open_session(), "hello")
+        assert len((await other.claim(5, [])).jobs) == 1
+        claim = await store.claim(5, [])
+        assert claim.jobs == ()
+        assert claim.next_in is not None
+        assert 50 < claim.next_in <= 70
+    finally:
+        await other.close()
+
+
+async def test_so_is_one_that_is_claimed_at_this_moment(stack: Stack, store: Store, user: Person) -> None:
+    """Its lease cannot be seen yet; without this nobody would look before the next sweep."""
+    await user.ask(await user.open_session(), "hello")
+    async with database.database(stack.admin_url) as other, other.transaction():
+        await other.execute("select from bridge.jobs for update")
+        claim = await store.claim(5, [])
+        assert claim.jobs == ()
+        assert claim.next_in is not None
+        assert 150 < claim.next_in <= 200
+
+
+async def test_a_question_queued_for_ages_and_a_retry_in_ages(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await user.ask(await user.open_session(), "hello")
+    await db.execute("update bridge.jobs set queued_at = now() - interval '1 year', run_at = now() - interval '1 year'")
+    (job,) = (await store.claim(5, [])).jobs
+    assert job.broken is None
+    await db.execute("update bridge.jobs set worker = null, lease_until = null, run_at = now() + interval '1 year'")
+    claim = await store.claim(5, [])
+    assert claim.next_in == 86400
+
+
+async def test_a_worker_that_leaves_is_not_counted(environment: dict[str, str], store: Store) -> None:
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        await other.claim(5, [])
+        assert (await store.claim(5, [])).workers == 2
+        await other.leave()
+        assert (await store.claim(5, [])).workers == 1
+    finally:
+        await other.close()
+
+
+async def test_what_was_left_comes_before_what_is_new(
+    environment: dict[str, str], store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        left = await user.ask(await user.open_session(), "left behind")
+        await other.claim(1, [])
+        await db.execute("update bridge.jobs set lease_until = now() - interval '1 second'")
+        for _ in range(3):
+            await user.ask(await user.open_session(), "new")
+        (job,) = (await store.claim(1, [])).jobs
+        assert (job.message_id, job.attempt, job.failures, job.taken_over) == (left, 2, 1, True)
+        # and its own are its own, however late it is
+        await db.execute("update bridge.jobs set lease_until = now() - interval '1 second' where worker is not null")
+        assert all(job.message_id != left for job in (await store.claim(9, [left])).jobs)
+    finally:
+        await other.close()
+
+
+async def test_a_question_that_was_long_in_coming_is_found_by_the_next_look(
+    store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await store.claim(5, [])
+    message_id = await user.ask(await user.open_session(), "hello")
+    # as a transaction of a minute leaves it: before the horizon of those who looked meanwhile
+    await db.execute("update bridge.jobs set run_at = now() - interval '1 minute'")
+    assert (await store.claim(5, [])).jobs == ()
+    await db.execute("update bridge.workers set looked_at = looked_at - interval '10 seconds'")
+    assert [job.message_id for job in (await store.claim(5, [])).jobs] == [message_id]
+
+
+async def test_the_horizon_passes_neither_what_waits_nor_what_is_in_hand(
+    stack: Stack, environment: dict[str, str], store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        in_hand = await user.ask(await user.open_session(), "an hour old, and in hand")
+        waiting = await user.ask(await user.open_session(), "as old, and waiting")
+        await db.execute("update bridge.jobs set run_at = now() - interval '1 hour'")
+        await db.execute("update bridge.jobs set run_at = run_at - interval '1 hour' where message_id = %s", (in_hand,))
+        assert [job.message_id for job in (await other.claim(1, [])).jobs] == [in_hand]
+        async with database.database(stack.admin_url) as rival, rival.transaction():
+            await rival.execute("select from bridge.jobs where message_id = %s for update", (waiting,))
+            assert (await store.claim(5, [])).jobs == ()  # it looks, and the one that waits is locked
+        assert [job.message_id for job in (await store.claim(5, [])).jobs] == [waiting]
+        await db.execute("update bridge.jobs set lease_until = now() - interval '1 second' where worker = 'another'")
+        assert [job.message_id for job in (await store.claim(5, [waiting])).jobs] == [in_hand]
+    finally:
+        await other.close()
+
+
+async def test_the_next_lease_of_another_to_end_is_looked_after(
+    environment: dict[str, str], store: Store, user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    other = await Store.open(worker_settings(environment), "another")
+    try:
+        sessions = [await user.open_session() for _ in range(3)]
+        asked = [await user.ask(session, "hello") for session in sessions]
+        assert len((await other.claim(2, [])).jobs) == 2
+        (own,) = (await store.claim(1, [])).jobs
+        lease = "update bridge.jobs set lease_until = now() + make_interval(secs => %s) where message_id = %s"
+        others = [id_ for id_ in asked if id_ != own.message_id]
+        seconds = {own.message_id: 20, **dict(zip(others, (90, 50), strict=True))}
+        for message_id, ends in seconds.items():
+            await db.execute(lease, (ends, message_id))
+        claim = await store.claim(0, [own.message_id])
+        assert claim.next_in is not None
+        assert 30 < claim.next_in <= 50  # its own ends sooner, and is its own
+        await db.execute("update bridge.jobs set lease_until = now() - interval '1 hour' where worker = 'another'")
+        await db.execute("update bridge.workers set looked_at = looked_at - interval '10 seconds'")
+        taken = await store.claim(5, [own.message_id])
+        assert {job.message_id for job in taken.jobs} == set(asked) - {own.message_id}
+    finally:
+        await other.close()

@@ -1,0 +1,167 @@
+"""What a user can write stops no worker and reaches nobody else: odd JSON, ids of what is gone, others' sessions."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from postgrest.exceptions import APIError
+
+from bridge.model import Checkpoint, Result
+from bridge.store import Store
+from devstack.stack import Stack
+from tests.support import database
+from tests.support.database import Row
+from tests.support.users import ENDED, Person
+from tests.support.waiting import until
+from tests.support.workers import worker_settings, working
+
+
+def nested(levels: int) -> str:
+    """An object whose innermost value stands at this level."""
+    return '{"x":' + "[" * (levels - 1) + "1" + "]" * (levels - 1) + "}"
+
+
+TOO_DEEP = [nested(33), nested(1200)]
+TOO_LARGE = ['{"n":1e5000}', '{"n":[{"m":-1e400}]}']
+
+
+@pytest.fixture
+async def other(sign_up: Callable[[], Awaitable[Person]]) -> Person:
+    return await sign_up()
+
+
+@asynccontextmanager
+async def opened(environment: dict[str, str], name: str) -> AsyncIterator[Store]:
+    store = await Store.open(worker_settings(environment), name)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def write(stack: Stack, user: Person, statement: str, *values: object) -> None:
+    """Run a statement as PostgREST does for a user; it hands JSON on as it came, which no client library does."""
+    claims = json.dumps({"sub": user.id, "role": "authenticated"})
+    async with database.database(stack.admin_url) as connection, connection.transaction():
+        await connection.execute("select set_config('request.jwt.claims', %s, true)", (claims,))
+        await connection.execute("set local role authenticated")
+        await connection.execute(statement.encode(), values)
+
+
+@pytest.mark.parametrize("value", [*TOO_DEEP, *TOO_LARGE], ids=["33 deep", "1200 deep", "huge", "huge within"])
+async def test_json_that_no_worker_could_read_is_refused(stack: Stack, user: Person, value: str) -> None:
+    session_id = await user.open_session(title="named")
+    for statement, values in (
+        ("insert into public.messages (session_id, content, data) values (%s, 'x', %s::jsonb)", (session_id, value)),
+        ("insert into public.sessions (metadata) values (%s::jsonb)", (value,)),
+        ("update public.sessions set metadata = %s::jsonb where id = %s", (value, session_id)),
+    ):
+        with pytest.raises(psycopg.Error, match="nested too deep, or has a number that is too large") as error:
+            await write(stack, user, statement, *values)
+        assert error.value.sqlstate == "PT400"
+
+
+async def test_json_up_to_the_bounds_is_taken_and_read(environment: dict[str, str], user: Person) -> None:
+    data = {**json.loads(nested(32)), "n": 1e308, "text": "9" * 5000}
+    session_id = await user.open_session(title="named", metadata=data)
+    await user.ask(session_id, "hello", data=data)
+    async with opened(environment, "bounds") as store:
+        (job,) = (await store.claim(1, [])).jobs
+    assert job.turn is not None
+    assert job.turn.data == job.turn.session.metadata == data
+
+
+@pytest.mark.parametrize("value", [TOO_DEEP[1], TOO_LARGE[0]], ids=["deep", "huge"])
+@pytest.mark.parametrize("column", ["data", "metadata"])
+async def test_a_row_from_before_fails_alone(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], column: str, value: str
+) -> None:
+    session_id, other_session = await user.open_session(title="named"), await user.open_session(title="named")
+    bad, good = await user.ask(session_id, "[[text=bad]]"), await user.ask(other_session, "[[text=good]]")
+    if column == "data":
+        await db.execute("update public.messages set data = %s::jsonb where id = %s", (value, bad))
+    else:
+        await db.execute("alter table public.sessions disable trigger check_json")
+        await db.execute("update public.sessions set metadata = %s::jsonb where id = %s", (value, session_id))
+        await db.execute("alter table public.sessions enable trigger check_json")
+    query = "select status, error from public.messages where id = %s"
+
+    async def has_ended() -> bool:
+        return bool([row for row in await (await db.execute(query, (bad,))).fetchall() if row["status"] in ENDED])
+
+    async with working(environment, ready=False):
+        await until(has_ended, 20)
+        assert (await user.reply(good))["content"] == "good"
+    (question,) = await (await db.execute(query, (bad,))).fetchall()
+    assert (question["status"], question["error"]["code"]) == ("failed", "unreadable")
+
+
+async def test_ids_of_what_is_gone_are_not_given_again(
+    environment: dict[str, str], user: Person, other: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session_id = await user.open_session(title="named")
+    message_id = await user.ask(session_id, "what is mine?")
+    theirs = await other.open_session(title="named")
+
+    async def take() -> list[str | None]:
+        """Anybody may learn the ids of deleted rows by postgres_changes, and an id is the client's choice."""
+        codes = []
+        for table, row in (
+            ("sessions", {"id": session_id}),
+            ("messages", {"id": message_id, "session_id": theirs, "content": "what is theirs?"}),
+        ):
+            with pytest.raises(APIError) as error:
+                await other.client.table(table).insert(row).execute()
+            codes.append(error.value.code)
+        return codes
+
+    async with opened(environment, "first") as first:
+        (job,) = (await first.claim(5, [])).jobs
+        await user.client.table("sessions").delete().eq("id", session_id).execute()
+        assert await take() == ["PT409", "PT409"]
+        # so there is nobody whom the worker that still speaks could speak to
+        assert (await first.claim(5, [message_id])).jobs == ()
+        late = [Checkpoint(message_id, job.attempt, 1, "a secret")]
+        assert (await first.beat(late)).states == {message_id: "lost"}
+        done = Result(message_id, job.attempt, "done", text="a secret")
+        assert (await first.finish([done])).states == {message_id: "gone"}
+    # nor is there when whole users go
+    await db.execute("delete from auth.users where id = %s", (user.id,))
+    assert await take() == ["PT409", "PT409"]
+
+
+async def test_after_a_week_an_id_is_forgotten(user: Person, other: Person, db: psycopg.AsyncConnection[Row]) -> None:
+    gone, old = [await user.open_session(title="named") for _ in range(2)]
+    old_question = await user.ask(old, "long ago")
+    await db.execute("update public.messages set updated_at = now() - interval '8 days' where id = %s", (old_question,))
+
+    async def kept() -> set[str]:
+        rows = await (await db.execute("select id::text from bridge.deleted_ids")).fetchall()
+        return {row["id"] for row in rows} & {gone, old, old_question}
+
+    await user.client.table("sessions").delete().eq("id", gone).execute()
+    assert await kept() == {gone}
+    # before all others: a deletion forgets the oldest 500
+    await db.execute("update bridge.deleted_ids set deleted_at = now() - interval '8 years' where id = %s", (gone,))
+    await user.client.table("sessions").delete().eq("id", old).execute()
+    assert await kept() == {old}
+    assert await other.open_session(id=gone) == gone
+
+
+async def test_a_file_for_anothers_session_does_not_wait_for_its_lock(
+    stack: Stack, user: Person, other: Person
+) -> None:
+    session_id = await user.open_session(title="named")
+    row: dict[str, Any] = {"id": str(uuid.uuid4()), "session_id": session_id, "path": "a.py", "content": "x"}
+    async with database.database(stack.admin_url) as connection, connection.transaction():
+        await connection.execute("select from public.sessions where id = %s for no key update", (session_id,))
+        with pytest.raises(APIError) as error:
+            await other.client.table("code_files").insert(row).execute()
+    assert error.value.code == "42501"
+    await user.client.table("code_files").insert(row).execute()

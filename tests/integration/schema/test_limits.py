@@ -1,0 +1,227 @@
+"""Limits: no server stands in front, so the database says no, and says which and until when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+import pytest
+from postgrest.exceptions import APIError
+
+from devstack.stack import Stack
+from tests.integration.schema.test_hostile_input import write
+from tests.support.database import Row
+from tests.support.users import Person
+from tests.support.workers import working
+
+
+async def limit(db: psycopg.AsyncConnection[Row], user: Person, **values: int) -> None:
+    for name, value in values.items():
+        await db.execute("insert into bridge.limits (name, user_id, value) values (%s, %s, %s)", (name, user.id, value))
+
+
+async def refused(call: Awaitable[Any]) -> dict[str, Any]:
+    with pytest.raises(APIError) as error:
+        await call
+    return dict(error.value.json())
+
+
+async def test_fifty_at_once_are_counted_one_by_one(
+    db: psycopg.AsyncConnection[Row], user: Person, sign_up: Callable[[], Awaitable[Person]]
+) -> None:
+    await limit(db, user, messages_per_minute=20)
+    other = await sign_up()
+    sessions = [await user.open_session() for _ in range(10)]
+    others = await other.open_session()
+
+    async def timed() -> float:
+        began = time.monotonic()
+        await other.ask(others, "hello")
+        return time.monotonic() - began
+
+    asked = [user.ask(sessions[n % 10], f"question {n}") for n in range(50)]
+    *answers, waited = await asyncio.gather(*asked, timed(), return_exceptions=True)
+    taken = [answer for answer in answers if isinstance(answer, str)]
+    errors = [answer.json() for answer in answers if isinstance(answer, APIError)]
+    assert (len(taken), len(errors)) == (20, 30), answers
+    assert {error["code"] for error in errors} == {"PT429"}
+    assert isinstance(waited, float)
+    detail = json.loads(errors[0]["details"])
+    assert (detail["limit"], detail["value"]) == ("messages_per_minute", 20)
+    assert "ends_at" in detail
+    assert errors[0]["message"] == "At most 20 messages a minute are taken."
+    assert errors[0]["hint"].startswith("Try again in ")
+    assert len(await user.rows("messages")) == 20
+    # the minute is over
+    await db.execute("update bridge.usage set minute_at = minute_at - interval '1 minute'")
+    await user.ask(sessions[0], "again")
+
+
+async def test_another_user_does_not_wait(
+    db: psycopg.AsyncConnection[Row],
+    user: Person,
+    sign_up: Callable[[], Awaitable[Person]],
+    environment: dict[str, str],
+) -> None:
+    """While one user's insert holds that user's lock, another's goes through."""
+    other = await sign_up()
+    mine, theirs = await user.open_session(), await other.open_session()
+    await user.ask(mine, "makes the usage row")
+    async with db.transaction():
+        await db.execute("select from bridge.usage where user_id = %s for update", (user.id,))
+        blocked = asyncio.create_task(user.ask(mine, "waits"))
+        async with asyncio.timeout(5):
+            await other.ask(theirs, "does not wait")
+        assert not blocked.done()
+    await blocked
+
+
+async def test_unfinished_replies(db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person) -> None:
+    await limit(db, user, unfinished_replies=2)
+    session_id = await user.open_session(title="named")
+    first, _ = await user.ask(session_id, "1"), await user.ask(session_id, "2")
+    error = await refused(user.ask(session_id, "3"))
+    assert (error["code"], json.loads(error["details"])["limit"]) == ("PT429", "unfinished_replies")
+    async with working(environment):
+        await user.reply(first)
+        await user.reply(await user.ask(session_id, "3"))
+
+
+async def test_a_repeated_insert_is_told_so_before_any_limit(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+    await limit(db, user, messages_per_minute=1)
+    session_id = await user.open_session(on_new_message="reject")
+    message_id = await user.ask(session_id, "1")
+    row = {"id": message_id, "session_id": session_id, "content": "1"}
+    error = await refused(user.client.table("messages").insert(row).execute())
+    assert error["code"] == "23505"
+
+
+async def test_a_retry_is_charged_and_a_deletion_gives_nothing_back(
+    db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person
+) -> None:
+    await limit(db, user, messages_per_minute=3)
+    session_id = await user.open_session(title="named")
+    async with working(environment):
+        message_id = await user.ask(session_id, "1")
+        await user.reply(message_id)
+        retry = user.client.rpc("retry_message", {"message_id": message_id})
+        assert (await retry.execute()).data == "queued"
+        await user.reply(message_id, lambda row: row["attempt"] == 2 and row["status"] == "done")
+    await user.client.table("sessions").delete().eq("id", session_id).execute()
+    session_id = await user.open_session()
+    await user.ask(session_id, "2")
+    assert (await refused(user.ask(session_id, "3")))["code"] == "PT429"
+
+
+async def test_tokens_of_a_day(db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person) -> None:
+    await limit(db, user, tokens_per_day=10)
+    session_id = await user.open_session(title="named")
+    async with working(environment):
+        await user.reply(await user.ask(session_id, "[[tokens=10]]"))
+    error = await refused(user.ask(session_id, "more"))
+    assert json.loads(error["details"])["limit"] == "tokens_per_day"
+    await user.client.table("sessions").delete().eq("id", session_id).execute()
+    session_id = await user.open_session()
+    await refused(user.ask(session_id, "more"))
+    await db.execute("update bridge.usage set day = day - 1")
+    await user.ask(session_id, "a new day")
+
+
+async def test_sessions_and_files(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+    await limit(db, user, sessions=2, files_per_session=1, file_bytes=10)
+    session_id, _ = await user.open_session(), await user.open_session()
+    assert json.loads((await refused(user.open_session()))["details"])["limit"] == "sessions"
+    files = user.client.table("code_files")
+    file = {"session_id": session_id, "path": "a", "content": "0123456789"}
+    await files.insert(file).execute()
+    error = await refused(files.insert(file | {"path": "b"}).execute())
+    assert json.loads(error["details"])["limit"] == "files_per_session"
+    error = await refused(files.update({"content": "01234567890"}).eq("path", "a").execute())
+    assert error["code"] == "PT413"
+
+
+async def test_an_upsert_of_a_file_that_is_there_is_none_too_many(
+    stack: Stack, db: psycopg.AsyncConnection[Row], user: Person, sign_up: Callable[[], Awaitable[Person]]
+) -> None:
+    await limit(db, user, files_per_session=1)
+    session_id, another = await user.open_session(), await user.open_session()
+    files = user.client.table("code_files")
+    file = {"session_id": session_id, "path": "a", "content": "0"}
+    by_path = "session_id,path"
+    await files.upsert(file, on_conflict=by_path).execute()
+    await files.upsert(file | {"content": "1"}, on_conflict=by_path).execute()
+    await files.upsert(file | {"content": "2"}, on_conflict=by_path, ignore_duplicates=True).execute()
+    # as PostgREST writes it: every column that was sent is set
+    await write(
+        stack,
+        user,
+        "insert into public.code_files (session_id, path, content) values (%s, 'a', '3') on conflict (session_id, path)"
+        " do update set session_id = excluded.session_id, path = excluded.path, content = excluded.content",
+        session_id,
+    )
+    (row,) = await user.rows("code_files")
+    assert (row["session_id"], row["content"], row["revision"]) == (session_id, "3", 3)
+    assert {version["content"] for version in await user.rows("code_file_versions")} == {"0", "1"}
+    error = await refused(files.upsert(file | {"path": "b"}, on_conflict=by_path).execute())
+    assert json.loads(error["details"])["limit"] == "files_per_session"
+    # a file stays where it is, and is nobody else's to write or to know of
+    error = await refused(files.update({"session_id": another}).eq("path", "a").execute())
+    assert (error["code"], error["message"]) == ("PT400", "A file stays in its session.")
+    other = await sign_up()
+    errors = [
+        await refused(other.client.table("code_files").upsert(file | {"path": path}, on_conflict=by_path).execute())
+        for path in ("a", "b")
+    ]
+    assert errors[0] == errors[1]
+    assert errors[0]["code"] == "42501"
+    (row,) = await user.rows("code_files")
+    assert row["content"] == "3"
+    # nor is the limit of another's session to be learnt
+    await limit(db, user, file_bytes=1)
+    own = {"session_id": await other.open_session(), "path": "own", "content": "long"}
+    await other.client.table("code_files").insert(own).execute()
+    assert (await refused(other.client.table("code_files").insert(own | {"session_id": session_id}).execute()))[
+        "code"
+    ] == "42501"
+    moved = other.client.table("code_files").update({"session_id": session_id}).eq("path", "own")
+    assert (await refused(moved.execute()))["message"] == "A file stays in its session."
+
+
+async def test_versions_of_a_file(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+    await limit(db, user, versions_per_file=3)
+    session_id = await user.open_session()
+    files = user.client.table("code_files")
+    await files.insert({"session_id": session_id, "path": "a", "content": "0"}).execute()
+    for n in range(1, 8):
+        await files.update({"content": str(n)}).eq("path", "a").execute()
+    versions = await user.rows("code_file_versions")
+    assert sorted(version["content"] for version in versions) == ["4", "5", "6"]
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "says"),
+    [
+        ({"content": ""}, "PT400", "The message is empty."),
+        ({"content": " \n"}, "PT400", "The message is empty."),
+        ({"content": "x" * 32769}, "PT413", "32769 bytes; at most 32768"),
+        ({"content": "é" * 16385}, "PT413", "32770 bytes"),
+        ({"content": "x", "data": [1]}, "PT400", "JSON object"),
+        ({"content": "x", "data": {"a": "x" * 32768}}, "PT400", "32768 bytes"),
+    ],
+)
+async def test_a_message_that_cannot_be_taken(user: Person, row: dict[str, Any], code: str, says: str) -> None:
+    session_id = await user.open_session()
+    error = await refused(user.client.table("messages").insert({"session_id": session_id, **row}).execute())
+    assert error["code"] == code
+    assert says in error["message"]
+    assert await user.rows("messages") == []
+
+
+async def test_a_session_that_is_not_there(user: Person) -> None:
+    error = await refused(user.ask("00000000-0000-0000-0000-000000000000", "hello"))
+    assert error["code"] == "42501"
+    assert "There is no session" in error["message"]

@@ -1,0 +1,5 @@
+"""What tests share: users, workers, commands, a database connection, and waiting for something to happen."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]

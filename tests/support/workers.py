@@ -1,0 +1,180 @@
+"""Workers for tests: in this process (`working`), or as processes that can be killed, frozen and restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bridge import settings
+from bridge.functions import Functions
+from bridge.settings import Settings
+from bridge.store import Store
+from bridge.worker import Worker
+from devstack.process import before_exec
+from tests.support import ROOT
+
+# Settings for a worker whose replies reach clients only through deltas until they end: no checkpoint has the text.
+BY_DELTAS: dict[str, Any] = {"checkpoint_seconds": 60, "lease_seconds": 600}
+PORT = re.compile(r"health on port (\d+)")
+
+
+def worker_settings(environment: Mapping[str, str], **changes: Any) -> Settings:
+    """Settings of a worker in a test: quick sweeps and checkpoints, no quota, any health port."""
+    names = {
+        "BRIDGE_HEALTH_PORT": "0",
+        "BRIDGE_HEALTH_HOST": "127.0.0.1",
+        "BRIDGE_CHECKPOINT_SECONDS": "0.2",
+        "BRIDGE_EVENTS_PER_SECOND": "100000",
+        "BRIDGE_SWEEP_SECONDS": "30",
+        "BRIDGE_DRAIN_SECONDS": "5",
+        **{f"BRIDGE_{name.upper()}": str(value) for name, value in changes.items()},
+    }
+    return settings.load({**os.environ, **environment, **names})
+
+
+@asynccontextmanager
+async def working(
+    environment: Mapping[str, str], *, ready: bool = True, name: str | None = None, **changes: Any
+) -> AsyncIterator[Worker]:
+    """A worker in this process, drained at the end. With `ready` it hears everything when the block begins."""
+    chosen = worker_settings(environment, **changes)
+    name = name or f"test-{uuid.uuid4().hex[:8]}"
+    store = await Store.open(chosen, name)
+    functions = Functions.load(chosen.functions, handlers=chosen.handlers)
+    worker = Worker(chosen, store, functions, name)
+    running = asyncio.create_task(worker.run())
+    try:
+        async with asyncio.timeout(20):
+            while ready and not (
+                worker.inbox.broadcasts.is_ready
+                and worker.inbox.changes.is_ready
+                and worker.outbox.is_ready
+                and worker.claims.looked_at is not None
+                and worker.is_waiting
+            ):
+                assert not running.done(), running.exception()
+                await asyncio.sleep(0.01)
+        yield worker
+    finally:
+        worker.drain()
+        async with asyncio.timeout(30):
+            await running
+        await functions.close()
+        await store.close()
+
+
+class WorkerProcess:
+    """One `bridge run`. What it logs goes to `log`, a line of JSON each."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    @classmethod
+    async def start(
+        cls, environment: Mapping[str, str], log: Path, folder: Path = ROOT, /, **changes: object
+    ) -> WorkerProcess:
+        """Start one in `folder`; `changes` are its BRIDGE_ settings. It may not be ready when this returns."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        names = {
+            "PATH": os.environ["PATH"],
+            "BRIDGE_HEALTH_HOST": "127.0.0.1",
+            "BRIDGE_HEALTH_PORT": "0",
+            "BRIDGE_CHECKPOINT_SECONDS": "0.2",
+            "BRIDGE_EVENTS_PER_SECOND": "100000",
+            **{name: value for name, value in os.environ.items() if name.startswith("LLM_")},
+            **environment,
+            **{f"BRIDGE_{name.upper()}": str(value) for name, value in changes.items()},
+        }
+        with log.open("ab") as file:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "bridge.cli", "run"),
+                cwd=folder,
+                env=names,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                preexec_fn=before_exec(signal.SIGKILL),  # it must not outlive its test
+            )
+        return cls(process, log)
+
+    @property
+    def runs(self) -> bool:
+        return self.process.returncode is None
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it logged so far."""
+        lines = []
+        for line in self.log.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # the last one may be half written
+                lines.append(json.loads(line))
+        return [line for line in lines if isinstance(line, dict)]
+
+    def _port(self) -> int | None:
+        found = [match for line in self.lines() if (match := PORT.search(str(line.get("text", ""))))]
+        return int(found[-1][1]) if found else None
+
+    @property
+    def health_url(self) -> str:
+        return f"http://127.0.0.1:{self._port()}"
+
+    async def ready(self, within: float = 30) -> None:
+        """Wait until /readyz says so. Raises TimeoutError, or RuntimeError if it ended instead."""
+        async with asyncio.timeout(within), aiohttp.ClientSession() as http:
+            while True:
+                if not self.runs:
+                    raise RuntimeError(f"the worker ended: {self.log.read_text()[-2000:]}")
+                if self._port():
+                    with contextlib.suppress(aiohttp.ClientError):
+                        async with http.get(f"{self.health_url}/readyz") as answer:
+                            if answer.status == 200:
+                                return
+                await asyncio.sleep(0.05)
+
+    async def metrics(self) -> dict[str, float]:
+        """What /metrics says, by sample."""
+        async with aiohttp.ClientSession() as http, http.get(f"{self.health_url}/metrics") as answer:
+            lines = [line for line in (await answer.text()).splitlines() if line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    async def ended(self, within: float = 30) -> int:
+        """Wait for its end; return its exit code."""
+        async with asyncio.timeout(within):
+            return await self.process.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL, frozen or not."""
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+
+@asynccontextmanager
+async def worker_process(
+    environment: Mapping[str, str], log: Path, folder: Path = ROOT, /, *, ready: bool = True, **changes: object
+) -> AsyncIterator[WorkerProcess]:
+    """A worker's process, killed at the end if it still runs."""
+    worker = await WorkerProcess.start(environment, log, folder, **changes)
+    try:
+        if ready:
+            await worker.ready()
+        yield worker
+    finally:
+        if worker.runs:
+            await worker.kill()

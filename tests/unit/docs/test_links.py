@@ -1,0 +1,76 @@
+"""Links inside the repository lead somewhere: the file is there, and so is the heading."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from devstack.migrations import PROJECT
+from tests.support.blocks import PAGES
+
+_LINK = re.compile(r"\[(?:[^\]\[]|\[[^\]]*\])*\]\(<?(?P<target>[^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
+_HEADING = re.compile(r"^#+ +(.+?) *#*$", re.M)
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks and code spans."""
+    text = re.sub(r"^ *(`{3,})[^`\n]*\n.*?^ *\1$", "", page.read_text(), flags=re.M | re.S)
+    return re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "`", text)
+
+
+def targets(page: Path) -> list[str]:
+    return [match["target"] for match in _LINK.finditer(prose(page))]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and myst make them."""
+    text = re.sub(r"^ *(`{3,})[^`\n]*\n.*?^ *\1$", "", page.read_text(), flags=re.M | re.S)
+    seen: Counter[str] = Counter()
+    found = set()
+    for heading in _HEADING.findall(text):
+        slug = re.sub(r"[^\w\- ]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading).lower()).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
+def problem(page: Path, target: str) -> str | None:
+    """What is wrong with a link, if anything is."""
+    parts = urlsplit(target)
+    if parts.scheme:
+        return None if parts.scheme in ("https", "mailto") else f"{target} is not https"
+    file = (page.parent / parts.path).resolve() if parts.path else page
+    if not file.is_relative_to(PROJECT) or not file.exists():
+        return f"{target}: there is no such file"
+    if parts.fragment and (file.suffix != ".md" or parts.fragment not in anchors(file)):
+        return f"{target}: there is no such heading"
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    assert [wrong for target in targets(page) if (wrong := problem(page, target))] == []
+
+
+def test_there_are_links_to_see() -> None:
+    assert sum(len(targets(page)) for page in PAGES) > 20
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["nothing.md", "docs/frontend.md#nothing", "#nothing", "../../etc/passwd", "http://example.com", "LICENSE#x"],
+)
+def test_a_wrong_one_is_seen(target: str) -> None:
+    assert problem(PROJECT / "README.md", target)
+
+
+def test_anchors_are_those_of_github(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# `useChat` of the AI SDK\n## Realtime's quota\n## A\n## A\n```sh\n# no heading\n```\n## [B](b.md), c\n"
+    )
+    assert anchors(page) == {"usechat-of-the-ai-sdk", "realtimes-quota", "a", "a-1", "b-c"}
