@@ -1,8 +1,8 @@
 """Everything the bridge raises on purpose, and the one place that decides retry or give up.
 
     BridgeError
-    ├── SettingsError          a setting is missing or wrong; exit 2
     ├── SetupError             a part outside is missing: schema, BAML client, handler module; exit 2
+    │   └── SettingsError        a setting is missing or wrong; exit 2
     ├── StoreError             a call of the worker to Supabase did not succeed
     │   ├── StoreUnavailable     it may succeed later (network, 5xx, timeout)
     │   └── StoreRefused         it never will as it stands (4xx)
@@ -28,12 +28,17 @@ class BridgeError(Exception):
     """The root of the tree."""
 
 
-class SettingsError(BridgeError):
-    """A setting is missing or wrong. The text is one line that names it and the remedy."""
-
-
 class SetupError(BridgeError):
-    """A part the bridge needs is missing. The text is one line with the remedy."""
+    """Something the bridge needs is missing or wrong: `problem`, and the `remedy`, each a sentence on one line."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem} {remedy}".rstrip())
+        self.problem = problem
+        self.remedy = remedy
+
+
+class SettingsError(SetupError):
+    """A setting is missing or wrong."""
 
 
 class StoreError(BridgeError):
