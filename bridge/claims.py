@@ -1,6 +1,6 @@
-"""When to claim: woken by news, by something that falls due, by a slot that is free again, or else by the sweep.
+"""Decides when to claim: at a wake-up, when something falls due, when a slot becomes free, or else at the sweep.
 
-Claims of a worker are serial. A wake-up that comes during one means another; one that finds no slot free waits for it.
+A worker sends one claim at a time. A wake-up during a claim leads to another one; without a free slot it waits.
 """
 
 from __future__ import annotations
@@ -11,53 +11,56 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from bridge.errors import StoreError
-from bridge.model import Claim, Snapshot
+from bridge.jobs import Jobs
+from bridge.metrics import Metrics
+from bridge.model import Claim, QueueHints, Snapshot
 from bridge.settings import Settings
-from bridge.store import CALL_SECONDS, TRIES
+from bridge.store import CALL_SECONDS, TRIES, Store
 
 log = logging.getLogger(__name__)
 
-# How long to wait for a commit to be seen that Realtime told of already.
+# How long to wait for a commit to become visible that Realtime has announced.
 UNSEEN_SECONDS = 0.02
-# How long it is waited for. A database that lost its last commits will not show it.
+# After this it is forgotten: a database that lost its last commits will never show it.
 LONGEST_UNSEEN_SECONDS = 10.0
-# How long to wait for what is due and did not come: somebody has it locked.
+# How long to wait for a job that is due and was not returned: another transaction has it locked.
 LOCKED_SECONDS = 0.5
-# Every worker hears of new work. Of a larger fleet about so many claim at once, which leaves a question without one in
-# 3,000; the others look a little later, once for all that they heard of meanwhile.
+# Every worker is woken by new work. In a larger fleet about this many claim at once, which leaves one question in 3,000
+# without any; the others claim a little later, once for everything announced meanwhile.
 PROMPT_WORKERS = 8
-LATER_SECONDS = (0.5, 2.0)
-# A claim asks for no more than this: each job may bring 768 KiB, and the whole answer has 6 s at the server. One that
-# failed is followed by one for half as many, and from then on by one more each time.
+STAGGER_SECONDS = (0.5, 2.0)
+# A claim asks for no more than this: each job can bring 768 KiB, and the server has 6 s for the whole answer. After a
+# failure the next claim asks for half as many, then for one more each time.
 MOST_SLOTS = 32
-# How long looks of other calls may stand in for claims, however long leases are.
+# How long the hints of other calls can stand in for claims, however long leases are.
 LONGEST_SECONDS = 30.0
-# Beyond so many sweeps without a turn of the loop, or without a look for work, something is wrong.
+# After this many sweeps without a turn of the event loop, or without a claim, something is wrong.
 PATIENCE_SWEEPS = 3
+# A first attempt that had been ready for longer than this when a sweep found it was never announced.
+ANNOUNCED_MS = 2_000
 
 
 class Claims:
-    """Asks when there is a reason to: `ask` claims for so many slots, `take` gets what came and what woke it.
+    """Claims jobs for `Jobs`. `run` claims until `stop` is called.
 
-    `slots` tells how many more jobs the worker can work on.
+    `fleet_size` is how many workers are live, as the database last reported. `on_missed_wakeup` is called when a sweep
+    finds work that was never announced.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        slots: Callable[[], int],
-        ask: Callable[[int], Awaitable[Claim]],
-        take: Callable[[Claim, str], None],
+        self, store: Store, jobs: Jobs, settings: Settings, metrics: Metrics, on_missed_wakeup: Callable[[], None]
     ) -> None:
-        self.looked_at: float | None = None  # when the worker last knew what there is to claim
+        self.fleet_size = 1
+        self.last_answer_at: float | None = None  # monotonic: when the worker last learnt what there is to claim
         self.ended = asyncio.Event()
+        self._store = store
+        self._jobs = jobs
         self._settings = settings
-        self._slots = slots
-        self._ask = ask
-        self._take = take
+        self._metrics = metrics
+        self._on_missed_wakeup = on_missed_wakeup
         self._claimed_at = time.monotonic()
         self._claim_by = math.inf
         self._is_claiming = False
@@ -66,9 +69,8 @@ class Claims:
         self._wake = asyncio.Event()
         self._source = "start"
         self._wake.set()
-        self._free = asyncio.Event()
         self._due: asyncio.TimerHandle | None = None
-        self._unseen: dict[int, float] = {}  # by transaction, when it was heard of
+        self._unseen: dict[int, float] = {}  # by transaction, when it was announced
 
     @property
     def is_waiting(self) -> bool:
@@ -85,21 +87,28 @@ class Claims:
         self._source = source
         self._wake.set()
 
-    def hear(self, source: str, xid: int | None, workers: int) -> None:
-        """There is news, from the transaction `xid` if that is told, and so many workers hear of it."""
-        if random.random() * workers >= PROMPT_WORKERS:
-            self.wake_in(random.uniform(*LATER_SECONDS))
+    def on_work(self, source: str, xid: int | None) -> None:
+        """There is news, from the transaction `xid` if the event named one."""
+        if random.random() * self.fleet_size >= PROMPT_WORKERS:
+            self.wake_in(random.uniform(*STAGGER_SECONDS))
             return
         if xid is not None:
             self._unseen[xid] = time.monotonic()
         self.wake(source)
 
+    def on_hints(self, hints: QueueHints) -> None:
+        """Another call reported the state of the queue. If nothing is ready, the sweep can wait."""
+        self.fleet_size = hints.fleet_size
+        self.wake_in(hints.next_in)
+        if hints.ready is False:
+            self.last_answer_at = time.monotonic()
+
     def wake_in(self, seconds: float | None) -> None:
-        """Claim when something falls due. Answers may overtake each other, so the earliest time holds."""
+        """Claim when something falls due. Answers can overtake each other, so the earliest time wins."""
         if seconds is None:
             return
         loop = asyncio.get_running_loop()
-        # a little late, each worker differently: one of them takes it, the others need not ask at once
+        # a little late, differently in each worker: one takes it, and the others need not claim at the same moment
         at = loop.time() + seconds + random.uniform(0, 0.3 if seconds > 1 else 0.03)
         if self._due is not None:
             if self._due.when() <= at:
@@ -111,27 +120,14 @@ class Claims:
         self._due = None
         self.wake("due")
 
-    def look(self, *, ready: bool | None) -> None:
-        """Another call told whether there is something to claim (None: it did not). If not, the sweep can wait."""
-        if ready is False:
-            self.looked_at = time.monotonic()
-
-    def slots_changed(self) -> None:
-        """See whether a slot is free."""
-        if self._slots() > 0 or self._stopping.is_set():
-            self._free.set()
-        else:
-            self._free.clear()
-
     def stop(self) -> None:
-        """Begin no more claims; `ended` is set when the last one was answered."""
+        """Start no more claims; `ended` is set when the last one was answered."""
         self._stopping.set()
         self._wake.set()
-        self._free.set()
+        self._jobs.has_room.set()  # a claim that waits for room ends
 
     async def run(self) -> None:
         """Claim until `stop` is called."""
-        self.slots_changed()
         try:
             pause = 0.0
             while True:
@@ -146,13 +142,13 @@ class Claims:
             self.ended.set()
 
     async def _claim(self, source: str) -> bool:
-        """Ask once. False if there was no answer: it is to be asked again."""
-        self._wake.clear()  # a wake-up from here on means another claim
-        slots = min(max(0, self._slots()), self._most)
+        """Claim once. False if there was no answer: try again."""
+        self._wake.clear()  # a wake-up from here on leads to another claim
+        slots = min(self._jobs.free_slots, self._most)
         self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
         self._is_claiming = True
         try:
-            claim = await self._ask(slots)
+            claim = await self._store.claim(slots, self._jobs.question_ids)
         except StoreError as error:
             log.warning("claim: %s", error)
             self._most = max(1, self._most // 2)
@@ -161,24 +157,35 @@ class Claims:
         finally:
             self._is_claiming = False
         self._most = min(self._most + 1, MOST_SLOTS)
-        self.looked_at = self._claimed_at = time.monotonic()
-        self.wake_in(LOCKED_SECONDS if claim.next_in == 0 and len(claim.jobs) < slots else claim.next_in)
+        self.last_answer_at = self._claimed_at = time.monotonic()
+        self.fleet_size = claim.hints.fleet_size
+        next_in = claim.hints.next_in
+        self.wake_in(LOCKED_SECONDS if next_in == 0 and len(claim.jobs) < slots else next_in)
         self._take(claim, source)
-        self._look_again(claim.snapshot)
+        self._claim_again_for_unseen(claim.snapshot)
         if len(claim.jobs) >= slots:
             self.wake("more")  # waits for a free slot
         return True
 
+    def _take(self, claim: Claim, source: str) -> None:
+        self._metrics.claims.labels(source).inc()
+        for job in claim.jobs:
+            self._jobs.add(job)
+        if source == "sweep" and any(job.attempt == 1 and job.ready_ms > ANNOUNCED_MS for job in claim.jobs):
+            self._metrics.missed_wakeups.inc()
+            log.warning("the sweep found work that was never announced")
+            self._on_missed_wakeup()
+
     async def _rest(self, pause: float) -> float:
-        """Wait after a failure, each time longer, a sweep at the most; gives the pause."""
+        """Wait after a failure, longer each time, up to a sweep; returns the pause."""
         pause = min(max(0.25, pause * 2), self._settings.sweep_seconds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause * random.uniform(0.5, 1)):
                 await self._stopping.wait()
         return pause
 
-    def _look_again(self, snapshot: Snapshot | None) -> None:
-        """Claim again for work that was announced a moment before its transaction could be seen."""
+    def _claim_again_for_unseen(self, snapshot: Snapshot | None) -> None:
+        """Claim again for work that was announced a moment before its transaction became visible."""
         since = time.monotonic() - LONGEST_UNSEEN_SECONDS
         self._unseen = {
             xid: at
@@ -189,7 +196,7 @@ class Claims:
             self.wake_in(UNSEEN_SECONDS)
 
     async def _woken(self) -> str:
-        """Wait for a reason to claim, and a slot to claim for; say which reason it was."""
+        """Wait for a reason to claim, and for a free slot; returns the reason."""
         source, share = "sweep", random.uniform(0.9, 1)
         while True:
             now = time.monotonic()
@@ -201,17 +208,18 @@ class Claims:
                     break
             if time.monotonic() >= self._sweep_at(share):
                 break
-        # with every slot taken a sweep still asks for what this worker holds without knowing it
+        # with no free slot, a sweep still asks for jobs that this worker holds without knowing it
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.sweep_seconds):
-                await self._free.wait()
+                await self._jobs.has_room.wait()
         return source
 
     def _sweep_at(self, share: float) -> float:
-        """When to claim although nothing woke it: a sweep after the last look, but a lease after the last claim.
+        """When to claim without a wake-up: a sweep after the last answer, at the latest a lease after the last claim.
 
-        Only a claim learns of what this worker holds without knowing it, and of what was long in coming.
+        Only a claim finds jobs that this worker holds without knowing it, and transactions that were slow to commit.
         """
         sweep = self._settings.sweep_seconds * share
-        looked_at = max(self._claimed_at, self.looked_at or 0.0)
-        return min(looked_at + sweep, self._claimed_at + max(sweep, min(self._settings.lease_seconds, LONGEST_SECONDS)))
+        answered_at = max(self._claimed_at, self.last_answer_at or 0.0)
+        longest = max(sweep, min(self._settings.lease_seconds, LONGEST_SECONDS))
+        return min(answered_at + sweep, self._claimed_at + longest)

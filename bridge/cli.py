@@ -11,15 +11,16 @@ import secrets
 import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 
 from bridge import logs, reports, settings
+from bridge.claims import PATIENCE_SWEEPS
 from bridge.errors import BridgeError, SettingsError, SetupError, StoreUnavailable
 from bridge.functions import Functions
-from bridge.health import Health, Watchdog
+from bridge.health import Health
 from bridge.settings import Settings
 from bridge.store import Store
+from bridge.watchdog import Watchdog
 from bridge.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -111,10 +112,10 @@ async def _run(chosen: Settings) -> int:
     logs.setup(chosen.log_format, chosen.log_level, name)
     functions = Functions.load(chosen.functions, handlers=chosen.handlers)
     store = await Store.open(chosen, name)
-    worker = Worker(chosen, store, functions, name)
-    health = Health(worker, store)
-    watchdog = Watchdog(worker)
-    checking = asyncio.create_task(_checked(store, worker))
+    watchdog = Watchdog(PATIENCE_SWEEPS * chosen.sweep_seconds)
+    worker = Worker(chosen, store, functions, name, watchdog)
+    health = Health(worker, store, watchdog)
+    checking = asyncio.create_task(_checked(store, worker, watchdog))
     running: asyncio.Task[None] | None = None
 
     def on_signal() -> None:
@@ -154,7 +155,7 @@ async def _run(chosen: Settings) -> int:
         await store.close()
 
 
-async def _checked(store: Store, worker: Worker) -> None:
+async def _checked(store: Store, worker: Worker, watchdog: Watchdog) -> None:
     """See the project before work begins; wait for one that does not answer yet."""
     pause = 0.5
     while not worker.is_draining:
@@ -163,7 +164,7 @@ async def _checked(store: Store, worker: Worker) -> None:
             return
         except StoreUnavailable as error:
             log.warning("the project does not answer yet: %s", error)
-            worker.turned_at = time.monotonic()
+            watchdog.feed()
         await asyncio.sleep(pause)
         pause = min(pause * 2, 10)
 

@@ -11,10 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bridge.connection import Subscription
 from bridge.errors import BridgeError, SettingsError, SetupError, StoreError, TurnFailure
 from bridge.functions import Functions
 from bridge.model import Session, Turn
+from bridge.realtime.connection import Connection
 from bridge.settings import Settings, load
 from bridge.store import Store
 
@@ -140,11 +140,9 @@ def _policies(seen: Mapping[str, Any]) -> Finding:
 
 async def _realtime(settings: Settings) -> Finding:
     try:
-        async with Subscription(
-            settings.realtime_url, settings.supabase_key, "bridge:doctor", private=True
-        ) as subscription:
-            await subscription.join()
-            await subscription.prove()
+        async with Connection(settings.realtime_url, settings.supabase_key) as connection:
+            await connection.join(connection.channel("bridge:doctor", probed=True))
+            await connection.probe()
     except Exception as error:
         reason = str(error) if isinstance(error, BridgeError) else f"{type(error).__name__} {error}".rstrip()
         return Finding(

@@ -32,15 +32,12 @@ from bridge.arguments import Parameter, bind, parameters
 from bridge.baml import Call, Client
 from bridge.errors import BadRequest, ModelUnavailable, SetupError
 from bridge.handlers import Handler, registered, run_handler
-from bridge.model import Answer, FileWrite, Message, Partial, Session, Turn, Usage
+from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 from bridge.provider import Report, failure, stopped
 
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about 0.001
-
-TITLE = "Title"
-TITLE_LENGTH = 80  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +117,8 @@ class Functions:
         _check_variables(module, env or {})
         return cls(parts, functions, found_handlers, env or {})
 
-    async def run(self, turn: Turn) -> AsyncGenerator[Partial | Answer, None]:
-        """Answer a turn: partials as they come, the newest whenever one is asked for, and the Answer last.
+    async def run(self, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
+        """Completion a turn: partials as they come, the newest whenever one is asked for, and the Completion last.
 
         A partial may equal the one before: then the model writes what does not show, such as a file.
         Closing the generator, or cancelling the task that waits for it, closes the provider's connection at once.
@@ -154,32 +151,6 @@ class Functions:
         finally:
             await call.close()
         yield answer
-
-    async def title(self, message: str, reply: str) -> Answer | None:
-        """Give a session's title for its first exchange; None if no function `Title` is configured.
-
-        It is a function like any other, with the arguments `message`, `reply` and `messages`. Raises TurnFailure.
-        """
-        if TITLE not in self.names:
-            return None
-        turn = Turn(
-            function=TITLE,
-            message=message,
-            messages=(Message("user", message), Message("assistant", reply)),
-            files=(),
-            session=Session(id="", user_id="", title=None, function=TITLE, metadata={}),
-            user_id="",
-            data={"reply": reply},
-        )
-        answer = None
-        async with aclosing(self.run(turn)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Answer):
-                    answer = piece
-        if answer is None:
-            return None
-        line = next((line for line in answer.text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
-        return Answer(line[:TITLE_LENGTH].strip(), usage=answer.usage) if line else None
 
     async def close(self) -> None:
         """Abort every call in flight and wait for it: one left over at the process's end aborts the interpreter."""
@@ -271,14 +242,14 @@ def _partial(value: Any) -> Partial:
     return Partial(reply if isinstance(reply, str) else "", data or None)
 
 
-def _answer(value: Any, report: Report) -> Answer:
+def _answer(value: Any, report: Report) -> Completion:
     usage = Usage(report.model, report.input_tokens, report.output_tokens, report.cached_tokens)
     if isinstance(value, str):
-        return Answer(value, usage=usage)
+        return Completion(value, usage=usage)
     data = to_jsonable_python(value)
     reply = data.get("reply") if isinstance(data, dict) else None
     files = data.get("files") if isinstance(data, dict) else None
-    return Answer(reply if isinstance(reply, str) else "", data, _files(files), usage)
+    return Completion(reply if isinstance(reply, str) else "", data, _files(files), usage)
 
 
 def _files(value: Any) -> tuple[FileWrite, ...]:

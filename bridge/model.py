@@ -1,6 +1,6 @@
-"""The values that travel between the rooms of the bridge: plain, frozen, without behaviour.
+"""The values that modules of the bridge pass to each other: frozen, plain data.
 
-Field names are the columns of `supabase/migrations` wherever a value mirrors a row.
+Where a value mirrors a row, its fields are named as the columns in `supabase/schemas`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Outcome = Literal["done", "failed", "cancelled", "released"]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A row of `public.sessions`, as far as a function may want to know it."""
+    """A row of `public.sessions`, as far as functions need it."""
 
     id: str
     user_id: str
@@ -26,7 +26,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of the conversation, as the model is to see it."""
+    """One message of the conversation, as the model sees it."""
 
     role: Role
     content: str
@@ -34,7 +34,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class CodeFile:
-    """A row of `public.code_files`. `revision` is the one the reply is made from."""
+    """A row of `public.code_files`; the reply is based on this `revision`."""
 
     path: str
     content: str
@@ -53,10 +53,10 @@ class FileWrite:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a BAML function or a handler gets: one question with all that belongs to it.
+    """The input of a BAML function or a handler: one question with its context.
 
     `messages` is the conversation before the question, oldest first; `message` is the
-    question's text; `data` holds the extra named arguments of the question.
+    question's text; `data` holds the question's extra named arguments.
     """
 
     function: str
@@ -70,7 +70,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a call cost. Token counts are None where the provider did not tell them."""
+    """What a call cost. Token counts are None where the provider did not report them."""
 
     model: str | None = None
     input_tokens: int | None = None
@@ -80,15 +80,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The reply so far: all of its text, and a snapshot of its structured part (None if it has none)."""
+    """The reply so far: its whole text, and a snapshot of its structured part (None if it has none)."""
 
     text: str
     data: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The whole reply, as the model ended it."""
+class Completion:
+    """The complete reply."""
 
     text: str
     data: Any = None
@@ -100,12 +100,12 @@ class Answer:
 class Job:
     """A claimed question. Every write about it carries `attempt`, the fence.
 
-    `broken` tells why its payload could not be built (None: it could); `revisions` names the revision
-    of every file of the session, of those too large to be in `turn.files` as well. `taken_over` says that another
-    worker held it and vanished. `queued_ms` counts from the insert, `ready_ms` from when it could have been claimed.
+    `broken` says why its payload could not be built (None: it could be). `revisions` has the revision of every file of
+    the session, including those too large for `turn.files`. `taken_over`: another worker held it and vanished.
+    `queued_ms` counts from the insert, `ready_ms` from when the question could first be claimed.
     """
 
-    message_id: str
+    question_id: str
     attempt: int
     failures: int
     cancel: bool
@@ -128,30 +128,42 @@ class Snapshot:
 
     @classmethod
     def read(cls, text: str) -> Snapshot:
-        """From its text form, `xmin:xmax:xip,xip`. Raises ValueError."""
+        """Read its text form, `xmin:xmax:xip,xip`. Raises ValueError."""
         xmin, xmax, in_progress = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in in_progress.split(",") if xid))
 
     def sees(self, xid: int) -> bool:
-        """Whether a transaction that has committed was visible."""
+        """Whether a committed transaction was visible."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.in_progress)
 
 
 @dataclass(frozen=True, slots=True)
+class QueueHints:
+    """What every call of a worker learns of the queue.
+
+    `next_in`: seconds until a retry or a lease of another worker falls due (None: nothing is scheduled). `fleet_size`:
+    how many workers are live. `ready`: whether a question can be claimed now (None: unknown).
+    """
+
+    next_in: float | None
+    fleet_size: int
+    ready: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim brought: jobs, seconds until something falls due (None: nothing), live workers, what it saw."""
+    """The jobs that a claim took, and the snapshot that it saw."""
 
     jobs: tuple[Job, ...]
-    next_in: float | None
-    workers: int
+    hints: QueueHints
     snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A lease to extend, and with `seq` the reply as the deltas up to `seq` make it."""
+    """A lease to extend, and with `seq` the reply that the deltas up to `seq` make up."""
 
-    message_id: str
+    question_id: str
     attempt: int
     seq: int | None = None
     text: str = ""
@@ -159,7 +171,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class AttemptStats:
     """What an attempt cost and how long it took, in milliseconds."""
 
     function: str | None = None
@@ -172,15 +184,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How an attempt ended. `text` None keeps the text that the last checkpoint wrote.
+    """How an attempt ended. `text` None keeps the text of the last checkpoint.
 
-    `error` is `{code, message}`, safe to show; `retry_ms` (of a failed one) asks for another attempt. `user_id` pays
-    for what was spent, even if the session is gone.
+    `error` is `{code, message}`, safe to show; `retry_ms` (of a failed one) requests another attempt. `user_id` pays
+    for the tokens, even if the session was deleted.
     """
 
-    message_id: str
+    question_id: str
     attempt: int
     outcome: Outcome
+    user_id: str | None = None
     text: str | None = None
     data: Any = None
     seq: int | None = None
@@ -188,18 +201,12 @@ class Result:
     revisions: Mapping[str, int] = field(default_factory=dict)
     error: Mapping[str, str] | None = None
     retry_ms: int | None = None
-    run: Run = Run()
-    user_id: str | None = None
+    stats: AttemptStats = AttemptStats()
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What a batched call said of each item, by message id, and the outlook of `Claim`.
-
-    `ready` tells whether there was something to claim; None: it did not say.
-    """
+class BatchAck:
+    """The state of each item of a batched call, by question id."""
 
     states: Mapping[str, str]
-    next_in: float | None
-    workers: int
-    ready: bool | None = None
+    hints: QueueHints

@@ -1,79 +1,102 @@
-"""Results on their way to the database: batched with what ended meanwhile, and insisted on until they are answered."""
+"""Sends results to the database: batched with whatever ended meanwhile, and repeated until they are acknowledged."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from bridge.errors import StoreError, StoreRefused
-from bridge.model import Answers, Result
+from bridge import turn
+from bridge.claims import Claims
+from bridge.errors import StoreError, StoreRefused, Unstorable
+from bridge.jobs import Jobs, RunningJob
+from bridge.model import BatchAck, Result
+from bridge.settings import Settings
 from bridge.store import Store
 
 log = logging.getLogger(__name__)
 
 BATCH = 64
 FIRST_PAUSE_SECONDS = 0.2
+# How long to wait before a failure that was refused is sent again.
+UNSTORABLE_SECONDS = 5.0
 
 
 class Results:
-    """A queue of results. `on_answer` hears of each batch what the database said; a refused one has no state."""
+    """A queue of results. `run` sends them until cancelled."""
 
-    def __init__(
-        self, store: Store, on_answer: Callable[[Sequence[Result], Answers | None], None], longest_pause: float
-    ) -> None:
+    def __init__(self, store: Store, jobs: Jobs, claims: Claims, settings: Settings) -> None:
         self._store = store
-        self._on_answer = on_answer
-        self._longest_pause = longest_pause
+        self._jobs = jobs
+        self._claims = claims
+        self._settings = settings
         self._queue: asyncio.Queue[Result] = asyncio.Queue()
         self._group = asyncio.TaskGroup()
 
-    def put(self, result: Result, after: float = 0) -> None:
-        """Have a result written, or put off so many seconds, while `run` runs."""
+    def enqueue(self, running: RunningJob, result: Result, after: float = 0) -> None:
+        """Send a job's result, at once or `after` so many seconds."""
+        running.report()
         if after > 0:
-            self._group.create_task(self._put_off(result, after))
+            self._group.create_task(self._enqueue_later(result, after))
         else:
             self._queue.put_nowait(result)
 
-    async def _put_off(self, result: Result, seconds: float) -> None:
+    async def _enqueue_later(self, result: Result, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self._queue.put_nowait(result)
 
     async def run(self) -> None:
-        """Write until cancelled."""
+        """Send until cancelled."""
         async with self._group:
             while True:
                 batch = [await self._queue.get()]
                 while len(batch) < BATCH and not self._queue.empty():
                     batch.append(self._queue.get_nowait())
-                if not await self._write(batch):
-                    self._group.create_task(self._insist(batch))
+                if not await self._send(batch):
+                    self._group.create_task(self._send_until_answered(batch))
 
-    async def _insist(self, batch: list[Result]) -> None:
-        """Try again until it is answered; leases beat meanwhile, so nobody else begins anew.
+    async def _send_until_answered(self, batch: list[Result]) -> None:
+        """Try again until there is an answer; leases are extended meanwhile, so that no other worker starts over.
 
-        A batch that fails again is parted: one result that takes too long must not hold up the others.
+        A batch that fails again is split: one result that takes too long must not delay the others.
         """
         pause = FIRST_PAUSE_SECONDS
         while True:
             await asyncio.sleep(pause * random.uniform(0.5, 1))
-            if await self._write(batch):
+            if await self._send(batch):
                 return
             if len(batch) > 1:
                 half = len(batch) // 2
                 for part in (batch[:half], batch[half:]):
-                    self._group.create_task(self._insist(part))
+                    self._group.create_task(self._send_until_answered(part))
                 return
-            pause = min(pause * 2, self._longest_pause)
+            pause = min(pause * 2, self._settings.sweep_seconds)
 
-    async def _write(self, batch: list[Result]) -> bool:
+    async def _send(self, batch: Sequence[Result]) -> bool:
+        """Send a batch; False if there was no answer."""
         try:
-            answers: Answers | None = await self._store.finish(batch)
+            ack: BatchAck | None = await self._store.finish(batch)
         except StoreRefused:
-            answers = None  # the store said why
+            ack = None  # the store has logged why
         except StoreError as error:
             log.warning("finish: %s", error)
             return False
-        self._on_answer(batch, answers)
+        if ack is not None:
+            self._claims.on_hints(ack.hints)
+        for result in batch:
+            running = self._jobs.get(result.question_id, result.attempt)
+            if running is None:
+                continue
+            state = ack.states.get(result.question_id) if ack is not None else None
+            if state is not None:
+                self._jobs.acknowledge(running, result, state)
+            else:
+                self._replace_refused(running, result)
         return True
+
+    def _replace_refused(self, running: RunningJob, result: Result) -> None:
+        """The database refuses the whole result: end the attempt as failed, without content, until that is accepted."""
+        error = Unstorable("unstorable", "The reply could not be stored.")
+        failure = turn.failed(running, error, self._settings)
+        self.enqueue(running, failure, after=UNSTORABLE_SECONDS if result.outcome == "failed" else 0)

@@ -1,7 +1,7 @@
-"""One attempt's reply as a sequence of deltas: what was said, what of it was cut, what a checkpoint holds.
+"""One attempt's reply as a sequence of numbered deltas, joined to its checkpoints.
 
-A delta gets its `seq` when it is cut, and what could not be sent stays with the next one, so a checkpoint
-`(seq, text)` holds exactly the deltas up to its `seq`: that joins the fast lane and the durable one.
+A delta gets its `seq` when it is cut, and text that could not be sent stays for the next one. So a checkpoint
+`(seq, text)` holds exactly the deltas up to its `seq`: a client reads the row and continues with the next delta.
 """
 
 from __future__ import annotations
@@ -10,52 +10,48 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge.model import Checkpoint, Partial
-from bridge.wire import fit, fit_json
+from bridge.sanitize import sanitize_json, sanitize_text, truncate_utf8
 
-# A checkpoint writes the whole text. One that grew by less than this share since may wait for the next beat, once:
-# otherwise what a long reply costs the database would grow with the square of its length.
-LITTLE = 1 / 8
-# Fields above this are left out of an event and named in `omitted`; see supabase/migrations, bridge.slim.
+# A checkpoint writes the whole text. If the text grew by less than this share since the last one, it may skip one beat:
+# otherwise the cost of a long reply in the database would grow with the square of its length.
+SMALL_GROWTH = 1 / 8
+# Larger fields are left out of an event and named in `omitted`; as `bridge.event_payload` in supabase/schemas.
 FIELD_BYTES = 32_768
 
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One attempt's reply on its way to the session's topic."""
+    """One attempt's reply: the text so far, what of it was cut into deltas, what a checkpoint holds."""
 
-    message_id: str
+    question_id: str
     reply_id: str
     session_id: str
     attempt: int
     seq: int = 0
-    first_sent_at: float | None = None
-    due: float = 0.0  # when the outbox may send the next delta, in monotonic seconds
-    is_queued: bool = False  # the outbox is going to look at it
-    joins_until: float = 0.0  # up to when its channel may be on its way for the first time, in monotonic seconds
     _text: str = ""
     _data: Any = None
     _sent_text: str = ""
     _sent_data: Any = None
-    _before: tuple[int, str, Any] = (0, "", None)
-    _checkpointed: int = 0
-    _stored: tuple[str, Any] = ("", None)  # what the last checkpoint had
-    _waited: bool = False  # the last beat had something to write and left it to the next one
-    _told: int = 0  # the highest seq that a checkpoint ever had, whether it arrived or not
+    _before_delta: tuple[int, str, Any] = (0, "", None)
+    _checkpointed_seq: int = 0
+    _stored: tuple[str, Any] = ("", None)  # the text and data of the last checkpoint
+    _skipped: bool = False  # the last beat left a small growth to the next one
+    _highest_seq: int = 0  # the highest seq of any checkpoint, whether it arrived or not
 
-    def put(self, partial: Partial) -> None:
+    def set_partial(self, partial: Partial) -> None:
         """Take the reply so far."""
-        self._text = fit(partial.text)
-        if partial.data is not None and (data := fit_json(partial.data)) != self._data:
+        self._text = sanitize_text(partial.text)
+        if partial.data is not None and (data := sanitize_json(partial.data)) != self._data:
             self._data = data
 
     @property
     def text(self) -> str:
-        """The text as the deltas up to `seq` make it."""
+        """The text that the deltas up to `seq` make up."""
         return self._sent_text
 
     @property
     def newest(self) -> Partial:
-        """All that was put in, sent or not."""
+        """The reply so far, cut into deltas or not."""
         return Partial(self._text, self._data)
 
     @property
@@ -63,16 +59,16 @@ class Stream:
         """Whether there is more than was cut."""
         return self._text != self._sent_text or self._data is not self._sent_data
 
-    def cut(self) -> dict[str, Any] | None:
-        """The next delta's payload, or None. Text comes before data; long text in several pieces."""
+    def next_delta(self) -> dict[str, Any] | None:
+        """Cut the next delta: its payload, or None. Text comes before data; long text in several pieces."""
         delta: dict[str, Any]
-        self._before = (self.seq, self._sent_text, self._sent_data)
+        self._before_delta = (self.seq, self._sent_text, self._sent_data)
         if self._text != self._sent_text:
             if self._text.startswith(self._sent_text):
-                piece = _head(self._text[len(self._sent_text) :])
+                piece = truncate_utf8(self._text[len(self._sent_text) :], FIELD_BYTES)
                 self._sent_text += piece
                 delta = {"text": piece}
-            else:  # the model took something back: all of it anew
+            else:  # the model revised what it wrote before: send all of it
                 self._sent_text = self._text
                 delta = {"content": self._text}
         elif self._data is not self._sent_data:
@@ -83,52 +79,44 @@ class Stream:
         self.seq += 1
         return {
             "message_id": self.reply_id,
-            "reply_to": self.message_id,
+            "reply_to": self.question_id,
             "attempt": self.attempt,
             "seq": self.seq,
-            **_slim(delta),
+            **_omit_large_field(delta),
         }
 
-    def undo(self) -> None:
-        """The last cut was not sent: it stays with the next one. But what a checkpoint has holds for good."""
-        if self._told < self.seq:
-            self.seq, self._sent_text, self._sent_data = self._before
+    def undo_delta(self) -> None:
+        """The last delta was not sent: it becomes part of the next one, unless a checkpoint holds it already."""
+        if self._highest_seq < self.seq:
+            self.seq, self._sent_text, self._sent_data = self._before_delta
 
-    def checkpoint(self, *, unheard: bool) -> Checkpoint:
+    def checkpoint(self, *, undelivered: bool) -> Checkpoint:
         """The lease's extension, with the reply so far if it grew since the last one.
 
-        With `unheard`, what nobody could be sent is cut all the same, so that readers of the row see it.
+        With `undelivered`, text that could not be sent is cut as well, so that readers of the row see it.
         """
-        while unheard and self.cut() is not None:
+        while undelivered and self.next_delta() is not None:
             pass
-        if self.seq == self._checkpointed:
-            return Checkpoint(self.message_id, self.attempt)
-        self._waited = not unheard and not self._waited and self._grew_little()
-        if self._waited:
-            return Checkpoint(self.message_id, self.attempt)
+        if self.seq == self._checkpointed_seq:
+            return Checkpoint(self.question_id, self.attempt)
+        self._skipped = not undelivered and not self._skipped and self._grew_little()
+        if self._skipped:
+            return Checkpoint(self.question_id, self.attempt)
         self._stored = (self._sent_text, self._sent_data)
-        self._checkpointed = self._told = self.seq
-        return Checkpoint(self.message_id, self.attempt, self.seq, self._sent_text, self._sent_data)
-
-    def _grew_little(self) -> bool:
-        text, data = self._stored
-        return self._sent_data is data and len(self._sent_text) - len(text) < LITTLE * len(text)
+        self._checkpointed_seq = self._highest_seq = self.seq
+        return Checkpoint(self.question_id, self.attempt, self.seq, self._sent_text, self._sent_data)
 
     def forget_checkpoint(self) -> None:
         """The last checkpoint did not arrive: the next beat carries one again."""
-        self._checkpointed = -1
+        self._checkpointed_seq = -1
         self._stored = ("", None)
 
-
-def _head(text: str) -> str:
-    """As much of the text as fits into a field."""
-    if len(text) * 4 <= FIELD_BYTES or len(data := text.encode()) <= FIELD_BYTES:
-        return text
-    return data[:FIELD_BYTES].decode("utf-8", "ignore")
+    def _grew_little(self) -> bool:
+        text, data = self._stored
+        return self._sent_data is data and len(self._sent_text) - len(text) < SMALL_GROWTH * len(text)
 
 
-def _slim(delta: dict[str, Any]) -> dict[str, Any]:
-    """Leave a field out that is too large for an event, and name it."""
+def _omit_large_field(delta: dict[str, Any]) -> dict[str, Any]:
     (name, value), *_ = delta.items()
     if name == "text" or len(repr(value)) <= FIELD_BYTES:
         return delta

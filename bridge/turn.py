@@ -1,63 +1,56 @@
-"""One job from claim to result: builds nothing, decides nothing about the queue, calls the function once."""
+"""One attempt from its start to its result. It calls the function once, and decides nothing about the queue."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from bridge.errors import ModelUnavailable, TurnFailure, verdict
+from bridge.errors import HandlerFailed, ModelUnavailable, TurnFailure, verdict
 from bridge.functions import Functions
-from bridge.model import Answer, Job, Partial, Result, Run, Turn, Usage
-from bridge.outbox import Outbox
+from bridge.jobs import RunningJob
+from bridge.model import Completion, Partial, Result, Turn, Usage
 from bridge.settings import Settings
-from bridge.store import Store
-from bridge.stream import Stream
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
-# A provider that asks for more is asked again after this.
+# A provider that asks for a longer pause is asked again after this one.
 LONGEST_WAIT_SECONDS = 3600.0
-NO_USAGE = Usage()
-LETTERS_PER_TOKEN = 4
-TITLE_SECONDS = 30.0
+CHARACTERS_PER_TOKEN = 4
 
 
-async def answer(
-    job: Job, stream: Stream, outbox: Outbox, functions: Functions, settings: Settings, began: float
-) -> Result:
-    """Run the job's function and stream what it says.
+async def run_attempt(running: RunningJob, functions: Functions, settings: Settings) -> Result:
+    """Answer the question, publish the reply as it grows, and return the result, whatever happens.
 
-    `began` is the monotonic time of the claim. Every failure becomes a `failed` result. Cancelling the awaiting
-    task closes the provider's connection; then no result is returned.
+    When the job is stopped, the provider's connection is closed and the text so far is kept.
+
+    Raises:
+        CancelledError: the process is leaving without a drain; the lease will run out.
     """
     try:
-        reply = await _run(_turn(job, settings), stream, outbox, functions, settings)
-        outbox.update(stream, Partial(reply.text))  # the data comes whole with the row's event
-        await outbox.flush(stream)
-        return Result(
-            job.message_id,
-            job.attempt,
-            "done",
-            text=reply.text,
-            data=reply.data,
-            seq=stream.seq,
-            files=reply.files,
-            revisions=job.revisions,
-            run=measure(job, stream, began, reply.usage),
-        )
+        if running.job.cancel:  # taken over after its user stopped it: the row keeps the text of the last checkpoint
+            return running.result("cancelled")
+        if not running.start():
+            return await _stopped(running)
+        return await _answer(running, functions, settings)
+    except asyncio.CancelledError:
+        if running.stop_reason is not None:
+            return await _stopped(running)
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise
+        cause = HandlerFailed("internal", "Something went wrong while answering.", detail="it cancelled itself")
+        return failed(running, cause, settings)
     except Exception as error:
-        return failure(job, stream, settings, began, error)
+        return failed(running, error, settings)
 
 
-def failure(job: Job, stream: Stream | None, settings: Settings, began: float, error: Exception) -> Result:
-    """The result of an attempt that ended in `error`: another one later, or a dead letter."""
-    decision = verdict(error)
+def failed(running: RunningJob, error: Exception, settings: Settings) -> Result:
+    """The result of an attempt that ended in `error`: retried later, or a dead letter."""
+    job, decision = running.job, verdict(error)
     retry_ms = None
     if decision.retry and job.failures + 1 < settings.max_failures:
         pause = min(FIRST_RETRY_SECONDS * 2**job.failures, LONGEST_RETRY_SECONDS) * random.uniform(0.5, 1)
@@ -66,94 +59,73 @@ def failure(job: Job, stream: Stream | None, settings: Settings, began: float, e
         retry_ms = int(pause * 1000)
     detail = str(error.detail or error) if isinstance(error, TurnFailure) else repr(error)
     log.warning(
-        "attempt failed: %s", decision.code,
-        extra={"message_id": job.message_id, "attempt": job.attempt, "retry_ms": retry_ms, "detail": detail},
+        "attempt failed: %s",
+        decision.code,
+        extra=running.log_fields | {"retry_ms": retry_ms, "detail": detail},
         exc_info=None if isinstance(error, TurnFailure) else error,
-    )  # fmt: skip
-    run = measure(job, stream, began, error={"code": decision.code, "detail": detail[:2000]})
-    return Result(
-        job.message_id,
-        job.attempt,
+    )
+    return running.result(
         "failed",
+        detail={"code": decision.code, "detail": detail[:2000]},
         error={"code": decision.code, "message": decision.message},
         retry_ms=retry_ms,
-        run=run,
     )
 
 
-def stopped(job: Job, stream: Stream, began: float) -> Result:
-    """The result of a reply that its user cancelled: the text so far is kept."""
-    newest = stream.newest
-    return Result(
-        job.message_id,
-        job.attempt,
-        "cancelled",
-        text=newest.text,
-        data=newest.data,
-        seq=stream.seq,
-        run=measure(job, stream, began, spent(job, stream)),
-    )
-
-
-def spent(job: Job, stream: Stream) -> Usage:
-    """An estimate of what an attempt cost that was left early: providers tell it at the end alone."""
-    turn = job.turn
-    if turn is None or not stream.newest.text:
-        return NO_USAGE
-    read = [turn.message, *(m.content for m in turn.messages), *(f.content for f in turn.files)]
-    return Usage(
-        input_tokens=sum(map(len, read)) // LETTERS_PER_TOKEN,
-        output_tokens=len(stream.newest.text) // LETTERS_PER_TOKEN + 1,
-    )
-
-
-def measure(
-    job: Job, stream: Stream | None, began: float, usage: Usage = NO_USAGE, error: dict[str, str] | None = None
-) -> Run:
-    """What the attempt took, seen from its claim at `began` (monotonic seconds)."""
-    first = stream.first_sent_at if stream is not None else None
-    return Run(
-        function=job.turn.function if job.turn else None,
-        usage=usage,
-        queue_ms=job.queued_ms,
-        first_delta_ms=None if first is None else int((first - began) * 1000),
-        duration_ms=int((time.monotonic() - began) * 1000),
-        error=error,
-    )
-
-
-async def name_session(job: Job, reply: str, functions: Functions, store: Store) -> None:
-    """Name the session by its first exchange. It costs the reply no time, and may fail: the next one tries."""
-    if job.turn is None:
-        return
-    try:
-        async with asyncio.timeout(TITLE_SECONDS):
-            said = await functions.title(job.turn.message, reply)
-            if said is not None and said.text.strip():
-                await store.set_title(job.turn.session.id, said.text.strip())
-    except Exception as error:
-        log.warning("no title: %s", error, extra={"message_id": job.message_id, "session_id": job.turn.session.id})
-
-
-def _turn(job: Job, settings: Settings) -> Turn:
+async def _answer(running: RunningJob, functions: Functions, settings: Settings) -> Result:
+    job, reply = running.job, running.reply
     if job.turn is None:
         raise TurnFailure("unreadable", "The conversation could not be read.", detail=job.broken or "no payload")
     if job.failures >= settings.max_failures:
-        # it was taken over so often that whoever answers it seems to die of it
+        # it was taken over so often that answering it seems to kill its worker
         raise TurnFailure("gave_up", "The message could not be answered.", detail="its workers vanished")
-    return job.turn
+    completion = await _run_function(running, job.turn, functions, settings)
+    reply.publish(Partial(completion.text))  # the data comes with the row's event, all at once
+    await reply.flush()
+    return running.result(
+        "done",
+        completion.usage,
+        text=completion.text,
+        data=completion.data,
+        seq=reply.stream.seq,
+        files=completion.files,
+        revisions=job.revisions,
+    )
 
 
-async def _run(turn: Turn, stream: Stream, outbox: Outbox, functions: Functions, settings: Settings) -> Answer:
-    said: AsyncGenerator[Partial | Answer, None] = functions.run(turn)
+async def _stopped(running: RunningJob) -> Result:
+    """The result of a job that was stopped. Of a lost one, the database keeps only the cost."""
+    usage = estimate_usage(running)
+    if running.stop_reason == "released":
+        return running.result("released", usage)
+    if running.stop_reason == "cancelled":
+        await running.reply.flush()
+    newest = running.reply.stream.newest
+    return running.result("cancelled", usage, text=newest.text, data=newest.data, seq=running.reply.stream.seq)
+
+
+def estimate_usage(running: RunningJob) -> Usage:
+    """Estimate the cost of an attempt that ended early: providers report it only at the end."""
+    turn, text = running.job.turn, running.reply.stream.newest.text
+    if turn is None or not text:
+        return Usage()
+    read = [turn.message, *(m.content for m in turn.messages), *(f.content for f in turn.files)]
+    return Usage(
+        input_tokens=sum(map(len, read)) // CHARACTERS_PER_TOKEN,
+        output_tokens=len(text) // CHARACTERS_PER_TOKEN + 1,
+    )
+
+
+async def _run_function(running: RunningJob, turn: Turn, functions: Functions, settings: Settings) -> Completion:
+    pieces: AsyncGenerator[Partial | Completion, None] = functions.run(turn)
     try:
-        async with asyncio.timeout(settings.total_seconds), aclosing(said):
+        async with asyncio.timeout(settings.total_seconds), aclosing(pieces):
             patience, code = settings.first_token_seconds, "model_silent"
             while True:
-                item = await _next(said, patience, code)
-                if isinstance(item, Answer):
-                    return item
-                outbox.update(stream, item)
+                piece = await _next(pieces, patience, code)
+                if isinstance(piece, Completion):
+                    return piece
+                running.reply.publish(piece)
                 patience, code = settings.idle_seconds, "model_stalled"
     except TimeoutError:
         raise ModelUnavailable(
@@ -161,13 +133,14 @@ async def _run(turn: Turn, stream: Stream, outbox: Outbox, functions: Functions,
         ) from None
 
 
-async def _next(said: AsyncGenerator[Partial | Answer, None], seconds: float, code: str) -> Partial | Answer:
+async def _next(pieces: AsyncGenerator[Partial | Completion, None], seconds: float, code: str) -> Partial | Completion:
     try:
         async with asyncio.timeout(seconds) as patience:
-            return await anext(said)
+            return await anext(pieces)
     except TimeoutError:
         if not patience.expired():
             raise
         raise ModelUnavailable(code, "The model did not answer in time.", detail=f"nothing for {seconds:g} s") from None
     except StopAsyncIteration:
-        raise ModelUnavailable("model_cut", "The model's answer broke off.", detail="ended without an answer") from None
+        detail = "the function ended without a completion"
+        raise ModelUnavailable("model_cut", "The model's answer was cut off.", detail=detail) from None

@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 
 from realtime.types import RealtimeSubscribeStates
 
-from bridge.connection import config
+from bridge.realtime.connection import channel_config
 from tests.support.users import Ear, Person
-from tests.support.workers import working
+from tests.support.workers import claims, working
 
 
 async def speak(somebody: Person, topic: str, ear: Ear, *events: str) -> None:
     """Join the public topic of this name, and say each event on it; `ear` hears them there."""
-    channel = somebody.client.channel(topic, config(private=False, hears_itself=True))
+    channel = somebody.client.channel(topic, channel_config(private=False, echo=True))
     for event in events:
         channel.on_broadcast(event, ear.hear)
     joined = Ear()
@@ -32,11 +32,11 @@ async def test_what_is_said_on_a_public_topic_is_not_heard_on_the_private_one(
     session_id = await user.open_session(title="named")
     hers = await user.listen(f"session:{session_id}", "delta", "message", "work", "cancel")
     async with working(environment) as worker:
-        claims = worker.metrics.claims.total()
+        before = claims(worker)
         await speak(other, "bridge:inbox", ear, "work", "cancel")
         await speak(other, f"session:{session_id}", ear, "delta", "message")
         await ear.until(lambda ear: len(ear.heard) == 4)  # it was said, and heard where it was said
-        assert worker.metrics.claims.total() == claims
+        assert claims(worker) == before
         assert hers.heard == []
         await user.reply(await user.ask(session_id, "[[text=true]]"))
         await hers.until(lambda ear: ear.of("message", role="assistant", status="done"))

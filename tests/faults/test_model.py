@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge import outbox, turn
+from bridge import turn
+from bridge.realtime import publisher
 from devstack.model import ModelServer
 from tests.faults.wire import Wire
 from tests.support.database import Row
@@ -105,7 +106,7 @@ async def test_every_kind_of_fault_by_the_taxonomy(
         mine = [exchange for exchange in model.requests if exchange.started_at > began]
         stalled = [exchange.outcome for exchange in mine if exchange.prompt.last.startswith("[[stall=0")]
         assert stalled == ["dropped"] * MAX_FAILURES
-        assert running.hands == {}
+        assert running.jobs.count == 0
 
 
 def pauses_in(caplog: pytest.LogCaptureFixture) -> list[float]:
@@ -155,7 +156,7 @@ async def test_a_retry_takes_the_place_of_the_partial(
     session_id = await user.open_session(title="named")
     ear = await user.listen(f"session:{session_id}")
     # a join may take as long as it likes: no checkpoint takes what it will have to say, and the end waits for it
-    monkeypatch.setattr(outbox, "JOIN_PATIENCE_SECONDS", 20)
+    monkeypatch.setattr(publisher, "JOIN_PATIENCE_SECONDS", 20)
     async with working(environment, **PATIENCE, checkpoint_seconds=60, lease_seconds=600):
         message_id = await user.ask(session_id, f'[[text="{TEXT}" delay=0.05 cut=4 times=1]]')
         reply = await user.reply(message_id)

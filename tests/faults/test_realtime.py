@@ -12,18 +12,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from bridge import channels, connection, inbox, outbox, worker
-from bridge.channels import SessionChannels
-from bridge.inbox import Signal, Work
+from bridge import claims as claiming
+from bridge.realtime import channels, connection, listener, publisher, supervisor
+from bridge.realtime.channels import SessionChannels
+from bridge.realtime.listener import Signal, Work
 from bridge.worker import Worker
 from tests.faults.proxy import Frame, Proxy
 from tests.support.users import Person
 from tests.support.waiting import until
-from tests.support.workers import worker_settings, working
+from tests.support.workers import claims, worker_settings, working
 
 pytestmark = pytest.mark.quiet
 
 SCALE = 0.2
+MODULES = (channels, claiming, connection, listener, publisher, supervisor)
 BACK_SECONDS = 15 * SCALE
 SWEEP_SECONDS = 1.0
 # what a busy machine may add to any of it
@@ -36,9 +38,9 @@ Fault = Callable[[Proxy], AbstractAsyncContextManager[None]]
 def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         *("JOIN_SECONDS", "FIRST_BACKOFF_SECONDS", "LONGEST_BACKOFF_SECONDS"),
-        *("CANARY_SECONDS", "CANARY_ANSWER_SECONDS", "ANNOUNCED_MS"),
+        *("PROBE_SECONDS", "PROBE_ANSWER_SECONDS", "ANNOUNCED_MS"),
     ):
-        owners = [module for module in (connection, inbox, outbox, worker) if hasattr(module, name)]
+        owners = [module for module in MODULES if hasattr(module, name)]
         assert owners, f"{name} is known nowhere any more"
         for module in owners:  # a name that was imported is another one
             monkeypatch.setattr(module, name, getattr(module, name) * SCALE)
@@ -49,13 +51,13 @@ class Heard:
 
     def __init__(self, worker: Worker) -> None:
         self.by: dict[str, set[str]] = {"broadcast": set(), "changes": set()}
-        self._put = worker.inbox._put
-        worker.inbox._put = self.put  # type: ignore[method-assign]  # it listens in
+        self._enqueue = worker.listener._enqueue
+        worker.listener._enqueue = self.enqueue  # type: ignore[method-assign]  # it listens in
 
-    def put(self, signal: Signal) -> None:
+    def enqueue(self, signal: Signal) -> None:
         if isinstance(signal, Work) and signal.source in self.by:
-            self.by[signal.source].update(signal.message_ids)
-        self._put(signal)
+            self.by[signal.source].update(signal.question_ids)
+        self._enqueue(signal)
 
     async def both(self, user: Person, session_id: str, within: float) -> float:
         """Ask until both ways tell of a question that was asked from now on; return after how many seconds.
@@ -203,9 +205,9 @@ async def test_the_next_message_is_answered_and_wake_ups_come_back(
         async with fault(proxy):
             other = await user.open_session(title="named")
             message_id = await user.ask(other, "[[text=answered]]")
-            before = running.metrics.claims["sweep"]
+            before = claims(running, "sweep")
             await user.reply(message_id, lambda _: True)  # it is claimed: by the next sweep, or the one under way
-            assert running.metrics.claims["sweep"] <= before + 2
+            assert claims(running, "sweep") <= before + 2
             assert (await user.reply(message_id))["content"] == "answered"
         await proxy.calm()
         await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
@@ -221,7 +223,7 @@ async def test_a_lost_event_is_found_by_the_sweep_which_trusts_the_subscription_
         if busy:  # its beats say that nothing waits, until something does
             other = await user.ask(await user.open_session(title="named"), "[[tokens=2000 delay=0.05]]")
             await user.reply(other, lambda row: row["seq"] > 0)
-        before = running.inbox.resubscriptions
+        before = running.listener.resubscriptions
         lost: list[str] = []
 
         def loses(frame: Frame) -> bool:
@@ -234,15 +236,15 @@ async def test_a_lost_event_is_found_by_the_sweep_which_trusts_the_subscription_
 
         proxy.realtime.loses = loses
         if not busy:  # right after a claim, so that it waits for the next one long enough to count as missed
-            claims = running.metrics.claims.total()
-            await until(lambda: running.metrics.claims.total() > claims, 20, 0.005)
+            count = claims(running)
+            await until(lambda: claims(running) > count, 20, 0.005)
         message_id = await user.ask(session_id, "[[text=found]]")
         assert (await user.reply(message_id))["content"] == "found"
         assert "broadcast" in lost
-        assert running.metrics.missed_wakeups == 1
+        assert running.metrics.value("bridge_missed_wakeups_total") == 1
         await proxy.calm()
         await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
-        assert running.inbox.resubscriptions == before + 2
+        assert running.listener.resubscriptions == before + 2
 
 
 async def test_a_dead_connection_is_noticed_while_nobody_asks(
@@ -251,13 +253,13 @@ async def test_a_dead_connection_is_noticed_while_nobody_asks(
     session_id = await user.open_session(title="named")
     async with working(cut_off, sweep_seconds=30) as running:
         heard = Heard(running)
-        inbox, sessions = running.inbox.broadcasts, running.inbox.broadcasts.sessions
+        broadcasts, sessions = running.listener.broadcasts, running.listener.broadcasts.sessions
         proxy.swallow_sockets()
-        await until(lambda: inbox.sessions > sessions and inbox.is_ready, BACK_SECONDS + SLACK_SECONDS)
+        await until(lambda: broadcasts.sessions > sessions and broadcasts.is_ready, BACK_SECONDS + SLACK_SECONDS)
         message_id = await user.ask(session_id, "[[text=heard]]")
         assert (await user.reply(message_id))["content"] == "heard"
         assert message_id in heard.by["broadcast"]
-        assert running.metrics.missed_wakeups == 0
+        assert running.metrics.value("bridge_missed_wakeups_total") == 0
 
 
 async def test_deltas_flow_again_when_their_connection_was_lost(

@@ -13,7 +13,7 @@ import httpx
 from realtime.types import RealtimeSubscribeStates
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from bridge.connection import config, dismantle
+from bridge.realtime.connection import channel_config, close
 from tests.support.database import Row
 
 ENDED = ("done", "failed", "cancelled")
@@ -75,7 +75,7 @@ class Person:
         ear = Ear()
         states: asyncio.Queue[tuple[RealtimeSubscribeStates, Exception | None]] = asyncio.Queue()
         await self.client.realtime.set_auth(self.token)
-        channel = self.client.channel(topic, config(private=True, hears_itself=False))
+        channel = self.client.channel(topic, channel_config(private=True, echo=False))
         for event in events or ("delta", "message", "file"):
             channel.on_broadcast(event, ear.hear)
         await channel.subscribe(lambda state, error: states.put_nowait((state, error)))
@@ -111,7 +111,7 @@ class Person:
         raise TimeoutError(f"the reply to {message_id} is {rows}")
 
     async def close(self) -> None:
-        await dismantle(self.client.realtime)
+        await close(self.client.realtime)
         await self.http.aclose()
 
 

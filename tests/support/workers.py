@@ -22,6 +22,7 @@ from bridge import settings
 from bridge.functions import Functions
 from bridge.settings import Settings
 from bridge.store import Store
+from bridge.watchdog import Watchdog
 from bridge.worker import Worker
 from devstack.process import before_exec
 from tests.support import ROOT
@@ -54,16 +55,16 @@ async def working(
     name = name or f"test-{uuid.uuid4().hex[:8]}"
     store = await Store.open(chosen, name)
     functions = Functions.load(chosen.functions, handlers=chosen.handlers)
-    worker = Worker(chosen, store, functions, name)
+    worker = Worker(chosen, store, functions, name, Watchdog(60))
     running = asyncio.create_task(worker.run())
     try:
         async with asyncio.timeout(20):
             while ready and not (
-                worker.inbox.broadcasts.is_ready
-                and worker.inbox.changes.is_ready
-                and worker.outbox.is_ready
-                and worker.claims.looked_at is not None
-                and worker.is_waiting
+                worker.listener.broadcasts.is_ready
+                and worker.listener.changes.is_ready
+                and worker.publisher.is_ready
+                and worker.claims.last_answer_at is not None
+                and worker.is_idle
             ):
                 assert not running.done(), running.exception()
                 await asyncio.sleep(0.01)
@@ -163,6 +164,18 @@ class WorkerProcess:
         """SIGKILL, frozen or not."""
         self.signal(signal.SIGKILL)
         await self.ended()
+
+
+def claims(worker: Worker, woken_by: str | None = None) -> float:
+    """How many claims were answered, of all or of those woken by one source."""
+    samples = [s for metric in worker.metrics.claims.collect() for s in metric.samples if s.name.endswith("_total")]
+    return sum(s.value for s in samples if woken_by in (None, s.labels["woken_by"]))
+
+
+def outcomes(worker: Worker) -> dict[str, float]:
+    """How many attempts ended, by outcome."""
+    samples = [s for metric in worker.metrics.attempts.collect() for s in metric.samples if s.name.endswith("_total")]
+    return {s.labels["outcome"]: s.value for s in samples}
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from devstack.model import ModelServer
 from tests.support.database import Row
 from tests.support.users import Person
 from tests.support.waiting import until
-from tests.support.workers import working
+from tests.support.workers import outcomes, working
 
 
 async def cancel(user: Person, message_id: str) -> str:
@@ -49,8 +49,8 @@ async def test_cancel_closes_the_providers_connection(
         assert (await user.reply(second))["status"] == "done"
         said = [message["content"] for message in model.requests[-1].body["messages"]]
         assert any(row["content"].strip() in str(content) for content in said)
-        await until(lambda: not worker.hands, within=10)  # it has heard that the last one is written
-        assert worker.metrics.outcomes == {"cancelled": 1, "done": 1}
+        await until(lambda: not worker.jobs.count, within=10)  # it has heard that the last one is written
+        assert outcomes(worker) == {"cancelled": 1, "done": 1}
 
 
 async def test_cancel_of_a_queued_question_ends_it_at_once(environment: dict[str, str], user: Person) -> None:
@@ -71,7 +71,7 @@ async def test_cancel_is_heard_by_the_heartbeat_with_broadcasts_lost(
     async with working(environment, checkpoint_seconds=0.2) as worker:
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=5000 delay=0.02]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
-        worker.inbox._put = lambda signal: None  # type: ignore[method-assign]  # deaf from here on
+        worker.listener._enqueue = lambda signal: None  # type: ignore[method-assign]  # deaf from here on
         assert await cancel(user, message_id) == "cancelling"
         assert (await user.reply(message_id))["status"] == "cancelled"  # left alone it would talk for 100 s
 
@@ -87,7 +87,7 @@ async def test_deleting_the_session_stops_the_reply(
         await user.client.table("sessions").delete().eq("id", session_id).execute()
         await model.until(lambda model: exchange.outcome == "dropped")
         worker.drain()
-    assert worker.metrics.lost == 1
+    assert worker.metrics.value("bridge_leases_lost_total") == 1
     # what was said is paid for, although nothing of it is left
     (used,) = await (await db.execute("select tokens from bridge.usage")).fetchall()
     assert used["tokens"] > 0

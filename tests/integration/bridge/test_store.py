@@ -39,7 +39,7 @@ async def test_a_claim_brings_all_that_a_turn_needs(store: Store, user: Person) 
     await user.client.table("code_files").insert(file).execute()
     message_id = await user.ask(session_id, "hello", data={"city": "Bern"})
     (job,) = (await store.claim(5, [])).jobs
-    assert (job.message_id, job.attempt, job.failures, job.cancel, job.broken) == (message_id, 1, 0, False, None)
+    assert (job.question_id, job.attempt, job.failures, job.cancel, job.broken) == (message_id, 1, 0, False, None)
     assert job.turn is not None
     assert (job.turn.message, job.turn.data, job.turn.user_id) == ("hello", {"city": "Bern"}, user.id)
     assert job.turn.session.metadata == {"tone": "dry"}
@@ -50,23 +50,23 @@ async def test_a_claim_whose_answer_was_lost_comes_again(store: Store, user: Per
     await questions(user, 3)
     first = await store.claim(5, [])
     again = await store.claim(5, [])
-    assert {(job.message_id, job.attempt) for job in first.jobs} == {
-        (job.message_id, job.attempt) for job in again.jobs
+    assert {(job.question_id, job.attempt) for job in first.jobs} == {
+        (job.question_id, job.attempt) for job in again.jobs
     }
-    assert (await store.claim(5, [job.message_id for job in first.jobs])).jobs == ()
+    assert (await store.claim(5, [job.question_id for job in first.jobs])).jobs == ()
 
 
 async def test_what_comes_again_fills_slots_and_comes_in_parts(store: Store, user: Person) -> None:
     """Answers that were lost add up to no more than the worker has slots for."""
     await questions(user, 5)
-    first = {job.message_id for job in (await store.claim(2, [])).jobs}
-    again = {job.message_id for job in (await store.claim(2, [])).jobs}
+    first = {job.question_id for job in (await store.claim(2, [])).jobs}
+    again = {job.question_id for job in (await store.claim(2, [])).jobs}
     assert first == again
     assert len(first) == 2
     assert len((await store.claim(3, [])).jobs) == 3
     parts: set[str] = set()
     for count in (1, 2, 3):
-        parts |= {job.message_id for job in (await store.claim(0, list(parts))).jobs}
+        parts |= {job.question_id for job in (await store.claim(0, list(parts))).jobs}
         assert len(parts) == count
     assert (await store.claim(0, list(parts))).jobs == ()
 
@@ -80,7 +80,7 @@ async def test_a_beat_gives_up_while_the_lease_still_holds(
         (message_id,) = await questions(user, 1)
         (job,) = (await store.claim(1, [])).jobs
         async with db.transaction():
-            await db.execute("select from bridge.jobs where message_id = %s for update", (message_id,))
+            await db.execute("select from bridge.jobs where question_id = %s for update", (message_id,))
             async with asyncio.timeout(4):
                 with pytest.raises(StoreUnavailable, match="TimeoutError"):
                     await store.beat([Checkpoint(message_id, job.attempt)])
@@ -92,13 +92,13 @@ async def test_one_bad_result_harms_no_other(store: Store, user: Person) -> None
     await questions(user, 32)
     jobs = (await store.claim(32, [])).jobs
     assert len(jobs) == 32
-    results = [Result(job.message_id, job.attempt, "done", text=f"answer {n}") for n, job in enumerate(jobs)]
+    results = [Result(job.question_id, job.attempt, "done", text=f"answer {n}") for n, job in enumerate(jobs)]
     bad = jobs[7]
-    results[7] = Result(bad.message_id, bad.attempt, "done", text="x", seq=2**40)  # no integer of Postgres's
+    results[7] = Result(bad.question_id, bad.attempt, "done", text="x", seq=2**40)  # no integer of Postgres's
     answers = await store.finish(results)
-    assert {state for id_, state in answers.states.items() if id_ != bad.message_id} == {"ok"}
-    assert answers.states[bad.message_id] == "refused"
-    row = await user.reply(bad.message_id)
+    assert {state for id_, state in answers.states.items() if id_ != bad.question_id} == {"ok"}
+    assert answers.states[bad.question_id] == "refused"
+    row = await user.reply(bad.question_id)
     assert (row["status"], row["error"]["code"]) == ("failed", "unstorable")
 
 
@@ -108,9 +108,9 @@ async def test_a_file_that_is_refused_costs_neither_the_reply_nor_the_others(
     await questions(user, 1)
     (job,) = (await store.claim(1, [])).jobs
     files = (FileWrite("a\nb", "refused"), FileWrite("good.py", "x"), FileWrite("", "refused"))
-    result = Result(job.message_id, job.attempt, "done", text="fine", files=files)
-    assert (await store.finish([result])).states == {job.message_id: "ok"}
-    assert (await user.reply(job.message_id))["content"] == "fine"
+    result = Result(job.question_id, job.attempt, "done", text="fine", files=files)
+    assert (await store.finish([result])).states == {job.question_id: "ok"}
+    assert (await user.reply(job.question_id))["content"] == "fine"
     assert [file["path"] for file in await user.rows("code_files")] == ["good.py"]
     (run,) = await (await db.execute("select error from bridge.runs")).fetchall()
     assert run["error"]["code"] == "files_refused"
@@ -127,7 +127,7 @@ async def test_a_file_that_a_user_gives_the_path_of_a_replys_own_stays(
     file = {"session_id": session["id"], "path": "old.py", "content": "the user's"}
     await user.client.table("code_files").insert(file).execute()
     files = (FileWrite("new.py", "the reply's"), FileWrite("other.py", "x"))
-    result = Result(job.message_id, job.attempt, "done", text="fine", files=files)
+    result = Result(job.question_id, job.attempt, "done", text="fine", files=files)
     async with db.transaction():
         await db.execute("update public.code_files set path = 'new.py' where path = 'old.py'")
         finishing = asyncio.create_task(store.finish([result]))
@@ -168,17 +168,19 @@ async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
 ) -> None:
     await questions(user, 3)
     jobs = (await store.claim(3, [])).jobs
-    results = [Result(job.message_id, job.attempt, "done", text="fine") for job in jobs]
-    bad = jobs[1].message_id
+    results = [Result(job.question_id, job.attempt, "done", text="fine") for job in jobs]
+    bad = jobs[1].question_id
     if is_cancelled:
         await user.client.rpc("cancel_message", {"message_id": bad}).execute()
     async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}' or new.id = '{bad}'"):
         states = (await store.finish(results)).states
-        assert states == {job.message_id: "refused" if job.message_id == bad else "ok" for job in jobs}
+        assert states == {job.question_id: "refused" if job.question_id == bad else "ok" for job in jobs}
         assert (await store.finish(results)).states[bad] == "ok"  # it is over, and need not be told again
         assert [row["content"] for row in await user.rows("messages", status="done", role="assistant")] == ["fine"] * 2
         assert (await store.claim(3, [])).jobs == ()
-    (run,) = await (await db.execute("select outcome, error from bridge.runs where message_id = %s", (bad,))).fetchall()
+    (run,) = await (
+        await db.execute("select outcome, error from bridge.runs where question_id = %s", (bad,))
+    ).fetchall()
     assert run["outcome"] == ("cancelled" if is_cancelled else "failed")
     assert run["error"]["detail"] == "P0001 not in this project"
     letters = {letter["message_id"] for letter in await store.dead_letters(100)}
@@ -196,7 +198,7 @@ async def test_a_trigger_that_refuses_a_beginning_or_a_checkpoint_takes_them_fro
 ) -> None:
     bad, good = await questions(user, 2)
     async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}'", "= 'running'"):
-        jobs = {job.message_id: job for job in (await store.claim(2, [])).jobs}
+        jobs = {job.question_id: job for job in (await store.claim(2, [])).jobs}
         assert "not in this project" in (jobs[bad].broken or "")
         assert jobs[good].broken is None
         said = [Checkpoint(id_, jobs[id_].attempt, 1, "said so far") for id_ in (bad, good)]
@@ -213,7 +215,7 @@ async def test_a_trigger_that_refuses_another_attempt_ends_the_attempt_and_no_ot
     store: Store, user: Person, outcome: Outcome, timing: str, db: psycopg.AsyncConnection[Row]
 ) -> None:
     bad, good = await questions(user, 2)
-    attempts = {job.message_id: job.attempt for job in (await store.claim(2, [])).jobs}
+    attempts = {job.question_id: job.attempt for job in (await store.claim(2, [])).jobs}
     results = [Result(bad, attempts[bad], outcome, retry_ms=1000), Result(good, attempts[good], "done", text="fine")]
     async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}' or new.id = '{bad}'"):
         assert (await store.finish(results)).states == {bad: "refused", good: "ok"}
@@ -226,9 +228,9 @@ async def test_a_reply_that_only_one_of_its_rows_refuses_to_end_is_shown_as_fail
     await questions(user, 1)
     (job,) = (await store.claim(1, [])).jobs
     async with refusing(db, "trigger", "", "new.role = 'user'"):
-        answers = await store.finish([Result(job.message_id, job.attempt, "done", text="fine")])
-    assert answers.states == {job.message_id: "refused"}
-    row = await user.reply(job.message_id)
+        answers = await store.finish([Result(job.question_id, job.attempt, "done", text="fine")])
+    assert answers.states == {job.question_id: "refused"}
+    row = await user.reply(job.question_id)
     assert (row["status"], row["error"]["code"], row["attempt"]) == ("failed", "unstorable", job.attempt)
 
 
@@ -258,7 +260,7 @@ async def test_what_a_project_defers_to_the_commit_stays_deferred_where_a_user_e
 async def test_a_batch_refused_as_a_whole_is_halved(store: Store, user: Person) -> None:
     await questions(user, 8)
     jobs = (await store.claim(8, [])).jobs
-    results = [Result(job.message_id, job.attempt, "done", text="fine") for job in jobs]
+    results = [Result(job.question_id, job.attempt, "done", text="fine") for job in jobs]
     results[3] = Result("no uuid at all", 1, "done", text="bad")
     answers = await store.finish(results)
     assert len(answers.states) == 7
@@ -268,13 +270,13 @@ async def test_a_batch_refused_as_a_whole_is_halved(store: Store, user: Person) 
 async def test_what_postgres_cannot_hold_is_made_fit(store: Store, user: Person) -> None:
     await questions(user, 1)
     (job,) = (await store.claim(1, [])).jobs
-    checkpoint = Checkpoint(job.message_id, job.attempt, 1, "a\0b\ud800c", {"x\0": float("nan")})
-    assert (await store.beat([checkpoint])).states == {job.message_id: "ok"}
-    row = await user.reply(job.message_id, lambda row: row["seq"] == 1)
+    checkpoint = Checkpoint(job.question_id, job.attempt, 1, "a\0b\ud800c", {"x\0": float("nan")})
+    assert (await store.beat([checkpoint])).states == {job.question_id: "ok"}
+    row = await user.reply(job.question_id, lambda row: row["seq"] == 1)
     assert (row["content"], row["data"]) == ("ab?c", {"x": None})
-    long = Result(job.message_id, job.attempt, "done", text="é" * 600_000, seq=2)
-    assert (await store.finish([long])).states == {job.message_id: "ok"}
-    assert len((await user.reply(job.message_id))["content"].encode()) == 1_000_000
+    long = Result(job.question_id, job.attempt, "done", text="é" * 600_000, seq=2)
+    assert (await store.finish([long])).states == {job.question_id: "ok"}
+    assert len((await user.reply(job.question_id))["content"].encode()) == 1_000_000
 
 
 async def test_a_lost_lease_changes_nothing(environment: dict[str, str], store: Store, user: Person) -> None:
@@ -283,13 +285,13 @@ async def test_a_lost_lease_changes_nothing(environment: dict[str, str], store: 
     try:
         (job,) = (await store.claim(1, [])).jobs
         stale: list[Any] = [
-            await other.beat([Checkpoint(job.message_id, job.attempt, 1, "stolen")]),
-            await other.finish([Result(job.message_id, job.attempt, "done", text="stolen")]),
-            await store.beat([Checkpoint(job.message_id, job.attempt - 1, 1, "stolen")]),
-            await store.finish([Result(job.message_id, job.attempt + 1, "done", text="stolen")]),
+            await other.beat([Checkpoint(job.question_id, job.attempt, 1, "stolen")]),
+            await other.finish([Result(job.question_id, job.attempt, "done", text="stolen")]),
+            await store.beat([Checkpoint(job.question_id, job.attempt - 1, 1, "stolen")]),
+            await store.finish([Result(job.question_id, job.attempt + 1, "done", text="stolen")]),
         ]
-        assert [answers.states[job.message_id] for answers in stale] == ["lost"] * 4
-        row = await user.reply(job.message_id, lambda _: True)
+        assert [answers.states[job.question_id] for answers in stale] == ["lost"] * 4
+        row = await user.reply(job.question_id, lambda _: True)
         assert (row["status"], row["content"], row["seq"]) == ("running", "", 0)
     finally:
         await other.close()
@@ -298,10 +300,10 @@ async def test_a_lost_lease_changes_nothing(environment: dict[str, str], store: 
 async def test_a_finish_can_be_said_twice(store: Store, user: Person) -> None:
     await questions(user, 1)
     (job,) = (await store.claim(1, [])).jobs
-    result = Result(job.message_id, job.attempt, "done", text="once")
-    assert (await store.finish([result])).states == {job.message_id: "ok"}
-    assert (await store.finish([result])).states == {job.message_id: "ok"}
-    assert (await user.reply(job.message_id))["content"] == "once"
+    result = Result(job.question_id, job.attempt, "done", text="once")
+    assert (await store.finish([result])).states == {job.question_id: "ok"}
+    assert (await store.finish([result])).states == {job.question_id: "ok"}
+    assert (await user.reply(job.question_id))["content"] == "once"
 
 
 async def test_a_page_in_the_place_of_an_answer_is_a_call_that_failed(environment: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ import aiohttp
 import psycopg
 import pytest
 
-from bridge import outbox
+from bridge.realtime import publisher
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.support.commands import read_until, run_bridge, wait_for_exit
@@ -25,7 +25,7 @@ HANDLERS = "tests.support.handlers"
 
 async def test_a_handler_answers(environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     # it says all at once: its end waits for the channel's join, and no checkpoint comes first
-    monkeypatch.setattr(outbox, "JOIN_PATIENCE_SECONDS", 20)
+    monkeypatch.setattr(publisher, "JOIN_PATIENCE_SECONDS", 20)
     changes: dict[str, Any] = {"checkpoint_seconds": 60, "lease_seconds": 600}
     async with working(environment, handlers=HANDLERS, functions="Loud", **changes):
         session_id = await user.open_session("Loud", title="named")
@@ -58,7 +58,7 @@ async def test_drain_releases_what_cannot_end(
     async with working(environment, **changes) as first, working(environment, **changes) as second:
         message_id = await user.ask(session_id, "[[tokens=60 delay=0.01 stall=30 times=1]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
-        holder = next(worker for worker in (first, second) if message_id in worker.hands)
+        holder = next(worker for worker in (first, second) if message_id in worker.jobs.question_ids)
         holder.drain()
         await user.reply(message_id, lambda row: row["attempt"] == 2)  # long before its lease would have ended
         await user.reply(message_id)

@@ -106,8 +106,8 @@ async def scraped(environment: dict[str, str], user: Person) -> dict[str, set[st
             await user.reply(await user.ask(await user.open_session(title="named"), "[[text=hello]]"))
             async with asyncio.timeout(15):
                 await worker._empty.wait()  # the row is done before the worker is told that it is
-            worker.metrics.retries["model_busy"] += 1
-            worker.metrics.given_up["model_refused"] += 1
+            worker.metrics.retries.labels("model_busy").inc()
+            worker.metrics.given_up.labels("model_refused").inc()
             address = f"http://127.0.0.1:{health.port}/metrics"
             async with aiohttp.ClientSession() as http, http.get(address) as answer:
                 text = await answer.text()

@@ -1,128 +1,128 @@
-"""When a worker claims: what makes it ask at once, and what later."""
+"""When a worker claims: which events make it claim at once, and which later."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 
-from bridge.claims import LATER_SECONDS, LOCKED_SECONDS, MOST_SLOTS, PROMPT_WORKERS, Claims
+from bridge.claims import LOCKED_SECONDS, MOST_SLOTS, PROMPT_WORKERS, STAGGER_SECONDS, Claims
 from bridge.errors import StoreUnavailable
-from bridge.model import Claim, Job, Snapshot
+from bridge.jobs import Jobs
+from bridge.metrics import Metrics
+from bridge.model import Claim, Job, QueueHints, Snapshot
 from bridge.settings import Settings
+from bridge.store import Store
 from tests.support.waiting import until
+from tests.unit.bridge.test_jobs import Owner, make_jobs
 
-SETTINGS = Settings("http://127.0.0.1:1", "key", sweep_seconds=60)
+SETTINGS = Settings(supabase_url="http://127.0.0.1:1", supabase_key="key", sweep_seconds=60)
+NOTHING = Claim((), QueueHints(None, 1))
 
 
-class Asked:
-    """What a worker without a database is asked, and what woke it each time."""
+class FakeStore:
+    """Answers every claim with the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Claim = NOTHING) -> None:
+        self.answer = answer
+
+    async def claim(self, slots: int, holding: list[str]) -> Claim:
+        return self.answer
+
+
+class Watched(Claims):
+    """Notes what woke each claim."""
+
+    def __init__(self, store: object, jobs: Jobs) -> None:
+        super().__init__(cast(Store, store), jobs, SETTINGS, Metrics(), on_missed_wakeup=lambda: None)
         self.sources: list[str] = []
 
-    async def claim(self, _: int) -> Claim:
-        return Claim((), None, 1)
-
-    def take(self, _: Claim, source: str) -> None:
+    def _take(self, claim: Claim, source: str) -> None:
+        super()._take(claim, source)
         self.sources.append(source)
 
 
 @asynccontextmanager
-async def running(asked: Asked) -> AsyncIterator[Claims]:
-    claims = Claims(SETTINGS, lambda: 1, asked.claim, asked.take)
+async def running(
+    store: object, first: Callable[[Watched], bool] = lambda c: bool(c.sources)
+) -> AsyncIterator[Watched]:
+    claims = Watched(store, make_jobs(Owner()))
     task = asyncio.create_task(claims.run())
-    await until(lambda: asked.sources == ["start"], within=5)
+    await until(lambda: first(claims), within=5)
     yield claims
     claims.stop()
     await asyncio.wait_for(task, 5)
 
 
-@pytest.mark.parametrize("workers", [1, PROMPT_WORKERS])
-async def test_all_of_a_small_fleet_claim_at_once(workers: int) -> None:
-    asked = Asked()
-    async with running(asked) as claims:
+@pytest.mark.parametrize("fleet_size", [1, PROMPT_WORKERS])
+async def test_small_fleet_claims_at_once(fleet_size: int) -> None:
+    async with running(FakeStore(Claim((), QueueHints(None, fleet_size)))) as claims:
         for count in range(20):
-            claims.hear("broadcast", None, workers)
-            await until(lambda: asked.sources[1:] == ["broadcast"] * (count + 1), within=5)  # noqa: B023  waited for here
+            claims.on_work("broadcast", None)
+            await until(lambda: claims.sources[1:] == ["broadcast"] * (count + 1), within=5)  # noqa: B023  waited for here
 
 
-async def test_of_a_large_fleet_a_few_claim_at_once_and_the_others_later_for_all_that_they_heard(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_large_fleet_staggers_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter([0.9, 0.5, PROMPT_WORKERS / 100, 0.07])
     monkeypatch.setattr("bridge.claims.random.random", lambda: next(drawn))
-    monkeypatch.setattr("bridge.claims.LATER_SECONDS", (0.05, 0.1))
-    assert LATER_SECONDS[1] <= 2
-    asked = Asked()
-    async with running(asked) as claims:
+    monkeypatch.setattr("bridge.claims.STAGGER_SECONDS", (0.05, 0.1))
+    assert STAGGER_SECONDS[1] <= 2
+    async with running(FakeStore(Claim((), QueueHints(None, 100)))) as claims:
         for _ in range(3):
-            claims.hear("broadcast", None, 100)
+            claims.on_work("broadcast", None)
         assert claims.is_waiting
-        await until(lambda: asked.sources[1:], within=5)
-        assert asked.sources == ["start", "due"]
-        claims.hear("broadcast", None, 100)
-        await until(lambda: asked.sources == ["start", "due", "broadcast"], within=5)
+        await until(lambda: claims.sources[1:], within=5)
+        assert claims.sources == ["start", "due"]
+        claims.on_work("broadcast", None)
+        await until(lambda: claims.sources == ["start", "due", "broadcast"], within=5)
 
 
-async def test_what_fell_due_while_the_loop_was_busy_is_not_forgotten() -> None:
-    asked = Asked()
-    async with running(asked) as claims:
+async def test_claim_that_fell_due_while_loop_was_busy_is_sent() -> None:
+    async with running(FakeStore()) as claims:
         claims.wake_in(0)
         time.sleep(0.1)  # noqa: ASYNC251  the loop is busy, and the timer overdue when the next answer comes
         claims.wake_in(30)
-        await until(lambda: asked.sources == ["start", "due"], within=5)
+        await until(lambda: claims.sources == ["start", "due"], within=5)
 
 
-async def test_what_is_due_and_locked_is_asked_for_again_but_not_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_claim_of_locked_job_is_repeated_at_a_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float | None] = []
     monkeypatch.setattr(Claims, "wake_in", lambda _, seconds: pauses.append(seconds))
-
-    class Due(Asked):
-        async def claim(self, _: int) -> Claim:
-            return Claim((), 0.0, 1)
-
-    async with running(Due()):
+    async with running(FakeStore(Claim((), QueueHints(0.0, 1)))):
         assert pauses == [LOCKED_SECONDS]
 
 
-async def test_a_commit_that_the_database_lost_is_not_looked_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_commit_that_database_lost_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.claims.LONGEST_UNSEEN_SECONDS", 0.2)
-
-    class Behind(Asked):
-        async def claim(self, _: int) -> Claim:
-            return Claim((), None, 1, Snapshot(10, 10, frozenset()))
-
-    asked = Behind()
-    async with running(asked) as claims:
-        claims.hear("broadcast", 12, 1)
-        await until(lambda: asked.sources[1:3] == ["broadcast", "due"], within=5)
+    behind = Claim((), QueueHints(None, 1), Snapshot(10, 10, frozenset()))
+    async with running(FakeStore(behind)) as claims:
+        claims.on_work("broadcast", 12)
+        await until(lambda: claims.sources[1:3] == ["broadcast", "due"], within=5)
         await until(lambda: not claims._unseen and claims._due is None and claims.is_waiting, within=5)
 
 
-async def test_a_claim_that_fails_is_followed_by_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer may be larger than what the server or the network can give in time: then less is asked for."""
+async def test_failed_claim_is_followed_by_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer may be larger than the server or the network can send in time: then the worker asks for less."""
     monkeypatch.setattr("bridge.claims.random.uniform", lambda low, _: low * 0.01)
     sizes: list[int] = []
     waiting = 100
 
-    async def claim(slots: int) -> Claim:
-        nonlocal waiting
-        sizes.append(slots)
-        if slots > MOST_SLOTS // 2:
-            raise StoreUnavailable("canceling statement due to statement timeout")
-        brought = min(slots, waiting)
-        waiting -= brought
-        return Claim(tuple(Job(str(n), 1, 0, False) for n in range(brought)), None, 1)
+    class Slow(FakeStore):
+        async def claim(self, slots: int, holding: list[str]) -> Claim:
+            nonlocal waiting
+            sizes.append(slots)
+            if slots > MOST_SLOTS // 2:
+                raise StoreUnavailable("canceling statement due to statement timeout")
+            count = min(slots, waiting)
+            waiting -= count
+            jobs = tuple(Job(f"{waiting}-{n}", 1, 0, cancel=False) for n in range(count))
+            return Claim(jobs, QueueHints(None, 1))
 
-    asked = Asked()
-    claims = Claims(SETTINGS, lambda: 1000, claim, asked.take)
-    task = asyncio.create_task(claims.run())
-    await until(lambda: waiting == 0, within=5)
-    claims.stop()
-    await asyncio.wait_for(task, 5)
-    assert sizes[:2] == [MOST_SLOTS, MOST_SLOTS // 2]
-    assert max(sizes) == MOST_SLOTS
+    monkeypatch.setattr("tests.unit.bridge.test_jobs.CONCURRENCY", 1000)
+    async with running(Slow(), lambda _: waiting == 0):
+        assert sizes[:2] == [MOST_SLOTS, MOST_SLOTS // 2]
+        assert max(sizes) == MOST_SLOTS

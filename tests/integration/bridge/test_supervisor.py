@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from bridge import connection, inbox
-from bridge.connection import Supervisor
+from bridge.realtime import listener, supervisor
+from bridge.realtime.supervisor import Supervisor
 from tests.support.users import Person
 from tests.support.workers import working
 
@@ -18,8 +18,8 @@ Session = Callable[[Callable[[], None]], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "FIRST_BACKOFF_SECONDS", 0.005)
-    monkeypatch.setattr(connection, "LONGEST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.005)
+    monkeypatch.setattr(supervisor, "LONGEST_BACKOFF_SECONDS", 0.01)
 
 
 async def until(reached: Callable[[], bool]) -> None:
@@ -40,13 +40,13 @@ async def test_whatever_ends_a_session_another_begins() -> None:
             return
         await asyncio.Event().wait()
 
-    supervisor = Supervisor("test", session)
-    task = asyncio.create_task(supervisor.run())
-    await until(lambda: supervisor.sessions >= 4)
+    subject = Supervisor("test", session)
+    task = asyncio.create_task(subject.run())
+    await until(lambda: subject.sessions >= 4)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    assert not supervisor.is_ready
+    assert not subject.is_ready
 
 
 async def test_an_old_session_ends_when_the_next_is_ready() -> None:
@@ -55,7 +55,7 @@ async def test_an_old_session_ends_when_the_next_is_ready() -> None:
     gate = asyncio.Event()
 
     async def session(ready: Callable[[], None]) -> None:
-        if supervisor.sessions > 1:
+        if subject.sessions > 1:
             await gate.wait()
         alive.append(1)
         ready()
@@ -65,12 +65,12 @@ async def test_an_old_session_ends_when_the_next_is_ready() -> None:
             alive.pop()
             fewest.append(len(alive))
 
-    supervisor = Supervisor("test", session, rejoin_seconds=0.02)
-    task = asyncio.create_task(supervisor.run())
-    await until(lambda: supervisor.sessions == 2)
-    assert supervisor.is_ready  # the old one, while the next one is on its way
+    subject = Supervisor("test", session, rejoin_seconds=0.02)
+    task = asyncio.create_task(subject.run())
+    await until(lambda: subject.sessions == 2)
+    assert subject.is_ready  # the old one, while the next one is on its way
     gate.set()
-    await until(lambda: supervisor.sessions >= 4)
+    await until(lambda: subject.sessions >= 4)
     assert min(fewest) >= 1  # never a moment without one
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -80,13 +80,13 @@ async def test_an_old_session_ends_when_the_next_is_ready() -> None:
 async def test_nothing_is_missed_while_it_rejoins(
     environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "REJOIN_SECONDS", 0.3)
-    monkeypatch.setattr(inbox, "CHANGES_REJOIN_SECONDS", 0.3)
+    monkeypatch.setattr(listener, "REJOIN_SECONDS", 0.3)
+    monkeypatch.setattr(listener, "CHANGES_REJOIN_SECONDS", 0.3)
     async with working(environment) as worker:
         session_id = await user.open_session(title="named")
         for _ in range(8):
-            before = worker.inbox.resubscriptions
+            before = worker.listener.resubscriptions
             # woken by what it hears, not by the sweep, which comes after 27 s
             assert (await user.reply(await user.ask(session_id, "[[text=heard]]")))["status"] == "done"
-            await until(lambda: worker.inbox.resubscriptions > before)  # noqa: B023  waited for here
-        assert worker.metrics.missed_wakeups == 0
+            await until(lambda: worker.listener.resubscriptions > before)  # noqa: B023  waited for here
+        assert worker.metrics.value("bridge_missed_wakeups_total") == 0

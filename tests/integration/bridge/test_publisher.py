@@ -9,11 +9,10 @@ from functools import partial
 
 import pytest
 
-from bridge import channels, outbox
-from bridge.channels import SessionChannels
 from bridge.model import Checkpoint
-from bridge.outbox import Outbox
-from bridge.stream import Stream
+from bridge.realtime import channels, publisher
+from bridge.realtime.channels import SessionChannels
+from bridge.realtime.publisher import DeltaPublisher, OutgoingReply
 from devstack.stack import Stack
 from tests.support.users import Ear, Person
 from tests.support.waiting import until
@@ -59,7 +58,7 @@ async def test_more_sessions_than_a_connection_has_channels(
 ) -> None:
     monkeypatch.setattr(channels, "CHANNELS_PER_CONNECTION", 2)
     # a join may take as long as it likes: no checkpoint takes what it will have to say, and the end waits for it
-    monkeypatch.setattr(outbox, "JOIN_PATIENCE_SECONDS", 20)
+    monkeypatch.setattr(publisher, "JOIN_PATIENCE_SECONDS", 20)
     async with working(environment, concurrency=8, checkpoint_seconds=60, lease_seconds=600) as worker:
         sessions = [await user.open_session(title="named") for _ in range(7)]
         ears = [await user.listen(f"session:{session_id}") for session_id in sessions]
@@ -70,7 +69,7 @@ async def test_more_sessions_than_a_connection_has_channels(
                 row = await user.reply(question)
                 await ear.until(partial(Ear.of, event="message", reply_to=question, status="done"))
                 assert "".join(delta["text"] for delta in ear.of("delta", reply_to=question)) == row["content"]
-        assert worker.outbox.failed == 0
+        assert worker.metrics.value("bridge_deltas_failed_total") == 0
 
 
 async def test_the_first_delta_does_not_wait_for_the_pace(environment: dict[str, str], user: Person) -> None:
@@ -79,7 +78,9 @@ async def test_the_first_delta_does_not_wait_for_the_pace(environment: dict[str,
         ear = await user.listen(f"session:{session_id}")
         message_id = await user.ask(session_id, "[[tokens=5000 delay=0.02]]")
         await ear.until(lambda ear: ear.of("delta"), within=9)  # the pace is 10 s, and the reply takes 100 s
-        stream = worker.hands[message_id].stream
+        running = worker.jobs.get(message_id)
+        assert running is not None
+        stream = running.reply.stream
         await until(lambda: stream.is_dirty, within=9)
         await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
         await ear.until(lambda ear: ear.of("message", role="assistant", status="cancelled"))
@@ -109,7 +110,7 @@ async def test_a_channel_that_never_comes_keeps_no_words_from_the_row(
     environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SessionChannels, "is_joined", lambda *_: False)
-    monkeypatch.setattr(outbox, "JOIN_SECONDS", 0.5)
+    monkeypatch.setattr(publisher, "JOIN_SECONDS", 0.5)
     async with working(environment, checkpoint_seconds=0.1):
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=6 stall=5]]")
         row = await user.reply(message_id, lambda row: row["seq"] > 0, within=15)
@@ -123,21 +124,21 @@ async def test_first_words_wait_for_a_channel_that_is_slow_to_join(
 ) -> None:
     """A checkpoint that took them would leave nothing to say when the channel is there."""
     joined = asyncio.Event()
-    is_joined, checkpoint = SessionChannels.is_joined, Outbox.checkpoint
+    is_joined, checkpoint = SessionChannels.is_joined, DeltaPublisher.checkpoint
     taken: list[Checkpoint] = []
 
     def late(self: SessionChannels, session_id: str) -> bool:
         return joined.is_set() and is_joined(self, session_id)
 
-    def noted(self: Outbox, stream: Stream) -> Checkpoint:
-        waits = stream.is_dirty
-        answer = checkpoint(self, stream)
+    def noted(self: DeltaPublisher, reply: OutgoingReply) -> Checkpoint:
+        waits = reply.stream.is_dirty
+        answer = checkpoint(self, reply)
         if waits:
             taken.append(answer)
         return answer
 
     monkeypatch.setattr(SessionChannels, "is_joined", late)
-    monkeypatch.setattr(Outbox, "checkpoint", noted)
+    monkeypatch.setattr(DeltaPublisher, "checkpoint", noted)
     async with working(environment, checkpoint_seconds=0.1) as worker:
         session_id = await user.open_session(title="named")
         ear = await user.listen(f"session:{session_id}")
@@ -145,7 +146,7 @@ async def test_first_words_wait_for_a_channel_that_is_slow_to_join(
         await until(lambda: len(taken) > 1, within=10)
         assert taken[0].seq is None
         joined.set()
-        worker.outbox._enqueue_unheard()  # as the end of a join does
+        worker.publisher._enqueue_undelivered()  # as the end of a join does
         await ear.until(lambda ear: ear.of("delta"), within=10)
         assert ear.of("delta")[0]["seq"] == 1
         await user.client.rpc("cancel_message", {"message_id": message_id}).execute()

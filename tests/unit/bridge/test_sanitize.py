@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.wire import cut, fit, fit_json
+from bridge.sanitize import sanitize_json, sanitize_text, truncate_utf8
 
 ANY_TEXT = st.text(st.characters())  # surrogates too
 ANY_JSON: st.SearchStrategy[Any] = st.recursive(
@@ -18,32 +18,32 @@ ANY_JSON: st.SearchStrategy[Any] = st.recursive(
 
 @given(ANY_TEXT)
 def test_text_that_fits_is_stored_as_it_is(text: str) -> None:
-    fitted = fit(text)
+    fitted = sanitize_text(text)
     assert "\0" not in fitted
     fitted.encode()  # raises on a lone surrogate
-    assert fit(fitted) == fitted
+    assert sanitize_text(fitted) == fitted
     if "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text):
         assert fitted == text
 
 
 @given(ANY_JSON)
 def test_json_that_fits_is_json(value: Any) -> None:
-    text = json.dumps(fit_json(value), allow_nan=False)
+    text = json.dumps(sanitize_json(value), allow_nan=False)
     assert "\\u0000" not in text
     text.encode()
 
 
 @given(st.text(max_size=40), st.integers(0, 60))
 def test_cut_splits_no_character(text: str, limit: int) -> None:
-    head = cut(text, limit)
+    head = truncate_utf8(text, limit)
     assert len(head.encode()) <= limit
-    assert fit(text).startswith(head)
-    assert head == fit(text) or len(head.encode()) > limit - 4
+    assert sanitize_text(text).startswith(head)
+    assert head == sanitize_text(text) or len(head.encode()) > limit - 4
 
 
 def test_what_parsers_cannot_bear_is_left_out() -> None:
     deep: Any = "the end"
     for _ in range(5000):
         deep = [deep]
-    text = json.dumps(fit_json({"deep": deep, "large": 10**5000, "near": [[1, 2**1000]]}))
+    text = json.dumps(sanitize_json({"deep": deep, "large": 10**5000, "near": [[1, 2**1000]]}))
     assert json.loads(text) == {"deep": json.loads("[" * 63 + "null" + "]" * 63), "large": None, "near": [[1, 2**1000]]}

@@ -1,0 +1,196 @@
+"""The jobs that a worker holds, as a state machine without I/O.
+
+    claimed ──start──▶ running ──request_stop──▶ stopping
+       │                  │                          │
+       └──────────────────┴────────── report ◀───────┘      (a reported result can be replaced: it was refused)
+                                        │
+                                    reporting ──acknowledge──▶ ended
+
+A job stays in `Jobs` from its claim until the database has acknowledged its result. The first reason to stop counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from bridge.model import AttemptStats, Job, Outcome, Result, Usage
+from bridge.realtime.publisher import OutgoingReply
+
+State = Literal["claimed", "running", "stopping", "reporting", "ended"]
+StopReason = Literal["cancelled", "released", "lost"]
+
+# How long a cancel is remembered whose question is not held here: the answer to its claim may be on its way.
+EARLY_CANCEL_SECONDS = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class RunningJob:
+    """One attempt at a question. `claimed_at` and `beaten_at` are monotonic seconds."""
+
+    job: Job
+    reply: OutgoingReply
+    claimed_at: float
+    beaten_at: float
+    state: State = "claimed"
+    stop_reason: StopReason | None = None
+    reannounced: bool = False  # its question was announced again: claim once this attempt has ended
+
+    def start(self) -> bool:
+        """Begin to answer; False if a stop was requested first."""
+        assert self.state == "claimed", self.state
+        if self.stop_reason is not None:
+            self.state = "stopping"
+            return False
+        self.state = "running"
+        return True
+
+    def request_stop(self, reason: StopReason) -> bool:
+        """Ask the attempt to stop; True if it is running and must be interrupted now."""
+        if self.state not in ("claimed", "running") or self.stop_reason is not None:
+            return False
+        self.stop_reason = reason
+        if self.state == "claimed":  # `start` will see it
+            return False
+        self.state = "stopping"
+        return True
+
+    def report(self) -> None:
+        """Its result is on the way to the database."""
+        assert self.state != "ended"
+        self.state = "reporting"
+
+    def result(
+        self, outcome: Outcome, usage: Usage | None = None, detail: dict[str, str] | None = None, **fields: Any
+    ) -> Result:
+        """Build the attempt's result. `detail` is the error for operators; `fields` are those of `Result`."""
+        job, sent_at = self.job, self.reply.first_sent_at
+        stats = AttemptStats(
+            function=job.turn.function if job.turn is not None else None,
+            usage=usage or Usage(),
+            queue_ms=job.queued_ms,
+            first_delta_ms=None if sent_at is None else int((sent_at - self.claimed_at) * 1000),
+            duration_ms=int((time.monotonic() - self.claimed_at) * 1000),
+            error=detail,
+        )
+        user_id = job.turn.user_id if job.turn is not None else None
+        return Result(job.question_id, job.attempt, outcome, user_id, stats=stats, **fields)
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What log lines about the attempt name."""
+        session_id = self.job.turn.session.id if self.job.turn is not None else None
+        return {"question_id": self.job.question_id, "session_id": session_id, "attempt": self.job.attempt}
+
+
+class JobEvents(Protocol):
+    """What the owner of `Jobs` learns."""
+
+    def on_added(self, running: RunningJob) -> None:
+        """A job was claimed: start it."""
+
+    def on_stop(self, running: RunningJob) -> None:
+        """A running job must be interrupted; `stop_reason` says why."""
+
+    def on_ended(self, running: RunningJob, result: Result, state: str) -> None:
+        """The database acknowledged the result of a job, with `state`."""
+
+
+class Jobs:
+    """All jobs that a worker holds, by question id."""
+
+    def __init__(self, concurrency: int, open_reply: Callable[[Job], OutgoingReply], events: JobEvents) -> None:
+        self.is_empty = asyncio.Event()
+        self.is_empty.set()
+        self.not_empty = asyncio.Event()
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self._concurrency = concurrency
+        self._open_reply = open_reply
+        self._events = events
+        self._running: dict[str, RunningJob] = {}
+        self._early_cancels: dict[str, float] = {}
+        self._is_releasing = False
+
+    def __iter__(self) -> Iterator[RunningJob]:
+        return iter(list(self._running.values()))
+
+    @property
+    def question_ids(self) -> list[str]:
+        """The questions held."""
+        return list(self._running)
+
+    @property
+    def count(self) -> int:
+        """How many jobs are held."""
+        return len(self._running)
+
+    @property
+    def free_slots(self) -> int:
+        """How many more jobs can be held."""
+        return max(0, self._concurrency - len(self._running))
+
+    def get(self, question_id: str, attempt: int | None = None) -> RunningJob | None:
+        """The job of a question, if it is held (with `attempt`: under this one)."""
+        running = self._running.get(question_id)
+        return running if running is None or attempt in (None, running.job.attempt) else None
+
+    def add(self, job: Job) -> None:
+        """Hold a claimed job. One whose earlier attempt is still being reported is claimed again later."""
+        if (known := self._running.get(job.question_id)) is not None:
+            known.reannounced = True
+            return
+        now = time.monotonic()
+        running = self._running[job.question_id] = RunningJob(job, self._open_reply(job), now, now)
+        self._update()
+        if self._early_cancels.pop(job.question_id, None) is not None:
+            running.request_stop("cancelled")
+        elif self._is_releasing:
+            running.request_stop("released")
+        self._events.on_added(running)
+
+    def is_news(self, question_ids: tuple[str, ...], *, announced: bool) -> bool:
+        """Whether an event says that there is more to claim than the jobs held; `announced`: it was a broadcast."""
+        for question_id in question_ids:
+            if announced and (running := self._running.get(question_id)) is not None:
+                running.reannounced = True
+        return not question_ids or any(id_ not in self._running for id_ in question_ids)
+
+    def cancel(self, question_id: str) -> None:
+        """The user stopped the reply to a question, which may not be held yet."""
+        if (running := self._running.get(question_id)) is not None:
+            self.stop(running, "cancelled")
+            return
+        now = time.monotonic()
+        self._early_cancels = {id_: at for id_, at in self._early_cancels.items() if now - at < EARLY_CANCEL_SECONDS}
+        self._early_cancels[question_id] = now
+
+    def stop(self, running: RunningJob, reason: StopReason) -> None:
+        """Stop a job; it still reports a result."""
+        if running.request_stop(reason):
+            self._events.on_stop(running)
+
+    def release_all(self) -> None:
+        """Give back every job, and from now on whatever a claim still brings."""
+        self._is_releasing = True
+        for running in self:
+            self.stop(running, "released")
+
+    def acknowledge(self, running: RunningJob, result: Result, state: str) -> None:
+        """The database has the result: the job is held no more."""
+        running.state = "ended"
+        running.reply.close()
+        del self._running[running.job.question_id]
+        self._update()
+        self._events.on_ended(running, result, state)
+
+    def _update(self) -> None:
+        for event, is_set in (
+            (self.is_empty, not self._running),
+            (self.not_empty, bool(self._running)),
+            (self.has_room, self.free_slots > 0),
+        ):
+            (event.set if is_set else event.clear)()

@@ -1,0 +1,174 @@
+"""Wake-ups: receives that there is work, or that a user stopped a reply.
+
+Two subscriptions, each on a connection of its own: broadcasts on `bridge:inbox` (about a millisecond after the
+commit), and INSERTs on `messages` through postgres_changes (some hundred milliseconds later: the second lane). The
+worker relies on neither: `bridge.claims` also sweeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from realtime import RealtimePostgresChangesListenEvent
+
+from bridge.realtime.connection import JOIN_SECONDS, PROBE_SECONDS, Connection
+from bridge.realtime.supervisor import Supervisor
+
+# Sessions are replaced at this age: tokens expire, and servers forget. The second lane cannot probe itself, so it is
+# replaced more often.
+REJOIN_SECONDS = 86_400.0
+CHANGES_REJOIN_SECONDS = 3_600.0
+# The share of PROBE_SECONDS without any broadcast after which the first of many workers may send a probe.
+LEAST_SILENCE = 0.75
+# How many announced questions to remember: postgres_changes reports each of them again.
+REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """There may be work. `source` is `broadcast`, `changes`, or `subscribed` (events may have been missed).
+
+    `xid` is the transaction that made the work, if the event named it.
+    """
+
+    source: str
+    question_ids: tuple[str, ...] = ()
+    xid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The user stopped the reply to this question."""
+
+    question_id: str
+
+
+Signal = Work | Cancel
+
+
+class WakeupListener:
+    """Queues what it receives, for `next`. `run` never ends by itself."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url
+        self._key = key
+        self._signals: asyncio.Queue[Signal] = asyncio.Queue(maxsize=10_000)
+        self._announced: OrderedDict[str, None] = OrderedDict()
+        self.broadcasts = Supervisor("bridge:inbox", self._listen_for_broadcasts, REJOIN_SECONDS)
+        self.changes = Supervisor("postgres_changes", self._listen_for_changes, CHANGES_REJOIN_SECONDS)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether broadcasts arrive. (postgres_changes is the second lane, and not required.)"""
+        return self.broadcasts.is_ready
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything received has been taken by `next`."""
+        return self._signals.empty()
+
+    @property
+    def resubscriptions(self) -> int:
+        """How often a subscription was replaced."""
+        return max(0, self.broadcasts.sessions - 1) + max(0, self.changes.sessions - 1)
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.broadcasts.run())
+            group.create_task(self.changes.run())
+
+    def resubscribe(self) -> None:
+        """Replace both subscriptions: there was work that neither announced."""
+        self.broadcasts.restart()
+        self.changes.restart()
+
+    async def next(self) -> Signal:
+        """Wait for the next signal. What postgres_changes reports after a broadcast did is left out."""
+        while True:
+            signal = await self._signals.get()
+            if isinstance(signal, Cancel) or not signal.question_ids:
+                return signal
+            is_new = any(id_ not in self._announced for id_ in signal.question_ids)
+            self._announced.update(dict.fromkeys(signal.question_ids))
+            while len(self._announced) > REMEMBERED:
+                self._announced.popitem(last=False)
+            if is_new or signal.source != "changes":
+                return signal
+
+    def _enqueue(self, signal: Signal) -> None:
+        with contextlib.suppress(asyncio.QueueFull):  # ten thousand wake-ups wake as well as one more
+            self._signals.put_nowait(signal)
+
+    async def _listen_for_broadcasts(self, on_ready: Callable[[], None]) -> None:
+        def on_work(message: Any) -> None:
+            payload = _dict(message, "payload")
+            xid = payload.get("xid")
+            self._enqueue(
+                Work("broadcast", _strings(payload.get("question_ids")), xid if isinstance(xid, int) else None)
+            )
+
+        def on_cancel(message: Any) -> None:
+            for question_id in _strings([_dict(message, "payload").get("question_id")]):
+                self._enqueue(Cancel(question_id))
+
+        async with Connection(self._url, self._key) as connection:
+            inbox = connection.channel("bridge:inbox", probed=True)
+            connection.on_broadcast(inbox, "work", on_work)
+            connection.on_broadcast(inbox, "cancel", on_cancel)
+            await connection.join(inbox)
+            await connection.probe()
+            on_ready()
+            self._enqueue(Work("subscribed"))
+            while True:
+                # Every worker receives every probe. So one of them sends it when all were silent, and not each for
+                # itself: the fleet's share of Realtime's quota would grow with the square of its size.
+                due = connection.received_at + PROBE_SECONDS * random.uniform(LEAST_SILENCE, 1)
+                await connection.wait(max(0.0, due - time.monotonic()))
+                if time.monotonic() - connection.received_at >= PROBE_SECONDS * LEAST_SILENCE:
+                    await connection.probe()
+
+    async def _listen_for_changes(self, on_ready: Callable[[], None]) -> None:
+        flowing = asyncio.Event()
+
+        def on_insert(message: Any) -> None:
+            record = _dict(_dict(message, "data"), "record")
+            self._enqueue(Work("changes", _strings([record.get("id")])))
+
+        def on_system(payload: Any) -> None:
+            if getattr(payload, "extension", None) == "postgres_changes":
+                flowing.set()
+
+        async with Connection(self._url, self._key) as connection:
+            messages = connection.channel("bridge:messages", private=False)
+            messages.on_postgres_changes(
+                RealtimePostgresChangesListenEvent.Insert,
+                on_insert,
+                table="messages",
+                schema="public",
+                filter="role=eq.user",
+            )
+            messages.on_system(on_system)
+            await connection.join(messages)
+            async with asyncio.timeout(JOIN_SECONDS):
+                await flowing.wait()  # SUBSCRIBED comes before rows flow
+            on_ready()
+            self._enqueue(Work("subscribed"))
+            await connection.wait()
+
+
+def _dict(value: Any, key: str) -> dict[str, Any]:
+    """The dict at `key`; empty where the message is malformed, because a callback must not raise."""
+    inner = value.get(key) if isinstance(value, dict) else None
+    return inner if isinstance(inner, dict) else {}
+
+
+def _strings(values: Any) -> tuple[str, ...]:
+    return tuple(value for value in values if isinstance(value, str)) if isinstance(values, list) else ()

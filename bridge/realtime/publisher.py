@@ -1,0 +1,227 @@
+"""Deltas to session channels: cut from the reply so far, pushed by socket, within the quota.
+
+A turn gives its newest partial to its `OutgoingReply`; the publisher's one pump cuts deltas from it: the first at once,
+then at the pace that BRIDGE_DELTA_MS and the fleet's quota allow.
+
+Deltas use connections of their own, apart from the listener's: a full socket must not delay a wake-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import logging
+import time
+from collections.abc import Callable
+
+from bridge.metrics import Metrics
+from bridge.model import Checkpoint, Job, Partial
+from bridge.pacing import EVENTS_PER_DELTA, Quota
+from bridge.realtime.channels import SessionChannels
+from bridge.realtime.connection import JOIN_SECONDS
+from bridge.settings import Settings
+from bridge.stream import Stream
+
+log = logging.getLogger(__name__)
+
+# How long the end of a reply waits for its channel.
+JOIN_PATIENCE_SECONDS = 0.5
+
+
+class OutgoingReply:
+    """One attempt's reply on its way to its session's topic, and to the row through checkpoints."""
+
+    def __init__(self, publisher: DeltaPublisher, stream: Stream) -> None:
+        self.stream = stream
+        self.first_sent_at: float | None = None  # monotonic seconds
+        self.due = 0.0  # when the pump may send the next delta, in monotonic seconds
+        self.is_queued = False  # the pump has it on its list
+        self.join_deadline = 0.0  # until when its channel may be joining for the first time, in monotonic seconds
+        self._publisher = publisher
+
+    def publish(self, partial: Partial) -> None:
+        """Take the reply so far; it is sent when it is due."""
+        self.stream.set_partial(partial)
+        self._publisher.enqueue(self)
+
+    async def flush(self) -> None:
+        """Send the rest of a reply that ended, whatever the pace, so that its deltas make up the whole text."""
+        await self._publisher.flush(self)
+
+    def checkpoint(self) -> Checkpoint:
+        """The lease's extension, with the reply so far if it grew."""
+        return self._publisher.checkpoint(self)
+
+    def close(self) -> None:
+        """Send no more."""
+        self._publisher.close(self)
+
+
+class DeltaPublisher:
+    """All replies of a worker. `run` sends until cancelled; `open` needs it running."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, fleet_size: Callable[[], int]) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._quota = Quota(settings.events_per_second, fleet_size)
+        self._open: set[OutgoingReply] = set()
+        self._connections: list[SessionChannels] = []
+        self._group: asyncio.TaskGroup | None = None
+        self._wake = asyncio.Event()
+        self._fresh: list[OutgoingReply] = []  # have something to send that the pump has not seen
+        self._queue: list[tuple[float, int, OutgoingReply]] = []  # a heap, by when each is due
+        self._undelivered: set[OutgoingReply] = set()  # have something to send and no channel to send it on
+        self._arrivals = itertools.count()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every connection is up."""
+        return all(connection.supervisor.is_ready for connection in self._connections)
+
+    async def run(self) -> None:
+        """Connect and send until cancelled."""
+        async with asyncio.TaskGroup() as self._group:
+            self._connect()
+            self._group.create_task(self._pump())
+
+    def open(self, job: Job) -> OutgoingReply:
+        """Start a reply: its channel is joined while the model is still thinking."""
+        session_id = job.turn.session.id if job.turn is not None else ""
+        reply = OutgoingReply(self, Stream(job.question_id, job.reply_id, session_id, job.attempt))
+        self._open.add(reply)
+        self._quota.spend_reply()
+        if job.turn is None or job.cancel:
+            return reply  # it will have no text
+        reply.join_deadline = time.monotonic() + JOIN_SECONDS
+        connections = [c for c in self._connections if c.wants(session_id)] or self._connections
+        if not any(connection.use(session_id) for connection in connections):
+            self._connect().use(session_id)
+        return reply
+
+    def enqueue(self, reply: OutgoingReply) -> None:
+        """Let the pump send what is new in a reply."""
+        if not reply.is_queued:
+            reply.is_queued = True
+            self._fresh.append(reply)
+            self._wake.set()
+
+    async def flush(self, reply: OutgoingReply) -> None:
+        """See `OutgoingReply.flush`."""
+        connection = await self._await_connection(reply)
+        if connection is not None:
+            while reply.stream.is_dirty and await self._send(connection, reply):
+                pass
+        reply.stream.checkpoint(undelivered=True)
+
+    def checkpoint(self, reply: OutgoingReply) -> Checkpoint:
+        """See `OutgoingReply.checkpoint`.
+
+        Text that a joining channel is about to deliver is left to it: in the row, clients would see it only with the
+        next event. But no longer than a join may take: a join without an answer must not keep text from the row.
+        """
+        before = reply.stream.seq
+        waits = self._is_joining(reply) and time.monotonic() < reply.join_deadline
+        checkpoint = reply.stream.checkpoint(undelivered=self._connection(reply) is None and not waits)
+        self._metrics.delta_gaps.inc(reply.stream.seq - before)
+        return checkpoint
+
+    def close(self, reply: OutgoingReply) -> None:
+        """See `OutgoingReply.close`."""
+        self._undelivered.discard(reply)
+        self._open.discard(reply)
+
+    def _connect(self) -> SessionChannels:
+        assert self._group is not None, "open() needs run()"
+        connection = SessionChannels(
+            self._settings.realtime_url,
+            self._settings.supabase_key,
+            f"deltas {len(self._connections) + 1}",
+            in_use=lambda: {reply.stream.session_id for reply in self._open},
+            on_joined=self._enqueue_undelivered,
+        )
+        self._connections.append(connection)
+        self._group.create_task(connection.supervisor.run())
+        return connection
+
+    def _connection(self, reply: OutgoingReply) -> SessionChannels | None:
+        """The connection on which the reply's channel is joined."""
+        return next((c for c in self._connections if c.is_joined(reply.stream.session_id)), None)
+
+    def _is_joining(self, reply: OutgoingReply) -> bool:
+        """Whether the reply's channel is joined, or will be unless something breaks."""
+        return any(c.supervisor.is_ready and c.wants(reply.stream.session_id) for c in self._connections)
+
+    async def _await_connection(self, reply: OutgoingReply) -> SessionChannels | None:
+        """The reply's connection. A reply that was faster than its channel waits a moment for it."""
+        deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
+        while (connection := self._connection(reply)) is None:
+            if not self._is_joining(reply) or not reply.stream.is_dirty or time.monotonic() > deadline:
+                return None
+            await asyncio.sleep(0.005)
+        return connection
+
+    def _enqueue_undelivered(self) -> None:
+        while self._undelivered:
+            self.enqueue(self._undelivered.pop())
+
+    async def _pump(self) -> None:
+        while True:
+            self._wake.clear()
+            while self._fresh:
+                reply = self._fresh.pop()
+                heapq.heappush(self._queue, (reply.due, next(self._arrivals), reply))
+            at, now = self._next_at(), time.monotonic()
+            if at is not None and at <= now:
+                await self._serve(heapq.heappop(self._queue)[2])
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if at is None else max(0.001, at - now)):
+                    await self._wake.wait()
+
+    def _next_at(self) -> float | None:
+        """When the next delta may be sent: that of the reply that waited longest. None: there is none to send."""
+        while self._queue:
+            due, _, reply = self._queue[0]
+            if reply.stream.is_dirty and reply in self._open:
+                if reply.stream.seq == 0:  # a reply's first delta never waits for the quota
+                    return due
+                return max(due, time.monotonic() + self._quota.delay(EVENTS_PER_DELTA))
+            heapq.heappop(self._queue)  # flushed or closed meanwhile
+            reply.is_queued = False
+        return None
+
+    async def _serve(self, reply: OutgoingReply) -> None:
+        reply.is_queued = False
+        connection = self._connection(reply)
+        if connection is None or not await self._send(connection, reply):
+            if reply in self._open:
+                self._undelivered.add(reply)  # until a channel is joined, or there is more to send
+            return
+        reply.due = time.monotonic() + self._settings.delta_ms / 1000
+        if reply.stream.is_dirty:
+            self.enqueue(reply)
+
+    async def _send(self, connection: SessionChannels, reply: OutgoingReply) -> bool:
+        """Send the next delta; False if that failed. A failure of one reply never stops another."""
+        stream = reply.stream
+        payload = stream.next_delta()
+        if payload is None:
+            return True
+        self._quota.spend(EVENTS_PER_DELTA)
+        try:
+            if not await connection.send(stream.session_id, "delta", payload):
+                stream.undo_delta()
+                return False
+        except Exception as error:
+            # It may have been sent, so its seq stays taken; clients that missed it read the row.
+            self._metrics.deltas_failed.inc()
+            log.warning(
+                "a delta was lost: %s: %s", type(error).__name__, error, extra={"question_id": stream.question_id}
+            )
+            return False
+        self._metrics.deltas.inc()
+        if reply.first_sent_at is None:
+            reply.first_sent_at = time.monotonic()
+        return True

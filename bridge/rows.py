@@ -1,0 +1,129 @@
+"""Encodes the arguments of the `bridge_*` functions and decodes their answers; `supabase/schemas` defines both.
+
+Answers are read by name: a newer schema may add keys that this worker does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bridge.model import (
+    BatchAck,
+    Checkpoint,
+    Claim,
+    CodeFile,
+    Job,
+    Message,
+    QueueHints,
+    Result,
+    Session,
+    Snapshot,
+    Turn,
+)
+from bridge.sanitize import MAX_FILE_BYTES, sanitize_json, sanitize_text, truncate_utf8
+
+
+def decode_claim(answer: Mapping[str, Any]) -> Claim:
+    """Read the answer of `bridge_claim`. A malformed one raises KeyError, TypeError, AttributeError or ValueError."""
+    snapshot = Snapshot.read(answer["snapshot"]) if "snapshot" in answer else None
+    return Claim(tuple(_job(item) for item in answer["jobs"]), decode_hints(answer), snapshot)
+
+
+def decode_ack(answer: Mapping[str, Any]) -> BatchAck:
+    """Read the answer of `bridge_beat` or `bridge_finish`. Raises KeyError or TypeError if it is malformed."""
+    return BatchAck(answer["results"], decode_hints(answer))
+
+
+def decode_hints(answer: Mapping[str, Any]) -> QueueHints:
+    """Read what every answer says of the queue."""
+    milliseconds = answer["next_in_ms"]
+    next_in = None if milliseconds is None else milliseconds / 1000
+    return QueueHints(next_in, answer["workers"], answer.get("ready"))
+
+
+def encode_checkpoint(item: Checkpoint) -> dict[str, Any]:
+    """An item of `bridge_beat`."""
+    encoded: dict[str, Any] = {"question_id": item.question_id, "attempt": item.attempt}
+    if item.seq is not None:
+        encoded |= {"seq": item.seq, "content": truncate_utf8(item.text)}
+        if item.data is not None:
+            encoded["data"] = sanitize_json(item.data)
+    return encoded
+
+
+def encode_result(item: Result) -> dict[str, Any]:
+    """An item of `bridge_finish`. Absent keys keep what the row has."""
+    encoded: dict[str, Any] = {
+        "question_id": item.question_id,
+        "attempt": item.attempt,
+        "outcome": item.outcome,
+        "user_id": item.user_id,
+        "run": _run(item),
+    }
+    if item.text is not None:
+        encoded["content"] = truncate_utf8(item.text)
+        encoded["data"] = sanitize_json(item.data)
+    if item.seq is not None:
+        encoded["seq"] = item.seq
+    if item.error is not None:
+        encoded["error"] = sanitize_json(item.error)
+    if item.retry_ms is not None:
+        encoded["retry_in_ms"] = item.retry_ms
+    if item.files:
+        encoded["files"] = [
+            {
+                "path": sanitize_text(file.path),
+                "content": truncate_utf8(file.content, MAX_FILE_BYTES),
+                "language": file.language and sanitize_text(file.language),
+                "revision": item.revisions.get(file.path, 0),
+            }
+            for file in item.files
+        ]
+    return encoded
+
+
+def _run(item: Result) -> dict[str, Any]:
+    stats, usage = item.stats, item.stats.usage
+    values = {
+        "function": stats.function,
+        "model": usage.model,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "queue_ms": stats.queue_ms,
+        "first_delta_ms": stats.first_delta_ms,
+        "duration_ms": stats.duration_ms,
+        "error": stats.error,
+    }
+    return {key: sanitize_json(value) for key, value in values.items() if value is not None}
+
+
+def _job(item: Mapping[str, Any]) -> Job:
+    base = {key: item[key] for key in ("question_id", "attempt", "failures", "cancel")}
+    base["taken_over"] = item.get("taken_over", False)
+    if item.get("broken"):
+        return Job(**base, broken=item["broken"])
+    row, files = item["session"], item["files"]
+    session = Session(row["id"], row["user_id"], row["title"], row["function"], row["metadata"])
+    turn = Turn(
+        function=session.function,
+        message=item["message"],
+        messages=tuple(Message(message["role"], message["content"]) for message in item["history"]),
+        files=tuple(
+            CodeFile(file["path"], file["content"], file["language"], file["revision"])
+            for file in files
+            if file["content"] is not None  # too large for a claim: only its revision is known
+        ),
+        session=session,
+        user_id=session.user_id,
+        data=item["data"] or {},
+    )
+    return Job(
+        **base,
+        reply_id=item["reply_id"] or "",
+        queued_ms=item["queued_ms"],
+        ready_ms=item.get("ready_ms", 0),
+        turn=turn,
+        revisions={file["path"]: file["revision"] for file in files},
+    )

@@ -1,0 +1,54 @@
+"""Names a session after its first exchange, with the BAML function `Title` if it is configured."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+
+from bridge.functions import Functions
+from bridge.model import Completion, Job, Message, Session, Turn
+from bridge.store import Store
+
+log = logging.getLogger(__name__)
+
+TITLE = "Title"
+TITLE_LENGTH = 80  # characters
+TITLE_SECONDS = 30.0
+
+
+async def name_session(job: Job, reply: str, functions: Functions, store: Store) -> None:
+    """Give the job's session a title if it has none. A failure is logged: the next exchange tries again."""
+    if job.turn is None or job.turn.session.title or TITLE not in functions.names:
+        return
+    try:
+        async with asyncio.timeout(TITLE_SECONDS):
+            if title := await make_title(functions, job.turn.message, reply):
+                await store.set_title(job.turn.session.id, title)
+    except Exception as error:
+        extra = {"question_id": job.question_id, "session_id": job.turn.session.id}
+        log.warning("no title: %s", error, extra=extra)
+
+
+async def make_title(functions: Functions, message: str, reply: str) -> str:
+    """Ask the function `Title`, with the arguments `message`, `reply` and `messages`; empty if it returns no text.
+
+    Raises:
+        TurnFailure: the model did not answer.
+    """
+    turn = Turn(
+        function=TITLE,
+        message=message,
+        messages=(Message("user", message), Message("assistant", reply)),
+        files=(),
+        session=Session(id="", user_id="", title=None, function=TITLE, metadata={}),
+        user_id="",
+        data={"reply": reply},
+    )
+    text = ""
+    async with aclosing(functions.run(turn)) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Completion):
+                text = piece.text
+    line = next((line for line in text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
+    return line[:TITLE_LENGTH].strip()
