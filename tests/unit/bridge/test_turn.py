@@ -1,0 +1,154 @@
+"""An attempt returns one result, whatever its function does and whenever it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.errors import BadRequest, ModelUnavailable
+from bridge.functions import Functions
+from bridge.jobs import RunningJob, StopReason
+from bridge.model import Completion, Job, Partial, Result, Session, Turn
+from bridge.realtime.publisher import OutgoingReply
+from bridge.settings import Settings
+from bridge.stream import Stream
+from bridge.turn import run_attempt
+
+SETTINGS = Settings(supabase_url="http://127.0.0.1:1", supabase_key="key", max_failures=3)
+QUESTION = Turn("Chat", "hello", (), (), Session("s", "u", None, "Chat", {}), "u")
+ENDS = ("complete", "refuse", "fail", "break", "cancel itself", "end without a word")
+
+
+class Reply:
+    """An OutgoingReply whose channel is always joined."""
+
+    first_sent_at = None
+
+    def __init__(self) -> None:
+        self.stream = Stream("q", "r", "s", 1)
+
+    def publish(self, partial: Partial) -> None:
+        self.stream.set_partial(partial)
+
+    async def flush(self) -> None:
+        await asyncio.sleep(0)
+        while self.stream.next_delta() is not None:
+            pass
+
+    def close(self) -> None:
+        pass
+
+
+class Script:
+    """Stands in for Functions: writes some words, then ends in one way."""
+
+    def __init__(self, words: int, end: str) -> None:
+        self.words, self.end = words, end
+        self.closed = False
+
+    async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
+        try:
+            for count in range(self.words):
+                await asyncio.sleep(0)
+                yield Partial("word " * (count + 1))
+            match self.end:
+                case "refuse":
+                    raise BadRequest("bad_arguments", "No.")
+                case "fail":
+                    raise ModelUnavailable("model_busy", "Busy.")
+                case "break":
+                    raise ValueError("a fault of ours")
+                case "cancel itself":
+                    raise asyncio.CancelledError
+                case "complete":
+                    yield Completion("word " * self.words)
+        finally:
+            self.closed = True
+
+
+async def attempt(
+    script: Script, job: Job, stop: StopReason | None, after: int, *, leave: bool = False
+) -> tuple[RunningJob, Result | None]:
+    """Run an attempt that is stopped after so many turns of the event loop; no result: its task was cancelled."""
+    running = RunningJob(job, cast(OutgoingReply, Reply()), 0, 0)
+
+    async def run() -> Result:
+        result = await run_attempt(running, cast(Functions, script), SETTINGS)
+        running.report()  # as the worker does, in the same step
+        return result
+
+    task = asyncio.create_task(run())
+    if stop is not None and after == 0:
+        running.request_stop(stop)  # before its task runs for the first time
+    for _ in range(after):
+        await asyncio.sleep(0)
+    if leave or (stop is not None and after and running.request_stop(stop)):
+        task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    return running, None if task.cancelled() else task.result()
+
+
+@given(
+    words=st.integers(0, 4),
+    end=st.sampled_from(ENDS),
+    failures=st.integers(0, 3),
+    stop=st.sampled_from([None, "cancelled", "released", "lost"]),
+    after=st.integers(0, 12),
+)
+def test_attempt_returns_one_result_that_fits(
+    words: int, end: str, failures: int, stop: StopReason | None, after: int
+) -> None:
+    script = Script(words, end)
+    running, result = asyncio.run(attempt(script, Job("q", 1, failures, cancel=False, turn=QUESTION), stop, after))
+    assert result is not None
+    assert (result.question_id, result.attempt, result.user_id) == ("q", 1, "u")
+    assert result.stats.duration_ms is not None
+    if running.stop_reason == "released":
+        assert (result.outcome, result.text) == ("released", None)
+    elif running.stop_reason is not None:
+        assert result.outcome == "cancelled"
+        assert result.text is not None
+        assert ("word " * words).startswith(result.text)
+    elif failures >= SETTINGS.max_failures:
+        assert (result.outcome, result.error and result.error["code"], result.retry_ms) == ("failed", "gave_up", None)
+        return
+    elif end == "complete":
+        assert (result.outcome, result.text) == ("done", "word " * words)
+        assert result.seq == running.reply.stream.seq
+    else:
+        assert result.outcome == "failed"
+        assert result.error is not None
+        may_retry = end != "refuse" and failures + 1 < SETTINGS.max_failures
+        assert (result.retry_ms is not None) is may_retry
+
+
+@given(words=st.integers(1, 4), after=st.integers(1, 3))
+def test_attempt_of_leaving_worker_returns_nothing(words: int, after: int) -> None:
+    """The process ends without a drain: the lease runs out, and another worker takes over."""
+    script = Script(words + 3, "complete")
+    _, result = asyncio.run(attempt(script, Job("q", 1, 0, cancel=False, turn=QUESTION), None, after, leave=True))
+    assert result is None
+    assert script.closed
+
+
+def test_taken_over_job_that_was_cancelled_keeps_its_text() -> None:
+    script = Script(3, "complete")
+    _, result = asyncio.run(attempt(script, Job("q", 2, 1, cancel=True, turn=QUESTION), None, 0))
+    assert result is not None
+    assert (result.outcome, result.text, script.closed) == ("cancelled", None, False)
+
+
+def test_unreadable_job_fails_for_good() -> None:
+    _, result = asyncio.run(attempt(Script(1, "complete"), Job("q", 1, 0, cancel=False, broken="22023 x"), None, 0))
+    assert result is not None
+    assert result.error is not None
+    assert (result.outcome, result.error["code"], result.retry_ms, result.user_id) == (
+        "failed",
+        "unreadable",
+        None,
+        None,
+    )
