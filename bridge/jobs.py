@@ -15,10 +15,12 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bridge.model import AttemptStats, Job, Outcome, Result, Usage
-from bridge.realtime.publisher import OutgoingReply
+
+if TYPE_CHECKING:  # the states know nothing of Realtime
+    from bridge.realtime.publisher import OutgoingReply
 
 State = Literal["claimed", "running", "stopping", "reporting", "ended"]
 StopReason = Literal["cancelled", "released", "lost"]

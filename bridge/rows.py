@@ -6,6 +6,7 @@ Answers are read by name: a newer schema may add keys that this worker does not 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from bridge.model import (
@@ -84,18 +85,8 @@ def encode_result(item: Result) -> dict[str, Any]:
 
 
 def _run(item: Result) -> dict[str, Any]:
-    stats, usage = item.stats, item.stats.usage
-    values = {
-        "function": stats.function,
-        "model": usage.model,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "queue_ms": stats.queue_ms,
-        "first_delta_ms": stats.first_delta_ms,
-        "duration_ms": stats.duration_ms,
-        "error": stats.error,
-    }
+    values = asdict(item.stats)
+    values |= values.pop("usage")
     return {key: sanitize_json(value) for key, value in values.items() if value is not None}
 
 

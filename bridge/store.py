@@ -80,17 +80,9 @@ class Store:
 
     async def claim(self, slots: int, holding: Sequence[str]) -> Claim:
         """Take up to `slots` jobs: first those this worker holds without knowing it (at least one), then others."""
-        answer = await self._call(
-            "bridge_claim",
-            {
-                "worker": self._worker,
-                "slots": slots,
-                "holding": list(holding),
-                "lease_seconds": self._settings.lease_seconds,
-                "history": self._settings.history,
-            },
-            dict,
-        )
+        lease = {"lease_seconds": self._settings.lease_seconds, "history": self._settings.history}
+        arguments = {"worker": self._worker, "slots": slots, "holding": list(holding), **lease}
+        answer = await self._call("bridge_claim", arguments, dict)
         try:
             return decode_claim(answer)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -136,12 +128,7 @@ class Store:
         return await self._call("bridge_dead_drop", {"question_ids": question_ids}, int)
 
     async def check(self) -> None:
-        """Check that the project answers, accepts the key and has the schema.
-
-        Raises:
-            SetupError: something is missing; with the remedy.
-            StoreUnavailable: the project did not answer.
-        """
+        """Check that the project answers (or StoreUnavailable), accepts the key and has the schema (or SetupError)."""
         try:
             await self.status()
         except StoreRefused as error:

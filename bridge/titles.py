@@ -31,11 +31,7 @@ async def name_session(job: Job, reply: str, functions: Functions, store: Store)
 
 
 async def make_title(functions: Functions, message: str, reply: str) -> str:
-    """Ask the function `Title`, with the arguments `message`, `reply` and `messages`; empty if it returns no text.
-
-    Raises:
-        TurnFailure: the model did not answer.
-    """
+    """Ask the function `Title`, with the arguments `message`, `reply` and `messages`. Empty: it returned no text."""
     turn = Turn(
         function=TITLE,
         message=message,

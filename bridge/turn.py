@@ -27,9 +27,7 @@ async def run_attempt(running: RunningJob, functions: Functions, settings: Setti
     """Answer the question, publish the reply as it grows, and return the result, whatever happens.
 
     When the job is stopped, the provider's connection is closed and the text so far is kept.
-
-    Raises:
-        CancelledError: the process is leaving without a drain; the lease will run out.
+    Only when the process leaves without a drain is CancelledError raised: the lease will run out.
     """
     try:
         if running.job.cancel:  # taken over after its user stopped it: the row keeps the text of the last checkpoint
@@ -64,12 +62,9 @@ def failed(running: RunningJob, error: Exception, settings: Settings) -> Result:
         extra=running.log_fields | {"retry_ms": retry_ms, "detail": detail},
         exc_info=None if isinstance(error, TurnFailure) else error,
     )
-    return running.result(
-        "failed",
-        detail={"code": decision.code, "detail": detail[:2000]},
-        error={"code": decision.code, "message": decision.message},
-        retry_ms=retry_ms,
-    )
+    shown = {"code": decision.code, "message": decision.message}
+    for_operators = {"code": decision.code, "detail": detail[:2000]}
+    return running.result("failed", detail=for_operators, error=shown, retry_ms=retry_ms)
 
 
 async def _answer(running: RunningJob, functions: Functions, settings: Settings) -> Result:
@@ -110,10 +105,8 @@ def estimate_usage(running: RunningJob) -> Usage:
     if turn is None or not text:
         return Usage()
     read = [turn.message, *(m.content for m in turn.messages), *(f.content for f in turn.files)]
-    return Usage(
-        input_tokens=sum(map(len, read)) // CHARACTERS_PER_TOKEN,
-        output_tokens=len(text) // CHARACTERS_PER_TOKEN + 1,
-    )
+    tokens = sum(map(len, read)) // CHARACTERS_PER_TOKEN
+    return Usage(input_tokens=tokens, output_tokens=len(text) // CHARACTERS_PER_TOKEN + 1)
 
 
 async def _run_function(running: RunningJob, turn: Turn, functions: Functions, settings: Settings) -> Completion:

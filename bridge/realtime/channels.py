@@ -69,15 +69,13 @@ class SessionChannels:
         return True
 
     async def send(self, session_id: str, event: str, payload: dict[str, Any]) -> bool:
-        """Push a broadcast; False if it certainly was not sent.
-
-        Raises:
-            RealtimeError: it may or may not have been sent; the connection is replaced.
-        """
+        """Push a broadcast; see `Connection.send`."""
         channel = self._channels.get(session_id)
-        if self._connection is None or channel is None:
-            return False
-        return await self._connection.send(channel, event, payload)
+        return (
+            self._connection is not None
+            and channel is not None
+            and await self._connection.send(channel, event, payload)
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -34,9 +34,8 @@ class Connection:
     """
 
     def __init__(self, url: str, key: str) -> None:
-        self._client = AsyncRealtimeClient(
-            url, key, auto_reconnect=False, hb_interval=HEARTBEAT_SECONDS, timeout=int(JOIN_SECONDS)
-        )
+        options: dict[str, Any] = {"auto_reconnect": False, "hb_interval": HEARTBEAT_SECONDS}
+        self._client = AsyncRealtimeClient(url, key, timeout=int(JOIN_SECONDS), **options)
         self._error: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._probed: AsyncRealtimeChannel | None = None
         self._echoes: asyncio.Queue[str] = asyncio.Queue()
@@ -76,11 +75,7 @@ class Connection:
         channel.on_broadcast(event, on_message)
 
     async def join(self, channel: AsyncRealtimeChannel) -> None:
-        """Connect if need be, and join the channel. If it is lost later, the connection fails.
-
-        Raises:
-            RealtimeError: the join was refused, or not answered in time.
-        """
+        """Join the channel, connecting first if need be, or raise RealtimeError. Losing it later fails the connection."""
         refusals: list[str] = []
 
         def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
@@ -98,11 +93,7 @@ class Connection:
             raise RealtimeError(refusals[0])
 
     async def probe(self) -> None:
-        """Send a broadcast to ourselves and await its echo: the path works end to end.
-
-        Raises:
-            RealtimeError: the echo did not arrive in time.
-        """
+        """Send a broadcast to ourselves and await its echo, or raise RealtimeError: does the path work end to end?"""
         assert self._probed is not None, "no channel was opened with probed=True"
         nonce = uuid.uuid4().hex
         try:
@@ -114,11 +105,7 @@ class Connection:
             raise RealtimeError(f"no echo of a probe within {PROBE_ANSWER_SECONDS:g} s") from None
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Return after `seconds`, or wait for ever, while all is well.
-
-        Raises:
-            RealtimeError: a channel or the connection failed.
-        """
+        """Wait for `seconds` (None: for ever). Raises RealtimeError once a channel or the connection has failed."""
         listening = self._client._listen_task
         if listening is not None:
             await asyncio.wait({self._error, listening}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -130,20 +117,14 @@ class Connection:
     async def send(self, channel: AsyncRealtimeChannel, event: str, payload: dict[str, Any]) -> bool:
         """Push a broadcast on a joined channel; False if it certainly was not sent.
 
-        Past `channel.push`, which would leave a 10 s timer for each (realtime 2.34.1).
-
-        Raises:
-            RealtimeError: it may or may not have been sent; the connection fails.
+        Raises RealtimeError if it may or may not have been sent; then the connection has failed.
         """
         if self.has_failed:
-            return False  # the library would keep it for later, in silence
-        message = Message(
-            topic=channel.topic,
-            event="broadcast",
-            payload={"type": "broadcast", "event": event, "payload": payload},
-            ref=None,
-            join_ref=channel.join_push.ref,
-        )
+            return False  # the library would keep it for later, without a word
+        # past channel.push, which would leave a 10 s timer for each (realtime 2.34.1)
+        body = {"type": "broadcast", "event": event, "payload": payload}
+        join_ref = channel.join_push.ref
+        message = Message(topic=channel.topic, event="broadcast", payload=body, ref=None, join_ref=join_ref)
         try:
             async with asyncio.timeout(SEND_SECONDS):
                 await self._client.send(message)
@@ -161,13 +142,8 @@ class Connection:
 
 def channel_config(*, private: bool, echo: bool) -> Any:
     """The configuration of a channel, as `realtime` 2.34.1 takes it."""
-    return {
-        "config": {
-            "broadcast": {"ack": False, "self": echo},
-            "presence": {"key": "", "enabled": False},
-            "private": private,
-        }
-    }
+    broadcast, presence = {"ack": False, "self": echo}, {"key": "", "enabled": False}
+    return {"config": {"broadcast": broadcast, "presence": presence, "private": private}}
 
 
 async def close(client: AsyncRealtimeClient) -> None:

@@ -110,10 +110,8 @@ class WakeupListener:
     async def _listen_for_broadcasts(self, on_ready: Callable[[], None]) -> None:
         def on_work(message: Any) -> None:
             payload = _dict(message, "payload")
-            xid = payload.get("xid")
-            self._enqueue(
-                Work("broadcast", _strings(payload.get("question_ids")), xid if isinstance(xid, int) else None)
-            )
+            ids, xid = _strings(payload.get("question_ids")), payload.get("xid")
+            self._enqueue(Work("broadcast", ids, xid if isinstance(xid, int) else None))
 
         def on_cancel(message: Any) -> None:
             for question_id in _strings([_dict(message, "payload").get("question_id")]):
@@ -148,13 +146,8 @@ class WakeupListener:
 
         async with Connection(self._url, self._key) as connection:
             messages = connection.channel("bridge:messages", private=False)
-            messages.on_postgres_changes(
-                RealtimePostgresChangesListenEvent.Insert,
-                on_insert,
-                table="messages",
-                schema="public",
-                filter="role=eq.user",
-            )
+            table: dict[str, Any] = {"schema": "public", "table": "messages", "filter": "role=eq.user"}
+            messages.on_postgres_changes(RealtimePostgresChangesListenEvent.Insert, on_insert, **table)
             messages.on_system(on_system)
             await connection.join(messages)
             async with asyncio.timeout(JOIN_SECONDS):

@@ -31,14 +31,18 @@ JOIN_PATIENCE_SECONDS = 0.5
 
 
 class OutgoingReply:
-    """One attempt's reply on its way to its session's topic, and to the row through checkpoints."""
+    """One attempt's reply on its way to its session's topic, and to the row through checkpoints.
+
+    `first_sent_at` and `due` (when the pump may send the next delta) are monotonic seconds, and so is `join_deadline`:
+    until then its channel may be joining for the first time.
+    """
 
     def __init__(self, publisher: DeltaPublisher, stream: Stream) -> None:
         self.stream = stream
-        self.first_sent_at: float | None = None  # monotonic seconds
-        self.due = 0.0  # when the pump may send the next delta, in monotonic seconds
+        self.first_sent_at: float | None = None
+        self.due = 0.0
         self.is_queued = False  # the pump has it on its list
-        self.join_deadline = 0.0  # until when its channel may be joining for the first time, in monotonic seconds
+        self.join_deadline = 0.0
         self._publisher = publisher
 
     def publish(self, partial: Partial) -> None:
@@ -47,16 +51,32 @@ class OutgoingReply:
         self._publisher.enqueue(self)
 
     async def flush(self) -> None:
-        """Send the rest of a reply that ended, whatever the pace, so that its deltas make up the whole text."""
-        await self._publisher.flush(self)
+        """Send the rest of a reply that ended, whatever the pace, so that its deltas make up the whole text.
+
+        A reply that was faster than its channel waits a moment for it.
+        """
+        deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
+        while self.stream.is_dirty:
+            if (connection := self._publisher.connection(self)) is not None:
+                if not await self._publisher.send(connection, self):
+                    break
+            elif self._publisher.is_joining(self) and time.monotonic() <= deadline:
+                await asyncio.sleep(0.005)
+            else:
+                break
+        self.stream.checkpoint(undelivered=True)
 
     def checkpoint(self) -> Checkpoint:
-        """The lease's extension, with the reply so far if it grew."""
+        """The lease's extension, with the reply so far if it grew.
+
+        Text that a joining channel is about to deliver is left to it: in the row, clients would see it only with the
+        next event. But no longer than a join may take: a join without an answer must not keep text from the row.
+        """
         return self._publisher.checkpoint(self)
 
     def close(self) -> None:
         """Send no more."""
-        self._publisher.close(self)
+        self._publisher.forget(self)
 
 
 class DeltaPublisher:
@@ -107,28 +127,16 @@ class DeltaPublisher:
             self._fresh.append(reply)
             self._wake.set()
 
-    async def flush(self, reply: OutgoingReply) -> None:
-        """See `OutgoingReply.flush`."""
-        connection = await self._await_connection(reply)
-        if connection is not None:
-            while reply.stream.is_dirty and await self._send(connection, reply):
-                pass
-        reply.stream.checkpoint(undelivered=True)
-
     def checkpoint(self, reply: OutgoingReply) -> Checkpoint:
-        """See `OutgoingReply.checkpoint`.
-
-        Text that a joining channel is about to deliver is left to it: in the row, clients would see it only with the
-        next event. But no longer than a join may take: a join without an answer must not keep text from the row.
-        """
+        """See `OutgoingReply.checkpoint`."""
         before = reply.stream.seq
-        waits = self._is_joining(reply) and time.monotonic() < reply.join_deadline
-        checkpoint = reply.stream.checkpoint(undelivered=self._connection(reply) is None and not waits)
+        waits = self.is_joining(reply) and time.monotonic() < reply.join_deadline
+        checkpoint = reply.stream.checkpoint(undelivered=self.connection(reply) is None and not waits)
         self._metrics.delta_gaps.inc(reply.stream.seq - before)
         return checkpoint
 
-    def close(self, reply: OutgoingReply) -> None:
-        """See `OutgoingReply.close`."""
+    def forget(self, reply: OutgoingReply) -> None:
+        """Send no more of a reply."""
         self._undelivered.discard(reply)
         self._open.discard(reply)
 
@@ -145,22 +153,13 @@ class DeltaPublisher:
         self._group.create_task(connection.supervisor.run())
         return connection
 
-    def _connection(self, reply: OutgoingReply) -> SessionChannels | None:
+    def connection(self, reply: OutgoingReply) -> SessionChannels | None:
         """The connection on which the reply's channel is joined."""
         return next((c for c in self._connections if c.is_joined(reply.stream.session_id)), None)
 
-    def _is_joining(self, reply: OutgoingReply) -> bool:
+    def is_joining(self, reply: OutgoingReply) -> bool:
         """Whether the reply's channel is joined, or will be unless something breaks."""
         return any(c.supervisor.is_ready and c.wants(reply.stream.session_id) for c in self._connections)
-
-    async def _await_connection(self, reply: OutgoingReply) -> SessionChannels | None:
-        """The reply's connection. A reply that was faster than its channel waits a moment for it."""
-        deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
-        while (connection := self._connection(reply)) is None:
-            if not self._is_joining(reply) or not reply.stream.is_dirty or time.monotonic() > deadline:
-                return None
-            await asyncio.sleep(0.005)
-        return connection
 
     def _enqueue_undelivered(self) -> None:
         while self._undelivered:
@@ -194,8 +193,8 @@ class DeltaPublisher:
 
     async def _serve(self, reply: OutgoingReply) -> None:
         reply.is_queued = False
-        connection = self._connection(reply)
-        if connection is None or not await self._send(connection, reply):
+        connection = self.connection(reply)
+        if connection is None or not await self.send(connection, reply):
             if reply in self._open:
                 self._undelivered.add(reply)  # until a channel is joined, or there is more to send
             return
@@ -203,7 +202,7 @@ class DeltaPublisher:
         if reply.stream.is_dirty:
             self.enqueue(reply)
 
-    async def _send(self, connection: SessionChannels, reply: OutgoingReply) -> bool:
+    async def send(self, connection: SessionChannels, reply: OutgoingReply) -> bool:
         """Send the next delta; False if that failed. A failure of one reply never stops another."""
         stream = reply.stream
         payload = stream.next_delta()
@@ -217,9 +216,8 @@ class DeltaPublisher:
         except Exception as error:
             # It may have been sent, so its seq stays taken; clients that missed it read the row.
             self._metrics.deltas_failed.inc()
-            log.warning(
-                "a delta was lost: %s: %s", type(error).__name__, error, extra={"question_id": stream.question_id}
-            )
+            about = {"question_id": stream.question_id}
+            log.warning("a delta was lost: %s: %s", type(error).__name__, error, extra=about)
             return False
         self._metrics.deltas.inc()
         if reply.first_sent_at is None:
