@@ -47,7 +47,7 @@ Kind = TypeVar("Kind")
 
 
 class Store:
-    """A connection to the project's REST API, with the secret key. `calls` counts requests.
+    """A connection to the project's REST API, with the secret key.
 
     Every call raises StoreError if there is no answer: it may or may not have been done, and is safe to repeat.
     """
@@ -57,7 +57,6 @@ class Store:
         self._http = http
         self._worker = worker
         self._settings = settings
-        self.calls = 0
 
     @classmethod
     async def open(cls, settings: Settings, worker: str) -> Store:
@@ -192,7 +191,6 @@ class Store:
 
     async def _send(self, name: str, request: Any, seconds: float = CALL_SECONDS) -> Any:
         for attempt in range(1, TRIES + 1):
-            self.calls += 1
             try:
                 async with asyncio.timeout(seconds):
                     return (await request.execute()).data
