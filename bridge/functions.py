@@ -32,15 +32,12 @@ from bridge.arguments import Parameter, bind, parameters
 from bridge.baml import Call, Client
 from bridge.errors import BadRequest, ModelUnavailable, SetupError
 from bridge.handlers import Handler, registered, run_handler
-from bridge.model import Answer, FileWrite, Message, Partial, Session, Turn, Usage
+from bridge.model import Answer, FileWrite, Partial, Turn, Usage
 from bridge.provider import Report, failure, stopped
 
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about 0.001
-
-TITLE = "Title"
-TITLE_LENGTH = 80  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,32 +151,6 @@ class Functions:
         finally:
             await call.close()
         yield answer
-
-    async def title(self, message: str, reply: str) -> Answer | None:
-        """Give a session's title for its first exchange; None if no function `Title` is configured.
-
-        It is a function like any other, with the arguments `message`, `reply` and `messages`. Raises TurnFailure.
-        """
-        if TITLE not in self.names:
-            return None
-        turn = Turn(
-            function=TITLE,
-            message=message,
-            messages=(Message("user", message), Message("assistant", reply)),
-            files=(),
-            session=Session(id="", user_id="", title=None, function=TITLE, metadata={}),
-            user_id="",
-            data={"reply": reply},
-        )
-        answer = None
-        async with aclosing(self.run(turn)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Answer):
-                    answer = piece
-        if answer is None:
-            return None
-        line = next((line for line in answer.text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
-        return Answer(line[:TITLE_LENGTH].strip(), usage=answer.usage) if line else None
 
     async def close(self) -> None:
         """Abort every call in flight and wait for it: one left over at the process's end aborts the interpreter."""

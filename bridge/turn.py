@@ -16,6 +16,7 @@ from bridge.outbox import Outbox
 from bridge.settings import Settings
 from bridge.store import Store
 from bridge.stream import Stream
+from bridge.titles import make_title
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ async def name_session(job: Job, reply: str, functions: Functions, store: Store)
         return
     try:
         async with asyncio.timeout(TITLE_SECONDS):
-            said = await functions.title(job.turn.message, reply)
+            said = await make_title(functions, job.turn.message, reply)
             if said is not None and said.text.strip():
                 await store.set_title(job.turn.session.id, said.text.strip())
     except Exception as error:

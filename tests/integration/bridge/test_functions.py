@@ -31,6 +31,7 @@ from bridge.errors import (
 )
 from bridge.functions import Functions
 from bridge.model import Answer, CodeFile, FileWrite, Message, Partial, Session, Turn, Usage
+from bridge.titles import make_title
 from devstack.model import ModelServer
 from tests.support import ROOT
 
@@ -177,14 +178,14 @@ async def test_the_demo_model_writes_and_changes_files(functions: Functions) -> 
 
 
 async def test_a_title_is_one_short_line(functions: Functions) -> None:
-    title = await functions.title("How do I deploy the worker to a server of my own?", "Build the image …")
+    title = await make_title(functions, "How do I deploy the worker to a server of my own?", "Build the image …")
     assert title is not None
     assert title.text == "Deploy the worker to a server"
     assert title.usage.output_tokens
 
 
 async def test_no_title_without_the_function(model: ModelServer) -> None:
-    assert await Functions.load(["Chat"], env=env(model.url)).title("a", "b") is None
+    assert await make_title(Functions.load(["Chat"], env=env(model.url)), "a", "b") is None
 
 
 @pytest.mark.quiet
@@ -361,7 +362,7 @@ async def test_delimiters_in_files_and_titles(functions: Functions, model: Model
     sent = model.requests[-1].body["messages"]
     assert [m["role"] for m in sent] == ["system", "user"]
     assert sent[0]["content"].replace(BREAK, "").count(evil) == 2
-    await functions.title(evil, evil)
+    await make_title(functions, evil, evil)
     sent = model.requests[-1].body["messages"]
     assert [m["role"] for m in sent] == ["system", "user"]
     assert sent[1]["content"].replace(BREAK, "").count(evil) == 2
