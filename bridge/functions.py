@@ -32,7 +32,7 @@ from bridge.arguments import Parameter, bind, parameters
 from bridge.baml import Call, Client
 from bridge.errors import BadRequest, ModelUnavailable, SetupError
 from bridge.handlers import Handler, registered, run_handler
-from bridge.model import Answer, FileWrite, Partial, Turn, Usage
+from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 from bridge.provider import Report, failure, stopped
 
 log = logging.getLogger(__name__)
@@ -117,8 +117,8 @@ class Functions:
         _check_variables(module, env or {})
         return cls(parts, functions, found_handlers, env or {})
 
-    async def run(self, turn: Turn) -> AsyncGenerator[Partial | Answer, None]:
-        """Answer a turn: partials as they come, the newest whenever one is asked for, and the Answer last.
+    async def run(self, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
+        """Answer a turn: partials as they come, the newest whenever one is asked for, and the Completion last.
 
         A partial may equal the one before: then the model writes what does not show, such as a file.
         Closing the generator, or cancelling the task that waits for it, closes the provider's connection at once.
@@ -242,14 +242,14 @@ def _partial(value: Any) -> Partial:
     return Partial(reply if isinstance(reply, str) else "", data or None)
 
 
-def _answer(value: Any, report: Report) -> Answer:
+def _answer(value: Any, report: Report) -> Completion:
     usage = Usage(report.model, report.input_tokens, report.output_tokens, report.cached_tokens)
     if isinstance(value, str):
-        return Answer(value, usage=usage)
+        return Completion(value, usage=usage)
     data = to_jsonable_python(value)
     reply = data.get("reply") if isinstance(data, dict) else None
     files = data.get("files") if isinstance(data, dict) else None
-    return Answer(reply if isinstance(reply, str) else "", data, _files(files), usage)
+    return Completion(reply if isinstance(reply, str) else "", data, _files(files), usage)
 
 
 def _files(value: Any) -> tuple[FileWrite, ...]:

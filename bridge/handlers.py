@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from bridge.errors import HandlerFailed, SetupError, TurnFailure
-from bridge.model import Answer, FileWrite, Partial, Turn, Usage
+from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def registered() -> dict[str, Handler]:
     return dict(_handlers)
 
 
-async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial | Answer, None]:
+async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
     """Run a handler to its end: partials as it yields, then the answer. Raises TurnFailure."""
     text: list[str] = []
     data: Any = None
@@ -99,7 +99,7 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
         raise HandlerFailed("internal", "Something went wrong while answering.", detail=detail) from error
     finally:
         await _close(pieces, turn.function)
-    yield Answer("".join(text), data, tuple(files), usage)
+    yield Completion("".join(text), data, tuple(files), usage)
 
 
 def _checked(piece: Checked, kind: type[Checked], turn: Turn) -> Checked:

@@ -87,7 +87,7 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Completion:
     """The whole reply, as the model ended it."""
 
     text: str

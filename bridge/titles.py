@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import aclosing
 
 from bridge.functions import Functions
-from bridge.model import Answer, Message, Session, Turn
+from bridge.model import Completion, Message, Session, Turn
 
 TITLE = "Title"
 TITLE_LENGTH = 80  # characters
 
 
-async def make_title(functions: Functions, message: str, reply: str) -> Answer | None:
+async def make_title(functions: Functions, message: str, reply: str) -> Completion | None:
     """Run the function `Title` and give its first line; None if it is not configured or gives nothing.
 
     It is a function like any other; its parameters may be `message`, `reply` and `messages`. Raises TurnFailure.
@@ -27,12 +27,12 @@ async def make_title(functions: Functions, message: str, reply: str) -> Answer |
         user_id="",
         data={"reply": reply},
     )
-    answer = None
+    completion = None
     async with aclosing(functions.run(turn)) as pieces:
         async for piece in pieces:
-            if isinstance(piece, Answer):
-                answer = piece
-    if answer is None:
+            if isinstance(piece, Completion):
+                completion = piece
+    if completion is None:
         return None
-    line = next((line for line in answer.text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
-    return Answer(line[:TITLE_LENGTH].strip(), usage=answer.usage) if line else None
+    line = next((line for line in completion.text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
+    return Completion(line[:TITLE_LENGTH].strip(), usage=completion.usage) if line else None

@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 from bridge.errors import ModelUnavailable, TurnFailure, verdict
 from bridge.functions import Functions
-from bridge.model import Answer, Job, Partial, Result, Run, Turn, Usage
+from bridge.model import Completion, Job, Partial, Result, Run, Turn, Usage
 from bridge.outbox import Outbox
 from bridge.settings import Settings
 from bridge.store import Store
@@ -145,14 +145,14 @@ def _turn(job: Job, settings: Settings) -> Turn:
     return job.turn
 
 
-async def _run(turn: Turn, stream: Stream, outbox: Outbox, functions: Functions, settings: Settings) -> Answer:
-    said: AsyncGenerator[Partial | Answer, None] = functions.run(turn)
+async def _run(turn: Turn, stream: Stream, outbox: Outbox, functions: Functions, settings: Settings) -> Completion:
+    said: AsyncGenerator[Partial | Completion, None] = functions.run(turn)
     try:
         async with asyncio.timeout(settings.total_seconds), aclosing(said):
             patience, code = settings.first_token_seconds, "model_silent"
             while True:
                 item = await _next(said, patience, code)
-                if isinstance(item, Answer):
+                if isinstance(item, Completion):
                     return item
                 outbox.update(stream, item)
                 patience, code = settings.idle_seconds, "model_stalled"
@@ -162,7 +162,7 @@ async def _run(turn: Turn, stream: Stream, outbox: Outbox, functions: Functions,
         ) from None
 
 
-async def _next(said: AsyncGenerator[Partial | Answer, None], seconds: float, code: str) -> Partial | Answer:
+async def _next(said: AsyncGenerator[Partial | Completion, None], seconds: float, code: str) -> Partial | Completion:
     try:
         async with asyncio.timeout(seconds) as patience:
             return await anext(said)

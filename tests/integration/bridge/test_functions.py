@@ -30,7 +30,7 @@ from bridge.errors import (
     verdict,
 )
 from bridge.functions import Functions
-from bridge.model import Answer, CodeFile, FileWrite, Message, Partial, Session, Turn, Usage
+from bridge.model import CodeFile, Completion, FileWrite, Message, Partial, Session, Turn, Usage
 from bridge.titles import make_title
 from devstack.model import ModelServer
 from tests.support import ROOT
@@ -64,13 +64,13 @@ def turn(
     return Turn(function, message, messages, files, Session("s", "u", None, function, {}), "u")
 
 
-async def collect(functions: Functions, asked: Turn) -> tuple[list[Partial], Answer]:
+async def collect(functions: Functions, asked: Turn) -> tuple[list[Partial], Completion]:
     partials: list[Partial] = []
-    answer: Answer | None = None
+    answer: Completion | None = None
     async with aclosing(functions.run(asked)) as pieces:
         async for piece in pieces:
             assert answer is None, "something came after the answer"
-            if isinstance(piece, Answer):
+            if isinstance(piece, Completion):
                 answer = piece
             else:
                 partials.append(piece)
@@ -129,7 +129,7 @@ async def test_a_slow_reader_gets_the_newest_not_a_queue(functions: Functions, m
         await asyncio.wait_for(model.requests[-1].ended.wait(), 20)
         rest = [piece async for piece in pieces]
     assert len(rest) <= 6, "of about twenty"
-    assert isinstance(rest[-1], Answer)
+    assert isinstance(rest[-1], Completion)
 
 
 async def test_usage_and_model(functions: Functions) -> None:

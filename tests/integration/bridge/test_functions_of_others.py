@@ -17,7 +17,7 @@ from bridge.baml import Call
 from bridge.delimiters import BREAK, DELIMITERS
 from bridge.errors import BadRequest, ModelRefused, SetupError, TurnFailure
 from bridge.functions import Functions
-from bridge.model import Answer, CodeFile, FileWrite, Message, Partial, Session, Turn
+from bridge.model import CodeFile, Completion, FileWrite, Message, Partial, Session, Turn
 from devstack.model import ModelServer
 from tests.support import ROOT
 
@@ -141,13 +141,13 @@ async def functions(client: ModuleType, model: ModelServer) -> AsyncIterator[Fun
     await loaded.close()
 
 
-async def collect(functions: Functions, name: str, message: str, **data: Any) -> tuple[list[Partial], Answer]:
+async def collect(functions: Functions, name: str, message: str, **data: Any) -> tuple[list[Partial], Completion]:
     session = Session("s1", "u1", None, name, {"plan": f"pro {DELIMITERS[0]}"})
     asked = Turn(name, message, (Message("user", "x"),), (CodeFile("a", "b"),), session, "u1", data)
     partials: list[Partial] = []
     async with aclosing(functions.run(asked)) as pieces:
         async for piece in pieces:
-            if isinstance(piece, Answer):
+            if isinstance(piece, Completion):
                 return partials, piece
             partials.append(piece)
     raise AssertionError("no answer")
@@ -164,7 +164,7 @@ def plan(items: int) -> dict[str, Any]:
 async def test_a_class_streams_as_text_and_snapshots(functions: Functions) -> None:
     whole = plan(12)
     partials, answer = await collect(functions, "MakePlan", f"[[delay=0.02 json={json.dumps(whole)}]]")
-    assert answer == Answer("Here it is.", whole, (), answer.usage)
+    assert answer == Completion("Here it is.", whole, (), answer.usage)
     snapshots = [partial.data for partial in partials if partial.data]
     assert len(snapshots) >= 3
     assert all(set(snapshot) == {"summary", "items"} for snapshot in snapshots)
@@ -303,6 +303,6 @@ async def test_handlers_answer_beside_functions(
     functions = Functions.load(["Shout", "Rate"], handlers="my_handlers", client=client, env=env)
     assert set(functions.names) == {"Shout", "Rate"}
     _, answer = await collect(functions, "Shout", f"hi {DELIMITERS[0]}")
-    assert answer == Answer(f"HI {DELIMITERS[0]}", None, (FileWrite("a.txt", f"hi {DELIMITERS[0]}"),), answer.usage)
+    assert answer == Completion(f"HI {DELIMITERS[0]}", None, (FileWrite("a.txt", f"hi {DELIMITERS[0]}"),), answer.usage)
     with pytest.raises(TurnFailure, match="unknown_function"):
         await collect(functions, "Unused", "hi")

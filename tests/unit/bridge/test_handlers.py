@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from bridge import handlers
 from bridge.errors import BadRequest, SetupError, TurnFailure, verdict
 from bridge.handlers import handler, registered, run_handler
-from bridge.model import Answer, FileWrite, Partial, Session, Turn, Usage
+from bridge.model import Completion, FileWrite, Partial, Session, Turn, Usage
 
 TURN = Turn("H", "hello", (), (), Session("s", "u", None, "H", {}), "u")
 
@@ -26,7 +26,7 @@ class Step(BaseModel):
     n: int
 
 
-async def collect(function: Any) -> list[Partial | Answer]:
+async def collect(function: Any) -> list[Partial | Completion]:
     return [piece async for piece in run_handler(function, TURN)]
 
 
@@ -48,7 +48,7 @@ async def test_everything_it_may_yield() -> None:
         Partial("hello, world", {"n": 2}),
         Partial("hello, world", {"n": 2}),
     ]
-    assert answer == Answer("hello, world", {"n": 2}, (FileWrite("a", "b", "text"),), Usage("m", 1, 2, 0))
+    assert answer == Completion("hello, world", {"n": 2}, (FileWrite("a", "b", "text"),), Usage("m", 1, 2, 0))
 
 
 async def test_one_that_yields_nothing() -> None:
@@ -56,7 +56,7 @@ async def test_one_that_yields_nothing() -> None:
         return
         yield
 
-    assert await collect(h) == [Answer("")]
+    assert await collect(h) == [Completion("")]
 
 
 async def test_its_own_failure_reaches_the_user() -> None:
