@@ -24,7 +24,7 @@ from baml_py.errors import BamlAbortError, BamlClientHttpError
 import baml_client
 from baml_client import globals as client_globals
 from baml_client import runtime as client_runtime
-from bridge.delimiters import DELIMITERS
+from bridge.baml.delimiters import DELIMITERS
 from devstack.model import ModelServer
 from tests.support import ROOT
 

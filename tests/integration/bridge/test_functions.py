@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from bridge import handlers
-from bridge.baml import Call
-from bridge.delimiters import BREAK, DELIMITERS
+from bridge.baml.client import Call
+from bridge.baml.delimiters import BREAK, DELIMITERS
 from bridge.errors import (
     AnswerTooLong,
     BadOutput,

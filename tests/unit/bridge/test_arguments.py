@@ -7,8 +7,8 @@ import pytest
 from baml_py import Image
 from pydantic import BaseModel
 
-from bridge.arguments import bind, parameters
-from bridge.delimiters import BREAK, DELIMITERS
+from bridge.baml.arguments import bind_arguments, read_parameters
+from bridge.baml.delimiters import BREAK, DELIMITERS
 from bridge.errors import BadRequest, SetupError
 from bridge.model import CodeFile, Message, Session, Turn
 
@@ -52,7 +52,7 @@ def turn(**data: Any) -> Turn:
 
 
 def given(function: Any, **data: Any) -> dict[str, Any]:
-    return bind(parameters(function), turn(**data))
+    return bind_arguments(read_parameters(function), turn(**data))
 
 
 def refused(function: Any, **data: Any) -> str:
@@ -97,14 +97,14 @@ def test_the_data_cannot_pose_as_the_turn() -> None:
 def test_a_missing_argument_is_named() -> None:
     async def f(topic: str) -> None: ...
 
-    assert refused(f) == "The argument `topic` is missing: put it into the message's data."
+    assert refused(f) == "The argument `topic` is missing. Add it to the message's `data`."
 
 
 def test_an_ill_typed_argument_is_named_without_its_value() -> None:
     async def f(pages: list[int]) -> None: ...
 
     said = refused(f, pages=[1, "secret"])
-    assert said.startswith("The argument `pages` cannot be used: at 1, input should be a valid integer")
+    assert said.startswith("The argument `pages` is invalid: at 1, input should be a valid integer")
     assert "secret" not in said
     assert "list" in refused(f, pages="no list")
 
@@ -115,8 +115,8 @@ def test_every_string_is_defused_in_classes_and_keys_too() -> None:
     ) -> None: ...
 
     role, media = DELIMITERS
-    bound = bind(
-        parameters(f),
+    bound = bind_arguments(
+        read_parameters(f),
         Turn(
             function="F",
             message=role,
@@ -153,7 +153,7 @@ def test_a_type_that_cannot_be_filled_is_found_before_any_message_is() -> None:
 
     for function, name in ((by_class, "messages"), (by_text, "files")):
         with pytest.raises(SetupError, match=f"The parameter `{name}` of the BAML function") as caught:
-            parameters(_with_types(function, Other))
+            read_parameters(_with_types(function, Other))
         assert "\n" not in str(caught.value)
 
 

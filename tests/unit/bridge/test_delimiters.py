@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bridge
-from bridge.delimiters import BREAK, DELIMITERS, defuse, defuse_all
+from bridge.baml.delimiters import BREAK, DELIMITERS, defuse, defuse_all
 
 ROLE, MEDIA = DELIMITERS
 ORDINARY = (

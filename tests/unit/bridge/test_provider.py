@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from baml_py import errors as baml
 
+from bridge.baml.provider import Report, added_text, judge_ending, read_report, retry_after, translate_error
 from bridge.errors import AnswerTooLong, BadOutput, BadRequest, ModelRefused, ModelUnavailable
-from bridge.provider import Report, added_text, failure, read_report, retry_after, stopped
 
 OPENAI = [
     {"model": "gpt", "choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
@@ -63,20 +63,20 @@ def test_text_and_end_in_every_shape(provider: str, events: list[dict[str, Any]]
     texts = [json.dumps(event) for event in events]
     assert "".join(map(added_text, texts)) == "Hello"
     report = read_report(call(provider, texts))
-    assert (report.finish, report.ended) == (finish, True)
-    assert stopped(report, text=False) is None
+    assert (report.finish_reason, report.complete) == (finish, True)
+    assert judge_ending(report, text=False) is None
     cut = read_report(call(provider, texts[:2]))
-    assert (cut.finish, cut.ended) == (None, False)
-    assert isinstance(stopped(cut, text=True), ModelUnavailable)
+    assert (cut.finish_reason, cut.complete) == (None, False)
+    assert isinstance(judge_ending(cut, text=True), ModelUnavailable)
 
 
 def test_an_end_without_a_reason_counts_if_it_is_marked() -> None:
     report = read_report(call("openai-generic", [json.dumps(OPENAI[2]), "[DONE]"]))
-    assert (report.finish, report.ended) == (None, True)
+    assert (report.finish_reason, report.complete) == (None, True)
 
 
 def test_a_provider_that_cannot_be_read_is_trusted() -> None:
-    assert read_report(call("aws-bedrock", [])).ended
+    assert read_report(call("aws-bedrock", [])).complete
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_provider_that_cannot_be_read_is_trusted() -> None:
     ],
 )
 def test_reasons_to_stop(finish: str, text: bool, kind: type | None) -> None:
-    failed = stopped(Report(finish=finish), text=text)
+    failed = judge_ending(Report(finish_reason=finish), text=text)
     assert failed is None if kind is None else type(failed) is kind
     assert failed is None or not failed.retryable
 
@@ -101,7 +101,7 @@ def test_reasons_to_stop(finish: str, text: bool, kind: type | None) -> None:
 @pytest.mark.parametrize("event", ["", "[DONE]", "null", "[]", "1", '{"choices": 1}', '{"choices": [null]}', "{"])
 def test_an_event_of_another_shape_adds_nothing(event: str) -> None:
     assert added_text(event) == ""
-    assert read_report(call("openai", [event])).finish is None
+    assert read_report(call("openai", [event])).finish_reason is None
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_other_errors_of_the_library() -> None:
         (baml.BamlClientFinishReasonError("p", "m", "raw", "odd", ""), BadOutput, "model_output"),
         (baml.BamlError("no such client"), ModelRefused, "model_setup"),
     ):
-        failed = failure(error, Report(), {})
+        failed = translate_error(error, Report(), {})
         assert (type(failed), failed.code) == (kind, code)
 
 
 def test_no_key_and_no_prompt_gets_into_the_log() -> None:
     error = baml.BamlClientHttpError("Model", "bad key sk-abcdefgh given", 401, "prompt: my secret plan")
-    failed = failure(error, Report(), {"LLM_API_KEY": "sk-abcdefgh"})
+    failed = translate_error(error, Report(), {"LLM_API_KEY": "sk-abcdefgh"})
     assert failed.detail == "BamlClientHttpError: bad key <LLM_API_KEY> given"
     validation = baml.BamlValidationError("my secret plan", "does not fit", "raw", "")
-    assert failure(validation, Report(), {}).detail == "BamlValidationError: does not fit"
+    assert translate_error(validation, Report(), {}).detail == "BamlValidationError: does not fit"
