@@ -147,7 +147,7 @@ async def test_one_that_will_not_be_closed_does_not_hold_the_worker(
     await anext(pieces)
     with caplog.at_level(logging.ERROR):
         await asyncio.wait_for(pieces.aclose(), 2)
-    assert "failed while it was closed" in caplog.text
+    assert "failed while being closed" in caplog.text
 
 
 def test_registration() -> None:
@@ -157,7 +157,7 @@ def test_registration() -> None:
 
     assert registered() == {"H": h}
     handler("H")(h)  # the same again, as a reload does
-    with pytest.raises(SetupError, match="two handlers named H"):
+    with pytest.raises(SetupError, match="Two handlers are named H"):
 
         @handler("H")
         async def other(turn: Turn) -> AsyncIterator[str]:
@@ -168,5 +168,5 @@ def test_only_async_generators_will_do() -> None:
     async def coroutine(turn: Turn) -> str:
         return ""
 
-    with pytest.raises(SetupError, match="must be an async generator"):
+    with pytest.raises(SetupError, match="is not an async generator"):
         handler("H")(coroutine)  # type: ignore[type-var]  # the mistake that is tested
