@@ -3,7 +3,7 @@
 The stream that baml-py 0.226.3 offers (`async for`) starts a thread for each call and polls. Leaving it early blocks
 the event loop for five seconds while the provider keeps generating. So a call is driven one level lower, through the
 private API that the generated client itself uses: `create_async_stream`, `on_event`, `done`, `cast_to`.
-`test_baml_pin.py` fails when an upgrade changes any of it.
+tests/integration/bridge/baml/test_pin.py fails when an upgrade changes any of it.
 """
 
 from __future__ import annotations

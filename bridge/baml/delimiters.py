@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Those of baml-py 0.226.3 (jinja-runtime); tests/integration/bridge/test_baml_pin.py checks them against the library.
+# Those of baml-py 0.226.3 (jinja-runtime); tests/integration/bridge/baml/test_pin.py checks them.
 DELIMITERS = ("BAML_CHAT_ROLE_MAGIC_STRING_DELIMITER", "BAML_MEDIA_MAGIC_STRING_DELIMITER")
 
 BREAK = "\u2060"  # WORD JOINER: no width, no space, and neither BAML nor `trim` removes it
