@@ -1,4 +1,4 @@
-"""A headless worker that answers rows of a Supabase table with BAML functions, and streams the replies back.
+"""A headless worker: answers messages in a Supabase table with BAML functions, and streams the replies back.
 
 The command `bridge` runs it. To answer with Python code instead of a BAML function, write a handler:
 
