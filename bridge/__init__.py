@@ -1,19 +1,19 @@
-"""A headless worker: rows of a Supabase table in, answers of BAML functions out, streamed through Realtime.
+"""A headless worker: answers messages in a Supabase table with BAML functions, and streams the replies back.
 
-The command `bridge` runs it. Python code that answers in the place of a BAML function needs what is here:
+The command `bridge` runs it. To answer with Python code instead of a BAML function, write a handler:
 
     from bridge import FileWrite, Turn, handler
 
-`handler` and its examples: `bridge.handlers`. `defuse` makes users' text safe for a BAML prompt: the worker passes all
-arguments of BAML functions through it, and a handler that calls one itself does the same.
+`bridge.handlers` has an example. `defuse` makes users' text safe for a BAML prompt. The worker passes all arguments of
+BAML functions through it; a handler that calls a BAML function itself must do the same.
 """
 
 import os
 
-# Before baml-py is first imported, which reads it then: unset, or as some have it in their shell, it prints prompts.
+# baml-py reads this when it is first imported. Unset, or with the value that some shells set, it prints prompts.
 os.environ["BAML_LOG"] = "off"
 
-from bridge.delimiters import defuse
+from bridge.baml.delimiters import defuse
 from bridge.errors import BadRequest, TurnFailure
 from bridge.handlers import handler
 from bridge.model import CodeFile, FileWrite, Message, Session, Turn, Usage

@@ -1,17 +1,17 @@
-"""Handlers: Python code that answers in the place of a BAML function.
+"""Handlers: Python code that answers instead of a BAML function.
 
     from bridge import FileWrite, Turn, handler
 
     @handler("Shout")
     async def shout(turn: Turn):
         yield turn.message.upper()                  # text, appended to the reply
-        yield {"letters": len(turn.message)}        # the reply's data so far; the last one stays
+        yield {"letters": len(turn.message)}        # the reply's data so far; the last one is kept
         yield FileWrite("shout.txt", turn.message)  # a file that the reply writes
 
-A handler may also yield a `Usage`, to have what it spent on models counted. Whatever it yields shows that it lives:
-one that is silent for BRIDGE_IDLE_SECONDS counts as stalled, so long work yields `""` now and then. It is closed at the
-`yield` or `await` where it stands when the reply is cancelled: `finally` is the place to clean up. A `TurnFailure` that
-it raises reaches the user as it is; any other exception is logged, and the message is tried again.
+A handler may also yield a `Usage`, to report what it spent on models. A handler that yields nothing for
+BRIDGE_IDLE_SECONDS counts as stalled, so yield `""` now and then during long work. When the reply is cancelled, the
+handler is closed at its current `yield` or `await`: clean up in `finally`. A `TurnFailure` that it raises is shown to
+the user unchanged. Any other exception is logged, and the message is retried.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
 
-Piece: TypeAlias = "str | FileWrite | Usage | Mapping[str, Any] | BaseModel"
 Handler: TypeAlias = Callable[[Turn], AsyncIterator[Any]]
 Function = TypeVar("Function", bound=Handler)
 Checked = TypeVar("Checked", FileWrite, Usage)
@@ -42,18 +41,20 @@ _handlers: dict[str, Handler] = {}
 
 
 def handler(name: str) -> Callable[[Function], Function]:
-    """Register an async generator function to answer for `name`. It then needs to be in BRIDGE_FUNCTIONS.
+    """Register an async generator function as the handler `name`. BRIDGE_FUNCTIONS must name it too.
 
-    Raises SetupError if it is no async generator function, or if another has the name.
+    Raises SetupError if it is not an async generator function, or if another handler has that name.
     """
 
     def register(function: Function) -> Function:
         where = f"{function.__module__}.{function.__qualname__}"
         generator: bool = inspect.isasyncgenfunction(function)
         if not generator:
-            raise SetupError(f"The handler {where} must be an async generator: `async def` with `yield` in it.")
+            raise SetupError(
+                f"The handler {where} is not an async generator function.", "Define it with `async def` and `yield`."
+            )
         if name in _handlers and _handlers[name] is not function:
-            raise SetupError(f"There are two handlers named {name}; the second is {where}. Rename one.")
+            raise SetupError(f"Two handlers are named {name}; the second is {where}.", "Rename one of them.")
         _handlers[name] = function
         return function
 
@@ -61,12 +62,12 @@ def handler(name: str) -> Callable[[Function], Function]:
 
 
 def registered() -> dict[str, Handler]:
-    """Give the handlers registered so far, by name."""
+    """Return the handlers registered so far, by name."""
     return dict(_handlers)
 
 
 async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
-    """Run a handler to its end: partials as it yields, then the answer. Raises TurnFailure."""
+    """Run a handler: give a partial each time it yields, and the completion last. Raises TurnFailure."""
     text: list[str] = []
     data: Any = None
     files: list[FileWrite] = []
@@ -77,9 +78,9 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
             if isinstance(piece, str):
                 text.append(piece)
             elif isinstance(piece, FileWrite):
-                files.append(_checked(piece, FileWrite, turn))
+                files.append(_check_fields(piece, FileWrite, turn))
             elif isinstance(piece, Usage):
-                usage = _checked(piece, Usage, turn)
+                usage = _check_fields(piece, Usage, turn)
             elif isinstance(piece, Mapping | BaseModel):
                 data = to_jsonable_python(piece)
             else:
@@ -92,7 +93,7 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
             yield Partial("".join(text), data)
     except TurnFailure:
         raise
-    except (Exception, SystemExit) as error:  # whatever it calls may call sys.exit(): the worker goes on
+    except (Exception, SystemExit) as error:  # a library may call sys.exit(); the worker goes on
         detail = "".join(traceback.format_exception(error, limit=-5))
         if isinstance(error, PydanticSerializationError):
             detail = f"the handler for {turn.function} yielded data that is not JSON: {error}"
@@ -102,11 +103,11 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
     yield Completion("".join(text), data, tuple(files), usage)
 
 
-def _checked(piece: Checked, kind: type[Checked], turn: Turn) -> Checked:
-    """The piece, if its fields have the types they are declared with: nobody could write it down otherwise."""
-    for name, wanted in get_type_hints(kind).items():
+def _check_fields(piece: Checked, kind: type[Checked], turn: Turn) -> Checked:
+    """Return the piece if its fields have their declared types. Otherwise it could not be stored."""
+    for name, declared in get_type_hints(kind).items():
         value = getattr(piece, name)
-        if not isinstance(value, wanted):
+        if not isinstance(value, declared):
             raise HandlerFailed(
                 "internal",
                 "Something went wrong while answering.",
@@ -123,5 +124,5 @@ async def _close(pieces: AsyncIterator[Any], name: str) -> None:
         async with asyncio.timeout(CLOSE_SECONDS):
             await pieces.aclose()
     except Exception:
-        # The reply is over, whatever its handler makes of that.
-        log.exception("the handler for %s failed while it was closed", name)
+        # The reply has ended already, so this failure does not change it.
+        log.exception("the handler for %s failed while being closed", name)

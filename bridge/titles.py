@@ -19,19 +19,21 @@ TITLE_SECONDS = 30.0
 
 async def name_session(job: Job, reply: str, functions: Functions, store: Store) -> None:
     """Give the job's session a title if it has none. A failure is logged: the next exchange tries again."""
-    if job.turn is None or job.turn.session.title or TITLE not in functions.names:
+    if job.turn is None or job.turn.session.title:
         return
     try:
         async with asyncio.timeout(TITLE_SECONDS):
             if title := await make_title(functions, job.turn.message, reply):
-                await store.set_title(job.turn.session.id, title)
+                await store.set_title(job.turn.session.id, title.text)
     except Exception as error:
         extra = {"question_id": job.question_id, "session_id": job.turn.session.id}
         log.warning("no title: %s", error, extra=extra)
 
 
-async def make_title(functions: Functions, message: str, reply: str) -> str:
-    """Ask the function `Title`, with the arguments `message`, `reply` and `messages`. Empty: it returned no text."""
+async def make_title(functions: Functions, message: str, reply: str) -> Completion | None:
+    """Ask the function `Title`, with the arguments `message`, `reply` and `messages`; None without a title."""
+    if TITLE not in functions.names:
+        return None
     turn = Turn(
         function=TITLE,
         message=message,
@@ -41,10 +43,12 @@ async def make_title(functions: Functions, message: str, reply: str) -> str:
         user_id="",
         data={"reply": reply},
     )
-    text = ""
+    completion = None
     async with aclosing(functions.run(turn)) as pieces:
         async for piece in pieces:
             if isinstance(piece, Completion):
-                text = piece.text
-    line = next((line for line in text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
-    return line[:TITLE_LENGTH].strip()
+                completion = piece
+    if completion is None:
+        return None
+    line = next((line for line in completion.text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
+    return Completion(line[:TITLE_LENGTH].strip(), usage=completion.usage) if line else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.delimiters import DELIMITERS
+from bridge.baml.delimiters import DELIMITERS
 from devstack.model import ModelServer
 from tests.support.users import Person
 from tests.support.workers import working

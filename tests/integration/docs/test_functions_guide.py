@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bridge import arguments
+from bridge.baml import arguments
 from bridge.model import CodeFile, Message, Session, Turn
 from devstack.migrations import PROJECT
 from devstack.model import ModelServer

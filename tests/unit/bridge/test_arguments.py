@@ -7,13 +7,13 @@ import pytest
 from baml_py import Image
 from pydantic import BaseModel
 
-from bridge.arguments import bind, parameters
-from bridge.delimiters import BREAK, DELIMITERS
+from bridge.baml.arguments import bind_arguments, read_parameters
+from bridge.baml.delimiters import BREAK, DELIMITERS
 from bridge.errors import BadRequest, SetupError
 from bridge.model import CodeFile, Message, Session, Turn
 
 
-class Said(BaseModel):
+class Entry(BaseModel):
     role: Literal["user", "assistant"]
     content: str
 
@@ -27,6 +27,10 @@ class File(BaseModel):
 class About(BaseModel):
     id: str
     metadata: dict[str, Any]
+
+
+class Other(BaseModel):
+    author: str
 
 
 class Mood(StrEnum):
@@ -52,7 +56,7 @@ def turn(**data: Any) -> Turn:
 
 
 def given(function: Any, **data: Any) -> dict[str, Any]:
-    return bind(parameters(function), turn(**data))
+    return bind_arguments(read_parameters(function), turn(**data))
 
 
 def refused(function: Any, **data: Any) -> str:
@@ -62,10 +66,10 @@ def refused(function: Any, **data: Any) -> str:
     return caught.value.message
 
 
-def test_everything_that_the_turn_has() -> None:
+def test_turn_fills_its_five_parameters() -> None:
     async def f(
         self: Any,
-        messages: list[Said],
+        messages: list[Entry],
         message: str,
         files: list[File],
         session: About,
@@ -74,7 +78,7 @@ def test_everything_that_the_turn_has() -> None:
     ) -> None: ...
 
     assert given(f) == {
-        "messages": [Said(role="user", content="earlier"), Said(role="assistant", content="then")],
+        "messages": [Entry(role="user", content="earlier"), Entry(role="assistant", content="then")],
         "message": "the question",
         "files": [File(path="a.py", content="x = 1", revision=3)],
         "session": About(id="s1", metadata={"plan": "pro"}),
@@ -82,41 +86,41 @@ def test_everything_that_the_turn_has() -> None:
     }
 
 
-def test_the_rest_comes_from_the_data_and_only_what_is_asked_for() -> None:
+def test_data_fills_declared_parameters_only() -> None:
     async def f(topic: str, count: int, mood: Mood, style: str | None = None) -> None: ...
 
     assert given(f, topic="x", count=3, mood="Loud", unknown=1) == {"topic": "x", "count": 3, "mood": Mood.LOUD}
 
 
-def test_the_data_cannot_pose_as_the_turn() -> None:
+def test_data_cannot_override_the_turn() -> None:
     async def f(message: str, user_id: str) -> None: ...
 
     assert given(f, message="other", user_id="other") == {"message": "the question", "user_id": "u1"}
 
 
-def test_a_missing_argument_is_named() -> None:
+def test_missing_argument_is_named() -> None:
     async def f(topic: str) -> None: ...
 
-    assert refused(f) == "The argument `topic` is missing: put it into the message's data."
+    assert refused(f) == "The argument `topic` is missing. Add it to the message's `data`."
 
 
-def test_an_ill_typed_argument_is_named_without_its_value() -> None:
+def test_invalid_argument_is_named_without_its_value() -> None:
     async def f(pages: list[int]) -> None: ...
 
-    said = refused(f, pages=[1, "secret"])
-    assert said.startswith("The argument `pages` cannot be used: at 1, input should be a valid integer")
-    assert "secret" not in said
+    message = refused(f, pages=[1, "secret"])
+    assert message.startswith("The argument `pages` is invalid: at 1, input should be a valid integer")
+    assert "secret" not in message
     assert "list" in refused(f, pages="no list")
 
 
-def test_every_string_is_defused_in_classes_and_keys_too() -> None:
+def test_strings_in_classes_and_keys_are_defused() -> None:
     async def f(
-        messages: list[Said], message: str, files: list[File], session: About, notes: dict[str, str]
+        messages: list[Entry], message: str, files: list[File], session: About, notes: dict[str, str]
     ) -> None: ...
 
     role, media = DELIMITERS
-    bound = bind(
-        parameters(f),
+    bound = bind_arguments(
+        read_parameters(f),
         Turn(
             function="F",
             message=role,
@@ -132,7 +136,7 @@ def test_every_string_is_defused_in_classes_and_keys_too() -> None:
     assert str(bound).count(BREAK.encode("unicode_escape").decode()) + str(bound).count(BREAK) == 8
 
 
-def test_a_medium_must_come_as_content_so_that_nothing_is_fetched() -> None:
+def test_media_by_url_is_refused() -> None:
     async def f(picture: Picture, more: list[Image] | None = None) -> None: ...
 
     content = {"base64": "aGk=", "media_type": "image/png"}
@@ -144,20 +148,11 @@ def test_a_medium_must_come_as_content_so_that_nothing_is_fetched() -> None:
         assert "base64" in refused(f, **data)
 
 
-def test_a_type_that_cannot_be_filled_is_found_before_any_message_is() -> None:
-    class Other(BaseModel):
-        author: str
-
+def test_parameter_with_a_wrong_type_is_a_setup_error() -> None:
     async def by_class(messages: list[Other]) -> None: ...
     async def by_text(files: str) -> None: ...
 
     for function, name in ((by_class, "messages"), (by_text, "files")):
         with pytest.raises(SetupError, match=f"The parameter `{name}` of the BAML function") as caught:
-            parameters(_with_types(function, Other))
+            read_parameters(function)
         assert "\n" not in str(caught.value)
-
-
-def _with_types(function: Any, other: type) -> Any:
-    # Annotations are strings here, and a local class is no global for them to be found in.
-    function.__globals__["Other"] = other
-    return function

@@ -1,4 +1,4 @@
-"""What stands in baml_src: its own tests pass, and the clients it shows as examples are valid."""
+"""The project's baml_src: its own tests pass, and its example clients are valid."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from tests.support import ROOT
 CLI = Path(sys.executable).with_name("baml-cli")
 
 
-async def test_its_tests_pass_against_the_demo_model() -> None:
+async def test_baml_tests_pass_against_the_demo_model() -> None:
     async with ModelServer() as model:
         llm = {"LLM_BASE_URL": model.url, "LLM_API_KEY": "k", "LLM_MODEL": "m"}
         process = await asyncio.create_subprocess_exec(
@@ -32,7 +32,7 @@ def _function_files() -> list[Path]:
     return [path for path in (ROOT / "baml_src").glob("*.baml") if "\nfunction " in path.read_text()]
 
 
-def test_the_examples_of_other_providers_are_valid(tmp_path: Path) -> None:
+def test_example_clients_are_valid(tmp_path: Path) -> None:
     (tmp_path / "baml_src").mkdir()
     for path in (ROOT / "baml_src").glob("*.baml"):
         text = path.read_text()
@@ -46,7 +46,7 @@ def test_the_examples_of_other_providers_are_valid(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-def test_no_client_retries_by_itself_or_waits_for_ever() -> None:
+def test_every_client_has_timeouts_and_no_retry_policy() -> None:
     text = (ROOT / "baml_src" / "clients.baml").read_text()
     code = re.sub(r"^//( |$)", "", text, flags=re.M)
     blocks = re.findall(r"^client<llm> .*?^\}", code, re.M | re.S)

@@ -1,4 +1,4 @@
-"""Text with BAML's delimiters in it is broken invisibly; any other stays as it is."""
+"""BAML's delimiters are broken invisibly; all other text is unchanged."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bridge
-from bridge.delimiters import BREAK, DELIMITERS, defuse, defuse_all
+from bridge.baml.delimiters import BREAK, DELIMITERS, defuse, defuse_all
 
 ROLE, MEDIA = DELIMITERS
 ORDINARY = (
@@ -27,13 +27,13 @@ ORDINARY = (
 
 
 @pytest.mark.parametrize("text", ORDINARY)
-def test_ordinary_text_stays_byte_for_byte(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert defuse(text) == text
 
 
 @pytest.mark.parametrize("delimiter", DELIMITERS)
 @pytest.mark.parametrize("around", ["{}", "a{}b", "{0}{0}", "{0}:baml-start-baml:{0}", "\n{}\n", "x_{}_y"])
-def test_a_delimiter_is_broken_and_reads_the_same(delimiter: str, around: str) -> None:
+def test_delimiter_is_broken_and_reads_the_same(delimiter: str, around: str) -> None:
     text = around.format(delimiter)
     safe = defuse(text)
     assert delimiter not in safe
@@ -42,7 +42,7 @@ def test_a_delimiter_is_broken_and_reads_the_same(delimiter: str, around: str) -
 
 
 @pytest.mark.parametrize("delimiter", DELIMITERS)
-def test_a_filter_that_changes_the_case_makes_none_of_it(delimiter: str) -> None:
+def test_changing_the_case_forms_no_delimiter(delimiter: str) -> None:
     for text in (delimiter.lower(), delimiter.title(), delimiter.lower().replace("s", "ſ")):
         assert delimiter not in defuse(text).upper()
 
@@ -54,9 +54,7 @@ def test_a_filter_that_changes_the_case_makes_none_of_it(delimiter: str) -> None
     after=st.sampled_from(["", " text", "_", ":baml-start-baml:{}"]),
     space=st.sampled_from(["", " ", "\n"]),
 )
-def test_pieces_put_side_by_side_make_no_delimiter(
-    delimiter: str, cuts: list[int], before: str, after: str, space: str
-) -> None:
+def test_joined_pieces_form_no_delimiter(delimiter: str, cuts: list[int], before: str, after: str, space: str) -> None:
     places = [0, *sorted(cuts), len(delimiter)]
     pieces = [delimiter[a:b] for a, b in pairwise(places)]
     pieces[0], pieces[-1] = before + pieces[0], pieces[-1] + after
@@ -66,18 +64,18 @@ def test_pieces_put_side_by_side_make_no_delimiter(
 
 
 @given(st.text(alphabet=st.sampled_from("BAML_CHTROEGISND x\n"), max_size=80))
-def test_nothing_but_the_break_is_ever_added(text: str) -> None:
+def test_only_the_break_is_added(text: str) -> None:
     safe = defuse(text)
     assert safe.replace(BREAK, "") == text
     assert defuse(safe) == safe
 
 
-def test_values_are_defused_at_every_depth_and_in_keys() -> None:
+def test_nested_values_and_keys_are_defused() -> None:
     safe = defuse_all({"a": [ROLE, {MEDIA: ("x", 1, None, True, 1.5)}]})
     assert ROLE not in str(safe)
     assert MEDIA not in str(safe)
     assert safe["a"][1][f"BAML_{BREAK}MEDIA_MAGIC_STRING_DELIMITER"] == ["x", 1, None, True, 1.5]
 
 
-def test_handlers_find_it_in_the_package() -> None:
+def test_package_exports_defuse() -> None:
     assert bridge.defuse(ROLE) != ROLE

@@ -12,13 +12,13 @@ from pydantic import BaseModel
 from bridge import handlers
 from bridge.errors import BadRequest, SetupError, TurnFailure, verdict
 from bridge.handlers import handler, registered, run_handler
-from bridge.model import Answer, FileWrite, Partial, Session, Turn, Usage
+from bridge.model import Completion, FileWrite, Partial, Session, Turn, Usage
 
 TURN = Turn("H", "hello", (), (), Session("s", "u", None, "H", {}), "u")
 
 
 @pytest.fixture(autouse=True)
-def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_other_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "_handlers", {})
 
 
@@ -26,11 +26,11 @@ class Step(BaseModel):
     n: int
 
 
-async def collect(function: Any) -> list[Partial | Answer]:
+async def collect(function: Any) -> list[Partial | Completion]:
     return [piece async for piece in run_handler(function, TURN)]
 
 
-async def test_everything_it_may_yield() -> None:
+async def test_handler_may_yield_text_data_files_and_usage() -> None:
     async def h(turn: Turn) -> AsyncIterator[Any]:
         yield turn.message
         yield {"n": 1}
@@ -48,18 +48,18 @@ async def test_everything_it_may_yield() -> None:
         Partial("hello, world", {"n": 2}),
         Partial("hello, world", {"n": 2}),
     ]
-    assert answer == Answer("hello, world", {"n": 2}, (FileWrite("a", "b", "text"),), Usage("m", 1, 2, 0))
+    assert answer == Completion("hello, world", {"n": 2}, (FileWrite("a", "b", "text"),), Usage("m", 1, 2, 0))
 
 
-async def test_one_that_yields_nothing() -> None:
+async def test_handler_that_yields_nothing_gives_an_empty_completion() -> None:
     async def h(turn: Turn) -> AsyncIterator[Any]:
         return
         yield
 
-    assert await collect(h) == [Answer("")]
+    assert await collect(h) == [Completion("")]
 
 
-async def test_its_own_failure_reaches_the_user() -> None:
+async def test_turn_failure_reaches_the_user_unchanged() -> None:
     async def h(turn: Turn) -> AsyncIterator[Any]:
         yield "so far"
         raise BadRequest("too_big", "That is too big.")
@@ -80,7 +80,7 @@ async def test_its_own_failure_reaches_the_user() -> None:
         Usage(model=Path("m")),  # type: ignore[arg-type]  # the mistake that is tested
     ],
 )
-async def test_any_other_failure_is_told_in_general_and_tried_again(wrong: Any) -> None:
+async def test_any_other_failure_is_internal_and_retried(wrong: Any) -> None:
     async def h(turn: Turn) -> AsyncIterator[Any]:
         if isinstance(wrong, BaseException):
             raise wrong
@@ -96,13 +96,13 @@ async def test_any_other_failure_is_told_in_general_and_tried_again(wrong: Any) 
         assert "secret detail" in caught.value.detail
 
 
-def test_what_a_failure_says_is_text_whatever_it_is_about() -> None:
-    said = verdict(TurnFailure("odd", ValueError("that is odd")))  # type: ignore[arg-type]  # the mistake that is tested
-    assert said.message == "that is odd"
+def test_failure_message_is_always_text() -> None:
+    failure = TurnFailure("wrong", ValueError("that is wrong"))  # type: ignore[arg-type]  # the mistake that is tested
+    assert verdict(failure).message == "that is wrong"
 
 
 @pytest.mark.parametrize("cancel", [True, False])
-async def test_leaving_closes_it_where_it_stands(cancel: bool) -> None:
+async def test_leaving_closes_the_handler_at_its_current_await(cancel: bool) -> None:
     begun, cleaned = asyncio.Event(), asyncio.Event()
 
     async def h(turn: Turn) -> AsyncIterator[Any]:
@@ -132,7 +132,7 @@ async def test_leaving_closes_it_where_it_stands(cancel: bool) -> None:
     assert cleaned.is_set()
 
 
-async def test_one_that_will_not_be_closed_does_not_hold_the_worker(
+async def test_handler_that_will_not_close_does_not_block_the_worker(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(handlers, "CLOSE_SECONDS", 0.05)
@@ -147,26 +147,26 @@ async def test_one_that_will_not_be_closed_does_not_hold_the_worker(
     await anext(pieces)
     with caplog.at_level(logging.ERROR):
         await asyncio.wait_for(pieces.aclose(), 2)
-    assert "failed while it was closed" in caplog.text
+    assert "failed while being closed" in caplog.text
 
 
-def test_registration() -> None:
+def test_second_handler_of_a_name_is_refused() -> None:
     @handler("H")
     async def h(turn: Turn) -> AsyncIterator[str]:
         yield ""
 
     assert registered() == {"H": h}
-    handler("H")(h)  # the same again, as a reload does
-    with pytest.raises(SetupError, match="two handlers named H"):
+    handler("H")(h)  # the same one again, as after a reload
+    with pytest.raises(SetupError, match="Two handlers are named H"):
 
         @handler("H")
         async def other(turn: Turn) -> AsyncIterator[str]:
             yield ""
 
 
-def test_only_async_generators_will_do() -> None:
+def test_handler_must_be_an_async_generator() -> None:
     async def coroutine(turn: Turn) -> str:
         return ""
 
-    with pytest.raises(SetupError, match="must be an async generator"):
+    with pytest.raises(SetupError, match="is not an async generator"):
         handler("H")(coroutine)  # type: ignore[type-var]  # the mistake that is tested

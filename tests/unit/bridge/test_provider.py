@@ -1,4 +1,4 @@
-"""Providers' events in their different shapes, and what their refusals ask for."""
+"""Providers' events in their different formats, and how their errors are translated."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from baml_py import errors as baml
 
+from bridge.baml.provider import Report, added_text, judge_ending, read_report, retry_after, translate_error
 from bridge.errors import AnswerTooLong, BadOutput, BadRequest, ModelRefused, ModelUnavailable
-from bridge.provider import Report, added_text, failure, read_report, retry_after, stopped
 
 OPENAI = [
     {"model": "gpt", "choices": [{"delta": {"role": "assistant", "content": ""}, "finish_reason": None}]},
@@ -51,7 +51,7 @@ def call(provider: str, texts: list[str]) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("provider", "events", "finish"),
+    ("provider", "events", "reason"),
     [
         ("openai-generic", OPENAI, "stop"),
         ("openai-responses", RESPONSES, "completed"),
@@ -59,28 +59,28 @@ def call(provider: str, texts: list[str]) -> Any:
         ("google-ai", GOOGLE, "stop"),
     ],
 )
-def test_text_and_end_in_every_shape(provider: str, events: list[dict[str, Any]], finish: str) -> None:
+def test_text_and_ending_are_read_in_every_format(provider: str, events: list[dict[str, Any]], reason: str) -> None:
     texts = [json.dumps(event) for event in events]
     assert "".join(map(added_text, texts)) == "Hello"
     report = read_report(call(provider, texts))
-    assert (report.finish, report.ended) == (finish, True)
-    assert stopped(report, text=False) is None
+    assert (report.finish_reason, report.complete) == (reason, True)
+    assert judge_ending(report, text=False) is None
     cut = read_report(call(provider, texts[:2]))
-    assert (cut.finish, cut.ended) == (None, False)
-    assert isinstance(stopped(cut, text=True), ModelUnavailable)
+    assert (cut.finish_reason, cut.complete) == (None, False)
+    assert isinstance(judge_ending(cut, text=True), ModelUnavailable)
 
 
-def test_an_end_without_a_reason_counts_if_it_is_marked() -> None:
+def test_done_marker_without_a_reason_completes_the_stream() -> None:
     report = read_report(call("openai-generic", [json.dumps(OPENAI[2]), "[DONE]"]))
-    assert (report.finish, report.ended) == (None, True)
+    assert (report.finish_reason, report.complete) == (None, True)
 
 
-def test_a_provider_that_cannot_be_read_is_trusted() -> None:
-    assert read_report(call("aws-bedrock", [])).ended
+def test_unreadable_provider_counts_as_complete() -> None:
+    assert read_report(call("aws-bedrock", [])).complete
 
 
 @pytest.mark.parametrize(
-    ("finish", "text", "kind"),
+    ("reason", "text", "kind"),
     [
         ("length", True, None),
         ("length", False, AnswerTooLong),
@@ -92,16 +92,16 @@ def test_a_provider_that_cannot_be_read_is_trusted() -> None:
         ("tool_calls", True, None),
     ],
 )
-def test_reasons_to_stop(finish: str, text: bool, kind: type | None) -> None:
-    failed = stopped(Report(finish=finish), text=text)
+def test_finish_reason_decides_the_ending(reason: str, text: bool, kind: type | None) -> None:
+    failed = judge_ending(Report(finish_reason=reason), text=text)
     assert failed is None if kind is None else type(failed) is kind
     assert failed is None or not failed.retryable
 
 
 @pytest.mark.parametrize("event", ["", "[DONE]", "null", "[]", "1", '{"choices": 1}', '{"choices": [null]}', "{"])
-def test_an_event_of_another_shape_adds_nothing(event: str) -> None:
+def test_event_of_unknown_format_adds_nothing(event: str) -> None:
     assert added_text(event) == ""
-    assert read_report(call("openai", [event])).finish is None
+    assert read_report(call("openai", [event])).finish_reason is None
 
 
 @pytest.mark.parametrize(
@@ -116,32 +116,32 @@ def test_an_event_of_another_shape_adds_nothing(event: str) -> None:
         ({"retry-after": format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)}, 0),
     ],
 )
-def test_when_to_come_back(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_is_read_from_headers(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
 
 
-def test_when_to_come_back_as_a_date() -> None:
+def test_retry_after_as_a_date_is_relative_to_now() -> None:
     found = retry_after({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)})
     assert found is not None
     assert 80 < found <= 90
 
 
-def test_other_errors_of_the_library() -> None:
+def test_baml_errors_have_their_codes() -> None:
     for error, kind, code in (
         (baml.BamlTimeoutError("Model", "no data"), ModelUnavailable, "model_timeout"),
         (baml.BamlInvalidArgumentError("bad"), BadRequest, "bad_arguments"),
-        (baml.BamlAbortError("gone"), ModelUnavailable, "model_aborted"),
+        (baml.BamlAbortError("aborted"), ModelUnavailable, "model_aborted"),
         (baml.BamlClientFinishReasonError("p", "m", "raw", "length", ""), AnswerTooLong, "model_length"),
-        (baml.BamlClientFinishReasonError("p", "m", "raw", "odd", ""), BadOutput, "model_output"),
+        (baml.BamlClientFinishReasonError("p", "m", "raw", "unknown", ""), BadOutput, "model_output"),
         (baml.BamlError("no such client"), ModelRefused, "model_setup"),
     ):
-        failed = failure(error, Report(), {})
+        failed = translate_error(error, Report(), {})
         assert (type(failed), failed.code) == (kind, code)
 
 
-def test_no_key_and_no_prompt_gets_into_the_log() -> None:
+def test_log_detail_has_no_key_and_no_prompt() -> None:
     error = baml.BamlClientHttpError("Model", "bad key sk-abcdefgh given", 401, "prompt: my secret plan")
-    failed = failure(error, Report(), {"LLM_API_KEY": "sk-abcdefgh"})
+    failed = translate_error(error, Report(), {"LLM_API_KEY": "sk-abcdefgh"})
     assert failed.detail == "BamlClientHttpError: bad key <LLM_API_KEY> given"
     validation = baml.BamlValidationError("my secret plan", "does not fit", "raw", "")
-    assert failure(validation, Report(), {}).detail == "BamlValidationError: does not fit"
+    assert translate_error(validation, Report(), {}).detail == "BamlValidationError: does not fit"

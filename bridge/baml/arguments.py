@@ -1,4 +1,4 @@
-"""Arguments of a BAML function: bound by name, checked against its types, defused."""
+"""Arguments of a BAML function: bound by name, checked against its types, and made safe for the prompt."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from baml_py import Audio, Image, Pdf, Video
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from bridge.delimiters import defuse_all
+from bridge.baml.delimiters import defuse_all
 from bridge.errors import BadRequest, SetupError
 from bridge.model import CodeFile, Message, Session, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a BAML function: how to check it, and whether it may be left out."""
+    """One parameter of a BAML function, the validator of its type, and whether it must be given."""
 
     name: str
     adapter: TypeAdapter[Any]
@@ -51,10 +51,10 @@ _SAMPLE = Turn(
 )
 
 
-def parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """Read the parameters of a generated client's method.
+def read_parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """Read the parameters of a method of the generated client.
 
-    Raises SetupError if one has a name that the bridge fills, and a type that it cannot fill.
+    Raises SetupError if the bridge fills a parameter of that name, but its type does not match.
     """
     hints = get_type_hints(function)
     found = []
@@ -67,65 +67,66 @@ def parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
                 adapter.validate_python(source(_SAMPLE))
         except (ValidationError, PydanticUserError) as error:
             raise SetupError(
-                f"The parameter `{name}` of the BAML function {function.__name__} has a type that cannot be filled: "
-                f"{_first(error)}. baml_src/types.baml shows the shapes of `messages` and `files`."
+                f"The parameter `{name}` of the BAML function {function.__name__} has a type that the bridge cannot "
+                f"fill: {_first_complaint(error)}.",
+                "See baml_src/types.baml for the types of `messages` and `files`.",
             ) from error
         found.append(Parameter(name, adapter, parameter.default is inspect.Parameter.empty))
     return tuple(found)
 
 
-def bind(wanted: tuple[Parameter, ...], turn: Turn) -> dict[str, Any]:
-    """Give the arguments for a call, each of its parameter's type and defused.
+def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, Any]:
+    """Return the arguments for a call, each with its parameter's type and without BAML's delimiters.
 
-    `messages`, `message`, `files`, `session` and `user_id` come from the turn, any other from its `data`.
-    Raises BadRequest if one is missing or of the wrong type.
+    `messages`, `message`, `files`, `session` and `user_id` come from the turn, all others from its `data`.
+    Raises BadRequest if one is missing or has the wrong type.
     """
     bound = {}
-    for parameter in wanted:
+    for parameter in parameters:
         name = parameter.name
         if source := _FROM_TURN.get(name):
             value = source(turn)
         elif name in turn.data:
             value = turn.data[name]
         elif parameter.required:
-            raise BadRequest("bad_arguments", f"The argument `{name}` is missing: put it into the message's data.")
+            raise BadRequest("bad_arguments", f"The argument `{name}` is missing. Add it to the message's `data`.")
         else:
             continue
         try:
             checked = parameter.adapter.validate_python(defuse_all(value))
         except ValidationError as error:
             raise BadRequest(
-                "bad_arguments", f"The argument `{name}` cannot be used: {_first(error)}."
-            ) from None  # the cause would quote the user's text in a log
-        _no_media_url(name, checked)
+                "bad_arguments", f"The argument `{name}` is invalid: {_first_complaint(error)}."
+            ) from None  # the cause would put the user's text into the log
+        _refuse_media_url(name, checked)
         bound[name] = checked
     return bound
 
 
-def _first(error: ValidationError | PydanticUserError) -> str:
-    """The first complaint, without the value it is about."""
+def _first_complaint(error: ValidationError | PydanticUserError) -> str:
+    """Return the first complaint, without the value that caused it."""
     if isinstance(error, PydanticUserError):
         return error.message.partition("\n")[0]
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    said = first["msg"][:1].lower() + first["msg"][1:]
-    return f"at {where}, {said}" if where else said
+    complaint = first["msg"][:1].lower() + first["msg"][1:]
+    return f"at {where}, {complaint}" if where else complaint
 
 
-def _no_media_url(name: str, value: Any) -> None:
-    """Refuse a medium given by URL: BAML or the provider would fetch whatever a user points it at."""
+def _refuse_media_url(name: str, value: Any) -> None:
+    """Refuse media given by URL: BAML or the provider would fetch any address that a user chooses."""
     if isinstance(value, Image | Audio | Pdf | Video):
         if value.is_url():
             raise BadRequest(
                 "bad_arguments",
-                f"The argument `{name}` holds a medium by URL: send its content as base64.",
+                f"The argument `{name}` contains media by URL. Send the content as base64 instead.",
             )
     elif isinstance(value, Mapping):
         for item in value.values():
-            _no_media_url(name, item)
+            _refuse_media_url(name, item)
     elif isinstance(value, list | tuple):
         for item in value:
-            _no_media_url(name, item)
+            _refuse_media_url(name, item)
     elif hasattr(type(value), "model_fields"):
         for field in type(value).model_fields:
-            _no_media_url(name, getattr(value, field))
+            _refuse_media_url(name, getattr(value, field))

@@ -1,8 +1,8 @@
-"""What the bridge relies on inside baml-py, beyond what it promises. An upgrade must come past here.
+"""The parts of baml-py that the bridge relies on although they are private. Every upgrade has to pass these tests.
 
-`bridge.baml` drives a call one level below the generated client's stream, because that one takes a thread a call and
-blocks the event loop when it is left early. `bridge.delimiters` knows by heart how a prompt is split into messages.
-If a test here fails after an upgrade: read what changed there, mend those two, and set the version below.
+`bridge.baml.client` drives a call one level below the generated client's stream, which starts a thread for each call
+and blocks the event loop when it is left early. `bridge.baml.delimiters` knows how BAML splits a prompt into messages.
+If a test fails after an upgrade, read what changed, fix those two modules, and set the version below.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import json
 import re
 import threading
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,17 @@ from baml_py.errors import BamlAbortError, BamlClientHttpError
 import baml_client
 from baml_client import globals as client_globals
 from baml_client import runtime as client_runtime
-from bridge.delimiters import DELIMITERS
+from bridge.baml.delimiters import DELIMITERS
 from devstack.model import ModelServer
+from tests.integration.bridge.baml.calls import variables
 from tests.support import ROOT
 
 VERSION = "0.226.3"
 
 
-@pytest.fixture
-async def model() -> AsyncIterator[ModelServer]:
-    async with ModelServer() as server:
-        yield server
-
-
 def begin(model: ModelServer, message: str) -> tuple[Any, Any, AbortController, Collector]:
     controller, collector = AbortController(), Collector("pin")
-    env = {"LLM_BASE_URL": model.url, "LLM_API_KEY": "k", "LLM_MODEL": "m"}
-    options: Any = {"abort_controller": controller, "collector": collector, "env": env}
+    options: Any = {"abort_controller": controller, "collector": collector, "env": variables(model.url)}
     manager = client_runtime.DoNotUseDirectlyCallManager(options)
     context, stream = manager.create_async_stream(
         function_name="Chat", args={"messages": [], "message": message, "files": []}
@@ -58,22 +51,22 @@ def last_call(collector: Collector) -> Any:
     return log.calls[-1]
 
 
-def test_the_version_is_pinned_everywhere() -> None:
+def test_version_is_the_same_everywhere() -> None:
     assert importlib.metadata.version("baml-py") == VERSION
     assert f'"baml-py=={VERSION}"' in (ROOT / "pyproject.toml").read_text()
     assert f'version "{VERSION}"' in (ROOT / "baml_src" / "generators.baml").read_text()
     assert baml_client.__version__ == VERSION
 
 
-def test_the_delimiters_are_those_of_the_library() -> None:
-    # By its distribution: baml-py's module forgets its own `__file__` once an image has been validated.
+def test_delimiters_match_the_library() -> None:
+    # Found by its distribution: the module baml_py loses its `__file__` once an image has been validated.
     folder = Path(str(importlib.metadata.distribution("baml-py").locate_file("baml_py")))
     (library,) = (path.read_bytes() for path in folder.glob("*.so"))
     found = set(re.findall(rb"BAML_(?:[A-Z]+_)+MAGIC_STRING_DELIMITER", library))
     assert {name.decode() for name in found} == set(DELIMITERS)
 
 
-def test_the_generated_client_has_what_is_used() -> None:
+def test_generated_client_has_the_parts_in_use() -> None:
     parameters = inspect.signature(client_runtime.DoNotUseDirectlyCallManager.create_async_stream).parameters
     assert list(parameters) == ["self", "function_name", "args"]
     assert client_runtime.__runtime__ is (client_globals.DO_NOT_USE_DIRECTLY_UNLESS_YOU_KNOW_WHAT_YOURE_DOING_RUNTIME)
@@ -86,7 +79,7 @@ def test_the_generated_client_has_what_is_used() -> None:
         assert callable(getattr(baml_client.b.parse_stream, name))
 
 
-async def test_events_come_on_another_thread_and_done_on_the_loop(model: ModelServer) -> None:
+async def test_events_arrive_on_another_thread_and_done_on_the_loop(model: ModelServer) -> None:
     context, stream, _controller, _ = begin(model, "[[tokens=20 delay=0.06]]")
     seen: list[tuple[int, bool]] = []
     stream.on_event(lambda result: seen.append((threading.get_ident(), result.is_ok())))
@@ -95,21 +88,21 @@ async def test_events_come_on_another_thread_and_done_on_the_loop(model: ModelSe
     assert all(ok and thread != threading.get_ident() for thread, ok in seen)
 
 
-async def test_abort_ends_a_call_and_its_connection(model: ModelServer) -> None:
+async def test_abort_ends_the_call_and_its_connection(model: ModelServer) -> None:
     context, stream, controller, _ = begin(model, "[[tokens=9 delay=0.01 stall=3]]")
     done = asyncio.ensure_future(stream.done(context))
     await model.until(lambda server: bool(server.requests) and server.requests[-1].sent == 3)
     controller.abort()
     await asyncio.wait([done], timeout=5)
     assert done.done()
-    with pytest.raises(BamlAbortError):  # the result of an abort holds its error, `done` does not raise it
+    with pytest.raises(BamlAbortError):  # `done` does not raise; the result of an aborted call holds the error
         cast(done.result())
     await asyncio.wait_for(model.requests[-1].ended.wait(), 5)
     assert model.requests[-1].outcome == "dropped"
 
 
-async def test_a_call_ends_when_its_controller_is_let_go(model: ModelServer) -> None:
-    # So whoever makes a call holds on to the controller until it is done, as `bridge.baml.Call` does.
+async def test_call_ends_when_its_controller_is_collected(model: ModelServer) -> None:
+    # This is why `bridge.baml.client.Call` keeps a reference to the controller.
     context, stream, controller, _ = begin(model, "[[tokens=9 stall=3]]")
     done = asyncio.ensure_future(stream.done(context))
     await model.until(lambda server: bool(server.requests) and server.requests[-1].sent == 3)
@@ -119,21 +112,21 @@ async def test_a_call_ends_when_its_controller_is_let_go(model: ModelServer) -> 
         cast(await asyncio.wait_for(done, 5))
 
 
-async def test_the_collector_shows_events_while_they_come(model: ModelServer) -> None:
+async def test_collector_shows_events_while_they_arrive(model: ModelServer) -> None:
     context, stream, controller, collector = begin(model, "[[tokens=9 delay=0.01 stall=3]]")
     done = asyncio.ensure_future(stream.done(context))
     await model.until(lambda server: bool(server.requests) and server.requests[-1].sent == 3)
     events: list[Any] = []
     deadline = time.monotonic() + 5
     while len(events) < 3 and time.monotonic() < deadline:
-        await asyncio.sleep(0.005)  # there is nothing to wait on: that is why the bridge looks, too
+        await asyncio.sleep(0.005)  # baml-py has nothing to wait on, so the bridge polls as well
         events = (collector.last and last_call(collector).sse_responses()) or []
     assert json.loads(events[0].text)["choices"][0]["delta"]["content"] == "word00 "
     controller.abort()
     await asyncio.wait([done], timeout=2)
 
 
-async def test_the_collector_keeps_the_headers_of_a_refusal(model: ModelServer) -> None:
+async def test_collector_keeps_the_headers_of_a_refusal(model: ModelServer) -> None:
     context, stream, _controller, collector = begin(model, "[[error=429 retry_after=7]]")
     with pytest.raises(BamlClientHttpError):
         cast(await asyncio.wait_for(stream.done(context), 5))
@@ -141,7 +134,7 @@ async def test_the_collector_keeps_the_headers_of_a_refusal(model: ModelServer) 
     assert (response.status, response.headers["retry-after"]) == (429, "7")
 
 
-async def test_a_cut_stream_is_still_called_a_success(model: ModelServer) -> None:
-    # If this fails, BAML has begun to tell: `bridge.provider.stopped` may do less then.
+async def test_cut_stream_still_counts_as_success(model: ModelServer) -> None:
+    # If this fails, BAML now reports it, and `bridge.baml.provider.judge_ending` may need to do less.
     context, stream, _controller, _ = begin(model, "[[tokens=9 clean_cut=3]]")
     assert cast(await asyncio.wait_for(stream.done(context), 5)) == "word00 word01 word02 "
