@@ -1,56 +1,59 @@
-# `make dev` and `make test` need Python 3.11 or newer, make and the package registries; every target sees to its needs.
+# You need Python 3.11 or newer and make. Every target installs what it needs, into this folder.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-# the newest Python that is new enough
+# the first Python on the PATH that is 3.11 or newer
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup dev test check chaos bench docs image page types lock clean
+.PHONY: help setup dev test test-fast check chaos bench docs image page types lock clean
 
-help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
 
 setup: $(VENV)/.python $(VENV)/.node $(VENV)/.baml ## install everything into this folder
 
-dev: setup ## run it all on this machine: Supabase, worker, demo model, page
+dev: setup ## run everything on this machine: Supabase, worker, demo model, page
 	@exec $(BIN)/python -m devstack.dev
 
-test: setup $(VENV)/.page ## the whole test suite
+test: setup $(VENV)/.page ## run the whole test suite (ARGS=… for pytest)
 	@echo "== client" && $(BIN)/python -m devstack.node npm test --silent --workspace client
 	@echo "== worker, devstack, schema, page" && \
 		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist loadfile $(ARGS)
 
-check: setup $(VENV)/.bench ## ruff, mypy strict, import rules, TypeScript
+test-fast: setup ## run the tests that need no server, in under a minute
+	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+check: setup $(VENV)/.bench ## run ruff, mypy, the import rules and the TypeScript compiler
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m devstack.node npm run --silent check --workspace client --workspace web
 
-chaos: setup ## faults at random, and a checker of the ledger afterwards (ARGS=--help)
+chaos: setup ## break everything at random, then check that no message was lost (ARGS=--help)
 	@$(BIN)/python -m tests.faults.chaos $(ARGS)
 
-bench: setup $(VENV)/.bench ## the figures, side by side with what people would use instead (ARGS=--quick)
+bench: setup $(VENV)/.bench ## measure, side by side with what people use instead (ARGS=--quick)
 	@$(BIN)/python -m bench $(ARGS)
 
-docs: setup $(VENV)/.docs ## the documentation as a site, docs/_build/html; a broken link fails
+docs: setup $(VENV)/.docs ## build the documentation site in docs/_build/html
 	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-image: ## the worker's image, `bridge`, by docker, podman or buildah (ENGINE=…)
+image: ## build the worker's image, `bridge`, with docker, podman or buildah (ENGINE=…)
 	@for engine in $(or $(ENGINE),docker podman buildah); do \
 		$$engine info >/dev/null 2>&1 && exec $$engine build --tag bridge $(ARGS) .; done; \
-	echo "docker (and its daemon), podman or buildah is needed, and none of them works here." >&2; exit 1
+	echo "Install docker (and start its daemon), podman or buildah: none of them works here." >&2; exit 1
 
-page: setup ## web/dist, for the project that VITE_SUPABASE_URL and VITE_SUPABASE_PUBLISHABLE_KEY name
+page: setup ## build web/dist for the project in VITE_SUPABASE_URL and VITE_SUPABASE_PUBLISHABLE_KEY
 	@$(BIN)/python -m devstack.node npm run --silent build --workspace web
 
-types: setup ## client/src/database.types.ts anew from the migrations
+types: setup ## regenerate client/src/database.types.ts from the schema
 	$(BIN)/python -m devstack.types
 
-lock: ## the lock files anew, from pyproject.toml and the package.json files
+lock: ## regenerate the lock files from pyproject.toml and the package.json files
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		pyproject.toml --output-file requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
@@ -66,21 +69,21 @@ lock: ## the lock files anew, from pyproject.toml and the package.json files
 		--constraint requirements-dev.lock --output-file requirements-build.lock -
 	$(BIN)/python -m devstack.lock
 
-clean: ## remove what was installed and built (the devstack's data stays)
+clean: ## remove everything installed or built (the devstack's data stays)
 	rm -rf $(VENV) node_modules client/node_modules web/node_modules devstack/node_modules web/dist client/dist baml_client docs/_build
 
-# -- what the targets need ------------------------------------------------------------------------------
+# -- what the targets depend on ---------------------------------------------------------------------------
 
 $(VENV)/.python: requirements-dev.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found on the PATH." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Install Python 3.11 or newer: none was found on the PATH." >&2; exit 1; }
 	@echo "== Python packages"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-		echo "$(PYTHON) cannot make a virtual environment: install its venv module (on Debian: python3-venv)." >&2; exit 1; }
+		echo "$(PYTHON) cannot create a virtual environment. Install its venv module (on Debian: python3-venv)." >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# the system's Node if it is new enough, or else the one that PyPI carries
+# the system's Node if it is new enough, otherwise the one from PyPI
 $(VENV)/.node: package-lock.json requirements-node.lock $(VENV)/.python
 	@$(BIN)/python -m devstack.node --version >/dev/null 2>&1 || { echo "== Node" && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-node.lock; }

@@ -75,7 +75,7 @@ class Connection:
         channel.on_broadcast(event, on_message)
 
     async def join(self, channel: AsyncRealtimeChannel) -> None:
-        """Join the channel, connecting first if need be, or raise RealtimeError. Losing it later fails the connection."""
+        """Join the channel (and connect first), or raise RealtimeError. If it is lost later, the connection fails."""
         refusals: list[str] = []
 
         def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
