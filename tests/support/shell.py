@@ -30,7 +30,7 @@ ELSEWHERE = {
 _WANTS_COMMAND = re.compile(r"^usage: .*\b(command|action) \.\.\.|<COMMAND>|<subcommand>", re.M)
 _CHOICES = re.compile(r"^usage: .*\{([\w,]+)\}\]?$", re.M)
 _VARIABLE = re.compile(r"\w+=")
-_TARGET = re.compile(r"^([a-z]+):", re.M)
+_TARGET = re.compile(r"^([a-z-]+):", re.M)
 
 
 def commands(text: str) -> list[list[str]]:
