@@ -15,7 +15,7 @@ from bridge.model import Claim, Job, Snapshot
 from bridge.settings import Settings
 from tests.support.waiting import until
 
-SETTINGS = Settings("http://127.0.0.1:1", "key", sweep_seconds=60)
+SETTINGS = Settings(supabase_url="http://127.0.0.1:1", supabase_key="key", sweep_seconds=60)
 
 
 class Asked:

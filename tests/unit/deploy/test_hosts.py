@@ -13,10 +13,9 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
-from bridge.settings import Settings
 from tests.support import ROOT
 from tests.support.blocks import BLOCKS
-from tests.support.source import MODEL, PAGE, PATHS, READ, is_command, loaded, required
+from tests.support.source import DEFAULTS, MODEL, PAGE, PATHS, READ, is_command, loaded, required
 from tests.unit.deploy.test_image import sent
 
 FLY: dict[str, Any] = tomllib.loads((ROOT / "fly.toml").read_text())
@@ -79,7 +78,7 @@ def test_fly_publishes_nothing_and_holds_no_secret() -> None:
 
 def test_railway_waits_for_the_drain() -> None:
     deploy = RAILWAY["deploy"]
-    assert Settings.drain_seconds < deploy["drainingSeconds"] <= MOST
+    assert DEFAULTS.drain_seconds < deploy["drainingSeconds"] <= MOST
     assert isinstance(deploy["drainingSeconds"], int)  # a string fails the deployment
     assert deploy["restartPolicyType"] == "ALWAYS"
 
@@ -88,7 +87,7 @@ def test_railway_looks_where_the_worker_listens() -> None:
     assert RAILWAY["deploy"]["healthcheckPath"] == "/readyz"
     assert "/readyz" in PATHS
     # its check asks the port that PORT names, and a worker reads BRIDGE_HEALTH_PORT
-    assert re.search(rf"^railway variable set .*\bPORT={Settings.health_port}\b", DOCS, re.MULTILINE)
+    assert re.search(rf"^railway variable set .*\bPORT={DEFAULTS.health_port}\b", DOCS, re.MULTILINE)
 
 
 def test_railway_builds_anew_when_the_image_would_change() -> None:
@@ -144,10 +143,10 @@ def test_kubernetes_waits_for_the_drain_and_looks_where_the_worker_listens() -> 
     manifest = yaml_of("deploy.md")
     pod = manifest["spec"]["template"]["spec"]
     [container] = pod["containers"]
-    assert pod["terminationGracePeriodSeconds"] > Settings.drain_seconds
+    assert pod["terminationGracePeriodSeconds"] > DEFAULTS.drain_seconds
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert "command" not in container  # the image's own entry point
-    assert container["ports"] == [{"name": "health", "containerPort": Settings.health_port}]
+    assert container["ports"] == [{"name": "health", "containerPort": DEFAULTS.health_port}]
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
     # a worker that waits for its project is alive, and one that drains is not to be killed
     assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
@@ -163,15 +162,15 @@ def test_prometheus_finds_the_rules_and_the_workers() -> None:
     assert "metrics_path" not in job  # Prometheus's own default is the worker's
     assert "/metrics" in PATHS
     for section in job["static_configs"]:
-        assert all(target.endswith(f":{Settings.health_port}") for target in section["targets"])
+        assert all(target.endswith(f":{DEFAULTS.health_port}") for target in section["targets"])
 
 
 def test_docker_is_told_to_wait_for_the_drain() -> None:
     stops = re.findall(r"--stop-timeout[= ](\d+)", DOCS)
     assert stops
-    assert all(int(seconds) > Settings.drain_seconds for seconds in stops)
+    assert all(int(seconds) > DEFAULTS.drain_seconds for seconds in stops)
     # published on the host itself alone
-    assert re.findall(r"-p (\S+)", DOCS) == [f"127.0.0.1:{Settings.health_port}:{Settings.health_port}"]
+    assert re.findall(r"-p (\S+)", DOCS) == [f"127.0.0.1:{DEFAULTS.health_port}:{DEFAULTS.health_port}"]
 
 
 # -- what the documentation tells -----------------------------------------------------------------------

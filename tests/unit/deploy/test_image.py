@@ -13,9 +13,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from bridge.settings import Settings
 from tests.support import ROOT
-from tests.support.source import is_command
+from tests.support.source import DEFAULTS, is_command
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BUILT_OF = "supabase-baml-bridge (pyproject.toml)"
@@ -94,7 +93,7 @@ def test_it_runs_the_worker_as_process_1_and_not_as_root() -> None:
     assert f"--uid {user[1]}" in stage["RUN"]
     words = [word for word, _ in last_stage()]
     assert words.index("USER") > max(n for n, word in enumerate(words) if word in ("COPY", "RUN"))
-    assert stage["EXPOSE"] == str(Settings.health_port)
+    assert stage["EXPOSE"] == str(DEFAULTS.health_port)
 
 
 def test_everything_in_it_is_locked_and_nothing_is_compiled() -> None:
