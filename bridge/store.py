@@ -187,13 +187,16 @@ class Store:
         except StoreRefused as error:
             if error.code in ("PGRST202", "PGRST205", "42883", "3F000"):
                 raise SetupError(
-                    "The project has no bridge schema. Apply the migrations: supabase db push --remote."
+                    "The project has no bridge schema.", "Apply the migrations: supabase db push --remote."
                 ) from error
             if error.code in ("401", "403", "42501", "PGRST301", "PGRST302", "PGRST303"):
                 raise SetupError(
-                    "The project refused SUPABASE_SECRET_KEY. Copy a secret key (sb_secret_…) of this project."
+                    "The project refused SUPABASE_SECRET_KEY.", "Copy a secret key (sb_secret_…) of this project."
                 ) from error
-            raise SetupError(f"The project refused the worker's first call: {error}") from error
+            raise SetupError(
+                f"The project refused the worker's first call: {error}.",
+                "Check SUPABASE_URL, and the API logs in the dashboard.",
+            ) from error
 
     async def _batch(
         self,
