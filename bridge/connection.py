@@ -59,12 +59,14 @@ class Supervisor:
         name: str,
         session: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
         rejoin_seconds: float | None = None,
+        on_restart: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = name
         self.sessions = 0
         self.rebuild = asyncio.Event()
         self._session = session
         self._rejoin_seconds = rejoin_seconds
+        self._on_restart = on_restart
         self._running: dict[asyncio.Task[None], asyncio.Event] = {}
 
     @property
@@ -99,6 +101,8 @@ class Supervisor:
             ready.set()
             log.info("%s: subscribed", self.name)
 
+        if self.sessions:
+            self._on_restart()
         self.sessions += 1
         task = asyncio.create_task(self._session(on_ready), name=self.name)
         self._running[task] = ready

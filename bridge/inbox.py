@@ -56,12 +56,12 @@ Signal = Work | Cancel
 class Inbox:
     """Puts what it hears on `signals`; `run` never ends by itself."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, on_restart: Callable[[], object] = lambda: None) -> None:
         self._url = url
         self._key = key
         self.signals: asyncio.Queue[Signal] = asyncio.Queue(maxsize=10_000)
-        self.broadcasts = Supervisor("bridge:inbox", self._hear_broadcasts, REJOIN_SECONDS)
-        self.changes = Supervisor("postgres_changes", self._hear_changes, CHANGES_REJOIN_SECONDS)
+        self.broadcasts = Supervisor("bridge:inbox", self._hear_broadcasts, REJOIN_SECONDS, on_restart)
+        self.changes = Supervisor("postgres_changes", self._hear_changes, CHANGES_REJOIN_SECONDS, on_restart)
 
     @property
     def is_ready(self) -> bool:

@@ -18,6 +18,7 @@ import time
 
 from bridge.channels import SessionChannels
 from bridge.connection import JOIN_SECONDS
+from bridge.metrics import Metrics
 from bridge.model import Checkpoint, Job, Partial
 from bridge.settings import Settings
 from bridge.stream import Stream
@@ -39,8 +40,9 @@ EVENTS_PER_REPLY = 13
 class Outbox:
     """All streams of a worker. `run` pumps until cancelled."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._streams: dict[str, Stream] = {}
         self._connections: list[SessionChannels] = []
         self._group: asyncio.TaskGroup | None = None
@@ -52,9 +54,6 @@ class Outbox:
         self._budget = 0.0
         self._filled_at = time.monotonic()
         self.workers = 1
-        self.sent = 0
-        self.failed = 0
-        self.gaps = 0
 
     @property
     def is_ready(self) -> bool:
@@ -117,7 +116,7 @@ class Outbox:
         before = stream.seq
         waits = self._is_joining(stream) and time.monotonic() < stream.joins_until
         checkpoint = stream.checkpoint(unheard=self._connection(stream) is None and not waits)
-        self.gaps += stream.seq - before
+        self._metrics.delta_gaps.inc(stream.seq - before)
         return checkpoint
 
     def _connect(self) -> SessionChannels:
@@ -215,12 +214,12 @@ class Outbox:
                 return False
         except Exception as error:
             # It may have been sent, so its seq is taken; who did not get it reads the row.
-            self.failed += 1
+            self._metrics.deltas_failed.inc()
             log.warning(
                 "a delta was lost: %s: %s", type(error).__name__, error, extra={"message_id": stream.message_id}
             )
             return False
-        self.sent += 1
+        self._metrics.deltas.inc()
         if stream.first_sent_at is None:
             stream.first_sent_at = time.monotonic()
         return True

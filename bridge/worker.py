@@ -27,6 +27,7 @@ from bridge.results import Results
 from bridge.settings import Settings
 from bridge.store import CALL_SECONDS, TRIES, Store
 from bridge.stream import Stream
+from bridge.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +64,15 @@ class Hand:
 class Worker:
     """Everything a worker has in hand. `run` returns when it has drained."""
 
-    def __init__(self, settings: Settings, store: Store, functions: Functions, name: str) -> None:
+    def __init__(self, settings: Settings, store: Store, functions: Functions, name: str, watchdog: Watchdog) -> None:
         self.name = name
         self.settings = settings
-        self.inbox = Inbox(settings.realtime_url, settings.supabase_key)
-        self.outbox = Outbox(settings)
         self.metrics = Metrics()
+        self.inbox = Inbox(settings.realtime_url, settings.supabase_key, self.metrics.resubscriptions.inc)
+        self.outbox = Outbox(settings, self.metrics)
         self.hands: dict[str, Hand] = {}
         self.claims = Claims(settings, self._slots, self._ask, self._claimed)
-        self.turned_at = time.monotonic()
+        self._watchdog = watchdog
         self._store = store
         self._functions = functions
         self._busy = asyncio.Event()
@@ -176,10 +177,10 @@ class Worker:
         return bool(fresh)
 
     async def _tick(self) -> None:
-        """Note that the loop turns, as long as the claims do: the watchdog and /healthz look at it."""
+        """Feed the watchdog, as long as claims are made."""
         while True:
             if not self.claims.is_late:
-                self.turned_at = time.monotonic()
+                self._watchdog.feed()
             await asyncio.sleep(min(1.0, self.settings.sweep_seconds / 4))
 
     # -- claim -------------------------------------------------------------------------------------
@@ -192,12 +193,12 @@ class Worker:
 
     def _claimed(self, claim: Claim, source: str) -> None:
         now = time.monotonic()
-        self.metrics.claims[source] += 1
+        self.metrics.claims.labels(source).inc()
         self.outbox.workers = claim.workers
         for job in claim.jobs:
             self._take(job, now)
         if source == "sweep" and any(job.attempt == 1 and job.ready_ms > ANNOUNCED_MS for job in claim.jobs):
-            self.metrics.missed_wakeups += 1
+            self.metrics.missed_wakeups.inc()
             log.warning("the sweep found work that nobody announced")
             self.inbox.distrust()
 
@@ -207,9 +208,9 @@ class Worker:
             return
         stream = self.outbox.open(job)
         hand = self.hands[job.message_id] = Hand(job, stream, began=now, beaten_at=now)
-        self.metrics.claimed += 1
-        self.metrics.takeovers += job.taken_over
-        self.metrics.queue.observe(job.queued_ms / 1000)
+        self.metrics.claimed.inc()
+        self.metrics.takeovers.inc(job.taken_over)
+        self.metrics.queue_seconds.observe(job.queued_ms / 1000)
         self._busy.set()
         self._empty.clear()
         self.claims.slots_changed()
@@ -332,7 +333,7 @@ class Worker:
 
     def _ended(self, hand: Hand, result: Result, state: str) -> None:
         self._forget(hand)
-        self.metrics.ended(result, state)
+        self.metrics.attempt_ended(result, state)
         log.info(
             "attempt ended",
             extra=_about(hand.job) | {"outcome": result.outcome, "state": state, "duration_ms": result.run.duration_ms},

@@ -203,9 +203,9 @@ async def test_the_next_message_is_answered_and_wake_ups_come_back(
         async with fault(proxy):
             other = await user.open_session(title="named")
             message_id = await user.ask(other, "[[text=answered]]")
-            before = running.metrics.claims["sweep"]
+            before = running.metrics.value("bridge_claims_total", woken_by="sweep")
             await user.reply(message_id, lambda _: True)  # it is claimed: by the next sweep, or the one under way
-            assert running.metrics.claims["sweep"] <= before + 2
+            assert running.metrics.value("bridge_claims_total", woken_by="sweep") <= before + 2
             assert (await user.reply(message_id))["content"] == "answered"
         await proxy.calm()
         await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
@@ -234,12 +234,12 @@ async def test_a_lost_event_is_found_by_the_sweep_which_trusts_the_subscription_
 
         proxy.realtime.loses = loses
         if not busy:  # right after a claim, so that it waits for the next one long enough to count as missed
-            claims = running.metrics.claims.total()
-            await until(lambda: running.metrics.claims.total() > claims, 20, 0.005)
+            claims = running.metrics.value("bridge_claims_total")
+            await until(lambda: running.metrics.value("bridge_claims_total") > claims, 20, 0.005)
         message_id = await user.ask(session_id, "[[text=found]]")
         assert (await user.reply(message_id))["content"] == "found"
         assert "broadcast" in lost
-        assert running.metrics.missed_wakeups == 1
+        assert running.metrics.value("bridge_missed_wakeups_total") == 1
         await proxy.calm()
         await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
         assert running.inbox.resubscriptions == before + 2
@@ -257,7 +257,7 @@ async def test_a_dead_connection_is_noticed_while_nobody_asks(
         message_id = await user.ask(session_id, "[[text=heard]]")
         assert (await user.reply(message_id))["content"] == "heard"
         assert message_id in heard.by["broadcast"]
-        assert running.metrics.missed_wakeups == 0
+        assert running.metrics.value("bridge_missed_wakeups_total") == 0
 
 
 async def test_deltas_flow_again_when_their_connection_was_lost(

@@ -69,8 +69,9 @@ async def test_a_lost_answer_costs_nothing(
         assert await runs(db, asked) == [(1, "done")] * len(asked)
         assert requests_since(began, model) == len(asked)  # the model was paid once for each
         await until(lambda: not running.hands, 15)
-        assert running.metrics.lost == 0
-        assert running.metrics.outcomes == {"done": len(asked)}
+        assert running.metrics.value("bridge_leases_lost_total") == 0
+        assert running.metrics.value("bridge_attempts_total", outcome="done") == len(asked)
+        assert running.metrics.value("bridge_attempts_total") == len(asked)
 
 
 async def test_a_checkpoint_that_did_not_arrive_is_sent_again(
@@ -157,7 +158,7 @@ async def test_rest_in_trouble(
         assert [reply["content"] for reply in replies] == [FILLER, "behind", "new"]
         assert await runs(db, asked) == [(1, "done")] * 3
         assert requests_since(began, model) == 3  # what had been said was kept until it could be written
-        assert running.metrics.lost == 0
+        assert running.metrics.value("bridge_leases_lost_total") == 0
 
 
 @pytest.mark.parametrize("way", ["refused while it drains", "refused before it drains"])
@@ -257,4 +258,4 @@ async def test_postgres_restarted(
         async with database(stack.admin_url) as db:
             assert await runs(db, [streaming, behind]) == [(1, "done")] * 2
         assert requests_since(began, model) == 2
-        assert running.metrics.lost == 0
+        assert running.metrics.value("bridge_leases_lost_total") == 0

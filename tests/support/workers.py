@@ -19,9 +19,11 @@ from typing import Any
 import aiohttp
 
 from bridge import settings
+from bridge.claims import PATIENCE_SWEEPS
 from bridge.functions import Functions
 from bridge.settings import Settings
 from bridge.store import Store
+from bridge.watchdog import Watchdog
 from bridge.worker import Worker
 from devstack.process import before_exec
 from tests.support import ROOT
@@ -54,7 +56,7 @@ async def working(
     name = name or f"test-{uuid.uuid4().hex[:8]}"
     store = await Store.open(chosen, name)
     functions = Functions.load(chosen.functions, handlers=chosen.handlers)
-    worker = Worker(chosen, store, functions, name)
+    worker = Worker(chosen, store, functions, name, Watchdog(PATIENCE_SWEEPS * chosen.sweep_seconds))
     running = asyncio.create_task(worker.run())
     try:
         async with asyncio.timeout(20):

@@ -89,4 +89,4 @@ async def test_nothing_is_missed_while_it_rejoins(
             # woken by what it hears, not by the sweep, which comes after 27 s
             assert (await user.reply(await user.ask(session_id, "[[text=heard]]")))["status"] == "done"
             await until(lambda: worker.inbox.resubscriptions > before)  # noqa: B023  waited for here
-        assert worker.metrics.missed_wakeups == 0
+        assert worker.metrics.value("bridge_missed_wakeups_total") == 0

@@ -27,7 +27,7 @@ async def test_wakes_by_broadcast_with_postgres_changes_off(
             message_id = await user.ask(await user.open_session(), "[[text=heard]]")
             assert (await user.reply(message_id))["content"] == "heard"
             assert time.monotonic() - began < worker.settings.sweep_seconds / 3
-            assert worker.metrics.missed_wakeups == 0
+            assert worker.metrics.value("bridge_missed_wakeups_total") == 0
         finally:
             await db.execute("alter publication supabase_realtime add table public.messages")
 
@@ -77,15 +77,15 @@ async def test_a_row_heard_of_twice_wakes_once(environment: dict[str, str], user
                 put(signal)
 
         worker.inbox._put = sort  # type: ignore[method-assign]  # it listens in
-        before = worker.metrics.claims.copy()
+        before = worker.metrics.value("bridge_claims_total", woken_by="broadcast")
         message_id = await user.ask(await user.open_session(title="named"), "[[text=once]]")
         await user.reply(message_id)
         await until(lambda: not worker.hands and late, within=10)
         assert [signal.message_ids for signal in late] == [(message_id,)]
         put(late[0])
         await until(lambda: worker.is_waiting, within=10)
-        assert worker.metrics.claims["broadcast"] == before["broadcast"] + 1
-        assert worker.metrics.claims["changes"] == 0
+        assert worker.metrics.value("bridge_claims_total", woken_by="broadcast") == before + 1
+        assert worker.metrics.value("bridge_claims_total", woken_by="changes") == 0
 
 
 async def test_work_announced_before_it_can_be_seen(
@@ -98,10 +98,10 @@ async def test_work_announced_before_it_can_be_seen(
             row = "insert into public.messages (session_id, content) values (%s, '[[text=seen]]') returning id::text"
             (message,) = await (await other.execute(row, (session_id,))).fetchall()
             (xid,) = await (await other.execute("select pg_current_xact_id()::text::bigint as xid")).fetchall()
-            before = worker.metrics.claims.total()
+            before = worker.metrics.value("bridge_claims_total")
             worker.inbox._put(Work("broadcast", (message["id"],), xid["xid"]))
             async with asyncio.timeout(5):
-                while worker.metrics.claims.total() < before + 3:  # noqa: ASYNC110  # it looks again and again
+                while worker.metrics.value("bridge_claims_total") < before + 3:  # noqa: ASYNC110  # it looks again and again
                     await asyncio.sleep(0.005)
         assert (await user.reply(message["id"]))["content"] == "seen"
 
@@ -121,10 +121,13 @@ async def test_beats_that_find_nothing_to_claim_stand_in_for_the_sweep(
     async with working(environment, sweep_seconds=3, checkpoint_seconds=0.1, lease_seconds=60) as worker:
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=120 delay=0.05]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
-        before = worker.metrics.claims.copy()
+        before, sweeps = (
+            worker.metrics.value("bridge_claims_total"),
+            worker.metrics.value("bridge_claims_total", woken_by="sweep"),
+        )
         assert (await user.reply(message_id))["status"] == "done"  # six seconds later
-        assert worker.metrics.claims == before
-        await until(lambda: worker.metrics.claims["sweep"] > before["sweep"], within=20)
+        assert worker.metrics.value("bridge_claims_total") == before
+        await until(lambda: worker.metrics.value("bridge_claims_total", woken_by="sweep") > sweeps, within=20)
 
 
 async def test_but_not_for_longer_than_a_lease(environment: dict[str, str], user: Person) -> None:
@@ -132,7 +135,9 @@ async def test_but_not_for_longer_than_a_lease(environment: dict[str, str], user
     async with working(environment, sweep_seconds=0.5, checkpoint_seconds=0.1, lease_seconds=2) as worker:
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=5000 delay=0.02]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
-        before = worker.metrics.claims["sweep"]
-        reply = await user.reply(message_id, lambda _: worker.metrics.claims["sweep"] > before)
+        before = worker.metrics.value("bridge_claims_total", woken_by="sweep")
+        reply = await user.reply(
+            message_id, lambda _: worker.metrics.value("bridge_claims_total", woken_by="sweep") > before
+        )
         assert reply["status"] == "running"
         await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
