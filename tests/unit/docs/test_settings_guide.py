@@ -132,6 +132,13 @@ def test_example_has_the_documented_defaults(row: Documented) -> None:
     )
 
 
+def test_example_error_is_printed_by_the_bridge() -> None:
+    [(text, name, value)] = re.findall(r"^bridge: ((\w+) is '(\w+)'\. .*)$", PAGE.read_text(), re.M)
+    with pytest.raises(SettingsError) as refused:
+        with_value(name, value)
+    assert str(refused.value) == text
+
+
 @pytest.mark.parametrize("block", CHECKED, ids=lambda block: block.name)
 def test_code_blocks_set_existing_variables(block: Block) -> None:
     names = dict(line.split("=", 1) for line in block.text.splitlines() if line and not line.startswith("#"))
