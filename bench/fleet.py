@@ -18,6 +18,8 @@ from bridge.inbox import LEAST_SILENCE
 from bridge.outbox import EVENTS_PER_DELTA, EVENTS_PER_REPLY
 from bridge.settings import Settings
 
+DEFAULTS = Settings(supabase_url="http://127.0.0.1", supabase_key="key")
+
 # A beat extends a lease once a quarter of it has passed, so what others hear of leases is never nearer than this share.
 EARLIEST_LEASE_END = 0.75
 # Of every reply the first delta and the last are sent, whatever the quota says.
@@ -97,13 +99,13 @@ class Fleet:
 
     workers: int
     utilisation: float
-    concurrency: int = Settings.concurrency
+    concurrency: int = DEFAULTS.concurrency
     reply_seconds: float = 12.0
     call_seconds: float = 0.05  # what a worker waits for an answer beside the database's time
-    sweep_seconds: float = Settings.sweep_seconds
-    lease_seconds: float = Settings.lease_seconds
-    checkpoint_seconds: float = Settings.checkpoint_seconds
-    delta_ms: float = Settings.delta_ms
+    sweep_seconds: float = DEFAULTS.sweep_seconds
+    lease_seconds: float = DEFAULTS.lease_seconds
+    checkpoint_seconds: float = DEFAULTS.checkpoint_seconds
+    delta_ms: float = DEFAULTS.delta_ms
 
     @property
     def in_hand(self) -> float:

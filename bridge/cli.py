@@ -1,4 +1,4 @@
-"""The command `bridge`. Exit codes: 0 drained, 1 a fault, 2 a setting or a part is missing or wrong."""
+"""The command `bridge`. Exit codes: 0 success, 1 failure, 2 a setting or another precondition is missing or wrong."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from bridge import logs, reports, settings
 from bridge.claims import PATIENCE_SWEEPS
-from bridge.errors import BridgeError, SettingsError, SetupError, StoreUnavailable
+from bridge.errors import BridgeError, SetupError, StoreUnavailable
 from bridge.functions import Functions
 from bridge.health import Health
 from bridge.settings import Settings
@@ -27,57 +28,52 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; leaves the process."""
+    """Run the command line, then exit the process."""
     parser = argparse.ArgumentParser(
         prog="bridge",
-        description="Answers messages of a Supabase project with BAML functions.",
-        epilog="Settings come from the environment or a .env file; .env.example lists them.",
+        description="Answers the messages of a Supabase project with BAML functions.",
+        epilog="Settings are read from the environment and a .env file; .env.example lists them.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    commands.add_parser(
-        "run", help="run the worker until SIGTERM or Ctrl-C", description="Run the worker until SIGTERM or Ctrl-C."
+    _add(commands, "run", "run the worker until SIGTERM or Ctrl-C")
+    status = _add(commands, "status", "show the queue, the workers and the last hour")
+    doctor = _add(
+        commands, "doctor", "check settings, functions, project, schema, publication, topics, Realtime and model"
     )
-    status = commands.add_parser(
-        "status", help="show queue, workers and the last hour", description="Show queue, workers and the last hour."
-    )
-    doctor = commands.add_parser(
-        "doctor",
-        help="check every precondition",
-        description="Check settings, functions, project, schema, publication, topics, Realtime and model.",
-    )
-    dead = commands.add_parser(
-        "dead",
-        help="list, retry or drop messages that were given up",
-        description="List, retry or drop messages that were given up.",
-    )
+    dead = _add(commands, "dead", "list, retry or drop dead letters: questions that were given up")
     actions = dead.add_subparsers(dest="action", required=True, metavar="action")
-    listing = actions.add_parser("list", help="show them, newest first", description="Show them, newest first.")
-    listing.add_argument("--most", type=int, default=100, metavar="N", help="show at most N (100)")
-    for name, text in (("retry", "give another set of attempts"), ("drop", "forget; the messages stay failed")):
-        action = actions.add_parser(name, help=text, description=text.capitalize() + ".")
-        action.add_argument("ids", nargs="*", metavar="MESSAGE_ID", help="the messages' ids, as `list` shows them")
-        action.add_argument("--all", action="store_true", help="all of them")
+    listing = _add(actions, "list", "list dead letters, newest first")
+    listing.add_argument("--most", type=int, default=100, metavar="N", help="list at most N (default: 100)")
+    for name, text in (("retry", "requeue dead letters"), ("drop", "delete dead letters; the questions stay failed")):
+        action = _add(actions, name, text)
+        action.add_argument("ids", nargs="*", metavar="QUESTION_ID", help="ids as shown by `list`")
+        action.add_argument("--all", action="store_true", help="all dead letters")
         action.set_defaults(parser=action)
     for command in (status, doctor, listing):
-        command.add_argument("--json", action="store_true", help="print JSON for machines")
+        command.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     if getattr(options, "action", None) in ("retry", "drop") and bool(options.ids) == options.all:
-        options.parser.error("give message ids, or --all")
+        options.parser.error("give question ids, or --all")
     try:
         code = asyncio.run(_command(options))
         sys.stdout.flush()
-    except (SettingsError, SetupError) as error:
+    except SetupError as error:
         print(f"bridge: {error}", file=sys.stderr)
         code = 2
     except BridgeError as error:
         print(f"bridge: {error}", file=sys.stderr)
         code = 1
-    except BrokenPipeError:  # whoever reads has enough, as in `bridge dead list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the exit
+    except BrokenPipeError:  # the reader has closed the pipe, as in `bridge dead list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest at exit
         code = 1
     except KeyboardInterrupt:
         code = 1
     sys.exit(code)
+
+
+def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    return parser
 
 
 async def _command(options: argparse.Namespace) -> int:
@@ -94,14 +90,9 @@ async def _command(options: argparse.Namespace) -> int:
         elif options.action == "list":
             await reports.dead_letters(store, options.most, as_json=options.json)
         elif options.action == "retry":
-            # no more than there are now: one that fails again at once is for the operator to see
-            most = (await store.status())["dead_letters"] if options.all else 0
-            retried = last = await store.retry_dead(None if options.all else options.ids)
-            while last and retried < most:
-                retried += (last := await store.retry_dead(None))
-            print(f"{retried} to be tried again")
+            await reports.retry(store, None if options.all else options.ids)
         else:
-            print(f"{await store.drop_dead(None if options.all else options.ids)} dropped")
+            await reports.drop(store, None if options.all else options.ids)
     finally:
         await store.close()
     return 0
@@ -115,14 +106,14 @@ async def _run(chosen: Settings) -> int:
     watchdog = Watchdog(PATIENCE_SWEEPS * chosen.sweep_seconds)
     worker = Worker(chosen, store, functions, name, watchdog)
     health = Health(worker, store, watchdog)
-    checking = asyncio.create_task(_checked(store, worker, watchdog))
+    checking = asyncio.create_task(_wait_for_project(store, worker, watchdog))
     running: asyncio.Task[None] | None = None
 
     def on_signal() -> None:
         if running is None:
             checking.cancel()
         elif worker.is_draining:
-            log.warning("leaving now: jobs in hand go to another worker when their leases end")
+            log.warning("exiting now: other workers take over the running jobs when their leases end")
             running.cancel()
         worker.drain()
 
@@ -143,7 +134,7 @@ async def _run(chosen: Settings) -> int:
         except asyncio.CancelledError:
             return 1
         except BaseExceptionGroup as group:
-            log.error("the worker's loop ended", exc_info=group)
+            log.error("the worker failed", exc_info=group)
             return 1
         log.info("drained")
         return 0
@@ -151,12 +142,12 @@ async def _run(chosen: Settings) -> int:
         checking.cancel()
         watchdog.stop()
         await health.stop()
-        await functions.close()  # leaving with a call in flight would abort the interpreter (baml-py 0.226.3)
+        await functions.close()  # exiting with a call in flight would abort the interpreter (baml-py 0.226.3)
         await store.close()
 
 
-async def _checked(store: Store, worker: Worker, watchdog: Watchdog) -> None:
-    """See the project before work begins; wait for one that does not answer yet."""
+async def _wait_for_project(store: Store, worker: Worker, watchdog: Watchdog) -> None:
+    """Check the project's schema and key, and wait while the project does not answer."""
     pause = 0.5
     while not worker.is_draining:
         try:

@@ -1,4 +1,4 @@
-"""Every precondition of a worker, checked one after the other; each that fails is told with its remedy."""
+"""`bridge doctor`: checks every precondition of a worker, and names a remedy for each one that fails."""
 
 from __future__ import annotations
 
@@ -23,32 +23,29 @@ MODEL_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One precondition: `trouble` is None if it holds, or else what is wrong and the `remedy`."""
+    """One precondition. `problem` is None if it holds; else it says what is wrong, and `remedy` how to fix it."""
 
     name: str
-    trouble: str | None = None
+    problem: str | None = None
     remedy: str = ""
 
 
 async def examine(env: Mapping[str, str]) -> AsyncGenerator[Finding, None]:
-    """Yield a finding for each precondition. What cannot be checked because of an earlier trouble is left out."""
+    """Yield a finding for each precondition. One that an earlier problem makes impossible to check is left out."""
     try:
         settings = load(env)
     except SettingsError as error:
-        yield Finding("settings", str(error), "See .env.example for all settings.")
+        yield Finding("settings", error.problem, f"{error.remedy} All settings are in .env.example.")
         return
     yield Finding("settings")
 
     functions: Functions | None = None
     try:
         functions = Functions.load(settings.functions, handlers=settings.handlers)
-        yield _in_step()
+        yield _client_matches_source()
     except SetupError as error:
-        yield Finding(
-            "functions",
-            str(error),
-            "Mend BRIDGE_FUNCTIONS or what else it names; if baml_src has changed, run `baml-cli generate`.",
-        )
+        remedy = error.remedy or "Fix BRIDGE_FUNCTIONS, or add the item named above."
+        yield Finding("functions", error.problem, remedy)
 
     store = await Store.open(settings, "doctor")
     try:
@@ -65,8 +62,8 @@ async def examine(env: Mapping[str, str]) -> AsyncGenerator[Finding, None]:
             await functions.close()
 
 
-def _in_step() -> Finding:
-    """Whether the generated client was made from the BAML files that lie here (in an image there are none)."""
+def _client_matches_source() -> Finding:
+    """Check that the generated client was made from the current baml_src, if that folder exists."""
     folder = Path.cwd() / "baml_src"
     if not folder.is_dir():
         return Finding("functions")
@@ -78,7 +75,7 @@ def _in_step() -> Finding:
         ):
             return Finding(
                 "functions",
-                f"The BAML client is not in step with baml_src ({', '.join(changed)}).",
+                f"The generated BAML client is older than baml_src ({', '.join(changed)}).",
                 "Run `make setup` or `baml-cli generate`.",
             )
     return Finding("functions")
@@ -88,8 +85,7 @@ async def _project(settings: Settings, store: Store) -> AsyncGenerator[Finding, 
     try:
         await store.check()
     except SetupError as error:
-        told, _, remedy = str(error).partition(". ")
-        yield Finding("project", f"{told}.", remedy)
+        yield Finding("project", error.problem, error.remedy)
         return
     except StoreError as error:
         yield Finding(
@@ -101,39 +97,39 @@ async def _project(settings: Settings, store: Store) -> AsyncGenerator[Finding, 
     yield Finding("project")
 
     try:
-        seen = await store.doctor()
+        answer = await store.doctor()
     except StoreError as error:
         yield Finding("schema", f"The schema is older than this worker ({error}).", "Run `supabase db push --remote`.")
         return
     yield Finding("schema")
-    yield _publication(seen)
-    yield _policies(seen)
+    yield _publication(answer)
+    yield _policies(answer)
     yield await _realtime(settings)
 
 
-def _publication(seen: Mapping[str, Any]) -> Finding:
-    if not seen["unpublished"]:
+def _publication(answer: Mapping[str, Any]) -> Finding:
+    if not answer["unpublished"]:
         return Finding("publication")
-    tables = ", ".join(f"public.{name}" for name in seen["unpublished"])
+    tables = ", ".join(f"public.{name}" for name in answer["unpublished"])
     return Finding(
         "publication",
-        f"The publication supabase_realtime lacks {tables}.",
+        f"The publication supabase_realtime does not contain {tables}.",
         f"Run in the SQL editor: alter publication supabase_realtime add table {tables};",
     )
 
 
-def _policies(seen: Mapping[str, Any]) -> Finding:
-    if not seen["can_announce"]:
+def _policies(answer: Mapping[str, Any]) -> Finding:
+    if not answer["can_announce"]:
         return Finding(
             "topics",
-            "The functions of the schema may not call realtime.send, so nothing is announced.",
+            "The schema's functions lack the permission to call realtime.send, so no event is sent.",
             "Run in the SQL editor: grant execute on function realtime.send to postgres;",
         )
-    if seen["topics_policy"]:
+    if answer["topics_policy"]:
         return Finding(
             "topics",
-            "Users cannot hear their sessions: the policy on realtime.messages is missing.",
-            f"Run in the SQL editor of the dashboard:\n{seen['topics_policy']}",
+            "Users cannot join their sessions' topics: the policy on realtime.messages is missing.",
+            f"Run in the SQL editor:\n{answer['topics_policy']}",
         )
     return Finding("topics")
 
@@ -147,14 +143,14 @@ async def _realtime(settings: Settings) -> Finding:
         reason = str(error) if isinstance(error, BridgeError) else f"{type(error).__name__} {error}".rstrip()
         return Finding(
             "realtime",
-            f"A private subscription does not hear its own message: {reason}.",
-            "Check in the dashboard that Realtime is enabled, and the project's status page.",
+            f"A private channel did not receive its own test message: {reason}.",
+            "Check in the dashboard that Realtime is enabled, then check Supabase's status page.",
         )
     return Finding("realtime")
 
 
 async def _model(functions: Functions) -> Finding:
-    """Ask the first function that needs nothing but a message, and leave at its first word."""
+    """Call the first function that needs only a message, and stop at its first token."""
     for name in functions.names:
         turn = Turn(
             function=name,
@@ -166,21 +162,22 @@ async def _model(functions: Functions) -> Finding:
             data={"reply": "OK."},
         )
         try:
-            async with asyncio.timeout(MODEL_SECONDS), aclosing(functions.run(turn)) as said:
-                async for _ in said:
+            async with asyncio.timeout(MODEL_SECONDS), aclosing(functions.run(turn)) as pieces:
+                async for _ in pieces:
                     return Finding("model")
         except TurnFailure as error:
             if error.code == "bad_arguments":
-                continue  # it wants arguments of its own
+                continue  # it needs arguments of its own
+            reason = f"{error.code}: {error.detail}" if error.detail else error.code
             return Finding(
                 "model",
-                f"{name} was not answered: {error.message} ({error.code}{': ' + error.detail if error.detail else ''})",
+                f"The call of {name} failed: {error.message} ({reason})",
                 "Check LLM_BASE_URL, LLM_API_KEY and LLM_MODEL, and the client in baml_src/clients.baml.",
             )
         except TimeoutError:
             return Finding(
                 "model",
-                f"{name} was not answered within {MODEL_SECONDS:g} s.",
+                f"The call of {name} had no answer within {MODEL_SECONDS:g} s.",
                 "Check LLM_BASE_URL and the provider's status page.",
             )
     return Finding("model")

@@ -1,22 +1,22 @@
-"""Everything the bridge raises on purpose, and the one place that decides retry or give up.
+"""Every exception that the bridge raises on purpose, and the one place that decides: retry or give up.
 
     BridgeError
-    ├── SetupError             a part outside is missing: schema, BAML client, handler module; exit 2
-    │   └── SettingsError        a setting is missing or wrong; exit 2
-    ├── StoreError             a call of the worker to Supabase did not succeed
+    ├── SetupError             something outside is missing: schema, BAML client, handler module; exit code 2
+    │   └── SettingsError        a setting is missing or wrong; exit code 2
+    ├── StoreError             a call to Supabase failed
     │   ├── StoreUnavailable     it may succeed later (network, 5xx, timeout)
-    │   └── StoreRefused         it never will as it stands (4xx)
-    ├── RealtimeError          the subscription is not, or no longer, what it should be
-    └── TurnFailure            a message could not be answered; `code` and text are safe to show
-        ├── BadRequest           the message or its arguments cannot be answered as they are
-        ├── ModelRefused         the provider said no for good (400, 401, 403, 404 …)
-        ├── ModelUnavailable     the provider may answer later (429, 5xx, refused, cut, timeout)
-        ├── BadOutput            the model answered, but not what the function promises
-        ├── AnswerTooLong        the model had to stop before its answer was whole
-        ├── HandlerFailed        a handler raised something of its own
-        └── Unstorable           the database refuses the reply, whatever is in it
+    │   └── StoreRefused         it will never succeed as it is (4xx)
+    ├── RealtimeError          a connection or channel is broken
+    └── TurnFailure            a message could not be answered; `code` and `message` are safe to show
+        ├── BadRequest           the message or its arguments are invalid
+        ├── ModelRefused         the provider rejected the request for good (400, 401, 403, 404 …)
+        ├── ModelUnavailable     the provider may answer later (429, 5xx, refused, broken off, timeout)
+        ├── BadOutput            the model's output does not match the function's return type
+        ├── AnswerTooLong        the model reached its output limit before the answer was complete
+        ├── HandlerFailed        a handler raised an exception of its own
+        └── Unstorable           the database rejects the reply because of its content
 
-`TurnFailure`s carry what a user may see; details belong in `detail`, for the log alone.
+Users see the `code` and `message` of a `TurnFailure`; put everything else into `detail`, which only the log gets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 
 class BridgeError(Exception):
-    """The root of the tree."""
+    """The base class of every error here."""
 
 
 class SetupError(BridgeError):
@@ -42,7 +42,7 @@ class SettingsError(SetupError):
 
 
 class StoreError(BridgeError):
-    """A call to Supabase did not succeed. `code` is the SQLSTATE, PGRST code or HTTP status, if known."""
+    """A call to Supabase failed. `code` is the SQLSTATE, PGRST code or HTTP status, if known."""
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
@@ -50,21 +50,21 @@ class StoreError(BridgeError):
 
 
 class StoreUnavailable(StoreError):
-    """It may succeed when it is tried again."""
+    """A retry may succeed."""
 
 
 class StoreRefused(StoreError):
-    """It will be refused again: a 4xx."""
+    """A retry would fail again: a 4xx."""
 
 
 class RealtimeError(BridgeError):
-    """A Realtime connection or channel is not in order; whoever owns it builds it anew."""
+    """A Realtime connection or channel is broken; its owner replaces it."""
 
 
 class TurnFailure(BridgeError):
-    """A message could not be answered. `code` and `message` may be shown to the user.
+    """A message could not be answered. Users may see `code` and `message`.
 
-    `retry_after` is in seconds, as the provider asked for it. `detail` goes to the log.
+    `retry_after` is the provider's Retry-After in seconds. `detail` is for the log only.
     """
 
     retryable = False
@@ -78,42 +78,42 @@ class TurnFailure(BridgeError):
 
 
 class BadRequest(TurnFailure):
-    """The message cannot be answered as it is: an unknown function, a missing or ill-typed argument."""
+    """The message is invalid: an unknown function, or an argument that is missing or has the wrong type."""
 
 
 class ModelRefused(TurnFailure):
-    """The provider refused the request for good."""
+    """The provider rejected the request for good."""
 
 
 class ModelUnavailable(TurnFailure):
-    """The provider did not answer, or not to the end; another attempt may succeed."""
+    """The provider did not answer, or not completely; a retry may succeed."""
 
     retryable = True
 
 
 class BadOutput(TurnFailure):
-    """The model's answer is not what the function promises; another attempt may succeed."""
+    """The model's output does not match the function's return type; a retry may succeed."""
 
     retryable = True
 
 
 class AnswerTooLong(TurnFailure):
-    """The answer does not fit into what the model may write: another one would be as long, and cost as much."""
+    """The answer exceeds the model's output limit: a retry would be as long and cost as much."""
 
 
 class HandlerFailed(TurnFailure):
-    """A handler raised something of its own; another attempt may succeed."""
+    """A handler raised an exception of its own; a retry may succeed."""
 
     retryable = True
 
 
 class Unstorable(TurnFailure):
-    """The database refuses the reply for what is in it."""
+    """The database rejects the reply because of its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a failed attempt: `retry` (after at least `after` seconds, if given) or give up."""
+    """What follows a failed attempt: retry (after at least `after` seconds, if given), or give up."""
 
     retry: bool
     code: str
@@ -122,10 +122,8 @@ class Verdict:
 
 
 def verdict(error: BaseException) -> Verdict:
-    """Say retry or give up, and what the user may read. Nothing else in the bridge decides this."""
+    """Decide whether to retry, and what the user may read. Nothing else in the bridge decides this."""
     if isinstance(error, TurnFailure):
-        # made text: a handler may raise one about an exception, which nobody could write down
+        # str(): a handler may raise one whose code or message is not text, which could not be stored
         return Verdict(error.retryable, str(error.code), str(error.message), error.retry_after)
-    if isinstance(error, StoreUnavailable):
-        return Verdict(True, "unavailable", "The service is briefly unavailable.")
     return Verdict(True, "internal", "Something went wrong while answering.")

@@ -1,14 +1,12 @@
-"""What a host asks a worker: `/healthz` (the loop turns), `/readyz` (it can do work now), `/metrics` (Prometheus).
-
-And what ends a worker that has come to a stand: no host restarts a machine because a check fails.
+"""The endpoints that hosts and Prometheus call: `/healthz` (the event loop turns), `/readyz` (the worker can do work
+now) and `/metrics`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from aiohttp import web
 
@@ -19,7 +17,7 @@ from bridge.worker import Worker
 
 log = logging.getLogger(__name__)
 
-# How long what the database says of the queue is shown, so that scrapes cost it little.
+# The queue's status is reused for this long, so that frequent scrapes cost the database little.
 QUEUE_SECONDS = 10.0
 
 
@@ -30,7 +28,6 @@ class Health:
         self._worker = worker
         self._store = store
         self._watchdog = watchdog
-        self._queue: Mapping[str, Any] | None = None
         self._queue_at = 0.0
         app = web.Application()
         app.add_routes(
@@ -47,7 +44,7 @@ class Health:
         """Listen on BRIDGE_HEALTH_HOST and BRIDGE_HEALTH_PORT.
 
         Raises:
-            SettingsError: the port is taken.
+            SettingsError: the port cannot be used.
         """
         settings = self._worker.settings
         await self._runner.setup()
@@ -56,8 +53,8 @@ class Health:
         except OSError as error:
             await self._runner.cleanup()
             raise SettingsError(
-                f"BRIDGE_HEALTH_PORT {settings.health_port} cannot be used ({error.strerror}). "
-                "Choose another one; 0 picks a free one."
+                f"BRIDGE_HEALTH_PORT {settings.health_port} cannot be used ({error.strerror}).",
+                "Choose another port; 0 picks a free one.",
             ) from error
         self.port = self._runner.addresses[0][1]
 
@@ -65,8 +62,8 @@ class Health:
         """Close the server."""
         await self._runner.cleanup()
 
-    def troubles(self) -> Iterator[str]:
-        """Why the worker cannot do work now."""
+    def problems(self) -> Iterator[str]:
+        """Yield each reason why the worker cannot do work now."""
         worker = self._worker
         if worker.is_draining:
             yield "draining"
@@ -74,33 +71,35 @@ class Health:
             yield "not subscribed to bridge:inbox"
         if not worker.publisher.is_ready:
             yield "not connected for deltas"
-        if worker.claims.last_answer_at is None:
+        answered_at = worker.claims.last_answer_at
+        if answered_at is None:
             yield "no claim was answered yet"
-        elif (age := time.monotonic() - worker.claims.last_answer_at) > self._watchdog.patience:
-            yield f"the last look for work was {age:.0f} s ago"
+        elif (age := time.monotonic() - answered_at) > self._watchdog.patience:
+            yield f"no claim was answered for {age:.0f} s"
 
     async def _healthz(self, _: web.Request) -> web.Response:
         age = self._watchdog.age
         if age > self._watchdog.patience:
-            return web.Response(status=503, text=f"the loop has not turned for {age:.0f} s\n")
+            return web.Response(status=503, text=f"the event loop has not turned for {age:.0f} s\n")
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        troubles = list(self.troubles())
-        return web.Response(status=503 if troubles else 200, text="\n".join(troubles or ["ok"]) + "\n")
+        problems = list(self.problems())
+        return web.Response(status=503 if problems else 200, text="\n".join(problems or ["ok"]) + "\n")
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        worker, metrics = self._worker, self._worker.metrics
         now = time.monotonic()
         if now - self._queue_at > QUEUE_SECONDS:
             self._queue_at = now
             try:
-                self._queue = await self._store.status()
+                metrics.queue.status = await self._store.status()
             except StoreError as error:
-                self._queue = None
-                log.warning("the queue cannot be shown: %s", error)
-        from prometheus_client import generate_latest
-
-        return web.Response(
-            body=generate_latest(self._worker.metrics.registry),
-            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-        )
+                metrics.queue.status = None
+                log.warning("the queue's status is unknown: %s", error)
+        metrics.ready.set(not any(self.problems()))
+        metrics.running_jobs.set(worker.jobs.count)
+        metrics.concurrency.set(worker.settings.concurrency)
+        metrics.workers.set(worker.claims.fleet_size)
+        body, content_type = metrics.render()
+        return web.Response(body=body, headers={"Content-Type": content_type})

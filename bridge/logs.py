@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line for machines, or plain lines for people. Never a key, never a prompt."""
+"""Logging: one JSON object per line for machines, or plain lines for people. Never log a key or a prompt."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# What these say at INFO is each request and each frame.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# At INFO these log every request and every frame.
 _CHATTY = ("httpx", "httpcore", "hpack", "websockets", "realtime", "aiohttp.access")
 
 
 def setup(style: str, level: str, worker: str) -> None:
-    """Send every log record to stderr as `json` or `console` lines of at least `level`."""
+    """Send every log record of at least `level` to stderr, as `json` or `console` lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(worker) if style == "json" else _Console())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _CHATTY:
-        # realtime reports every closed connection as an error; the supervisors say it once, in our words
+        # realtime logs every closed connection as an error; the supervisors log it once
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "realtime" else logging.WARNING)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
     return {
-        key: value for key, value in vars(record).items() if key not in _PLAIN and value is not None and value != ""
+        key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None and value != ""
     }
 
 

@@ -1,53 +1,55 @@
-"""What the commands for operators print: for people first, as JSON for machines."""
+"""The output of the commands for operators: plain lines for people, JSON for machines."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bridge.doctor import examine
 from bridge.store import Store
 
 
 async def doctor(env: Mapping[str, str], *, as_json: bool) -> int:
-    """Print every precondition as it is checked; 0 if all hold, 2 otherwise."""
-    troubles = 0
+    """Print each precondition as it is checked. Returns the exit code: 0 if all hold, else 2."""
+    code = 0
     green, red, plain = ("\033[32m", "\033[31m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
     async for finding in examine(env):
-        troubles += finding.trouble is not None
+        if finding.problem is not None:
+            code = 2
         if as_json:
-            print(json.dumps({"name": finding.name, "trouble": finding.trouble, "remedy": finding.remedy}))
-        elif finding.trouble is None:
+            print(json.dumps({"name": finding.name, "problem": finding.problem, "remedy": finding.remedy}))
+        elif finding.problem is None:
             print(f"{green}ok{plain}       {finding.name}", flush=True)
         else:
-            print(f"{red}trouble{plain}  {finding.name}: {finding.trouble}\n         {finding.remedy}", flush=True)
-    return 2 if troubles else 0
+            print(f"{red}problem{plain}  {finding.name}: {finding.problem}\n         {finding.remedy}", flush=True)
+    return code
 
 
 async def status(store: Store, *, as_json: bool) -> None:
-    """Print queue, live workers and the last hour. Raises StoreError."""
-    seen = await store.status()
+    """Print the queue, the live workers and the last hour. Raises StoreError."""
+    answer = await store.status()
     if as_json:
-        print(json.dumps(seen))
+        print(json.dumps(answer))
         return
     print(
-        f"queued {seen['queued']} (oldest {seen['oldest_seconds']:.1f} s), running {seen['running']}, "
-        f"behind another {seen['waiting']}, to be retried {seen['retrying']}, dead letters {seen['dead_letters']}"
+        f"queued {answer['queued']} (oldest {answer['oldest_seconds']:.1f} s), running {answer['running']}, "
+        f"behind an earlier question {answer['waiting']}, waiting to retry {answer['retrying']}, "
+        f"dead letters {answer['dead_letters']}"
     )
-    hour = seen["last_hour"]
+    hour = answer["last_hour"]
     print(
         f"last hour: {hour['done']} done, {hour['failed']} failed attempts, {hour['cancelled']} cancelled, "
-        f"{hour['input_tokens']} tokens in, {hour['output_tokens']} out"
+        f"{hour['input_tokens']} input tokens, {hour['output_tokens']} output tokens"
     )
-    for worker in seen["workers"]:
-        print(f"worker {worker['name']}: {worker['running']} running, seen {worker['seen_at']}")
-    if not seen["workers"]:
-        print("no worker is running")
+    for worker in answer["workers"]:
+        print(f"worker {worker['name']}: {worker['running']} running, last seen {worker['seen_at']}")
+    if not answer["workers"]:
+        print("no workers are running")
 
 
 async def dead_letters(store: Store, most: int, *, as_json: bool) -> None:
-    """Print the messages that were given up, each with its attempts. Raises StoreError."""
+    """Print the dead letters, each with its attempts. Raises StoreError."""
     letters = await store.dead_letters(most)
     if as_json:
         print(json.dumps(letters))
@@ -64,3 +66,27 @@ async def dead_letters(store: Store, most: int, *, as_json: bool) -> None:
             print(f"    attempt {run['attempt']}: {run['outcome']} {why}".rstrip())
     if not letters:
         print("no dead letters")
+
+
+async def retry(store: Store, ids: Sequence[str] | None) -> None:
+    """Requeue dead letters (None: all) and print how many. Raises StoreError."""
+    count = await store.retry_dead(ids) if ids is not None else await retry_all(store)
+    print(f"requeued {count} {'message' if count == 1 else 'messages'}")
+
+
+async def retry_all(store: Store) -> int:
+    """Requeue every dead letter, in batches. Returns how many were requeued. Raises StoreError.
+
+    It stops at the number there was at the start: a question that fails again at once is not retried for ever.
+    """
+    most = (await store.status())["dead_letters"]
+    count = batch = await store.retry_dead(None)
+    while batch and count < most:
+        count += (batch := await store.retry_dead(None))
+    return count
+
+
+async def drop(store: Store, ids: Sequence[str] | None) -> None:
+    """Delete dead letters (None: all) and print how many. Raises StoreError."""
+    count = await store.drop_dead(ids)
+    print(f"dropped {count} {'message' if count == 1 else 'messages'}")

@@ -140,7 +140,8 @@ class Store:
                     "The project refused SUPABASE_SECRET_KEY.", "Copy a secret key (sb_secret_…) of this project."
                 ) from error
             raise SetupError(
-                f"The project refused the worker's first call: {error}.", "Run `bridge doctor` for more."
+                f"The project refused the worker's first call: {error}.",
+                "Check SUPABASE_URL, and the API logs in the dashboard.",
             ) from error
 
     async def _batch(

@@ -1,4 +1,4 @@
-"""Ends a worker whose event loop has stopped: no host restarts a machine because a health check fails."""
+"""Ends the process when its event loop has stopped: no host restarts a machine because a health check fails."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Ends the process with exit code 1 when nobody has called `feed` for `patience` seconds.
+    """Exits with code 1 when it has not been fed for `patience` seconds, after printing every thread's traceback.
 
-    It runs in a thread, because an event loop that has stopped cannot watch itself.
+    It is a thread, because a stopped event loop cannot watch itself.
     """
 
     def __init__(self, patience: float) -> None:
@@ -26,30 +26,30 @@ class Watchdog:
 
     @property
     def age(self) -> float:
-        """Seconds since the last `feed`."""
+        """Seconds since it was last fed."""
         return time.monotonic() - self._fed_at
 
     def feed(self) -> None:
-        """Note that the event loop turns."""
+        """Report that the loop turns."""
         self._fed_at = time.monotonic()
 
     def start(self) -> None:
-        """Start to watch."""
+        """Start watching."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching."""
+        """Stop watching, also before `start`."""
         self._stopped.set()
 
     def _watch(self) -> None:
         pause = self.patience / 10
-        since = looked_at = time.monotonic()
+        since = checked_at = time.monotonic()
         while not self._stopped.wait(pause):
             now = time.monotonic()
-            if now - looked_at > 2 * pause + 1:
+            if now - checked_at > 2 * pause + 1:
                 since = now  # this thread did not run either: the whole process was frozen
-            looked_at = now
+            checked_at = now
             if now - max(since, self._fed_at) > self.patience:
-                log.critical("no progress for %.0f s: leaving", self.patience)
+                log.critical("no progress for %.0f s: exiting", self.patience)
                 faulthandler.dump_traceback(file=sys.stderr)
                 os._exit(1)

@@ -41,7 +41,7 @@ class Worker:
         self.name = name
         self.settings = settings
         self.metrics = Metrics()
-        self.listener = WakeupListener(settings.realtime_url, settings.supabase_key)
+        self.listener = WakeupListener(settings.realtime_url, settings.supabase_key, self.metrics.resubscriptions.inc)
         self.publisher = DeltaPublisher(settings, self.metrics, lambda: self.claims.fleet_size)
         self.jobs = Jobs(settings.concurrency, self.publisher.open, self)
         self.claims = Claims(store, self.jobs, settings, self.metrics, self.listener.resubscribe)

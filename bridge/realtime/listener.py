@@ -56,13 +56,13 @@ Signal = Work | Cancel
 class WakeupListener:
     """Queues what it receives, for `next`. `run` never ends by itself."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, on_restart: Callable[[], object] = lambda: None) -> None:
         self._url = url
         self._key = key
         self._signals: asyncio.Queue[Signal] = asyncio.Queue(maxsize=10_000)
         self._announced: OrderedDict[str, None] = OrderedDict()
-        self.broadcasts = Supervisor("bridge:inbox", self._listen_for_broadcasts, REJOIN_SECONDS)
-        self.changes = Supervisor("postgres_changes", self._listen_for_changes, CHANGES_REJOIN_SECONDS)
+        self.broadcasts = Supervisor("bridge:inbox", self._listen_for_broadcasts, REJOIN_SECONDS, on_restart)
+        self.changes = Supervisor("postgres_changes", self._listen_for_changes, CHANGES_REJOIN_SECONDS, on_restart)
 
     @property
     def is_ready(self) -> bool:

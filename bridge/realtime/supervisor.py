@@ -30,11 +30,18 @@ class Supervisor:
     a session that has reached that age is replaced: it ends when its successor is ready, so that nothing is missed.
     """
 
-    def __init__(self, name: str, session: Session, rejoin_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        session: Session,
+        rejoin_seconds: float | None = None,
+        on_restart: Callable[[], object] = lambda: None,
+    ) -> None:
         self.name = name
         self.sessions = 0  # started so far
         self._session = session
         self._rejoin_seconds = rejoin_seconds
+        self._on_restart = on_restart  # called for every session but the first
         self._restart = asyncio.Event()
         self._running: dict[asyncio.Task[None], asyncio.Event] = {}  # each with the event that says it is ready
 
@@ -87,6 +94,8 @@ class Supervisor:
             ready.set()
             log.info("%s: subscribed", self.name)
 
+        if self.sessions:
+            self._on_restart()
         self.sessions += 1
         task = asyncio.create_task(self._session(on_ready), name=self.name)
         self._running[task] = ready

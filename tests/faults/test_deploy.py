@@ -25,7 +25,7 @@ async def busy(worker: WorkerProcess) -> None:
     """Wait until the worker has something in hand."""
 
     async def is_busy() -> bool:
-        return (await worker.metrics())["bridge_in_hand"] > 0
+        return (await worker.metrics())["bridge_running_jobs"] > 0
 
     await until(is_busy, 10)
 

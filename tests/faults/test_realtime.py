@@ -205,9 +205,9 @@ async def test_the_next_message_is_answered_and_wake_ups_come_back(
         async with fault(proxy):
             other = await user.open_session(title="named")
             message_id = await user.ask(other, "[[text=answered]]")
-            before = claims(running, "sweep")
+            before = claims(running, woken_by="sweep")
             await user.reply(message_id, lambda _: True)  # it is claimed: by the next sweep, or the one under way
-            assert claims(running, "sweep") <= before + 2
+            assert claims(running, woken_by="sweep") <= before + 2
             assert (await user.reply(message_id))["content"] == "answered"
         await proxy.calm()
         await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)

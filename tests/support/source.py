@@ -1,4 +1,4 @@
-"""What the code says of itself: the settings it reads, what it cannot do without, its paths and commands."""
+"""Facts read from the code: the settings it declares, which of them are required, its paths and commands."""
 
 from __future__ import annotations
 
@@ -6,16 +6,32 @@ import inspect
 import re
 import shlex
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
+from pydantic import AliasChoices
 
 from bridge import cli, health, settings
 from bridge.errors import SettingsError
 from bridge.settings import Settings
 from tests.support import ROOT
 
+PROJECT_ENV = {"SUPABASE_URL": "https://abcd.supabase.co", "SUPABASE_SECRET_KEY": "sb_secret_x"}
+DEFAULTS = settings.load(PROJECT_ENV)
+# each setting as it is declared, by its variable: `default`, `minimum`, `maximum`, `enum`
+DECLARED: dict[str, dict[str, Any]] = Settings.model_json_schema()["properties"]
+
+
+def _variables() -> frozenset[str]:
+    names: set[str] = set()
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        names |= {str(name) for name in (alias.choices if isinstance(alias, AliasChoices) else [alias])}
+    return frozenset(names)
+
+
 # every variable that `bridge/settings.py` reads
-READ = frozenset(re.findall(r'"((?:BRIDGE|SUPABASE)_[A-Z_]+)"', inspect.getsource(settings)))
+READ = _variables()
 # what the client `Model` reads
 MODEL = frozenset(re.findall(r"^[^/\n]*env\.(\w+)", (ROOT / "baml_src" / "clients.baml").read_text(), re.MULTILINE))
 # what `web/` is built with
@@ -29,26 +45,26 @@ PATHS = frozenset(re.findall(r'web\.get\("(/\w+)"', inspect.getsource(health)))
 
 
 def required() -> frozenset[str]:
-    """The variables without which `bridge run` does not start, as its own messages name them one by one."""
+    """The variables without which `bridge run` does not start, found by following its error messages."""
     env: dict[str, str] = {}
     for _ in READ:
         try:
             settings.load(env)
         except SettingsError as error:
-            name = str(error).split()[0]
-            env[name] = "https://abcd.supabase.co" if name.endswith("_URL") else "sb_secret_x"
+            name = error.problem.split()[0]
+            env[name] = PROJECT_ENV[name]
     settings.load(env)  # now it must
     return frozenset(env) | MODEL
 
 
 def loaded(env: Mapping[str, str]) -> Settings:
-    """The settings that a host's variables make, with what is secret filled in. Raises SettingsError."""
+    """The settings that result from a host's variables and dummy credentials. Raises SettingsError."""
     assert set(env) <= READ | MODEL, f"nothing reads {sorted(set(env) - READ - MODEL)}"
-    return settings.load({"SUPABASE_URL": "https://abcd.supabase.co", "SUPABASE_SECRET_KEY": "sb_secret_x", **env})
+    return settings.load({**PROJECT_ENV, **env})
 
 
 def is_command(words: str) -> bool:
-    """Whether `bridge` knows this command."""
+    """Whether `bridge` has this command."""
     with pytest.raises(SystemExit) as ended:
         cli.main([*shlex.split(words), "--help"])
     return ended.value.code == 0

@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 
 from bridge import settings
+from bridge.claims import PATIENCE_SWEEPS
 from bridge.functions import Functions
 from bridge.settings import Settings
 from bridge.store import Store
@@ -55,7 +56,7 @@ async def working(
     name = name or f"test-{uuid.uuid4().hex[:8]}"
     store = await Store.open(chosen, name)
     functions = Functions.load(chosen.functions, handlers=chosen.handlers)
-    worker = Worker(chosen, store, functions, name, Watchdog(60))
+    worker = Worker(chosen, store, functions, name, Watchdog(PATIENCE_SWEEPS * chosen.sweep_seconds))
     running = asyncio.create_task(worker.run())
     try:
         async with asyncio.timeout(20):
@@ -166,16 +167,15 @@ class WorkerProcess:
         await self.ended()
 
 
-def claims(worker: Worker, woken_by: str | None = None) -> float:
-    """How many claims were answered, of all or of those woken by one source."""
-    samples = [s for metric in worker.metrics.claims.collect() for s in metric.samples if s.name.endswith("_total")]
-    return sum(s.value for s in samples if woken_by in (None, s.labels["woken_by"]))
+def claims(worker: Worker, **labels: str) -> float:
+    """How many claims were answered (`woken_by="sweep"`: of those that the sweep made)."""
+    return worker.metrics.value("bridge_claims_total", **labels)
 
 
 def outcomes(worker: Worker) -> dict[str, float]:
     """How many attempts ended, by outcome."""
-    samples = [s for metric in worker.metrics.attempts.collect() for s in metric.samples if s.name.endswith("_total")]
-    return {s.labels["outcome"]: s.value for s in samples}
+    samples = [sample for family in worker.metrics.attempts.collect() for sample in family.samples]
+    return {sample.labels["outcome"]: sample.value for sample in samples}
 
 
 @asynccontextmanager

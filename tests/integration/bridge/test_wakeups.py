@@ -77,15 +77,15 @@ async def test_a_row_heard_of_twice_wakes_once(environment: dict[str, str], user
                 put(signal)
 
         worker.listener._enqueue = sort  # type: ignore[method-assign]  # it listens in
-        before = claims(worker, "broadcast")
+        before = claims(worker, woken_by="broadcast")
         message_id = await user.ask(await user.open_session(title="named"), "[[text=once]]")
         await user.reply(message_id)
         await until(lambda: not worker.jobs.count and late, within=10)
         assert [signal.question_ids for signal in late] == [(message_id,)]
         put(late[0])
         await until(lambda: worker.is_idle, within=10)
-        assert claims(worker, "broadcast") == before + 1
-        assert claims(worker, "changes") == 0
+        assert claims(worker, woken_by="broadcast") == before + 1
+        assert claims(worker, woken_by="changes") == 0
 
 
 async def test_work_announced_before_it_can_be_seen(
@@ -121,10 +121,10 @@ async def test_beats_that_find_nothing_to_claim_stand_in_for_the_sweep(
     async with working(environment, sweep_seconds=3, checkpoint_seconds=0.1, lease_seconds=60) as worker:
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=120 delay=0.05]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
-        before, sweeps = claims(worker), claims(worker, "sweep")
+        before, sweeps = claims(worker), claims(worker, woken_by="sweep")
         assert (await user.reply(message_id))["status"] == "done"  # six seconds later
         assert claims(worker) == before
-        await until(lambda: claims(worker, "sweep") > sweeps, within=20)
+        await until(lambda: claims(worker, woken_by="sweep") > sweeps, within=20)
 
 
 async def test_but_not_for_longer_than_a_lease(environment: dict[str, str], user: Person) -> None:
@@ -132,7 +132,7 @@ async def test_but_not_for_longer_than_a_lease(environment: dict[str, str], user
     async with working(environment, sweep_seconds=0.5, checkpoint_seconds=0.1, lease_seconds=2) as worker:
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=5000 delay=0.02]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
-        before = claims(worker, "sweep")
-        reply = await user.reply(message_id, lambda _: claims(worker, "sweep") > before)
+        before = claims(worker, woken_by="sweep")
+        reply = await user.reply(message_id, lambda _: claims(worker, woken_by="sweep") > before)
         assert reply["status"] == "running"
         await user.client.rpc("cancel_message", {"message_id": message_id}).execute()

@@ -45,7 +45,7 @@ async def test_a_loop_that_does_not_turn_ends_the_process(environment: dict[str,
     await user.ask(await user.open_session("Freeze", title="named"), "hello")
     code, _, err = await wait_for_exit(process, within=30)
     assert code == 1
-    assert "no progress for 3 s: leaving" in err
+    assert "no progress for 3 s: exiting" in err
     assert "freeze" in err  # where it stood
 
 

@@ -1,4 +1,4 @@
-"""What a newcomer reads: CHANGELOG, CONTRIBUTING and SECURITY are true to the project."""
+"""CHANGELOG, CONTRIBUTING and README match the project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.deploy.test_image import PROJECT
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
+def test_changelog_follows_keep_a_changelog() -> None:
     versions = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", CHANGELOG, re.MULTILINE)
     assert versions[0] == ("Unreleased", "")
     assert all(day for _, day in versions[1:])
@@ -20,12 +20,12 @@ def test_the_changelog_has_the_form_of_keep_a_changelog() -> None:
     assert PROJECT["project"]["version"] in CHANGELOG
 
 
-def test_there_is_one_version() -> None:
+def test_bridge_and_client_have_the_same_version() -> None:
     client = json.loads((ROOT / "client" / "package.json").read_text())
     assert client["version"] == PROJECT["project"]["version"]
 
 
-def test_what_the_pages_name_is_there() -> None:
+def test_named_files_exist() -> None:
     for page in ("CHANGELOG.md", "CONTRIBUTING.md", "README.md"):
         text = (ROOT / page).read_text()
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

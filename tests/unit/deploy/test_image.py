@@ -1,4 +1,4 @@
-"""The Dockerfile, what it is given and what it installs."""
+"""The Dockerfile: its build context, its stages and what it installs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from bridge.settings import Settings
 from tests.support import ROOT
-from tests.support.source import is_command
+from tests.support.source import DEFAULTS, is_command
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-BUILT_OF = "supabase-baml-bridge (pyproject.toml)"
+NAMED_BY = "supabase-baml-bridge (pyproject.toml)"
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile as pairs of instruction and arguments, comments and line breaks aside."""
+    """The Dockerfile as pairs of instruction and arguments, without comments and line breaks."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
     return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
@@ -38,7 +37,7 @@ def last_stage() -> list[tuple[str, str]]:
 
 
 def sent() -> set[str]:
-    """What `.dockerignore` lets through to the build."""
+    """The paths that `.dockerignore` lets into the build context."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     assert [line for line in lines[1:] if not line.startswith("!")] == ["**/__pycache__"]
@@ -46,36 +45,36 @@ def sent() -> set[str]:
 
 
 def copied() -> set[str]:
-    """What the Dockerfile takes from the build's context."""
+    """The paths that the Dockerfile copies from the build context."""
     copies = [line for line in of("COPY") if not line.startswith("--from=")]
     assert not of("ADD")
     return {source for line in copies for source in line.split()[:-1]}
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Every package of a lock file with its version. Each has a hash."""
+    """Every package of a lock file, with its version."""
     text = (ROOT / lock).read_text()
     blocks = re.findall(r"^(\S+)==(\S+?)(?: ;[^\\\n]*)? \\\n((?:    .*\n)+)", text, re.MULTILINE)
-    assert len(blocks) == len(re.findall(r"^\S", text, re.MULTILINE)), f"{lock}: a line is not understood"
+    assert len(blocks) == len(re.findall(r"^\S", text, re.MULTILINE)), f"{lock}: a line cannot be parsed"
     assert all("--hash=sha256:" in rest for _, _, rest in blocks)
     return {canonicalize_name(name): version for name, version, _ in blocks}
 
 
 def asked_for(lock: str) -> set[str]:
-    """The packages of a lock file that are in it because pyproject.toml names them."""
+    """The packages of a lock file that pyproject.toml names itself."""
     text = (ROOT / lock).read_text()
     blocks = re.findall(r"^(\S+)==.*\n((?:    .*\n)+)", text, re.MULTILINE)
-    return {canonicalize_name(name) for name, rest in blocks if BUILT_OF in rest}
+    return {canonicalize_name(name) for name, rest in blocks if NAMED_BY in rest}
 
 
-def test_it_takes_exactly_what_it_is_given() -> None:
+def test_image_copies_the_whole_build_context() -> None:
     assert sent() == copied()
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in sent():
         assert re.search(rf"^{re.escape(name)}(/|$)", tracked, re.MULTILINE), f"{name} is not in the repository"
 
 
-def test_both_stages_have_the_same_python_and_the_package_allows_it() -> None:
+def test_stages_share_a_supported_python() -> None:
     bases = {line.split()[0] for line in of("FROM")}
     assert len(bases) == 1
     image = re.fullmatch(r"python:(\d+\.\d+)-slim-\w+", bases.pop())
@@ -83,21 +82,21 @@ def test_both_stages_have_the_same_python_and_the_package_allows_it() -> None:
     assert image[1] in SpecifierSet(PROJECT["project"]["requires-python"])
 
 
-def test_it_runs_the_worker_as_process_1_and_not_as_root() -> None:
+def test_worker_is_process_1_and_not_root() -> None:
     stage = dict(last_stage())
-    assert json.loads(stage["ENTRYPOINT"]) == ["bridge"]  # exec form: a shell would keep SIGTERM to itself
+    assert json.loads(stage["ENTRYPOINT"]) == ["bridge"]  # exec form: a shell would not forward SIGTERM
     assert set(json.loads(stage["ENTRYPOINT"])) <= set(PROJECT["project"]["scripts"])
     assert is_command(" ".join(json.loads(stage["CMD"])))
-    user = re.fullmatch(r"(\d+):(\d+)", stage["USER"])  # numbers: Kubernetes' runAsNonRoot cannot read names
+    user = re.fullmatch(r"(\d+):(\d+)", stage["USER"])  # numeric: Kubernetes' runAsNonRoot rejects names
     assert user
     assert int(user[1]) >= 10000
     assert f"--uid {user[1]}" in stage["RUN"]
     words = [word for word, _ in last_stage()]
     assert words.index("USER") > max(n for n, word in enumerate(words) if word in ("COPY", "RUN"))
-    assert stage["EXPOSE"] == str(Settings.health_port)
+    assert stage["EXPOSE"] == str(DEFAULTS.health_port)
 
 
-def test_everything_in_it_is_locked_and_nothing_is_compiled() -> None:
+def test_installs_are_locked_and_compile_nothing() -> None:
     installs = [part for line in of("RUN") for part in line.split("&&") if "install" in part or "pip wheel" in part]
     assert installs
     for part in installs:
@@ -108,7 +107,7 @@ def test_everything_in_it_is_locked_and_nothing_is_compiled() -> None:
         assert not re.search(r"\b(apt|apt-get|curl|wget|gcc|npm)\b", line), line
 
 
-def test_no_secret_is_built_in() -> None:
+def test_image_contains_no_secret() -> None:
     assert not of("ARG")
     assert not re.search(r"KEY|SECRET|TOKEN|URL", " ".join(of("ENV")))
 
@@ -123,7 +122,7 @@ def test_no_secret_is_built_in() -> None:
         ),
     ],
 )
-def test_the_locks_are_what_the_project_asks_for(lock: str, wanted: list[str]) -> None:
+def test_locks_match_pyproject(lock: str, wanted: list[str]) -> None:
     found = pins(lock)
     requirements = [Requirement(line) for line in wanted]
     assert {canonicalize_name(requirement.name) for requirement in requirements} == asked_for(lock)
@@ -131,8 +130,7 @@ def test_the_locks_are_what_the_project_asks_for(lock: str, wanted: list[str]) -
         assert found[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
-def test_what_is_tested_is_what_is_run() -> None:
-    """The image, the tests and the build have one version of everything that they share."""
+def test_image_tests_and_build_share_versions() -> None:
     run, tested, built = (pins(f"requirements{kind}.lock") for kind in ("", "-dev", "-build"))
     assert run.items() <= tested.items()
     assert built.items() <= tested.items()

@@ -1,4 +1,4 @@
-"""The workflow of CI: it asks for little, ends, and runs what the project says it runs on."""
+"""The CI workflow: few permissions, timeouts, and every supported version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def steps(key: str) -> list[str]:
     return [step[key] for job in JOBS.values() for step in job["steps"] if key in step]
 
 
-def test_it_may_read_and_nothing_else() -> None:
+def test_workflow_has_read_permission_only() -> None:
     assert WORKFLOW["permissions"] == {"contents": "read"}
     assert not any("permissions" in job for job in JOBS.values())
     assert "secrets." not in TEXT
@@ -31,7 +31,7 @@ def test_it_may_read_and_nothing_else() -> None:
                 assert step["with"]["persist-credentials"] is False
 
 
-def test_every_job_ends_and_every_action_has_a_version() -> None:
+def test_jobs_have_timeouts_and_actions_have_versions() -> None:
     assert WORKFLOW["concurrency"]["group"]
     for name, job in JOBS.items():
         assert job["timeout-minutes"] <= 90, name
@@ -39,9 +39,9 @@ def test_every_job_ends_and_every_action_has_a_version() -> None:
         assert re.fullmatch(r"actions/[\w-]+@v\d+", action), action
 
 
-def test_what_it_runs_exists() -> None:
+def test_commands_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    made = {word for line in steps("run") for word in re.findall(r"\bmake ([a-z]+)", line)}
+    made = {word for line in steps("run") for word in re.findall(r"\bmake ([a-z-]+)", line)}
     assert made
     assert made <= targets
     for line in steps("run"):
@@ -49,7 +49,7 @@ def test_what_it_runs_exists() -> None:
             assert (ROOT / path).is_dir()
 
 
-def test_the_matrix_is_what_is_supported() -> None:
+def test_matrix_covers_supported_versions() -> None:
     matrix = JOBS["test"]["strategy"]["matrix"]
     supported = SpecifierSet(PROJECT["project"]["requires-python"])
     assert all(version in supported for version in matrix["python"])
@@ -60,7 +60,7 @@ def test_the_matrix_is_what_is_supported() -> None:
         binaries(int(version))  # raises if there are none
 
 
-def test_the_conformance_tests_are_given_all_that_they_can_use() -> None:
+def test_conformance_job_sets_every_variable() -> None:
     given = set(re.findall(r"--override-name \S+=(SUPABASE_\w+)", TEXT))
-    told = (ROOT / "tests" / "conformance" / "conftest.py").read_text().split('"""')[1]
-    assert given == set(re.findall(r"`(SUPABASE_\w+)`", told))
+    documented = (ROOT / "tests" / "conformance" / "conftest.py").read_text().split('"""')[1]
+    assert given == set(re.findall(r"`(SUPABASE_\w+)`", documented))

@@ -1,10 +1,9 @@
-"""docs/settings.md and .env.example name every setting, with the default and the bounds that it has."""
+"""docs/settings.md and .env.example name every setting, with its default and bounds."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -13,18 +12,18 @@ from bridge.errors import SettingsError
 from bridge.settings import Settings
 from devstack.migrations import PROJECT
 from tests.support.blocks import Block, code_of, rows_of
+from tests.support.source import DECLARED, DEFAULTS, READ
+from tests.support.source import PROJECT_ENV as GOOD
 
 PAGE = PROJECT / "docs" / "settings.md"
-SOURCE = Path(settings.__file__).read_text()
 EXAMPLE = (PROJECT / ".env.example").read_text()
-GOOD = {"SUPABASE_URL": "https://abcd.supabase.co", "SUPABASE_SECRET_KEY": "sb_secret_x"}
 NAME = r"`([A-Z]+_[A-Z_]+)`"
 CHECKED = code_of("ini")
 
 
 @dataclass(frozen=True)
 class Documented:
-    """A row of the page. `low` and `high` are None where it tells no bounds."""
+    """A row of the page. `low` and `high` are None if the page gives no bounds."""
 
     name: str
     default: str
@@ -51,12 +50,12 @@ def with_value(name: str, value: object) -> Settings:
     return settings.load(GOOD | {name: str(value)})
 
 
-def test_every_setting_is_there_and_none_is_invented() -> None:
-    assert sorted(row.name for row in DOCUMENTED) == sorted(set(re.findall(r'"((?:BRIDGE|SUPABASE)_\w+)"', SOURCE)))
+def test_page_lists_every_setting_exactly_once() -> None:
+    assert sorted(row.name for row in DOCUMENTED) == sorted(READ)
 
 
 @pytest.mark.parametrize("row", DOCUMENTED, ids=lambda row: row.name)
-def test_the_default_is_what_it_is_without(row: Documented) -> None:
+def test_documented_default_applies_when_unset(row: Documented) -> None:
     if row.default == "required":
         with pytest.raises(SettingsError, match=row.name):
             settings.load({name: value for name, value in GOOD.items() if name != row.name})
@@ -65,15 +64,15 @@ def test_the_default_is_what_it_is_without(row: Documented) -> None:
         legacy = {"SUPABASE_URL": GOOD["SUPABASE_URL"], row.name: "eyJ"}
         assert (settings.load(legacy).supabase_key, settings.load(GOOD | legacy).supabase_key) == ("eyJ", "sb_secret_x")
         return
-    value: object = getattr(Settings, row.name.removeprefix("BRIDGE_").lower())
+    value: object = getattr(DEFAULTS, row.name.removeprefix("BRIDGE_").lower())
     if isinstance(value, tuple):
         value = ",".join(value)
-    told = row.default.replace(",", "") if row.low is not None else row.default
-    assert told == ("none" if value is None else f"{value:g}" if isinstance(value, int | float) else value)
+    documented = row.default.replace(",", "") if row.low is not None else row.default
+    assert documented == ("none" if value is None else f"{value:g}" if isinstance(value, int | float) else value)
 
 
 @pytest.mark.parametrize("row", NUMBERS, ids=lambda row: row.name)
-def test_the_bounds_are_where_it_says_no(row: Documented) -> None:
+def test_values_outside_documented_bounds_are_rejected(row: Documented) -> None:
     assert row.low is not None
     assert row.high is not None
     for value in (row.low, row.high):
@@ -83,8 +82,12 @@ def test_the_bounds_are_where_it_says_no(row: Documented) -> None:
             with_value(row.name, f"{value:g}" if value % 1 else int(value))
 
 
-def test_every_number_has_bounds_and_its_unit() -> None:
-    assert {row.name for row in NUMBERS} == set(re.findall(r'_number\(\s*env, "(\w+)"', SOURCE))
+def test_every_number_has_its_bounds_and_unit() -> None:
+    assert {row.name: (row.low, row.high) for row in NUMBERS} == {
+        name: (setting["minimum"], setting["maximum"])
+        for name, setting in DECLARED.items()
+        if setting.get("type") in ("integer", "number")
+    }
     for row in NUMBERS:
         assert row.unit
         for ending, unit in (("_SECONDS", "seconds"), ("_MS", "milliseconds"), ("_PER_SECOND", "events a second")):
@@ -92,15 +95,17 @@ def test_every_number_has_bounds_and_its_unit() -> None:
 
 
 @pytest.mark.parametrize("name", ["BRIDGE_LOG_FORMAT", "BRIDGE_LOG_LEVEL"])
-def test_choices_are_those_that_it_takes(name: str) -> None:
+def test_documented_choices_are_accepted_and_others_rejected(name: str) -> None:
     (row,) = [row for row in DOCUMENTED if row.name == name]
-    told = {row.default, *re.findall(r"`(\w+)`", row.meaning)}
+    documented = {row.default, *re.findall(r"`(\w+)`", row.meaning)}
     with pytest.raises(SettingsError) as refused:
         with_value(name, "another")
-    assert told == set(re.findall(r"\w+", str(refused.value).partition("one of ")[2]))
+    assert documented == set(re.findall(r"\w+", refused.value.remedy.partition("one of ")[2]))
+    for choice in documented:
+        with_value(name, choice)
 
 
-def test_what_others_read_is_there_as_well() -> None:
+def test_page_lists_variables_of_model_and_devstack() -> None:
     rows = rows_of(PAGE, "Read by others")
     named = {name for row in rows for name in re.findall(NAME, row[0])}
     clients = (PROJECT / "baml_src" / "clients.baml").read_text()
@@ -111,24 +116,31 @@ def test_what_others_read_is_there_as_well() -> None:
     assert named == ours | variables
 
 
-def test_the_example_names_all_that_a_deployment_sets() -> None:
+def test_example_names_every_variable_of_a_deployment() -> None:
     named = set(re.findall(r"^# ([A-Z_]+)=", EXAMPLE, re.M))
     legacy, development = {"SUPABASE_SERVICE_ROLE_KEY"}, {"DEVSTACK_POSTGRES", "DEVSTACK_LIMITS"}
     assert named == set(re.findall(NAME, PAGE.read_text())) - legacy - development
 
 
 @pytest.mark.parametrize("row", DOCUMENTED, ids=lambda row: row.name)
-def test_the_example_has_the_same_defaults(row: Documented) -> None:
+def test_example_has_the_documented_defaults(row: Documented) -> None:
     if row.name.startswith("SUPABASE_"):
-        return  # values of a project, which have none
+        return  # values of a project have no default
     (value,) = re.findall(rf"^# {row.name}=(\S*)", EXAMPLE, re.M)
     assert value == (
         "" if row.default == "none" else row.default.replace(",", "") if row.low is not None else row.default
     )
 
 
+def test_example_error_is_printed_by_the_bridge() -> None:
+    [(text, name, value)] = re.findall(r"^bridge: ((\w+) is '(\w+)'\. .*)$", PAGE.read_text(), re.M)
+    with pytest.raises(SettingsError) as refused:
+        with_value(name, value)
+    assert str(refused.value) == text
+
+
 @pytest.mark.parametrize("block", CHECKED, ids=lambda block: block.name)
-def test_blocks_set_what_there_is(block: Block) -> None:
+def test_code_blocks_set_existing_variables(block: Block) -> None:
     names = dict(line.split("=", 1) for line in block.text.splitlines() if line and not line.startswith("#"))
     known = set(re.findall(NAME, PAGE.read_text()))
     assert set(names) <= known
