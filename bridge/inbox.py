@@ -94,11 +94,11 @@ class Inbox:
         def on_work(message: Any) -> None:
             payload = message.get("payload") if isinstance(message, dict) else None
             xid = payload.get("xid") if isinstance(payload, dict) else None
-            ids = _texts(message, "message_ids")
+            ids = _texts(message, "question_ids")
             self._put(Work("broadcast", ids, xid if isinstance(xid, int) else None))
 
         def on_cancel(message: Any) -> None:
-            for message_id in _texts(message, "message_id"):
+            for message_id in _texts(message, "question_id"):
                 self._put(Cancel(message_id))
 
         async with Subscription(self._url, self._key, topic, private=True) as subscription:

@@ -103,8 +103,7 @@ class Store:
         Raises:
             StoreError: it is counted until it has been silent for a lease.
         """
-        arguments = {"worker": self._worker, "slots": 0, "holding": [], "lease_seconds": 0, "history": 0}
-        await self._call("bridge_claim", arguments, dict, LEAVE_SECONDS)
+        await self._send("bridge_leave", self._client.rpc("bridge_leave", {"worker": self._worker}), LEAVE_SECONDS)
 
     async def beat(self, checkpoints: Sequence[Checkpoint]) -> Answers:
         """Extend leases and write checkpoints. States are `ok`, `lost` or `cancel`.
@@ -165,7 +164,7 @@ class Store:
         Raises:
             StoreError: it is not known whether it was done; it can be repeated.
         """
-        return await self._call("bridge_dead_retry", {"message_ids": message_ids}, int)
+        return await self._call("bridge_dead_retry", {"question_ids": message_ids}, int)
 
     async def drop_dead(self, message_ids: Sequence[str] | None) -> int:
         """Forget dead letters (None: all); returns how many.
@@ -173,7 +172,7 @@ class Store:
         Raises:
             StoreError: it is not known whether it was done; it can be repeated.
         """
-        return await self._call("bridge_dead_drop", {"message_ids": message_ids}, int)
+        return await self._call("bridge_dead_drop", {"question_ids": message_ids}, int)
 
     async def check(self) -> None:
         """See that the project is there, the key is taken and the schema is the one this worker knows.
@@ -277,7 +276,8 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 
 def _job(item: Mapping[str, Any]) -> Job:
-    base = {key: item[key] for key in ("message_id", "attempt", "failures", "cancel")}
+    base = {key: item[key] for key in ("attempt", "failures", "cancel")}
+    base["message_id"] = item["question_id"]
     base["taken_over"] = item.get("taken_over", False)
     if item.get("broken"):
         return Job(**base, broken=item["broken"])
@@ -308,7 +308,7 @@ def _job(item: Mapping[str, Any]) -> Job:
 
 
 def _checkpoint(item: Checkpoint) -> dict[str, Any]:
-    encoded: dict[str, Any] = {"message_id": item.message_id, "attempt": item.attempt}
+    encoded: dict[str, Any] = {"question_id": item.message_id, "attempt": item.attempt}
     if item.seq is not None:
         encoded |= {"seq": item.seq, "content": cut(item.text)}
         if item.data is not None:
@@ -318,7 +318,7 @@ def _checkpoint(item: Checkpoint) -> dict[str, Any]:
 
 def _result(item: Result) -> dict[str, Any]:
     encoded: dict[str, Any] = {
-        "message_id": item.message_id,
+        "question_id": item.message_id,
         "attempt": item.attempt,
         "outcome": item.outcome,
         "user_id": item.user_id,

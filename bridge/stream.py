@@ -15,7 +15,7 @@ from bridge.wire import fit, fit_json
 # A checkpoint writes the whole text. One that grew by less than this share since may wait for the next beat, once:
 # otherwise what a long reply costs the database would grow with the square of its length.
 LITTLE = 1 / 8
-# Fields above this are left out of an event and named in `omitted`; see supabase/migrations, bridge.slim.
+# Fields above this are left out of an event and named in `omitted`; see bridge.event_payload in supabase/schemas.
 FIELD_BYTES = 32_768
 
 

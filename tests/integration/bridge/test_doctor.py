@@ -88,7 +88,7 @@ async def test_a_table_out_of_the_publication(env: dict[str, str], db: psycopg.A
 
 
 async def test_a_missing_policy_is_printed_to_be_run(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
-    await db.execute('drop policy "bridge: users hear their sessions" on realtime.messages')
+    await db.execute('drop policy "bridge: users listen on their own topics" on realtime.messages')
     found = await troubles(env)
     assert set(found) == {"topics"}
     # what it prints is what mends it

@@ -80,7 +80,7 @@ async def test_a_beat_gives_up_while_the_lease_still_holds(
         (message_id,) = await questions(user, 1)
         (job,) = (await store.claim(1, [])).jobs
         async with db.transaction():
-            await db.execute("select from bridge.jobs where message_id = %s for update", (message_id,))
+            await db.execute("select from bridge.jobs where question_id = %s for update", (message_id,))
             async with asyncio.timeout(4):
                 with pytest.raises(StoreUnavailable, match="TimeoutError"):
                     await store.beat([Checkpoint(message_id, job.attempt)])
@@ -178,10 +178,10 @@ async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
         assert (await store.finish(results)).states[bad] == "ok"  # it is over, and need not be told again
         assert [row["content"] for row in await user.rows("messages", status="done", role="assistant")] == ["fine"] * 2
         assert (await store.claim(3, [])).jobs == ()
-    (run,) = await (await db.execute("select outcome, error from bridge.runs where message_id = %s", (bad,))).fetchall()
+    (run,) = await (await db.execute("select outcome, error from bridge.runs where question_id = %s", (bad,))).fetchall()
     assert run["outcome"] == ("cancelled" if is_cancelled else "failed")
     assert run["error"]["detail"] == "P0001 not in this project"
-    letters = {letter["message_id"] for letter in await store.dead_letters(100)}
+    letters = {letter["question_id"] for letter in await store.dead_letters(100)}
     assert (bad in letters) is not is_cancelled
     # the trigger is mended: whoever wants the reply asks again
     assert (await user.client.rpc("retry_message", {"message_id": bad}).execute()).data == "queued"
@@ -217,7 +217,7 @@ async def test_a_trigger_that_refuses_another_attempt_ends_the_attempt_and_no_ot
     results = [Result(bad, attempts[bad], outcome, retry_ms=1000), Result(good, attempts[good], "done", text="fine")]
     async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}' or new.id = '{bad}'"):
         assert (await store.finish(results)).states == {bad: "refused", good: "ok"}
-    assert [letter["message_id"] for letter in await store.dead_letters(100)] == [bad]
+    assert [letter["question_id"] for letter in await store.dead_letters(100)] == [bad]
 
 
 async def test_a_reply_that_only_one_of_its_rows_refuses_to_end_is_shown_as_failed(

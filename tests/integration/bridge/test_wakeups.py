@@ -39,7 +39,7 @@ async def test_wakes_by_postgres_changes_with_broadcasts_off(
         # the announcements fail from here on, as they do when realtime.send does
         await db.execute("alter function bridge.announce_work rename to announce_work_off")
         await db.execute(
-            "create function bridge.announce_work(message_ids uuid[]) returns void"
+            "create function bridge.announce_work(question_ids uuid[]) returns void"
             " language sql set search_path = '' as ''"
         )
         try:
