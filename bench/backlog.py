@@ -51,7 +51,7 @@ async def finished(db: Database, user_id: str, messages: int, *, a_session: int 
                 select q.session_id, q.ordinal + 1, 'assistant', 'an old reply', 'done', q.id, 1, 1 from q
                 returning reply_to
             )
-            insert into bridge.runs (message_id, attempt, worker, outcome, created_at)
+            insert into bridge.runs (question_id, attempt, worker, outcome, created_at)
             select r.reply_to, 1, 'old', 'done', now() - interval '1 day' from r
             """,
             {"user": user_id, "count": messages, "each": a_session},
@@ -75,7 +75,7 @@ async def answered(db: Database, message_ids: list[str], *, within: float = 120)
     began = time.monotonic()
     while True:
         cursor = await db.execute(
-            "select count(*) as left from bridge.jobs where message_id = any (%s::uuid[])", (message_ids,)
+            "select count(*) as left from bridge.jobs where question_id = any (%s::uuid[])", (message_ids,)
         )
         row: Any = await cursor.fetchone()
         if row["left"] == 0:

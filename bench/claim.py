@@ -120,7 +120,12 @@ async def _claims(
         row: Any = await cursor.fetchone()
         taken.append((time.perf_counter() - began) * 1000)
         (job,) = row["claim"]["jobs"]
-        result = {"message_id": job["message_id"], "attempt": job["attempt"], "outcome": outcome, "content": "a reply"}
+        result = {
+            "question_id": job["question_id"],
+            "attempt": job["attempt"],
+            "outcome": outcome,
+            "content": "a reply",
+        }
         await service.execute("select public.bridge_finish(%s, %s)", (WORKER, Jsonb([result])))
     return taken
 
@@ -148,7 +153,7 @@ async def churn(db: Database, user_id: str, jobs: int) -> None:
             await db.execute("set local session_replication_role = replica")
             await db.execute(
                 """
-                insert into bridge.jobs (message_id, session_id, user_id, ordinal, run_at)
+                insert into bridge.jobs (question_id, session_id, user_id, ordinal, run_at)
                 select gen_random_uuid(), gen_random_uuid(), %s, 2, now() - make_interval(secs => %s)
                   from generate_series(1, 1000)
                 """,

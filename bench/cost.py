@@ -96,7 +96,7 @@ class Place:
         while left:
             await asyncio.sleep(0.25)
             cursor = await self.db.execute(
-                "select count(*) as left from bridge.jobs where message_id = any (%s)", (message_ids,)
+                "select count(*) as left from bridge.jobs where question_id = any (%s)", (message_ids,)
             )
             row: Any = await cursor.fetchone()
             left = row["left"]

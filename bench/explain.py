@@ -28,10 +28,11 @@ TOKENS = 940
 # The claim's own statements that look for jobs, in the source of its function.
 LOOKUPS = re.compile(r"select coalesce\(array_agg\(r\.id\).*?\) r;", re.DOTALL)
 LITERALS = {
-    "bridge_claim.worker": "'bench'",
-    "bridge_claim.slots": "1",
-    "cardinality(expired)": "0",
-    ">= since": ">= now() - interval '30 seconds'",
+    "take_expired.worker": "'bench'",
+    "take_expired.slots": "1",
+    "take_ready.slots": "1",
+    "take_expired.horizon": "now() - interval '30 seconds'",
+    "take_ready.horizon": "now() - interval '30 seconds'",
 }
 
 
@@ -101,7 +102,7 @@ async def _ended(db: Database, question: str) -> None:
     """Wait for the end with few statements of our own."""
     async with asyncio.timeout(60):
         while True:
-            cursor = await db.execute("select from bridge.jobs where message_id = %s", (question,))
+            cursor = await db.execute("select from bridge.jobs where question_id = %s", (question,))
             if await cursor.fetchone() is None:
                 return
             await asyncio.sleep(1)
@@ -189,7 +190,7 @@ async def _by_function(db: Database, user_id: str, claims: int = 20) -> list[str
         await db.execute("select public.bridge_claim('bench', 0, '{}', 30, 100)")  # it looks at all once in a while
         before = await _functions(db)
         for _ in range(claims):
-            held = "array(select message_id from bridge.jobs where worker = 'bench')"
+            held = "array(select question_id from bridge.jobs where worker = 'bench')"
             await db.execute(f"select public.bridge_claim('bench', 1, {held}, 30, 100)")
         after = await _functions(db)
     spent = {name: (calls - before.get(name, (0, 0.0))[0], used - before.get(name, (0, 0.0))[1])
@@ -210,9 +211,14 @@ async def _functions(db: Database) -> dict[str, tuple[int, float]]:
 
 async def _plans(db: Database) -> list[str]:
     """EXPLAIN of the claim's look-ups with the claim's own settings; taken back."""
-    cursor = await db.execute("select prosrc, proconfig from pg_proc where oid = 'public.bridge_claim'::regproc")
+    cursor = await db.execute(
+        "select proconfig, (select string_agg(q.prosrc, '') from pg_proc q"
+        " where q.pronamespace = 'bridge'::regnamespace"
+        " and q.proname in ('take_expired', 'take_ready')) as bodies"
+        " from pg_proc where oid = 'public.bridge_claim'::regproc"
+    )
     row: Any = await cursor.fetchone()
-    statements: Sequence[str] = LOOKUPS.findall(row["prosrc"])
+    statements: Sequence[str] = LOOKUPS.findall(row["bodies"])
     if not statements:
         raise Failed("the claim's look-ups are not where they were: see LOOKUPS in bench/explain.py")
     lines = []

@@ -127,7 +127,7 @@ async def fill(db: Database, user_id: str, workers: int) -> None:
         await db.execute("set local session_replication_role = replica")
         await db.execute(
             """
-            insert into bridge.jobs (message_id, session_id, user_id, ordinal, attempt, run_at, worker, lease_until)
+            insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at, worker, lease_until)
             select gen_random_uuid(), gen_random_uuid(), %s, 2, 1, now() - random() * interval '12 seconds',
                    'other ' || n, now() + interval '1 hour' + random() * interval '7 seconds'
               from generate_series(1, %s) n, generate_series(1, %s)
@@ -216,7 +216,7 @@ class Level:
 
     def _claiming(self, slots: int, into: list[dict[str, Any]], hand: Sequence[dict[str, Any]] = ()) -> Call:
         async def claim() -> None:
-            holding = [job["message_id"] for job in (*hand, *into)]
+            holding = [job["question_id"] for job in (*hand, *into)]
             cursor = await self._meter.service.execute(
                 "select public.bridge_claim(%s, %s, %s::uuid[], 30, 100) as claim", (WORKER, slots, holding)
             )
@@ -232,7 +232,7 @@ class Level:
         async def beat() -> None:
             self._seq += 1
             begun = {"seq": self._seq, "content": self._text[: len(self._text) // 2 + self._seq]} if text else {}
-            items = [{"message_id": job["message_id"], "attempt": job["attempt"], **begun} for job in jobs]
+            items = [{"question_id": job["question_id"], "attempt": job["attempt"], **begun} for job in jobs]
             await self._answered("select public.bridge_beat(%s, %s) as answer", items)
 
         return beat
@@ -240,7 +240,7 @@ class Level:
     def _finishing(self, jobs: Sequence[dict[str, Any]]) -> Call:
         async def finish() -> None:
             result = {"outcome": "done", "content": self._text, "seq": 1_000_000}
-            items = [{"message_id": job["message_id"], "attempt": job["attempt"], **result} for job in jobs]
+            items = [{"question_id": job["question_id"], "attempt": job["attempt"], **result} for job in jobs]
             await self._answered("select public.bridge_finish(%s, %s) as answer", items)
 
         return finish

@@ -47,7 +47,7 @@ async def _once(world: World, project: Project, model: Model, lease: int) -> flo
 
 async def _holder(project: Project, message_id: str, workers: tuple[Program, ...]) -> Program:
     async with project.database() as db:
-        cursor = await db.execute("select worker from bridge.jobs where message_id = %s", (message_id,))
+        cursor = await db.execute("select worker from bridge.jobs where question_id = %s", (message_id,))
         row = await cursor.fetchone()
     for worker in workers:
         if row is not None and f"-{worker.pid}-" in row["worker"]:

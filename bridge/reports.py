@@ -56,7 +56,7 @@ async def dead_letters(store: Store, most: int, *, as_json: bool) -> None:
         return
     for letter in letters:
         print(
-            f"{letter['message_id']}  {letter['created_at'][:19]}  {letter['function']}  "
+            f"{letter['question_id']}  {letter['created_at'][:19]}  {letter['function']}  "
             f"{letter['error']['code']}: {letter['error']['message']}"
         )
         for run in letter["runs"]:

@@ -1,4 +1,7 @@
-"""Brings a database up to date with `supabase/migrations`, by the Supabase CLI (npm `supabase` 3.1.0)."""
+"""Brings a database up to date with `supabase/migrations`, by the Supabase CLI (npm `supabase` 3.1.0).
+
+`python -m devstack.migrations baseline` writes the baseline migration from `supabase/schemas`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,8 +29,39 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def versions(project: Path = PROJECT) -> tuple[str, ...]:
     """Return the versions of the project's migrations, oldest first."""
-    files = (project / "supabase" / "migrations").glob("*.sql")
-    return tuple(sorted(match[1] for file in files if (match := _NAME.fullmatch(file.name))))
+    return tuple(sorted(match[1] for file in files(project) if (match := _NAME.fullmatch(file.name))))
+
+
+def files(project: Path = PROJECT) -> tuple[Path, ...]:
+    """Return the project's migrations, oldest first."""
+    return tuple(sorted((project / "supabase" / "migrations").glob("*.sql")))
+
+
+def schemas(project: Path = PROJECT) -> tuple[Path, ...]:
+    """Return the schema files, in the order in which `supabase/config.toml` lists them."""
+    folder = project / "supabase"
+    config = tomllib.loads((folder / "config.toml").read_text())
+    return tuple(folder / path for path in config["db"]["migrations"]["schema_paths"])
+
+
+def baseline(project: Path = PROJECT) -> str:
+    """Return the schema files as one migration."""
+    parts = [f"-- schemas/{file.name}\n\n{file.read_text()}" for file in schemas(project)]
+    return "-- Made by `python -m devstack.migrations baseline` from supabase/schemas.\n\n" + "\n\n".join(parts)
+
+
+def write_baseline(project: Path = PROJECT) -> Path:
+    """Write the project's only migration, the baseline, from the schema files; return its path.
+
+    Raises `DevstackError` if there are later migrations: a database may then have the baseline already.
+    """
+    match files(project):
+        case [file] if file.name.endswith("_baseline.sql"):
+            file.write_text(baseline(project))
+            return file
+        case found:
+            names = ", ".join(file.name for file in found) or "none"
+            raise DevstackError(f"the baseline must be the only migration, but there are: {names}")
 
 
 async def pending(url: str, project: Path = PROJECT) -> tuple[str, ...]:
@@ -107,3 +143,12 @@ def _essence(output: str) -> str:
     """What the CLI printed, without colours and its own decoration, in one line."""
     lines = [_COLOUR.sub("", line).strip(" │▲■●◇└┌") for line in output.splitlines()]
     return " | ".join(line for line in lines if line)[-4000:]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["baseline"]:
+        sys.exit("usage: python -m devstack.migrations baseline")
+    try:
+        print(f"{write_baseline().relative_to(PROJECT)} is up to date")
+    except DevstackError as problem:
+        sys.exit(f"devstack: {problem}")

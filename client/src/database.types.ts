@@ -117,19 +117,22 @@ isOneToOne: false
 { Args: { "history": number,"holding": (string)[],"lease_seconds": number,"slots": number,"worker": string }; Returns: Json
                            },
 "bridge_dead_drop":
-{ Args: { "message_ids"?: (string)[] }; Returns: number
+{ Args: { "question_ids"?: (string)[] }; Returns: number
                            },
 "bridge_dead_letters":
 { Args: { "max_rows"?: number }; Returns: Json
                            },
 "bridge_dead_retry":
-{ Args: { "message_ids"?: (string)[] }; Returns: number
+{ Args: { "question_ids"?: (string)[] }; Returns: number
                            },
 "bridge_doctor":
 { Args: Record<PropertyKey, never>; Returns: Json
                            },
 "bridge_finish":
 { Args: { "results": Json,"worker": string }; Returns: Json
+                           },
+"bridge_leave":
+{ Args: { "worker": string }; Returns: undefined
                            },
 "bridge_status":
 { Args: Record<PropertyKey, never>; Returns: Json

@@ -45,7 +45,7 @@ create table audit.writes (
 create function audit.note() returns trigger language plpgsql security definer set search_path = '' as $$
 declare
     touched jsonb := case when tg_op = 'DELETE' then to_jsonb(old) else to_jsonb(new) end;
-    question uuid := touched ->> case tg_table_name when 'jobs' then 'message_id' else 'reply_to' end;
+    question uuid := touched ->> case tg_table_name when 'jobs' then 'question_id' else 'reply_to' end;
     call jsonb := nullif(current_setting('audit.call', true), '')::jsonb;
 begin
     insert into audit.writes (at, relation, operation, message_id, session_id, ordinal, attempt, worker, status,
@@ -65,7 +65,7 @@ create function audit.begin(name text, worker text, items jsonb) returns void
 language plpgsql set search_path = '' as $$
 begin
     perform set_config('audit.call', jsonb_build_object('name', name, 'worker', worker, 'attempts', (
-        select coalesce(jsonb_object_agg(i ->> 'message_id', i -> 'attempt'), '{}')
+        select coalesce(jsonb_object_agg(i ->> 'question_id', i -> 'attempt'), '{}')
           from jsonb_array_elements(items) i))::text, true);
 end
 $$;

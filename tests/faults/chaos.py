@@ -197,8 +197,8 @@ async def read(stack: Stack, expected: Sequence[Expected]) -> Ledger:
             messages=messages,
             writes=await Audit(db).writes(),
             files={(file["session_id"], file["path"]): file["content"] for file in files},
-            runs=await rows("select message_id::text, attempt, worker, outcome from bridge.runs"),
-            jobs=[row["message_id"] for row in await rows("select message_id::text from bridge.jobs")],
+            runs=await rows("select question_id::text as message_id, attempt, worker, outcome from bridge.runs"),
+            jobs=[row["message_id"] for row in await rows("select question_id::text as message_id from bridge.jobs")],
         )
 
 

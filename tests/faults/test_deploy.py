@@ -85,7 +85,7 @@ async def test_what_cannot_end_in_time_is_released_and_goes_on_elsewhere_at_once
             reply = await user.reply(message_id, within=settings["lease_seconds"] / 2)
             assert await old.ended() == 0
     assert (reply["status"], reply["attempt"], reply["content"]) == ("done", 2, FILLER[: 20 * 7])
-    cursor = await db.execute("select outcome from bridge.runs where message_id = %s order by attempt", [message_id])
+    cursor = await db.execute("select outcome from bridge.runs where question_id = %s order by attempt", [message_id])
     assert [row["outcome"] for row in await cursor.fetchall()] == ["released", "done"]
 
 

@@ -82,12 +82,12 @@ async def test_every_kind_of_fault_by_the_taxonomy(
         for message_id, (n, case) in asked.items():
             reply = await user.reply(message_id)
             cursor = await db.execute(
-                "select outcome, error ->> 'code' as code from bridge.runs where message_id = %s order by attempt",
+                "select outcome, error ->> 'code' as code from bridge.runs where question_id = %s order by attempt",
                 [message_id],
             )
             attempts = [(row["outcome"], row["code"]) for row in await cursor.fetchall()]
             cursor = await db.execute(
-                "select failures, error from bridge.dead_letters where message_id = %s", [message_id]
+                "select failures, error from bridge.dead_letters where question_id = %s", [message_id]
             )
             dead = [(row["failures"], row["error"]["code"]) for row in await cursor.fetchall()]
             error = reply["error"] and reply["error"]["code"]

@@ -130,22 +130,22 @@ async def test_never_two_of_a_session_never_out_of_order_no_deadlock(
                 continue
             for job in jobs:
                 assert "broken" not in job, job["broken"]
-                await until(partial(watch.ordinals.get, job["message_id"]), 5, 0)  # its insert's answer is on its way
-                watch.begins(job["message_id"], *watch.ordinals[job["message_id"]])
-            beats = [{"message_id": j["message_id"], "attempt": j["attempt"], "seq": 1, "content": "a"} for j in jobs]
+                await until(partial(watch.ordinals.get, job["question_id"]), 5, 0)  # its insert's answer is on its way
+                watch.begins(job["question_id"], *watch.ordinals[job["question_id"]])
+            beats = [{"question_id": j["question_id"], "attempt": j["attempt"], "seq": 1, "content": "a"} for j in jobs]
             cursor = await connection.execute("select public.bridge_beat(%s, %s) as answer", [worker, Jsonb(beats)])
             assert "lost" not in (await cursor.fetchall())[0]["answer"]["results"].values()
             results = []
             for job in jobs:
-                result = {"message_id": job["message_id"], "attempt": job["attempt"], "content": "answer", "seq": 2}
+                result = {"question_id": job["question_id"], "attempt": job["attempt"], "content": "answer", "seq": 2}
                 outcome = rng.choices(("done", "failed", "released"), (90, 6, 4))[0]
-                again = outcome == "released" or (outcome == "failed" and watch.attempts[job["message_id"]] < 4)
+                again = outcome == "released" or (outcome == "failed" and watch.attempts[job["question_id"]] < 4)
                 if outcome == "failed":
                     result["error"] = {"code": "c", "message": "m"}
                     if again:
                         result["retry_in_ms"] = rng.randrange(20)
                 results.append(result | {"outcome": outcome})
-                watch.lets_go(job["message_id"], *watch.ordinals[job["message_id"]], ends=not again)
+                watch.lets_go(job["question_id"], *watch.ordinals[job["question_id"]], ends=not again)
             cursor = await connection.execute("select public.bridge_finish(%s, %s) as answer", [worker, Jsonb(results)])
             states = (await cursor.fetchall())[0]["answer"]["results"]
             assert set(states.values()) == {"ok"}, states

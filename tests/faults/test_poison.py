@@ -35,8 +35,8 @@ async def test_a_question_that_kills_workers_is_given_up(
         assert worker.runs
     assert (reply["status"], reply["error"]["code"]) == ("failed", "gave_up")
     runs = await (
-        await db.execute("select outcome from bridge.runs where message_id = %s order by attempt", (poison,))
+        await db.execute("select outcome from bridge.runs where question_id = %s order by attempt", (poison,))
     ).fetchall()
     assert [run["outcome"] for run in runs] == ["lost"] * MAX_FAILURES + ["failed"]
-    letters = await (await db.execute("select message_id::text as id from bridge.dead_letters")).fetchall()
+    letters = await (await db.execute("select question_id::text as id from bridge.dead_letters")).fetchall()
     assert [letter["id"] for letter in letters] == [poison]

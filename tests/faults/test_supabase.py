@@ -31,7 +31,7 @@ SWEEP_SECONDS = 1.0
 async def runs(db: psycopg.AsyncConnection[Row], message_ids: list[str]) -> list[tuple[int, str]]:
     """Attempt and outcome of every attempt at these questions."""
     cursor = await db.execute(
-        "select attempt, outcome from bridge.runs where message_id = any (%s::uuid[])", [message_ids]
+        "select attempt, outcome from bridge.runs where question_id = any (%s::uuid[])", [message_ids]
     )
     return [(row["attempt"], row["outcome"]) for row in await cursor.fetchall()]
 

@@ -1,4 +1,8 @@
-"""The schema is upgraded under load, beside a worker of the time before: nothing is lost, nothing is answered twice."""
+"""The schema is upgraded under load while an older worker runs: nothing is lost, nothing is answered twice.
+
+The upgrade is made here, of what later migrations may do: a new column and index on the queue, and the worker's
+functions created again with one more argument and one more key in their answers.
+"""
 
 from __future__ import annotations
 
@@ -28,40 +32,65 @@ from tests.support.users import Person, person
 from tests.support.waiting import until
 from tests.support.workers import worker_process
 
-FIRST_RELEASE = "20261101"  # migrations of that day are the schema that was released first
+LATER = {
+    "20990101000001_column.sql": """
+        alter table bridge.jobs add column priority int not null default 0;
+        create index jobs_by_priority on bridge.jobs (priority, run_at) where worker is null;
+    """,
+    # run by the migration itself, on whatever the functions are then
+    "20990101000002_functions.sql": """
+        do $upgrade$
+        declare
+            old regprocedure;
+            definition text;
+        begin
+            for old in
+                select p.oid from pg_catalog.pg_proc p
+                 where p.pronamespace = 'public'::regnamespace
+                   and p.proname in ('bridge_claim', 'bridge_beat', 'bridge_finish')
+            loop
+                definition := regexp_replace(pg_get_functiondef(old), '[)](\\s+RETURNS)',
+                                             ', more integer DEFAULT NULL)\\1');
+                definition := replace(definition, 'return bridge.queue_hints(',
+                                      'return jsonb_build_object(''later'', true) || bridge.queue_hints(');
+                execute 'drop function ' || old;
+                execute definition;
+            end loop;
+        end
+        $upgrade$;
+        revoke all on function public.bridge_claim, public.bridge_beat, public.bridge_finish
+            from public, anon, authenticated;
+        grant execute on function public.bridge_claim, public.bridge_beat, public.bridge_finish to service_role;
+    """,
+}
 SESSIONS = 8
 CODE_SESSIONS = 2
 DRAIN_SECONDS = 20
-AFTERWARDS = 3  # replies that the old worker gives on the new schema before it is drained
+AFTERWARDS = 3  # replies of the old worker on the new schema before it is drained
 
 
 @pytest.fixture
-async def earlier(tmp_path: Path) -> AsyncIterator[Stack]:
-    """A Supabase of its own whose schema is the first release's; `project` holds no later migration."""
-    project = tmp_path / "project"
-    source = migrations.PROJECT / "supabase"
-    shutil.copytree(
-        source,
-        project / "supabase",
-        ignore=lambda folder, names: [
-            name for name in names if Path(folder).name == "migrations" and not name.startswith(FIRST_RELEASE)
-        ],
-    )
+async def own_stack(tmp_path: Path) -> AsyncIterator[Stack]:
+    """A Supabase of the test's own, with today's schema."""
     version = int(os.environ.get("DEVSTACK_POSTGRES", "18"))
     async with Stack(
-        tmp_path / "data",
-        0,
-        postgres_version=version,
-        fsync=False,
-        polling_delay=(0.02, 0.05),
-        denied_delay=0.1,
-        project=project,
+        tmp_path / "data", 0, postgres_version=version, fsync=False, polling_delay=(0.02, 0.05), denied_delay=0.1
     ) as stack:
         yield stack
 
 
+@pytest.fixture
+def later(tmp_path: Path) -> Path:
+    """A project with later migrations."""
+    project = tmp_path / "project"
+    shutil.copytree(migrations.PROJECT / "supabase", project / "supabase")
+    for name, text in LATER.items():
+        (project / "supabase" / "migrations" / name).write_text(text)
+    return project
+
+
 class Asking:
-    """People who ask all the time, in every session; each refused insert is raised."""
+    """Asks all the time, in every session; a refused insert is raised."""
 
     def __init__(self, user: Person) -> None:
         self.expected: list[Expected] = []
@@ -96,47 +125,48 @@ class Asking:
 
 
 async def answered_by(db: psycopg.AsyncConnection[Row], messages: list[Expected]) -> Counter[str]:
-    """How many of these each worker has answered."""
+    """Return how many of these each worker has answered."""
     cursor = await db.execute(
-        "select worker, count(*) from bridge.runs where outcome = 'done' and message_id = any (%s::uuid[]) group by 1",
+        "select worker, count(*) from bridge.runs where outcome = 'done' and question_id = any (%s::uuid[]) group by 1",
         ([expected.message_id for expected in messages],),
     )
     return Counter({row["worker"]: row["count"] for row in await cursor.fetchall()})
 
 
-async def test_the_schema_is_upgraded_while_an_old_worker_and_a_new_one_answer(
-    earlier: Stack, model: ModelServer, tmp_path: Path
+async def test_upgrade_of_schema_under_load_loses_and_repeats_nothing(
+    own_stack: Stack, later: Path, model: ModelServer, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": DRAIN_SECONDS, "concurrency": SESSIONS // 2}
-    url = earlier.environment["SUPABASE_DB_URL"]
-    assert await migrations.pending(url), "there is no later migration to upgrade to"
+    url = own_stack.environment["SUPABASE_DB_URL"]
     async with contextlib.AsyncExitStack() as opened:
-        db = await opened.enter_async_context(database(earlier.admin_url))
+        db = await opened.enter_async_context(database(own_stack.admin_url))
         await db.execute("update bridge.limits set value = null where name not like '%%bytes'")
         audit = Audit(db, calls=False)
         await audit.install()
-        user = await person(earlier.environment)
+        user = await person(own_stack.environment)
         opened.push_async_callback(user.close)
-        old = await opened.enter_async_context(worker_process(earlier.environment, tmp_path / "old.log", **settings))
+        old = await opened.enter_async_context(worker_process(own_stack.environment, tmp_path / "old.log", **settings))
         asking = Asking(user)
         loading = asyncio.create_task(asking.run())
         try:
             await until(lambda: len(asking.expected) > SESSIONS, 20)
             await busy(old)
             before = len(asking.expected)
-            await migrations.push(url, home=tmp_path / "cli")
-            await earlier.lite.reload()
-            assert await migrations.pending(url) == ()
-            assert len(asking.expected) > before, "nobody asked during the upgrade"
+            await migrations.push(url, home=tmp_path / "cli", project=later)
+            await own_stack.lite.reload()
+            assert await migrations.pending(url, later) == ()
+            assert len(asking.expected) > before, "no question came during the upgrade"
 
             after = len(asking.expected)
 
             async def goes_on() -> bool:
                 return (await answered_by(db, asking.expected[after:])).total() >= AFTERWARDS
 
-            await until(goes_on, 30)  # the old one alone, on the new schema
+            await until(goes_on, 30)  # only the old one, on the new schema
+            hints = await (await db.execute("select public.bridge_beat('probe', '[]', more => 1) as answer")).fetchall()
+            assert hints[0]["answer"]["later"] is True
             new = await opened.enter_async_context(
-                worker_process(earlier.environment, tmp_path / "new.log", **settings)
+                worker_process(own_stack.environment, tmp_path / "new.log", **settings)
             )
             await busy(new)
             await busy(old)
@@ -147,12 +177,12 @@ async def test_the_schema_is_upgraded_while_an_old_worker_and_a_new_one_answer(
                 shares = await answered_by(db, asking.expected)
                 return len(shares) == 2 and min(shares.values()) > AFTERWARDS
 
-            await until(share_the_work, 30)  # the new one alone
+            await until(share_the_work, 30)  # only the new one
         finally:
             asking.enough.set()
             await loading
         await until(lambda: _is_quiet(db), 30)
-        ledger = await read(earlier, asking.expected)
+        ledger = await read(own_stack, asking.expected)
         shares = await answered_by(db, asking.expected)
     assert check(ledger) == []
     assert len(ledger.expected) > 3 * SESSIONS

@@ -103,7 +103,7 @@ async def test_run_needs_only_supabase_and_a_model(
     assert (await user.reply(last))["status"] == "done"  # the running reply was finished first
     lines = [json.loads(line) for line in err.splitlines()]
     assert lines[-1]["text"] == "drained"
-    assert {line.get("message_id") for line in lines} >= {last}
+    assert {line.get("question_id") for line in lines} >= {last}
     assert environment["SUPABASE_SECRET_KEY"] not in err
     assert "[[tokens" not in err
 

@@ -25,7 +25,7 @@ async def test_dead_letter_lists_every_attempt_and_can_be_requeued(environment: 
         code, out, err = await wait_for_exit(await run_bridge("dead", "list", "--json", **environment))
         assert code == 0, err
         (letter,) = json.loads(out)
-        assert (letter["message_id"], letter["user_id"]) == (message_id, user.id)
+        assert (letter["question_id"], letter["user_id"]) == (message_id, user.id)
         assert [(run["attempt"], run["outcome"]) for run in letter["runs"]] == [(1, "failed"), (2, "failed")]
         assert all("500" in run["error"]["detail"] for run in letter["runs"])
         assert "[[error" not in out  # the question's text belongs to its user

@@ -86,7 +86,7 @@ async def test_unpublished_table_is_reported(env: dict[str, str], db: psycopg.As
 
 
 async def test_missing_policy_is_printed_as_sql(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
-    await db.execute('drop policy "bridge: users hear their sessions" on realtime.messages')
+    await db.execute('drop policy "bridge: users listen on their own topics" on realtime.messages')
     found = await problems(env)
     assert set(found) == {"topics"}
     # running what it prints fixes it

@@ -140,7 +140,7 @@ async def test_cook_without_servings_and_with_a_file_that_cannot_be_kept(
     assert (reply["status"], reply["data"]) == ("done", recipe)
     assert "Give a recipe." in asked(model, "system")
     assert await user.rows("code_files", session_id=session_id) == []
-    (run,) = await (await db.execute("select error from bridge.runs where message_id = %s", [question])).fetchall()
+    (run,) = await (await db.execute("select error from bridge.runs where question_id = %s", [question])).fetchall()
     assert "code_files_path" in run["error"]["detail"]
 
 

@@ -1,4 +1,4 @@
-"""What is announced when code files are deleted, and when a session moves up in the list."""
+"""Events about deleted code files, and about sessions that move up in the list."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tests.support.users import Ear, Person
 
 
 async def add_files(user: Person, session_id: str, *paths: str) -> dict[str, str]:
-    """Add code files; gives their ids by path."""
+    """Add code files; return their ids by path."""
     rows = [{"session_id": session_id, "path": path, "content": path} for path in paths]
     await user.client.table("code_files").insert(rows).execute()
     return {row["path"]: row["id"] for row in await user.rows("code_files", session_id=session_id)}
 
 
 async def marked(ear: Ear, user: Person, session_id: str) -> None:
-    """Wait until everything that was announced before now has been heard."""
+    """Wait until every event so far has arrived."""
     await user.client.table("code_files").insert({"session_id": session_id, "path": "mark", "content": ""}).execute()
     await ear.until(lambda ear: ear.of("file", path="mark"))
 
 
-async def test_deleted_files_are_announced_once_a_statement(user: Person) -> None:
+async def test_deleted_files_are_announced_once_per_statement(user: Person) -> None:
     session_id, other_id = await user.open_session(), await user.open_session()
     ear = await user.listen(f"session:{session_id}", "file", "files_deleted")
     ids = await add_files(user, session_id, "a.py", "b.py", "c.py")
@@ -34,7 +34,7 @@ async def test_deleted_files_are_announced_once_a_statement(user: Person) -> Non
     assert [event["ids"] for event in ear.of("files_deleted")] == [[ids["a.py"]], sorted([ids["b.py"], ids["c.py"]])]
 
 
-async def test_a_deleted_session_does_not_name_its_files(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
+async def test_deleted_session_does_not_announce_its_files(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
     session_id = await user.open_session()
     await add_files(user, session_id, "a.py", "b.py")
     sent = "select count(*) as count from realtime.messages where topic = %s and event = 'files_deleted'"
@@ -43,7 +43,7 @@ async def test_a_deleted_session_does_not_name_its_files(user: Person, db: psyco
     assert await (await db.execute(sent, topic)).fetchall() == [{"count": 0}]
 
 
-async def test_too_many_ids_are_left_out(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
+async def test_event_with_too_many_ids_omits_them(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
     session_id = await user.open_session()
     ear = await user.listen(f"session:{session_id}", "file", "files_deleted")
     async with db.transaction():
@@ -59,10 +59,10 @@ async def test_too_many_ids_are_left_out(user: Person, db: psycopg.AsyncConnecti
     assert event == {"omitted": ["ids"]}
 
 
-async def test_a_hint_that_fails_stops_no_row(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
+async def test_failing_broadcast_does_not_stop_a_row(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
     session_id = await user.open_session()
     await add_files(user, session_id, "a.py")
-    await user.open_session()  # so that a message moves the first one up
+    await user.open_session()  # so that a message moves the first session up
     await db.execute("alter function realtime.send rename to send_away")
     try:
         await user.client.table("code_files").delete().eq("session_id", session_id).execute()
@@ -73,7 +73,7 @@ async def test_a_hint_that_fails_stops_no_row(user: Person, db: psycopg.AsyncCon
     assert await user.rows("code_files", session_id=session_id) == []
 
 
-async def test_a_session_that_moves_up_is_announced_and_no_other(user: Person) -> None:
+async def test_only_sessions_that_move_up_are_announced(user: Person) -> None:
     first = await user.open_session(title="first")
     second = await user.open_session(title="second")
     ear = await user.listen(f"user:{user.id}", "session")

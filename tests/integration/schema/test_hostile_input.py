@@ -1,4 +1,4 @@
-"""What a user can write stops no worker and reaches nobody else: odd JSON, ids of what is gone, others' sessions."""
+"""User input stops no worker and reaches no other user: unreadable JSON, ids of deleted rows, others' sessions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.workers import worker_settings, working
 
 
 def nested(levels: int) -> str:
-    """An object whose innermost value stands at this level."""
+    """Return an object that is this many levels deep."""
     return '{"x":' + "[" * (levels - 1) + "1" + "]" * (levels - 1) + "}"
 
 
@@ -46,7 +46,7 @@ async def opened(environment: dict[str, str], name: str) -> AsyncIterator[Store]
 
 
 async def write(stack: Stack, user: Person, statement: str, *values: object) -> None:
-    """Run a statement as PostgREST does for a user; it hands JSON on as it came, which no client library does."""
+    """Run a statement as PostgREST does for a user, which passes JSON on unparsed; client libraries do not."""
     claims = json.dumps({"sub": user.id, "role": "authenticated"})
     async with database.database(stack.admin_url) as connection, connection.transaction():
         await connection.execute("select set_config('request.jwt.claims', %s, true)", (claims,))
@@ -55,19 +55,19 @@ async def write(stack: Stack, user: Person, statement: str, *values: object) -> 
 
 
 @pytest.mark.parametrize("value", [*TOO_DEEP, *TOO_LARGE], ids=["33 deep", "1200 deep", "huge", "huge within"])
-async def test_json_that_no_worker_could_read_is_refused(stack: Stack, user: Person, value: str) -> None:
+async def test_unreadable_json_is_refused(stack: Stack, user: Person, value: str) -> None:
     session_id = await user.open_session(title="named")
     for statement, values in (
         ("insert into public.messages (session_id, content, data) values (%s, 'x', %s::jsonb)", (session_id, value)),
         ("insert into public.sessions (metadata) values (%s::jsonb)", (value,)),
         ("update public.sessions set metadata = %s::jsonb where id = %s", (value, session_id)),
     ):
-        with pytest.raises(psycopg.Error, match="nested too deep, or has a number that is too large") as error:
+        with pytest.raises(psycopg.Error, match="is nested too deeply or contains a number that is too large") as error:
             await write(stack, user, statement, *values)
         assert error.value.sqlstate == "PT400"
 
 
-async def test_json_up_to_the_bounds_is_taken_and_read(environment: dict[str, str], user: Person) -> None:
+async def test_json_at_the_limits_is_accepted_and_read(environment: dict[str, str], user: Person) -> None:
     data = {**json.loads(nested(32)), "n": 1e308, "text": "9" * 5000}
     session_id = await user.open_session(title="named", metadata=data)
     await user.ask(session_id, "hello", data=data)
@@ -79,7 +79,7 @@ async def test_json_up_to_the_bounds_is_taken_and_read(environment: dict[str, st
 
 @pytest.mark.parametrize("value", [TOO_DEEP[1], TOO_LARGE[0]], ids=["deep", "huge"])
 @pytest.mark.parametrize("column", ["data", "metadata"])
-async def test_a_row_from_before_fails_alone(
+async def test_unreadable_row_fails_only_its_own_question(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], column: str, value: str
 ) -> None:
     session_id, other_session = await user.open_session(title="named"), await user.open_session(title="named")
@@ -102,7 +102,7 @@ async def test_a_row_from_before_fails_alone(
     assert (question["status"], question["error"]["code"]) == ("failed", "unreadable")
 
 
-async def test_ids_of_what_is_gone_are_not_given_again(
+async def test_ids_of_deleted_rows_are_refused(
     environment: dict[str, str], user: Person, other: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     session_id = await user.open_session(title="named")
@@ -110,7 +110,7 @@ async def test_ids_of_what_is_gone_are_not_given_again(
     theirs = await other.open_session(title="named")
 
     async def take() -> list[str | None]:
-        """Anybody may learn the ids of deleted rows by postgres_changes, and an id is the client's choice."""
+        """Anyone can learn the ids of deleted rows through postgres_changes, and clients choose ids."""
         codes = []
         for table, row in (
             ("sessions", {"id": session_id}),
@@ -125,36 +125,38 @@ async def test_ids_of_what_is_gone_are_not_given_again(
         (job,) = (await first.claim(5, [])).jobs
         await user.client.table("sessions").delete().eq("id", session_id).execute()
         assert await take() == ["PT409", "PT409"]
-        # so there is nobody whom the worker that still speaks could speak to
+        # so the worker that is still answering reaches no one
         assert (await first.claim(5, [message_id])).jobs == ()
         late = [Checkpoint(message_id, job.attempt, 1, "a secret")]
         assert (await first.beat(late)).states == {message_id: "lost"}
         done = Result(message_id, job.attempt, "done", text="a secret")
         assert (await first.finish([done])).states == {message_id: "gone"}
-    # nor is there when whole users go
+    # nor when the user is deleted
     await db.execute("delete from auth.users where id = %s", (user.id,))
     assert await take() == ["PT409", "PT409"]
 
 
-async def test_after_a_week_an_id_is_forgotten(user: Person, other: Person, db: psycopg.AsyncConnection[Row]) -> None:
-    gone, old = [await user.open_session(title="named") for _ in range(2)]
+async def test_deleted_id_is_free_again_after_a_week(
+    user: Person, other: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    recent, old = [await user.open_session(title="named") for _ in range(2)]
     old_question = await user.ask(old, "long ago")
     await db.execute("update public.messages set updated_at = now() - interval '8 days' where id = %s", (old_question,))
 
     async def kept() -> set[str]:
         rows = await (await db.execute("select id::text from bridge.deleted_ids")).fetchall()
-        return {row["id"] for row in rows} & {gone, old, old_question}
+        return {row["id"] for row in rows} & {recent, old, old_question}
 
-    await user.client.table("sessions").delete().eq("id", gone).execute()
-    assert await kept() == {gone}
-    # before all others: a deletion forgets the oldest 500
-    await db.execute("update bridge.deleted_ids set deleted_at = now() - interval '8 years' where id = %s", (gone,))
+    await user.client.table("sessions").delete().eq("id", recent).execute()
+    assert await kept() == {recent}
+    # the oldest of all: a deletion forgets the oldest 500
+    await db.execute("update bridge.deleted_ids set deleted_at = now() - interval '8 years' where id = %s", (recent,))
     await user.client.table("sessions").delete().eq("id", old).execute()
     assert await kept() == {old}
-    assert await other.open_session(id=gone) == gone
+    assert await other.open_session(id=recent) == recent
 
 
-async def test_a_file_for_anothers_session_does_not_wait_for_its_lock(
+async def test_file_for_another_users_session_does_not_wait_for_its_lock(
     stack: Stack, user: Person, other: Person
 ) -> None:
     session_id = await user.open_session(title="named")

@@ -1,4 +1,4 @@
-"""Limits: no server stands in front, so the database says no, and says which and until when."""
+"""Limits: the database enforces them, and reports which one and until when."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def refused(call: Awaitable[Any]) -> dict[str, Any]:
     return dict(error.value.json())
 
 
-async def test_fifty_at_once_are_counted_one_by_one(
+async def test_concurrent_inserts_are_counted_one_by_one(
     db: psycopg.AsyncConnection[Row], user: Person, sign_up: Callable[[], Awaitable[Person]]
 ) -> None:
     await limit(db, user, messages_per_minute=20)
@@ -53,7 +53,7 @@ async def test_fifty_at_once_are_counted_one_by_one(
     detail = json.loads(errors[0]["details"])
     assert (detail["limit"], detail["value"]) == ("messages_per_minute", 20)
     assert "ends_at" in detail
-    assert errors[0]["message"] == "At most 20 messages a minute are taken."
+    assert errors[0]["message"] == "Rate limit: 20 messages per minute"
     assert errors[0]["hint"].startswith("Try again in ")
     assert len(await user.rows("messages")) == 20
     # the minute is over
@@ -61,13 +61,13 @@ async def test_fifty_at_once_are_counted_one_by_one(
     await user.ask(sessions[0], "again")
 
 
-async def test_another_user_does_not_wait(
+async def test_inserts_of_one_user_do_not_block_another(
     db: psycopg.AsyncConnection[Row],
     user: Person,
     sign_up: Callable[[], Awaitable[Person]],
     environment: dict[str, str],
 ) -> None:
-    """While one user's insert holds that user's lock, another's goes through."""
+    """While one user's insert holds that user's lock, another user's succeeds."""
     other = await sign_up()
     mine, theirs = await user.open_session(), await other.open_session()
     await user.ask(mine, "makes the usage row")
@@ -80,7 +80,9 @@ async def test_another_user_does_not_wait(
     await blocked
 
 
-async def test_unfinished_replies(db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person) -> None:
+async def test_unfinished_replies_are_limited(
+    db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person
+) -> None:
     await limit(db, user, unfinished_replies=2)
     session_id = await user.open_session(title="named")
     first, _ = await user.ask(session_id, "1"), await user.ask(session_id, "2")
@@ -91,7 +93,7 @@ async def test_unfinished_replies(db: psycopg.AsyncConnection[Row], environment:
         await user.reply(await user.ask(session_id, "3"))
 
 
-async def test_a_repeated_insert_is_told_so_before_any_limit(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+async def test_duplicate_check_runs_before_any_limit(db: psycopg.AsyncConnection[Row], user: Person) -> None:
     await limit(db, user, messages_per_minute=1)
     session_id = await user.open_session(on_new_message="reject")
     message_id = await user.ask(session_id, "1")
@@ -100,7 +102,7 @@ async def test_a_repeated_insert_is_told_so_before_any_limit(db: psycopg.AsyncCo
     assert error["code"] == "23505"
 
 
-async def test_a_retry_is_charged_and_a_deletion_gives_nothing_back(
+async def test_retry_is_charged_and_deletion_refunds_nothing(
     db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person
 ) -> None:
     await limit(db, user, messages_per_minute=3)
@@ -117,7 +119,9 @@ async def test_a_retry_is_charged_and_a_deletion_gives_nothing_back(
     assert (await refused(user.ask(session_id, "3")))["code"] == "PT429"
 
 
-async def test_tokens_of_a_day(db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person) -> None:
+async def test_tokens_per_day_are_limited(
+    db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person
+) -> None:
     await limit(db, user, tokens_per_day=10)
     session_id = await user.open_session(title="named")
     async with working(environment):
@@ -131,7 +135,7 @@ async def test_tokens_of_a_day(db: psycopg.AsyncConnection[Row], environment: di
     await user.ask(session_id, "a new day")
 
 
-async def test_sessions_and_files(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+async def test_sessions_and_files_are_limited(db: psycopg.AsyncConnection[Row], user: Person) -> None:
     await limit(db, user, sessions=2, files_per_session=1, file_bytes=10)
     session_id, _ = await user.open_session(), await user.open_session()
     assert json.loads((await refused(user.open_session()))["details"])["limit"] == "sessions"
@@ -144,7 +148,7 @@ async def test_sessions_and_files(db: psycopg.AsyncConnection[Row], user: Person
     assert error["code"] == "PT413"
 
 
-async def test_an_upsert_of_a_file_that_is_there_is_none_too_many(
+async def test_upsert_of_existing_path_ignores_file_limit(
     stack: Stack, db: psycopg.AsyncConnection[Row], user: Person, sign_up: Callable[[], Awaitable[Person]]
 ) -> None:
     await limit(db, user, files_per_session=1)
@@ -155,7 +159,7 @@ async def test_an_upsert_of_a_file_that_is_there_is_none_too_many(
     await files.upsert(file, on_conflict=by_path).execute()
     await files.upsert(file | {"content": "1"}, on_conflict=by_path).execute()
     await files.upsert(file | {"content": "2"}, on_conflict=by_path, ignore_duplicates=True).execute()
-    # as PostgREST writes it: every column that was sent is set
+    # as PostgREST writes an upsert: it sets every column it was sent
     await write(
         stack,
         user,
@@ -168,9 +172,9 @@ async def test_an_upsert_of_a_file_that_is_there_is_none_too_many(
     assert {version["content"] for version in await user.rows("code_file_versions")} == {"0", "1"}
     error = await refused(files.upsert(file | {"path": "b"}, on_conflict=by_path).execute())
     assert json.loads(error["details"])["limit"] == "files_per_session"
-    # a file stays where it is, and is nobody else's to write or to know of
+    # a file cannot move to another session, and other users can neither write nor detect it
     error = await refused(files.update({"session_id": another}).eq("path", "a").execute())
-    assert (error["code"], error["message"]) == ("PT400", "A file stays in its session.")
+    assert (error["code"], error["message"]) == ("PT400", "A file cannot move to another session")
     other = await sign_up()
     errors = [
         await refused(other.client.table("code_files").upsert(file | {"path": path}, on_conflict=by_path).execute())
@@ -180,7 +184,7 @@ async def test_an_upsert_of_a_file_that_is_there_is_none_too_many(
     assert errors[0]["code"] == "42501"
     (row,) = await user.rows("code_files")
     assert row["content"] == "3"
-    # nor is the limit of another's session to be learnt
+    # nor does the limit of another user's session leak
     await limit(db, user, file_bytes=1)
     own = {"session_id": await other.open_session(), "path": "own", "content": "long"}
     await other.client.table("code_files").insert(own).execute()
@@ -188,10 +192,10 @@ async def test_an_upsert_of_a_file_that_is_there_is_none_too_many(
         "code"
     ] == "42501"
     moved = other.client.table("code_files").update({"session_id": session_id}).eq("path", "own")
-    assert (await refused(moved.execute()))["message"] == "A file stays in its session."
+    assert (await refused(moved.execute()))["message"] == "A file cannot move to another session"
 
 
-async def test_versions_of_a_file(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+async def test_versions_per_file_are_limited(db: psycopg.AsyncConnection[Row], user: Person) -> None:
     await limit(db, user, versions_per_file=3)
     session_id = await user.open_session()
     files = user.client.table("code_files")
@@ -203,25 +207,25 @@ async def test_versions_of_a_file(db: psycopg.AsyncConnection[Row], user: Person
 
 
 @pytest.mark.parametrize(
-    ("row", "code", "says"),
+    ("row", "code", "text"),
     [
-        ({"content": ""}, "PT400", "The message is empty."),
-        ({"content": " \n"}, "PT400", "The message is empty."),
-        ({"content": "x" * 32769}, "PT413", "32769 bytes; at most 32768"),
+        ({"content": ""}, "PT400", "The message is empty"),
+        ({"content": " \n"}, "PT400", "The message is empty"),
+        ({"content": "x" * 32769}, "PT413", "32769 bytes (limit 32768)"),
         ({"content": "é" * 16385}, "PT413", "32770 bytes"),
         ({"content": "x", "data": [1]}, "PT400", "JSON object"),
         ({"content": "x", "data": {"a": "x" * 32768}}, "PT400", "32768 bytes"),
     ],
 )
-async def test_a_message_that_cannot_be_taken(user: Person, row: dict[str, Any], code: str, says: str) -> None:
+async def test_invalid_message_is_refused(user: Person, row: dict[str, Any], code: str, text: str) -> None:
     session_id = await user.open_session()
     error = await refused(user.client.table("messages").insert({"session_id": session_id, **row}).execute())
     assert error["code"] == code
-    assert says in error["message"]
+    assert text in error["message"]
     assert await user.rows("messages") == []
 
 
-async def test_a_session_that_is_not_there(user: Person) -> None:
+async def test_message_for_unknown_session_is_refused(user: Person) -> None:
     error = await refused(user.ask("00000000-0000-0000-0000-000000000000", "hello"))
     assert error["code"] == "42501"
-    assert "There is no session" in error["message"]
+    assert "does not exist or is not yours" in error["message"]

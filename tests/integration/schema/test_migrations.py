@@ -1,28 +1,29 @@
-"""The migrations as `supabase` sees them: applied once, linted, and typed."""
+"""The migrations and what they make: applied once, hardened, linted and typed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import psycopg
+import pytest
 
-from devstack import migrations
+from devstack import DevstackError, migrations
 from devstack.stack import Stack
 from tests.support import ROOT
 from tests.support.database import Row
 
 
 async def supabase(stack: Stack, home: Path, *arguments: str) -> str:
-    """What the Supabase CLI prints about the stack's database; raises DevstackError with its words if it fails."""
+    """Return what the Supabase CLI prints for the stack's database. Raises `DevstackError` with its message."""
     return await migrations.cli(*arguments, url=stack.environment["SUPABASE_DB_URL"], home=home)
 
 
-async def test_a_second_push_changes_nothing(stack: Stack, tmp_path: Path, db: psycopg.AsyncConnection[Row]) -> None:
+async def test_second_push_changes_nothing(stack: Stack, tmp_path: Path, db: psycopg.AsyncConnection[Row]) -> None:
     versions = "select version from supabase_migrations.schema_migrations order by version"
     before = await (await db.execute(versions)).fetchall()
     assert len(before) == len(list((ROOT / "supabase" / "migrations").glob("*.sql")))
-    said = await supabase(stack, tmp_path, "db", "push")
-    assert "up to date" in said.lower()
+    output = await supabase(stack, tmp_path, "db", "push")
+    assert "up to date" in output.lower()
     assert await (await db.execute(versions)).fetchall() == before
 
 
@@ -30,7 +31,8 @@ async def test_every_table_and_function_has_a_comment(db: psycopg.AsyncConnectio
     missing = await db.execute(
         """
         select c.relname as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where n.nspname in ('public', 'bridge') and c.relkind = 'r' and obj_description(c.oid, 'pg_class') is null
+         where n.nspname in ('public', 'bridge') and c.relkind in ('r', 'v')
+           and obj_description(c.oid, 'pg_class') is null
         union all
         select p.proname from pg_proc p join pg_namespace n on n.oid = p.pronamespace
          where n.nspname in ('public', 'bridge') and obj_description(p.oid, 'pg_proc') is null
@@ -60,13 +62,13 @@ async def test_functions_are_hardened(db: psycopg.AsyncConnection[Row]) -> None:
             assert any(item.startswith("statement_timeout=") for item in function["config"]), function["name"]
 
 
-async def test_the_hosted_service_may_refuse_the_topics(db: psycopg.AsyncConnection[Row]) -> None:
-    """supabase/cli issue 6116: `db push` may not create policies on realtime.messages. That is a warning."""
+async def test_refused_topics_policy_is_a_warning(db: psycopg.AsyncConnection[Row]) -> None:
+    """supabase/cli issue 6116: on some projects `db push` may not create policies on realtime.messages."""
     notices: list[str] = []
     db.add_notice_handler(lambda notice: notices.append(f"{notice.severity} {notice.message_primary}"))
-    migration = next((ROOT / "supabase" / "migrations").glob("*_topics.sql")).read_text()
-    apply = migration[migration.index("do $$") :].encode()
-    await db.execute('drop policy "bridge: users hear their sessions" on realtime.messages')
+    topics = (ROOT / "supabase" / "schemas" / "topics.sql").read_text()
+    apply = topics[topics.index("do $$") :].encode()
+    await db.execute('drop policy "bridge: users listen on their own topics" on realtime.messages')
     await db.execute("create role unprivileged nologin")
     try:
         await db.execute("grant usage on schema realtime, bridge to unprivileged")
@@ -84,11 +86,27 @@ async def test_the_hosted_service_may_refuse_the_topics(db: psycopg.AsyncConnect
 
 
 async def test_advisors_have_no_warning(stack: Stack, tmp_path: Path) -> None:
-    said = await supabase(stack, tmp_path, "db", "advisors", "--level", "warn", "--fail-on", "warn")
-    assert "WARN" not in said
+    output = await supabase(stack, tmp_path, "db", "advisors", "--level", "warn", "--fail-on", "warn")
+    assert "WARN" not in output
 
 
-async def test_the_clients_types_are_those_of_the_schema(stack: Stack, tmp_path: Path) -> None:
-    said = await supabase(stack, tmp_path, "gen", "types", "--lang=typescript", "--schema", "public")
+async def test_client_types_match_the_schema(stack: Stack, tmp_path: Path) -> None:
+    types = await supabase(stack, tmp_path, "gen", "types", "--lang=typescript", "--schema", "public")
     committed = (ROOT / "client" / "src" / "database.types.ts").read_text()
-    assert committed.endswith(said), "run `make types`"
+    assert committed.endswith(types), "run `make types`"
+
+
+def test_baseline_is_made_of_the_schema_files() -> None:
+    (first, *later) = migrations.files()
+    assert first.name.endswith("_baseline.sql")
+    if not later:
+        assert first.read_text() == migrations.baseline(), "run `python -m devstack.migrations baseline`"
+
+
+def test_baseline_is_not_written_once_there_are_later_migrations(tmp_path: Path) -> None:
+    folder = tmp_path / "supabase" / "migrations"
+    folder.mkdir(parents=True)
+    (folder / "1_baseline.sql").touch()
+    (folder / "2_more.sql").touch()
+    with pytest.raises(DevstackError, match=r"must be the only migration, but there are: 1_baseline.sql, 2_more.sql"):
+        migrations.write_baseline(tmp_path)

@@ -1,4 +1,4 @@
-"""What is trimmed, and what never is."""
+"""Retention: what `bridge_trim` deletes, and what it keeps."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ async def trim(server: AsyncClient, **limits: int | None) -> dict[str, Any]:
     return dict(answer.data)
 
 
-async def count(db: psycopg.AsyncConnection[Row], table: str, message_id: str) -> int:
-    query = f"select count(*) as count from bridge.{table} where message_id = %s"
-    return int((await (await db.execute(query.encode(), (message_id,))).fetchall())[0]["count"])
+async def count(db: psycopg.AsyncConnection[Row], table: str, question_id: str) -> int:
+    query = f"select count(*) as count from bridge.{table} where question_id = %s"
+    return int((await (await db.execute(query.encode(), (question_id,))).fetchall())[0]["count"])
 
 
-async def age(db: psycopg.AsyncConnection[Row], table: str, days: int, message_id: str) -> None:
-    query = f"update {table} set created_at = now() - make_interval(days => %s) where message_id = %s"
-    await db.execute(query.encode(), (days, message_id))
+async def age(db: psycopg.AsyncConnection[Row], table: str, days: int, question_id: str) -> None:
+    query = f"update {table} set created_at = now() - make_interval(days => %s) where question_id = %s"
+    await db.execute(query.encode(), (days, question_id))
 
 
-async def test_old_attempts_go_and_young_ones_stay(
+async def test_only_old_attempts_are_deleted(
     environment: dict[str, str], server: AsyncClient, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     session = await user.open_session(title="named")
@@ -51,12 +51,12 @@ async def test_old_attempts_go_and_young_ones_stay(
     assert await trim(server) == {"runs": 1, "dead_letters": 0, "versions": 0, "more": False}
     assert [await count(db, "runs", id_) for id_ in (old, young)] == [0, 1]
     assert (await user.rows("messages", id=old))[0]["content"] == "[[text=0]]"
-    async with working(environment):  # what has lost its runs can be asked again all the same
+    async with working(environment):  # a question without runs can still be retried
         await user.client.rpc("retry_message", {"message_id": old}).execute()
         await user.reply(old, lambda row: row["attempt"] == 2 and row["status"] == "done")
 
 
-async def test_a_dead_letter_keeps_its_attempts(
+async def test_dead_letter_keeps_its_attempts(
     environment: dict[str, str], server: AsyncClient, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     session = await user.open_session(title="named")
@@ -74,22 +74,22 @@ async def test_a_dead_letter_keeps_its_attempts(
         assert (await user.reply(given_up, lambda row: row["attempt"] == 2))["attempt"] == 2
 
 
-async def test_a_question_that_is_not_answered_yet_keeps_its_attempts(
+async def test_unanswered_question_keeps_its_attempts(
     server: AsyncClient, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    waiting = await user.ask(await user.open_session(), "nobody is there")
+    waiting = await user.ask(await user.open_session(), "no worker runs")
     ended = await user.ask(await user.open_session(), "without a reply")
-    await db.execute("delete from bridge.jobs where message_id = %s", (ended,))
+    await db.execute("delete from bridge.jobs where question_id = %s", (ended,))
     for message_id in (waiting, ended):
         await db.execute(
-            "insert into bridge.runs (message_id, attempt, worker, outcome, created_at) "
+            "insert into bridge.runs (question_id, attempt, worker, outcome, created_at) "
             "values (%s, 3, 'w', 'lost', now() - interval '1 year')",
             (message_id,),
         )
     assert (await trim(server, runs_days=1))["runs"] == 0
 
 
-async def test_earlier_versions_of_files_stay_unless_they_are_asked_for(
+async def test_earlier_versions_are_deleted_only_on_request(
     server: AsyncClient, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     session_id = await user.open_session()
@@ -109,7 +109,7 @@ async def test_earlier_versions_of_files_stay_unless_they_are_asked_for(
 
 
 async def old_runs(user: Person, db: psycopg.AsyncConnection[Row], number: int) -> None:
-    """So many attempts of two years ago."""
+    """Add attempts that are two years old."""
     session = await user.open_session()
     async with db.transaction():
         await db.execute("set local session_replication_role = replica")  # no question is enqueued
@@ -118,13 +118,13 @@ async def old_runs(user: Person, db: psycopg.AsyncConnection[Row], number: int) 
             "select %s, 1000 + 2 * n, 'user', 'done', 'x' from generate_series(1, %s) n returning id, ordinal), "
             "a as (insert into public.messages (session_id, ordinal, role, status, reply_to, attempt) "
             "select %s, q.ordinal + 1, 'assistant', 'done', q.id, 1 from q) "
-            "insert into bridge.runs (message_id, attempt, worker, outcome, created_at) "
+            "insert into bridge.runs (question_id, attempt, worker, outcome, created_at) "
             "select q.id, 1, 'w', 'done', now() - interval '2 years' from q",
             (session, number, session),
         )
 
 
-async def test_a_call_takes_so_many_and_says_whether_there_is_more(
+async def test_call_deletes_up_to_max_rows_and_returns_more(
     server: AsyncClient, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     await old_runs(user, db, 25)
@@ -132,8 +132,10 @@ async def test_a_call_takes_so_many_and_says_whether_there_is_more(
     assert [(one["runs"], one["more"]) for one in taken] == [(10, True), (10, True), (5, False)]
 
 
-async def test_a_call_takes_so_many_where_statistics_are_old(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
-    """Postgres thinks that there is one attempt, and plans a loop for it."""
+async def test_call_deletes_up_to_max_rows_with_stale_statistics(
+    user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """Postgres assumes a single attempt and plans a nested loop."""
     async with db.transaction(force_rollback=True):
         await db.execute("delete from bridge.runs")
         await old_runs(user, db, 1)
@@ -143,7 +145,7 @@ async def test_a_call_takes_so_many_where_statistics_are_old(user: Person, db: p
         assert (await cursor.fetchall())[0]["answer"]["runs"] == 10
 
 
-async def test_trimming_disturbs_no_worker(
+async def test_trimming_does_not_disturb_a_worker(
     environment: dict[str, str], server: AsyncClient, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     done = asyncio.Event()
@@ -173,7 +175,7 @@ async def test_trimming_disturbs_no_worker(
         ({"max_rows": 50_001}, "max_rows must be from 1 to 50000"),
     ],
 )
-async def test_nonsense_is_refused(server: AsyncClient, limits: dict[str, int | None], remedy: str) -> None:
+async def test_invalid_argument_is_refused(server: AsyncClient, limits: dict[str, int | None], remedy: str) -> None:
     with pytest.raises(APIError) as error:
         await trim(server, **limits)
     assert error.value.message == remedy

@@ -1,4 +1,4 @@
-"""No migration takes a function away from workers and frontends that were there before it."""
+"""Migrations keep the functions that older workers and frontends call."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import psycopg
 import pytest
 from psycopg.rows import class_row
 
-from devstack.migrations import PROJECT
+from devstack import migrations
 from devstack.stack import Stack
 from tests.support.database import Row, database
 
-# A function that a migration takes away on purpose: `name: why nobody calls it any more`.
+# Functions that a migration removes on purpose: `name: why no one calls it any more`.
 WITHDRAWN: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A function that a role of the API may call: by names, as REST does."""
+    """A function that a role of the API may call. REST passes arguments by name."""
 
     name: str
     arguments: Sequence[str]
@@ -61,30 +61,30 @@ async def granted(db: psycopg.AsyncConnection[Row]) -> list[Signature]:
 
 
 def broken(before: Sequence[Signature], after: Sequence[Signature]) -> list[str]:
-    """What somebody who calls the functions as they were cannot do any more."""
+    """Return what breaks for callers of the functions as they were before."""
     found = []
     for old in before:
         if old.name in WITHDRAWN:
             continue
         now = [new for new in after if new.name == old.name]
         if len(now) != 1:
-            found.append(f"{old.name}: there are {len(now)} of it; REST calls the one there is")
+            found.append(f"{old.name}: has {len(now)} definitions, and REST needs exactly one")
             continue
         (new,) = now
         if missing := old.typed.items() - new.typed.items():
-            found.append(f"{old.name}: it takes no {sorted(missing)}")
+            found.append(f"{old.name}: no longer takes {sorted(missing)}")
         if wanted := new.required - old.required:
-            found.append(f"{old.name}: it wants {sorted(wanted)}")
+            found.append(f"{old.name}: newly requires {sorted(wanted)}")
         if new.returns != old.returns:
-            found.append(f"{old.name}: it returns {new.returns}, no {old.returns}")
+            found.append(f"{old.name}: returns {new.returns} instead of {old.returns}")
         if lost := set(old.roles) - set(new.roles):
-            found.append(f"{old.name}: {sorted(lost)} may not call it")
+            found.append(f"{old.name}: {sorted(lost)} may no longer call it")
     return found
 
 
 @pytest.fixture
 async def owner(tmp_path: Path) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
-    """The database of a Supabase without any migration, as who runs them."""
+    """Connect, as the role that runs migrations, to a Supabase without any."""
     (tmp_path / "project" / "supabase" / "migrations").mkdir(parents=True)
     version = int(os.environ.get("DEVSTACK_POSTGRES", "18"))
     async with (
@@ -94,12 +94,11 @@ async def owner(tmp_path: Path) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
         yield owner
 
 
-async def test_what_could_be_called_can_be_called_after_every_later_migration(
+async def test_rpc_signatures_stay_backward_compatible(
     owner: psycopg.AsyncConnection[Row],
 ) -> None:
     before: list[Signature] = []
-    files = sorted((PROJECT / "supabase" / "migrations").glob("*.sql"))
-    for file in files:
+    for file in migrations.files():
         async with owner.transaction():
             await owner.execute(file.read_bytes())
         after = await granted(owner)
@@ -107,7 +106,7 @@ async def test_what_could_be_called_can_be_called_after_every_later_migration(
         before = after
     assert {"bridge_claim", "bridge_beat", "bridge_finish", "cancel_message"} <= {s.name for s in before}
 
-    # the rule itself: what breaks callers is found, and what does not is let through
+    # the check itself finds what breaks callers, and accepts what does not
     drop, grant = (
         "drop function public.bridge_beat;",
         "grant execute on all functions in schema public to service_role;",
@@ -118,23 +117,23 @@ async def test_what_could_be_called_can_be_called_after_every_later_migration(
     def beat(arguments: str, returns: str = "jsonb") -> str:
         return create.format(arguments, returns, returns) + grant.format("service_role")
 
-    for change, says in (
-        (drop, "there are 0"),
-        (beat("worker text, jobs jsonb, more int default 1"), "there are 2"),
+    for change, text in (
+        (drop, "has 0 definitions"),
+        (beat("worker text, jobs jsonb, more int default 1"), "has 2 definitions"),
         (drop + beat("worker text, jobs jsonb"), None),
         (drop + beat("worker text, jobs jsonb, more int default 1"), None),
-        (drop + beat("worker text, jobs jsonb, more int"), "wants ['more']"),
-        (drop + beat("worker text, items jsonb"), "it takes no [('jobs', 'jsonb')]"),
-        (drop + beat("worker text, jobs json"), "it takes no [('jobs', 'jsonb')]"),
+        (drop + beat("worker text, jobs jsonb, more int"), "requires ['more']"),
+        (drop + beat("worker text, items jsonb"), "no longer takes [('jobs', 'jsonb')]"),
+        (drop + beat("worker text, jobs json"), "no longer takes [('jobs', 'jsonb')]"),
         (drop + beat("worker text, jobs jsonb", "text"), "returns text"),
-        (drop + beat("worker text, jobs jsonb") + withheld, "there are 0"),
+        (drop + beat("worker text, jobs jsonb") + withheld, "has 0 definitions"),
         (
             withheld + "grant execute on function public.bridge_beat to authenticated",
-            "['service_role'] may not call it",
+            "['service_role'] may no longer call it",
         ),
     ):
         async with owner.transaction(force_rollback=True):
             await owner.execute(change.encode())
             found = broken(before, await granted(owner))
-        assert bool(found) is bool(says), change
-        assert says is None or any(says in text for text in found), found
+        assert bool(found) is bool(text), change
+        assert text is None or any(text in line for line in found), found

@@ -1,6 +1,7 @@
-"""What workers of the first release send and read, as it was then. A released shape is never edited: add another.
+"""The contract between worker and schema, version 1: what a worker sends, and the shapes that it reads.
 
-A shape is a type, a tuple of types, a dict (these keys at least), or a list of one shape (all of its items).
+After a release a shape is never edited: a deploy upgrades the schema first, so older workers still rely on it.
+A shape is a type, a tuple of types, a dict (at least these keys), or a list of one shape (for all its items).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ NUMBER = (int, float)
 WHEN = (int, NoneType)
 
 JOB: Shape = {
-    "message_id": str,
+    "question_id": str,
     "reply_id": TEXT,
     "attempt": int,
     "failures": int,
@@ -29,23 +30,25 @@ JOB: Shape = {
     "history": [{"role": str, "content": str}],
     "files": [{"path": str, "content": TEXT, "language": TEXT, "revision": int}],
 }
-OUTLOOK: Mapping[str, Shape] = {"next_in_ms": WHEN, "workers": int}
+HINTS: Mapping[str, Shape] = {"next_in_ms": WHEN, "workers": int, "ready": bool}
 
-# the names of the arguments that each function is called with
+# the arguments that each function is called with, by name
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "bridge_claim": ("worker", "slots", "holding", "lease_seconds", "history"),
     "bridge_beat": ("worker", "jobs"),
     "bridge_finish": ("worker", "results"),
+    "bridge_leave": ("worker",),
     "bridge_status": (),
     "bridge_doctor": (),
     "bridge_dead_letters": ("max_rows",),
-    "bridge_dead_retry": ("message_ids",),
-    "bridge_dead_drop": ("message_ids",),
+    "bridge_dead_retry": ("question_ids",),
+    "bridge_dead_drop": ("question_ids",),
 }
 ANSWERS: Mapping[str, Shape] = {
-    "bridge_claim": {"jobs": [JOB], "snapshot": str, **OUTLOOK},
-    "bridge_beat": {"results": dict, **OUTLOOK},
-    "bridge_finish": {"results": dict, **OUTLOOK},
+    "bridge_claim": {"jobs": [JOB], "snapshot": str, **HINTS},
+    "bridge_beat": {"results": dict, **HINTS},
+    "bridge_finish": {"results": dict, **HINTS},
+    "bridge_leave": NoneType,
     "bridge_status": {
         "queued": int,
         "waiting": int,
@@ -59,7 +62,7 @@ ANSWERS: Mapping[str, Shape] = {
     "bridge_doctor": {"unpublished": list, "topics_policy": TEXT, "can_announce": bool},
     "bridge_dead_letters": [
         {
-            "message_id": str,
+            "question_id": str,
             "created_at": str,
             "function": str,
             "error": {"code": str, "message": str},
@@ -69,12 +72,12 @@ ANSWERS: Mapping[str, Shape] = {
     "bridge_dead_retry": int,
     "bridge_dead_drop": int,
 }
-# what `bridge:inbox` tells
-EVENTS: Mapping[str, Shape] = {"work": {"message_ids": [str], "xid": int}, "cancel": {"message_id": str}}
+# the events on `bridge:inbox`
+EVENTS: Mapping[str, Shape] = {"work": {"question_ids": [str], "xid": int}, "cancel": {"question_id": str}}
 
 
 def differs(value: Any, shape: Shape, where: str = "answer") -> list[str]:
-    """Where a value is not of a shape; it may hold more."""
+    """Return where a value does not match a shape; extra keys are allowed."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             return [f"{where} is {value!r}"]

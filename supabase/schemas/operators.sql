@@ -1,11 +1,7 @@
--- What operators ask: how it goes, and what becomes of the questions that were given up.
+-- For operators: the state of the queue, and the questions that the worker gave up on.
 
 create function public.bridge_status() returns jsonb
-language plpgsql
-stable
-security definer
-set search_path = ''
-set statement_timeout = '5s'
+language plpgsql stable security definer set search_path = '' set statement_timeout = '5s'
 as $$
 begin
     return jsonb_build_object(
@@ -21,7 +17,7 @@ begin
             select coalesce(jsonb_agg(jsonb_build_object(
                        'name', w.name, 'started_at', w.started_at, 'seen_at', w.seen_at,
                        'running', (select count(*) from bridge.jobs j where j.worker = w.name)) order by w.name), '[]')
-              from bridge.workers w where w.seen_at > now() - greatest(w.lease, interval '30 seconds')),
+              from bridge.live_workers w),
         'last_hour', (
             select jsonb_build_object(
                        'done', count(*) filter (where r.outcome = 'done'),
@@ -32,24 +28,20 @@ begin
               from bridge.runs r where r.created_at > now() - interval '1 hour'));
 end
 $$;
-comment on function public.bridge_status is 'The queue, the live workers and the last hour, for operators.';
+comment on function public.bridge_status is 'The queue, the live workers and the last hour.';
 
 create function public.bridge_dead_letters(max_rows int default 100) returns jsonb
-language plpgsql
-stable
-security definer
-set search_path = ''
-set statement_timeout = '5s'
+language plpgsql stable security definer set search_path = '' set statement_timeout = '5s'
 as $$
 begin
     return (
         select coalesce(jsonb_agg(jsonb_build_object(
-                   'message_id', d.message_id, 'session_id', d.session_id, 'user_id', s.user_id,
+                   'question_id', d.question_id, 'session_id', d.session_id, 'user_id', s.user_id,
                    'function', s.function, 'attempt', d.attempt, 'failures', d.failures, 'error', d.error,
                    'created_at', d.created_at,
                    'runs', (
-                       select coalesce(jsonb_agg(to_jsonb(r) - 'message_id' order by r.attempt), '[]')
-                         from bridge.runs r where r.message_id = d.message_id)
+                       select coalesce(jsonb_agg(to_jsonb(r) - 'question_id' order by r.attempt), '[]')
+                         from bridge.runs r where r.question_id = d.question_id)
                ) order by d.created_at desc), '[]')
           from (
             select x.* from bridge.dead_letters x order by x.created_at desc limit bridge_dead_letters.max_rows
@@ -58,13 +50,10 @@ begin
 end
 $$;
 comment on function public.bridge_dead_letters is
-    'The questions that were given up, newest first, each with every attempt at it.';
+    'The questions that the worker gave up on, newest first, each with all its attempts.';
 
-create function public.bridge_dead_retry(message_ids uuid[] default null) returns int
-language plpgsql
-security definer
-set search_path = ''
-set statement_timeout = '6s'
+create function public.bridge_dead_retry(question_ids uuid[] default null) returns int
+language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 as $$
 declare
     question public.messages;
@@ -72,22 +61,22 @@ declare
     ready uuid[] := '{}';
     retried int := 0;
 begin
-    select array_agg(d.message_id) into letters from (
-        select x.message_id from bridge.dead_letters x
-         where bridge_dead_retry.message_ids is null or x.message_id = any (bridge_dead_retry.message_ids)
+    select array_agg(d.question_id) into letters from (
+        select x.question_id from bridge.dead_letters x
+         where bridge_dead_retry.question_ids is null or x.question_id = any (bridge_dead_retry.question_ids)
          order by x.id limit 500
     ) d;
     perform from public.sessions s
-      where s.id in (select d.session_id from bridge.dead_letters d where d.message_id = any (letters))
+      where s.id in (select d.session_id from bridge.dead_letters d where d.question_id = any (letters))
       order by s.id for no key update;
     for question in
         select m.* from public.messages m
-          join bridge.dead_letters d on d.message_id = m.id
-         where d.message_id = any (letters)
-           and not exists (select from bridge.jobs j where j.message_id = m.id)
+          join bridge.dead_letters d on d.question_id = m.id
+         where d.question_id = any (letters)
+           and not exists (select from bridge.jobs j where j.question_id = m.id)
          order by m.session_id, m.ordinal
     loop
-        -- not charged: it was no fault of the user's
+        -- not charged: the failure was not the user's fault
         if bridge.requeue(question, false) then
             ready := ready || question.id;
         end if;
@@ -98,32 +87,25 @@ begin
 end
 $$;
 comment on function public.bridge_dead_retry is
-    'Gives questions that were given up another set of attempts (null: the 500 oldest); returns how many.';
+    'Requeues dead letters with a fresh count of failures (null: the 500 oldest). Returns how many.';
 
-create function public.bridge_dead_drop(message_ids uuid[] default null) returns int
-language plpgsql
-security definer
-set search_path = ''
-set statement_timeout = '6s'
+create function public.bridge_dead_drop(question_ids uuid[] default null) returns int
+language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 as $$
 declare
     dropped int;
 begin
     delete from bridge.dead_letters d
-     where bridge_dead_drop.message_ids is null or d.message_id = any (bridge_dead_drop.message_ids);
+     where bridge_dead_drop.question_ids is null or d.question_id = any (bridge_dead_drop.question_ids);
     get diagnostics dropped = row_count;
     return dropped;
 end
 $$;
 comment on function public.bridge_dead_drop is
-    'Forgets dead letters (null: all of them); their messages stay failed. Returns how many.';
+    'Deletes dead letters (null: all of them); their messages stay failed. Returns how many.';
 
 create function public.bridge_doctor() returns jsonb
-language plpgsql
-stable
-security definer
-set search_path = ''
-set statement_timeout = '5s'
+language plpgsql stable security definer set search_path = '' set statement_timeout = '5s'
 as $$
 begin
     return jsonb_build_object(
@@ -141,11 +123,4 @@ begin
 end
 $$;
 comment on function public.bridge_doctor is
-    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policy to run if it is missing, whether announcements can be sent.';
-
-revoke all on function public.bridge_status, public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop,
-    public.bridge_doctor
-    from public, anon, authenticated;
-grant execute on function public.bridge_status, public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop,
-    public.bridge_doctor
-    to service_role;
+    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policy to create if it is missing, and whether broadcasts can be sent.';

@@ -1,0 +1,64 @@
+-- Beat: a worker extends its leases and writes checkpoints.
+
+create function bridge.write_checkpoints(items jsonb) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    update public.messages m
+       set content = coalesce(i.content, m.content),
+           data = coalesce(i.data, m.data),
+           seq = i.seq,
+           updated_at = clock_timestamp()
+      from jsonb_to_recordset(write_checkpoints.items)
+               i (question_id uuid, attempt int, seq int, content text, data jsonb)
+     where m.reply_to = i.question_id and m.attempt = i.attempt and m.status = 'running' and m.seq < i.seq;
+end
+$$;
+comment on function bridge.write_checkpoints is
+    'Writes partial replies [{question_id, attempt, seq, content?, data?}]. The caller holds their jobs, so none is stale.';
+
+create function public.bridge_beat(worker text, jobs jsonb) returns jsonb
+language plpgsql security definer set search_path = '' set statement_timeout = '6s'
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    lease interval := bridge.heartbeat(bridge_beat.worker);
+    states jsonb;
+    checkpoints jsonb;
+    item jsonb;
+begin
+    perform from bridge.jobs j
+      join jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid) on j.question_id = i.question_id
+      order by j.id for update of j;
+    -- A beat comes every second, a lease lasts thirty: extending it once a quarter has passed costs a tenth of the
+    -- writes, and at least half of it is always left.
+    update bridge.jobs j set lease_until = now() + lease
+      from jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid, attempt int)
+     where j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt
+       and j.lease_until < now() + lease * 0.75;
+    select coalesce(jsonb_object_agg(
+               i.question_id, case when j.id is null then 'lost' when j.cancel then 'cancel' else 'ok' end), '{}'),
+           coalesce(jsonb_agg(e.value) filter (where j.id is not null and i.seq is not null), '[]')
+      into states, checkpoints
+      from jsonb_array_elements(bridge_beat.jobs) e
+     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, seq int)
+      left join bridge.jobs j
+        on j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt;
+    set constraints all immediate;  -- so that a deferred trigger fails here and not at the commit of the whole beat
+    begin
+        perform bridge.write_checkpoints(checkpoints);
+    exception when others then
+        -- one that Postgres refuses must affect neither the others nor any lease
+        for item in select jsonb_array_elements(checkpoints) loop
+            begin
+                perform bridge.write_checkpoints(jsonb_build_array(item));
+            exception when others then
+                raise warning 'bridge_beat: checkpoint of % refused: %', item ->> 'question_id', sqlerrm;
+            end;
+        end loop;
+    end;
+    return bridge.queue_hints(bridge_beat.worker) || jsonb_build_object('results', states);
+end
+$$;
+comment on function public.bridge_beat is
+    'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel}, next_in_ms, workers, ready}.';

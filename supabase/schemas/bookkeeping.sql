@@ -1,0 +1,110 @@
+-- The worker's bookkeeping: jobs, attempts, dead letters, workers, deleted ids.
+
+create schema if not exists bridge;
+comment on schema bridge is 'The worker''s bookkeeping. Private: never add it to the exposed schemas of the API.';
+revoke all on schema bridge from public;
+
+create table bridge.jobs (
+    id bigint generated always as identity primary key,
+    question_id uuid not null references public.messages (id) on delete cascade,
+    session_id uuid not null references public.sessions (id) on delete cascade,
+    user_id uuid not null,
+    ordinal bigint not null,
+    attempt int not null default 0,
+    failures int not null default 0,
+    run_at timestamptz,
+    worker text,
+    lease_until timestamptz,
+    cancel boolean not null default false,
+    queued_at timestamptz not null default now(),
+    constraint jobs_question_id_key unique (question_id),
+    constraint jobs_held_is_head check (worker is null or (run_at is not null and lease_until is not null))
+) with (fillfactor = 70);  -- room for beats to update in place
+comment on table bridge.jobs is 'Unfinished questions. A finished job''s row is deleted.';
+comment on column bridge.jobs.user_id is 'The session''s user, for the limit on unfinished replies.';
+comment on column bridge.jobs.run_at is
+    'The earliest time it may run. Only the head of a session has one; null: it waits behind an earlier question.';
+comment on column bridge.jobs.worker is 'The worker that holds it until lease_until; null: none.';
+comment on column bridge.jobs.attempt is 'The fence: every write of a worker carries (worker, attempt).';
+comment on column bridge.jobs.failures is 'Attempts that failed or whose worker vanished; released ones do not count.';
+comment on column bridge.jobs.cancel is 'The user asked to stop; whichever worker touches the job next ends it.';
+
+-- At most one head per session, and only a head can be held: two jobs of one session never run at once.
+create unique index jobs_head_of_session on bridge.jobs (session_id) where run_at is not null;
+create index jobs_ready on bridge.jobs (run_at, id) where worker is null and run_at is not null;
+create index jobs_in_session on bridge.jobs (session_id, ordinal);
+create index jobs_of_user on bridge.jobs (user_id);
+-- A beat changes neither column, so its update stays in its page.
+create index jobs_held on bridge.jobs (run_at, id) where worker is not null;
+
+create table bridge.runs (
+    question_id uuid not null references public.messages (id) on delete cascade,
+    attempt int not null,
+    worker text not null,
+    outcome text not null,
+    function text,
+    model text,
+    input_tokens int,
+    output_tokens int,
+    cached_tokens int,
+    queue_ms int,
+    first_delta_ms int,
+    duration_ms int,
+    error jsonb,
+    created_at timestamptz not null default now(),
+    primary key (question_id, attempt),
+    constraint runs_outcome check (outcome in ('done', 'failed', 'cancelled', 'released', 'lost'))
+);
+comment on table bridge.runs is 'One row per attempt: what it ran, what it cost, how it ended.';
+comment on column bridge.runs.queue_ms is 'From the insert (or the time of the retry) to the claim, in milliseconds.';
+comment on column bridge.runs.first_delta_ms is 'From the claim to the first delta, in milliseconds.';
+comment on column bridge.runs.error is '{code, message, detail}. The detail is for operators and never shown to users.';
+
+create index runs_by_time on bridge.runs (created_at);
+
+create table bridge.dead_letters (
+    id bigint generated always as identity primary key,
+    question_id uuid not null references public.messages (id) on delete cascade,
+    session_id uuid not null references public.sessions (id) on delete cascade,
+    attempt int not null,
+    failures int not null,
+    error jsonb not null,
+    created_at timestamptz not null default now(),
+    constraint dead_letters_question_id_key unique (question_id)
+);
+comment on table bridge.dead_letters is 'Questions that the worker gave up on; their attempts are in bridge.runs.';
+
+create index dead_letters_of_session on bridge.dead_letters (session_id);
+create index dead_letters_by_time on bridge.dead_letters (created_at);
+
+create table bridge.workers (
+    name text primary key,
+    lease interval not null,
+    started_at timestamptz not null default now(),
+    seen_at timestamptz not null default now(),
+    horizon timestamptz not null default '-infinity',
+    horizon_set_at timestamptz not null default '-infinity',
+    constraint workers_lease check (lease > interval '0')
+) with (fillfactor = 50);
+comment on table bridge.workers is 'Workers by their names, which are unique to a process, and when each last called.';
+comment on column bridge.workers.lease is 'How long the worker holds a job without extending it.';
+comment on column bridge.workers.horizon is
+    'The worker looks for jobs with a run_at from here on: before every run_at that was visible at horizon_set_at.';
+comment on column bridge.workers.horizon_set_at is 'When the worker last looked at all jobs and set its horizon.';
+
+create view bridge.live_workers with (security_invoker = true) as
+select w.name, w.started_at, w.seen_at from bridge.workers w
+ where w.seen_at > now() - least(greatest(w.lease, interval '30 seconds'), interval '5 minutes');
+comment on view bridge.live_workers is
+    'Workers that called within their lease, taken as 30 seconds to 5 minutes. A worker that vanished counts until then.';
+
+create table bridge.deleted_ids (
+    id uuid primary key,
+    deleted_at timestamptz not null default now()
+);
+comment on table bridge.deleted_ids is
+    'Sessions and questions deleted within the last week. A worker may still be answering one, and a user may still listen to its topic.';
+
+create index deleted_ids_by_time on bridge.deleted_ids (deleted_at);
+
+revoke all on all tables in schema bridge from public, anon, authenticated, service_role;

@@ -1,0 +1,236 @@
+-- Claim: a worker takes jobs under a lease.
+
+create function bridge.history_of(question public.messages, most int) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+    -- the newest within the limits, then sorted oldest first as a conversation is read
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object('role', h.role, 'content', h.content) order by h.ordinal), '[]')
+          from (
+            select m.ordinal, m.role, m.content,
+                   sum(octet_length(m.content)) over (order by m.ordinal desc) as bytes
+              from (
+                select m.ordinal, m.role, m.content from public.messages m
+                 where m.session_id = question.session_id and m.ordinal < question.ordinal
+                   and m.content <> ''
+                   and (m.role = 'user' or m.status in ('done', 'cancelled'))
+                 order by m.ordinal desc limit history_of.most
+              ) m
+          ) h
+         where h.bytes <= 262144);
+end
+$$;
+comment on function bridge.history_of is
+    'What was written before a question: up to `most` messages and 256 KiB, as [{role, content}].';
+
+create function bridge.files_of(session_id uuid) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+                   'path', f.path, 'language', f.language, 'revision', f.revision,
+                   'content', case when f.bytes <= 524288 then f.content end) order by f.path), '[]')
+          from (
+            select c.path, c.language, c.revision, c.content,
+                   sum(octet_length(c.content)) over (order by c.updated_at desc, c.path) as bytes
+              from public.code_files c where c.session_id = files_of.session_id
+          ) f);
+end
+$$;
+comment on function bridge.files_of is
+    'The code files of a session, as [{path, language, revision, content}]. Beyond 512 KiB the content is null: with the revision, a reply that writes the file makes no conflict.';
+
+create function bridge.payload(job bridge.jobs, history int, taken_over boolean) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+    question public.messages;
+    session public.sessions;
+begin
+    select m.* into strict question from public.messages m where m.id = job.question_id;
+    select s.* into strict session from public.sessions s where s.id = question.session_id;
+    return jsonb_build_object(
+        'question_id', question.id,
+        'reply_id', (select r.id from public.messages r where r.reply_to = question.id),
+        'attempt', job.attempt,
+        'failures', job.failures,
+        'cancel', job.cancel,
+        'taken_over', payload.taken_over,
+        'queued_ms', least(extract(epoch from clock_timestamp() - job.queued_at) * 1000, 2147483647)::int,
+        'ready_ms', least(extract(epoch from clock_timestamp() - job.run_at) * 1000, 2147483647)::int,
+        'message', question.content,
+        'data', question.data,
+        'session', jsonb_build_object(
+            'id', session.id, 'user_id', session.user_id, 'title', session.title,
+            'function', session.function, 'metadata', session.metadata),
+        'history', bridge.history_of(question, payload.history),
+        'files', bridge.files_of(session.id));
+end
+$$;
+comment on function bridge.payload is 'Everything a worker needs to answer a question, in one value.';
+
+create function bridge.open_attempt(
+    job bridge.jobs, history int, opens boolean default false, taken_over boolean default false
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+    opened jsonb;
+begin
+    if opens and not job.cancel then
+        set constraints all immediate;  -- a deferred trigger fails this job, not the commit of the whole claim
+        insert into public.messages as m (session_id, ordinal, role, status, reply_to, attempt)
+        values (job.session_id, job.ordinal + 1, 'assistant', 'running', job.question_id, job.attempt)
+        on conflict on constraint messages_reply_to_key do update
+           set status = 'running', attempt = excluded.attempt, content = '', data = null, seq = 0, error = null,
+               updated_at = clock_timestamp();
+        update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
+         where m.id = job.question_id and m.status <> 'running';
+    end if;
+    opened := bridge.payload(job, open_attempt.history, open_attempt.taken_over);
+    if not (bridge.is_readable(opened -> 'data') and bridge.is_readable(opened #> '{session,metadata}')) then
+        raise exception 'unreadable data or session metadata' using errcode = '22023';
+    end if;
+    return opened;
+exception when others then
+    if bridge.is_transient(sqlstate) then
+        raise;  -- not this job's fault: the worker repeats the claim
+    end if;
+    -- only this job is affected; its worker finishes it as failed
+    return jsonb_build_object(
+        'question_id', job.question_id, 'attempt', job.attempt, 'failures', job.failures,
+        'cancel', job.cancel, 'taken_over', open_attempt.taken_over, 'broken', sqlstate || ' ' || sqlerrm);
+end
+$$;
+comment on function bridge.open_attempt is
+    'Opens the reply row of a new attempt and returns the job''s payload, or {…, broken} if that fails.';
+
+create function bridge.claim_horizon(worker text) returns timestamptz
+language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    since timestamptz;
+begin
+    select w.horizon into since from bridge.workers w
+     where w.name = claim_horizon.worker
+       and w.horizon_set_at > now() - interval '10 seconds' and w.horizon_set_at <= now();
+    if not found then
+        -- A job's run_at is the start of the transaction that wrote it, or later. Half a minute covers open transactions;
+        -- a job from a longer one is found when the horizon is next set.
+        since := least(
+            now() - interval '30 seconds',
+            (select j.run_at from bridge.jobs j
+              where j.worker is null and j.run_at is not null order by j.run_at limit 1),
+            (select j.run_at from bridge.jobs j where j.worker is not null order by j.run_at limit 1));
+        update bridge.workers w set horizon = since, horizon_set_at = now() where w.name = claim_horizon.worker;
+    end if;
+    return since;
+end
+$$;
+comment on function bridge.claim_horizon is
+    'The time from which on a worker looks for jobs by run_at, set every ten seconds. While a transaction is open anywhere, Postgres keeps the index entries of ended jobs: a search that started at the oldest one was 17 times as slow after 100,000 jobs.';
+
+-- Only heads of sessions have a run_at, and a session has at most one (jobs_head_of_session): a row locked below is
+-- the only job of its session that may run. Everything about it is read in later statements, whose snapshots include
+-- what the job before it left. The session is locked too, so that it cannot be deleted meanwhile.
+
+create function bridge.take_expired(worker text, horizon timestamptz, slots int) returns bigint[]
+language plpgsql set search_path = ''
+as $$
+declare
+    taken bigint[];
+begin
+    select coalesce(array_agg(r.id), '{}') into taken from (
+        select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
+         where j.id = any (array(
+                   select h.id from bridge.jobs h
+                    where h.worker is not null and h.run_at >= take_expired.horizon
+                      and h.worker <> take_expired.worker and h.lease_until < now()
+                    order by h.run_at, h.id))
+           and j.worker <> take_expired.worker and j.lease_until < now()
+         order by j.lease_until
+         limit take_expired.slots
+           for key share of s skip locked
+           for update of j skip locked
+    ) r;
+    insert into bridge.runs (question_id, attempt, worker, outcome)
+    select j.question_id, j.attempt, j.worker, 'lost' from bridge.jobs j where j.id = any (taken)
+        on conflict do nothing;
+    return taken;
+end
+$$;
+comment on function bridge.take_expired is
+    'Locks up to `slots` jobs whose lease with another worker has ended, and records those attempts as lost.';
+
+create function bridge.take_ready(horizon timestamptz, slots int) returns bigint[]
+language plpgsql set search_path = ''
+as $$
+declare
+    taken bigint[];
+begin
+    select coalesce(array_agg(r.id), '{}') into taken from (
+        select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
+         where j.worker is null and j.run_at >= take_ready.horizon and j.run_at <= now()
+         order by j.run_at, j.id
+         limit take_ready.slots
+           for key share of s skip locked
+           for update of j skip locked
+    ) r;
+    return taken;
+end
+$$;
+comment on function bridge.take_ready is 'Locks up to `slots` jobs that are due and that no worker holds.';
+
+create function public.bridge_claim(worker text, slots int, holding uuid[], lease_seconds int, history int)
+returns jsonb
+language plpgsql security definer set search_path = '' set statement_timeout = '6s'
+-- The queue is short-lived and its statistics are always stale: this and the functions it calls walk the indexes.
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    snapshot text := pg_current_snapshot()::text;
+    lease_end timestamptz := now() + bridge.heartbeat(bridge_claim.worker, bridge_claim.lease_seconds);
+    horizon timestamptz := bridge.claim_horizon(bridge_claim.worker);
+    expired bigint[];
+    taken bigint[];
+    job bridge.jobs;
+    jobs jsonb[] := '{}';  -- appending to an array does not copy it, unlike appending to a jsonb
+begin
+    -- The answer of an earlier claim was lost: the same attempt again. Such jobs fill slots like any other, so a worker
+    -- that now asks for less gets them in parts.
+    for job in
+        select j.* from bridge.jobs j
+         where j.id = any (array(
+                   select h.id from bridge.jobs h
+                    where h.worker is not null and h.run_at >= horizon and h.worker = bridge_claim.worker
+                    order by h.run_at, h.id))
+           and j.worker = bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
+         order by j.id limit greatest(bridge_claim.slots, 1) for update
+    loop
+        update bridge.jobs j set lease_until = lease_end where j.id = job.id;
+        jobs := jobs || bridge.open_attempt(job, bridge_claim.history);
+    end loop;
+
+    -- jobs of vanished workers come before new ones
+    slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
+    expired := bridge.take_expired(bridge_claim.worker, horizon, slots);
+    taken := bridge.take_ready(horizon, slots - cardinality(expired));
+    for job in
+        update bridge.jobs j
+           set worker = bridge_claim.worker,
+               lease_until = lease_end,
+               attempt = j.attempt + 1,
+               failures = j.failures + (j.worker is not null)::int
+         where j.id = any (taken || expired)
+     returning j.*
+    loop
+        jobs := jobs || bridge.open_attempt(job, bridge_claim.history, true, job.id = any (expired));
+    end loop;
+    return bridge.queue_hints(bridge_claim.worker) || jsonb_build_object('jobs', to_jsonb(jobs), 'snapshot', snapshot);
+end
+$$;
+comment on function public.bridge_claim is
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others. Returns {jobs: [{question_id, …}], next_in_ms, workers, ready, snapshot}; the claim has not seen transactions that the snapshot does not see.';

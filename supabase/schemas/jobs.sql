@@ -1,0 +1,230 @@
+-- A job from its start to its end.
+--
+-- Locks are taken in one order everywhere: sessions (for no key update: `for update` would deadlock with the key share
+-- locks of foreign keys), then bridge.jobs by id, then messages.
+-- Whatever adds, ends or reorders the jobs of a session holds the session's lock.
+
+create function bridge.is_transient(state text) returns boolean
+language plpgsql immutable set search_path = ''
+as $$
+begin
+    -- Rollback (40), resources (53), locks (55), an operator (57), the system (58). One such error of one job fails
+    -- the whole batch, which the worker then repeats: a lasting error in this list would let one job block all others.
+    -- So 08 and 0A (from a trigger's foreign server or statement) and XX (from a damaged row) are not in it. The
+    -- worker's own list adds them and 25: it judges whole calls, which also fail because of a failover, a read-only
+    -- project or a schema change.
+    return is_transient.state ~ '^(40|53|55|57|58)';
+end
+$$;
+comment on function bridge.is_transient is 'Whether an error of this SQLSTATE goes away by itself.';
+
+create function bridge.lock_session(session_id uuid, owner uuid default null) returns public.sessions
+language plpgsql set search_path = ''
+as $$
+declare
+    session public.sessions;
+begin
+    -- Rows of one statement lock their sessions in the order of the rows, bridge_finish in the order of their ids:
+    -- a lock against that order is never waited for, or the two could deadlock.
+    if lock_session.session_id < nullif(current_setting('bridge.last_session', true), '')::uuid then
+        select s.* into session from public.sessions s
+         where s.id = lock_session.session_id and (lock_session.owner is null or s.user_id = lock_session.owner)
+           for no key update skip locked;
+        if not found and exists (
+            select from public.sessions s
+             where s.id = lock_session.session_id and (lock_session.owner is null or s.user_id = lock_session.owner)
+        ) then
+            raise exception 'Session % is busy', lock_session.session_id
+                using errcode = 'PT409', hint = 'Try again, with the rows sorted by session_id.';
+        end if;
+    else
+        select s.* into session from public.sessions s
+         where s.id = lock_session.session_id and (lock_session.owner is null or s.user_id = lock_session.owner)
+           for no key update;
+        perform set_config('bridge.last_session', lock_session.session_id::text, true);
+    end if;
+    return session;
+end
+$$;
+comment on function bridge.lock_session is
+    'Locks a session (only one of this owner, if given) for adding to it; returns null if there is no such session.';
+
+create function bridge.set_status(
+    question_id uuid, status text, error jsonb default null, attempt int default 0, reply jsonb default '{}'
+) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    update public.messages m
+       set status = set_status.status,
+           error = set_status.error,
+           attempt = greatest(m.attempt, set_status.attempt),
+           content = coalesce(set_status.reply ->> 'content', m.content),
+           data = case when set_status.reply ? 'data' then nullif(set_status.reply -> 'data', 'null') else m.data end,
+           seq = coalesce((set_status.reply ->> 'seq')::int, m.seq),
+           updated_at = clock_timestamp()
+     where m.reply_to = set_status.question_id;
+    update public.messages m
+       set status = set_status.status, error = set_status.error, updated_at = clock_timestamp()
+     where m.id = set_status.question_id;
+end
+$$;
+comment on function bridge.set_status is
+    'Gives a question and its reply their status, and the reply its text {content?, data?, seq?}. The caller holds session and job.';
+
+create function bridge.force_status(question_id uuid, status text, error jsonb, attempt int) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+    row_id uuid;
+begin
+    foreach row_id in array array[
+        (select r.id from public.messages r where r.reply_to = force_status.question_id), force_status.question_id]
+    loop
+        begin
+            update public.messages m
+               set status = force_status.status, error = force_status.error, updated_at = clock_timestamp(),
+                   attempt = case m.role
+                       when 'assistant' then greatest(m.attempt, force_status.attempt) else m.attempt end
+             where m.id = row_id;
+        exception when others then
+            if bridge.is_transient(sqlstate) then
+                raise;
+            end if;
+            -- the row stays as it is until the trigger is fixed and the question retried
+            raise warning 'bridge: message % cannot be ended: % %', row_id, sqlstate, sqlerrm;
+        end;
+    end loop;
+end
+$$;
+comment on function bridge.force_status is
+    'Gives a reply and its question their status, each by itself, where a trigger of the project refuses one of them.';
+
+create function bridge.end_job(job bridge.jobs, status text, error jsonb default null, reply jsonb default null)
+returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    begin
+        perform bridge.set_status(
+            job.question_id, end_job.status, end_job.error, job.attempt, coalesce(end_job.reply, '{}'));
+    exception when others then
+        -- a caller without a result reports the error; a result is first tried again with less in it
+        if end_job.reply is null or end_job.status = 'done' or end_job.reply ?| array['content', 'data', 'seq']
+           or bridge.is_transient(sqlstate) then
+            raise;
+        end if;
+        perform bridge.force_status(job.question_id, end_job.status, end_job.error, job.attempt);
+    end;
+    if end_job.status = 'failed' then
+        insert into bridge.dead_letters as d (question_id, session_id, attempt, failures, error)
+        values (job.question_id, job.session_id, job.attempt, job.failures, end_job.error)
+        on conflict on constraint dead_letters_question_id_key do update
+           set attempt = excluded.attempt, failures = excluded.failures, error = excluded.error, created_at = now();
+    end if;
+    delete from bridge.jobs j where j.id = job.id;
+end
+$$;
+comment on function bridge.end_job is
+    'The only way a job ends: reply and question get the status, the job is deleted. A failed job is deleted even if a trigger refuses its rows. The caller holds session and job.';
+
+create function bridge.promote() returns trigger
+language plpgsql security definer set search_path = ''
+-- A plan made while the queue was short reads the whole table, and its connection keeps it: with the dead rows that an
+-- open snapshot leaves, that took 250 ms a call. So this walks an index, whatever the statistics say.
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    heads uuid[];
+begin
+    -- an administrator's delete comes without the session's lock; a deleted session has none left to take
+    perform from public.sessions s
+      where s.id in (select e.session_id from ended e) order by s.id for no key update;
+    with head as (
+        select distinct on (j.session_id) j.id
+          from bridge.jobs j
+          join public.sessions s on s.id = j.session_id
+         where j.session_id in (select e.session_id from ended e)
+           and not exists (select from bridge.jobs h where h.session_id = j.session_id and h.run_at is not null)
+         order by j.session_id, j.ordinal
+    ), promoted as (
+        update bridge.jobs j set run_at = now() from head where j.id = head.id returning j.question_id
+    )
+    select array_agg(p.question_id) into heads from promoted p;
+    perform bridge.announce_work(heads);
+    return null;
+end
+$$;
+comment on function bridge.promote is 'After any delete of a job, the next job of its session becomes the head.';
+
+create trigger promote after delete on bridge.jobs
+    referencing old table as ended
+    for each statement execute function bridge.promote();
+
+create function bridge.request_cancel(job bridge.jobs) returns text
+language plpgsql set search_path = ''
+as $$
+begin
+    if job.worker is not null and job.lease_until >= now() then
+        if not job.cancel then
+            update bridge.jobs j set cancel = true where j.id = job.id;
+            perform bridge.announce('bridge:inbox', 'cancel', jsonb_build_object('question_id', job.question_id));
+        end if;
+        return 'cancelling';
+    end if;
+    perform bridge.end_job(job, 'cancelled');
+    return 'cancelled';
+end
+$$;
+comment on function bridge.request_cancel is
+    'Asks the worker that holds a job to end it; ends a job that no worker holds. The caller holds session and job.';
+
+create function bridge.enqueue(question public.messages, attempt int, charged boolean default true) returns boolean
+language plpgsql set search_path = ''
+as $$
+declare
+    waits boolean := exists (
+        select from bridge.jobs j where j.session_id = question.session_id and j.run_at is not null);
+    owner uuid := (select s.user_id from public.sessions s where s.id = question.session_id);
+begin
+    if enqueue.charged then
+        perform bridge.charge(owner);
+    end if;
+    insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at)
+    values (question.id, question.session_id, owner, question.ordinal, enqueue.attempt,
+            case when not waits then now() end);
+    return not waits;
+end
+$$;
+comment on function bridge.enqueue is
+    'Adds a job for a question and charges its user; true if it may run at once. The caller holds the session.';
+
+create function bridge.requeue(question public.messages, charged boolean) returns boolean
+language plpgsql set search_path = ''
+as $$
+begin
+    perform bridge.set_status(question.id, 'queued');
+    delete from bridge.dead_letters d where d.question_id = question.id;
+    return bridge.enqueue(question, coalesce(
+        (select r.attempt from public.messages r where r.reply_to = question.id),
+        -- an attempt whose reply could not be opened has left only a run
+        (select max(r.attempt) from bridge.runs r where r.question_id = question.id),
+        0), requeue.charged);
+end
+$$;
+comment on function bridge.requeue is
+    'Starts a new attempt at an ended question; true if it may run at once. The caller holds the session.';
+
+create function bridge.end_jobs_of_session() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+    -- in the order of the locks: session, jobs, messages; the cascade would take the messages first
+    delete from bridge.jobs j where j.session_id = old.id;
+    return old;
+end
+$$;
+comment on function bridge.end_jobs_of_session is 'Deletes the jobs of a session before the cascade deletes its messages.';
+
+create trigger end_jobs before delete on public.sessions
+    for each row execute function bridge.end_jobs_of_session();

@@ -1,0 +1,200 @@
+-- From an insert to a job, and what a user may ask for afterwards: cancel and retry.
+
+create function bridge.refuse_if_busy(session public.sessions) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    if session.on_new_message = 'reject'
+       and exists (select from bridge.jobs j where j.session_id = session.id) then
+        raise exception 'A reply is still running in this session'
+            using errcode = 'PT409', hint = 'Wait for it to finish, or cancel it with cancel_message.';
+    end if;
+end
+$$;
+comment on function bridge.refuse_if_busy is
+    'Refuses a question in a session that rejects questions while one is unfinished. The caller holds the session.';
+
+create function bridge.check_question(question public.messages, owner uuid) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+    most bigint := bridge.limit_of('message_bytes', check_question.owner);
+begin
+    if question.content !~ '\S' then
+        raise exception 'The message is empty' using errcode = 'PT400', hint = 'Write some text into "content".';
+    end if;
+    if octet_length(question.content) > most then
+        raise exception 'Message too long: % bytes (limit %)', octet_length(question.content), most
+            using errcode = 'PT413', hint = 'Shorten it, or put long text into a code file.';
+    end if;
+    if jsonb_typeof(question.data) <> 'object' or octet_length(question.data::text) > 32768 then
+        raise exception '"data" must be a JSON object of at most 32768 bytes (32 KiB)' using errcode = 'PT400';
+    end if;
+end
+$$;
+comment on function bridge.check_question is 'Refuses a question that is empty or too long.';
+
+create function bridge.accept_question() returns trigger
+language plpgsql security definer set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
+as $$
+declare
+    session public.sessions;
+begin
+    if new.role <> 'user' then
+        return new;
+    end if;
+    session := bridge.lock_session(new.session_id, auth.uid());
+    if session.id is null then
+        raise exception 'Session % does not exist or is not yours', new.session_id using errcode = '42501';
+    end if;
+    -- before any limit: a client that repeats an insert, because the answer was lost, must learn that it succeeded
+    if exists (select from public.messages m where m.id = new.id) then
+        raise exception 'duplicate key value violates unique constraint "messages_pkey"'
+            using errcode = '23505', detail = format('Key (id)=(%s) already exists.', new.id);
+    end if;
+    perform bridge.check_question(new, session.user_id);
+    perform bridge.refuse_if_busy(session);
+    new.ordinal := session.last_ordinal + 2;
+    update public.sessions s set last_ordinal = new.ordinal, updated_at = clock_timestamp() where s.id = session.id;
+    new.status := 'queued';
+    new.reply_to := null;
+    new.attempt := 0;
+    new.seq := 0;
+    new.error := null;
+    new.created_at := now();
+    new.updated_at := clock_timestamp();
+    return new;
+end
+$$;
+comment on function bridge.accept_question is 'Checks a question and gives it its place in the session.';
+
+create trigger accept_question before insert on public.messages
+    for each row execute function bridge.accept_question();
+
+create function bridge.enqueue_questions() returns trigger
+language plpgsql security definer set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
+as $$
+declare
+    question public.messages;
+    session public.sessions;
+    running bridge.jobs;
+    ready uuid[] := '{}';
+begin
+    for question in select n.* from added n where n.role = 'user' order by n.session_id, n.ordinal loop
+        select s.* into session from public.sessions s where s.id = question.session_id;
+        perform bridge.refuse_if_busy(session);  -- with an earlier row of the same statement
+        if session.on_new_message = 'interrupt' then
+            select j.* into running from bridge.jobs j
+             where j.session_id = session.id and j.run_at is not null and j.attempt > 0
+               for update;
+            if found then
+                perform bridge.request_cancel(running);
+            end if;
+        end if;
+        if bridge.enqueue(question, 0) then
+            ready := ready || question.id;
+        end if;
+    end loop;
+    perform bridge.announce_work(ready);
+    return null;
+end
+$$;
+comment on function bridge.enqueue_questions is 'Makes a job of every new question and wakes the workers.';
+
+create trigger enqueue_questions after insert on public.messages
+    referencing new table as added
+    for each statement execute function bridge.enqueue_questions();
+
+create function bridge.touch_session() returns trigger
+language plpgsql set search_path = ''
+as $$
+begin
+    new.updated_at := clock_timestamp();
+    return new;
+end
+$$;
+comment on function bridge.touch_session is 'Keeps updated_at current.';
+
+create trigger touch_session before update on public.sessions
+    for each row execute function bridge.touch_session();
+
+
+-- cancel and retry -------------------------------------------------------------------------------
+
+create function bridge.own_question(message_id uuid) returns public.messages
+language plpgsql set search_path = ''
+as $$
+declare
+    question public.messages;
+begin
+    perform from public.sessions s
+      join public.messages m on m.session_id = s.id
+      where m.id = own_question.message_id and s.user_id = (select auth.uid())
+      for no key update of s;
+    if not found then
+        raise exception 'Message % does not exist or is not yours', own_question.message_id using errcode = 'PT404';
+    end if;
+    select q.* into question
+      from public.messages m
+      join public.messages q on q.id = coalesce(m.reply_to, m.id)
+     where m.id = own_question.message_id;
+    return question;
+end
+$$;
+comment on function bridge.own_question is
+    'The caller''s question, by its own id or its reply''s, with the session locked.';
+
+create function bridge.cancel_message(message_id uuid) returns text
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    question public.messages := bridge.own_question(cancel_message.message_id);
+    job bridge.jobs;
+begin
+    select j.* into job from bridge.jobs j where j.question_id = question.id for update;
+    if not found then
+        return question.status;
+    end if;
+    return bridge.request_cancel(job);
+end
+$$;
+comment on function bridge.cancel_message is 'See public.cancel_message.';
+
+create function public.cancel_message(message_id uuid) returns text
+language plpgsql set search_path = '' set statement_timeout = '5s'
+as $$
+begin
+    return bridge.cancel_message(cancel_message.message_id);
+end
+$$;
+comment on function public.cancel_message is
+    'Stops the reply to one of your messages (by the id of the question or of the reply). Returns cancelled, cancelling (the worker has been asked to stop), or the status it had already ended with.';
+
+create function bridge.retry_message(message_id uuid) returns text
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    question public.messages := bridge.own_question(retry_message.message_id);
+begin
+    if exists (select from bridge.jobs j where j.question_id = question.id) then
+        return question.status;
+    end if;
+    if bridge.requeue(question, true) then
+        perform bridge.announce_work(array[question.id]);
+    end if;
+    return 'queued';
+end
+$$;
+comment on function bridge.retry_message is 'See public.retry_message.';
+
+create function public.retry_message(message_id uuid) returns text
+language plpgsql set search_path = '' set statement_timeout = '5s'
+as $$
+begin
+    return bridge.retry_message(retry_message.message_id);
+end
+$$;
+comment on function public.retry_message is
+    'Regenerates the reply to one of your messages (by the id of the question or of the reply). Returns queued, or the status of the attempt in progress.';

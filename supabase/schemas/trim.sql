@@ -1,0 +1,66 @@
+-- Retention: bounded deletes of everything that would otherwise grow for ever.
+
+create function bridge.trim_runs(days int, most int) returns int
+language plpgsql set search_path = ''
+as $$
+declare
+    deleted int;
+begin
+    delete from bridge.runs r where r.ctid = any (array(
+        select x.ctid from bridge.runs x
+         where x.created_at < now() - make_interval(days => trim_runs.days)
+           and not exists (select from bridge.jobs j where j.question_id = x.question_id)
+           and not exists (select from bridge.dead_letters d where d.question_id = x.question_id)
+           -- without a reply, only the runs know the last attempt, which the next one must exceed
+           and exists (select from public.messages m where m.reply_to = x.question_id)
+         order by x.created_at limit trim_runs.most for update skip locked));
+    get diagnostics deleted = row_count;
+    return deleted;
+end
+$$;
+comment on function bridge.trim_runs is
+    'Deletes up to `most` runs older than `days` whose question is answered and has no dead letter; returns how many.';
+
+create function public.bridge_trim(
+    runs_days int default 30,
+    dead_letters_days int default 90,
+    versions_days int default null,
+    max_rows int default 5000
+) returns jsonb
+language plpgsql security definer set search_path = '' set statement_timeout = '20s'
+as $$
+declare
+    rest int := coalesce(bridge_trim.max_rows, 0);
+    runs int;
+    letters int;
+    versions int;
+begin
+    if rest not between 1 and 50000 then
+        raise exception 'max_rows must be from 1 to 50000' using errcode = '22023';
+    end if;
+    if least(bridge_trim.runs_days, bridge_trim.dead_letters_days, bridge_trim.versions_days) < 1 then
+        raise exception 'days must be at least 1; null keeps all' using errcode = '22023';
+    end if;
+    -- An array, because it is computed once. As a joined subquery that locks, it would run again for each row where the
+    -- plan is a nested loop, lock other rows, and delete more than max_rows.
+    delete from bridge.dead_letters d where d.id = any (array(
+        select x.id from bridge.dead_letters x
+         where x.created_at < now() - make_interval(days => bridge_trim.dead_letters_days)
+         order by x.created_at limit rest for update skip locked));
+    get diagnostics letters = row_count;
+    rest := rest - letters;
+    runs := bridge.trim_runs(bridge_trim.runs_days, rest);  -- after the letters, which keep their runs
+    rest := rest - runs;
+    delete from public.code_file_versions v where v.id = any (array(
+        select x.id from public.code_file_versions x
+         where x.created_at < now() - make_interval(days => bridge_trim.versions_days)
+         order by x.created_at limit rest for update skip locked));
+    get diagnostics versions = row_count;
+    rest := rest - versions;
+    -- deletions forget ids as well, but one that deletes many sessions leaves more than it forgets
+    rest := rest - bridge.forget_ids(rest);
+    return jsonb_build_object('runs', runs, 'dead_letters', letters, 'versions', versions, 'more', rest = 0);
+end
+$$;
+comment on function public.bridge_trim is
+    'Deletes attempts, dead letters and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows. Returns {runs, dead_letters, versions, more}; if `more`, call it again.';
