@@ -44,8 +44,7 @@ async def examine(env: Mapping[str, str]) -> AsyncGenerator[Finding, None]:
         functions = Functions.load(settings.functions, handlers=settings.handlers)
         yield _client_matches_source()
     except SetupError as error:
-        remedy = error.remedy or "Fix BRIDGE_FUNCTIONS, or add the item named above."
-        yield Finding("functions", error.problem, remedy)
+        yield Finding("functions", error.problem, error.remedy)
 
     store = await Store.open(settings, "doctor")
     try:

@@ -31,8 +31,8 @@ class BridgeError(Exception):
 class SetupError(BridgeError):
     """Something the bridge needs is missing or wrong: `problem`, and the `remedy`, each a sentence on one line."""
 
-    def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(f"{problem} {remedy}".rstrip())
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem} {remedy}")
         self.problem = problem
         self.remedy = remedy
 

@@ -46,7 +46,7 @@ async def test_healthy_project_has_no_problems(env: dict[str, str]) -> None:
         ({"SUPABASE_SECRET_KEY": "sb_publishable_x"}, "settings", "publishable key", ".env.example"),
         ({"SUPABASE_SECRET_KEY": "sb_secret_wrong"}, "project", "refused SUPABASE_SECRET_KEY", "secret key"),
         ({"BRIDGE_FUNCTIONS": "Chat,Nonesuch"}, "functions", "Nonesuch", "BRIDGE_FUNCTIONS"),
-        ({"BRIDGE_HANDLERS": "no.such.module"}, "functions", "no.such.module", "BRIDGE_FUNCTIONS"),
+        ({"BRIDGE_HANDLERS": "no.such.module"}, "functions", "no.such.module", "Correct the name"),
     ],
 )
 async def test_wrong_setting_has_its_remedy(
