@@ -18,6 +18,7 @@ from bridge.inbox import LEAST_SILENCE
 from bridge.outbox import EVENTS_PER_DELTA, EVENTS_PER_REPLY
 from bridge.settings import Settings
 
+DEFAULTS = Settings(supabase_url="http://127.0.0.1", supabase_key="key")
 # A beat extends a lease once a quarter of it has passed, so a lease ends after this share of it at the earliest.
 EARLIEST_LEASE_END = 0.75
 # The first and the last delta of every reply are sent regardless of the quota.
@@ -97,13 +98,13 @@ class Fleet:
 
     workers: int
     utilisation: float
-    concurrency: int = Settings.concurrency
+    concurrency: int = DEFAULTS.concurrency
     reply_seconds: float = 12.0
     call_seconds: float = 0.05  # of a call, besides the time in the database
-    sweep_seconds: float = Settings.sweep_seconds
-    lease_seconds: float = Settings.lease_seconds
-    checkpoint_seconds: float = Settings.checkpoint_seconds
-    delta_ms: float = Settings.delta_ms
+    sweep_seconds: float = DEFAULTS.sweep_seconds
+    lease_seconds: float = DEFAULTS.lease_seconds
+    checkpoint_seconds: float = DEFAULTS.checkpoint_seconds
+    delta_ms: float = DEFAULTS.delta_ms
 
     @property
     def running(self) -> float:

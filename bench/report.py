@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,16 +166,8 @@ def save(file: Path, found: Any, *, indent: int | None = None) -> None:
 
 
 def terminal(figures: Sequence[Figure]) -> str:
-    """The figures for a terminal, coloured if it supports that."""
-    rows = _rows(figures)
-    lines = columns(rows).splitlines()
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return "\n".join(lines)
-    painted = [f"\x1b[1m{lines[0]}\x1b[0m"]
-    for row, line in zip(rows[1:], lines[1:], strict=True):
-        whole = {"✗": "31;1", "·": "2"}.get(row[0])
-        painted.append(f"\x1b[{whole}m{line}\x1b[0m" if whole else line.replace("✓", "\x1b[32m✓\x1b[0m", 1))
-    return "\n".join(painted)
+    """The figures for a terminal."""
+    return columns(_rows(figures))
 
 
 def columns(rows: Rows) -> str:
