@@ -1,1 +1,1 @@
-"""The figures of the project, each beside what people would use instead, in one run: `python -m bench`."""
+"""Measurements of the project, next to what people would use instead: `python -m bench`."""

@@ -5,22 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-import json
 import os
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import document, report
-from bench.processes import ROOT, Failed
+from bench import report
+from bench.processes import OUT, ROOT, Failed
 from bench.report import Figure, Measured
-from bench.world import World
+from bench.world import World, progress
 
-OUT = ROOT / "bench" / "out"
 ROWS = (
     "wakeup",
     "latency",
@@ -35,31 +32,24 @@ ROWS = (
     "wal",
     "quota",
 )
-# These count, or wait for a clock, and leave the machine mostly idle: they run at once, each with a project of its own.
-# 64 streams in a worker of `cost` beside those of `quota` would be too much: that one only joins a quick run's fewer.
+# These rows count, or wait for a timer, and leave the machine mostly idle: they run concurrently, each with a project
+# of its own. `quota` joins them in a quick run only: with 64 streams it would disturb the 64 streams of `cost`.
 SIDE_BY_SIDE = ("takeover", "idle", "cost", "wal")
 SIDE_BY_SIDE_IF_QUICK = (*SIDE_BY_SIDE, "quota")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code: 0 every bound kept, 1 one missed, 2 it could not be measured."""
+    """Run the command line; returns the exit code: 0 all within bounds, 1 a bound missed, 2 a row failed."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure what the project promises, beside what people would use instead.",
+        description="Measure the project next to what people would use instead.",
         epilog=f"Rows: {', '.join(ROWS)}.",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer samples and smaller sizes: under two minutes")
-    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", default=ROWS, help="these rows alone")
-    parser.add_argument("--json", type=Path, default=OUT / "results.json", metavar="FILE", help="where the figures go")
-    parser.add_argument("--docs", action="store_true", help="write table and plots to docs/performance.md, too")
-    parser.add_argument(
-        "--profile", action="store_true", help="measure nothing; write what explains the figures to bench/out/profile"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer samples and smaller sizes: about two minutes")
+    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", default=ROWS, help="only these rows")
+    parser.add_argument("--json", type=Path, default=OUT / "results.json", metavar="FILE", help="results file")
+    parser.add_argument("--docs", action="store_true", help="also update docs/performance.md and its plots")
     options = parser.parse_args(arguments)
-    if options.profile:
-        from bench import explain
-
-        return explain.main(OUT)
     shutil.rmtree(OUT / "data", ignore_errors=True)
     try:
         figures, series, failed = asyncio.run(_measure(options.only, quick=options.quick))
@@ -70,21 +60,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     finally:
         shutil.rmtree(OUT / "data", ignore_errors=True)
-    report.write(options.json, figures)
-    (OUT / "series.json").write_text(json.dumps(series) + "\n")
-    print(f"\n{report.table(figures)}\n")
+    report.save(options.json, [figure.record() for figure in figures], indent=1)
+    report.save(OUT / "series.json", series)
+    print(f"\n{report.terminal(figures)}\n")
     _draw(series, OUT)
     if options.docs:
         _draw(series, ROOT / "docs" / "images")
-        document.put("figures", report.page(figures, _machine(quick=options.quick)))
+        report.replace("figures", report.page(figures, _machine(quick=options.quick)))
     for line in report.shares(figures):
         print(line)
     missed = [figure.name for figure in figures if not figure.ok]
     if options.quick:
-        print("a quick run: fewer repetitions, smaller sizes; the bounds are for a full one")
+        print("a quick run: fewer samples and smaller sizes; the bounds apply to a full run")
     print(f"{len(figures) - len(missed)} of {len(figures)} within their bounds; written to {options.json}")
     if missed:
-        print(f"missed: {', '.join(missed)}; `python -m bench --profile` shows what they are made of")
+        print(f"missed: {', '.join(missed)}; {options.json} has the details of each")
     if failed:
         print(f"could not be measured: {', '.join(failed)}", file=sys.stderr)
         return 2
@@ -92,28 +82,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _measure(rows: Sequence[str], *, quick: bool) -> tuple[list[Figure], dict[str, Any], list[str]]:
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
-
+    say = progress()
     load = os.getloadavg()[0]
     say(f"{_machine(quick=quick)}, load {load:.1f}")
     if load > 1:
-        say("other programs are busy on this machine: times will be off")
+        say("other programs are using this machine: times will be off")
     found: dict[str, Measured] = {}
 
     async def run(row: str, world: World) -> None:
         say(f"{row} …")
         try:
-            measured = found[row] = await importlib.import_module(f"bench.{row}").run(world)
+            measured = found[row] = await importlib.import_module(f"bench.rows.{row}").run(world)
         except (Failed, TimeoutError) as error:
             say(f"  ✗ {row} could not be measured: {error or type(error).__name__}")
             return
         for figure in measured.figures:
             say(f"  {'✓' if figure.ok else '✗'} {figure.name}: {report.number(figure.value)} {figure.unit}")
 
-    async def apart(row: str) -> None:
+    async def separately(row: str) -> None:
         async with World(OUT, quick=quick, say=say, name=row) as world:
             await run(row, world)
 
@@ -122,7 +108,7 @@ async def _measure(rows: Sequence[str], *, quick: bool) -> tuple[list[Figure], d
         for row in rows:
             if row not in together:
                 await run(row, world)
-    await asyncio.gather(*(apart(row) for row in together))
+    await asyncio.gather(*(separately(row) for row in together))
     measured = [found[row] for row in ROWS if row in found]
     series = {name: one for each in measured for name, one in each.series.items()}
     return [figure for each in measured for figure in each.figures], series, [row for row in rows if row not in found]

@@ -1,4 +1,4 @@
-"""A proxy in front of Supabase that counts the REST calls of one program, by path, and changes nothing."""
+"""A proxy in front of Supabase that counts the REST calls of one program by path and changes nothing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CHUNK = 256 * 1024
 
 
 class CountingProxy:
-    """An async context manager; `url` is where the program under test is sent to.
+    """An async context manager; `url` replaces the project's address in the program under test.
 
-    HTTP/1.1 without pipelining, which is what httpx speaks: a request begins where a chunk begins.
+    It relies on HTTP/1.1 without pipelining, as httpx speaks it: a request begins where a chunk begins.
     """
 
     def __init__(self, target: str) -> None:
@@ -42,25 +42,20 @@ class CountingProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    @property
-    def total(self) -> int:
-        """REST calls so far."""
-        return self.counts.total()
-
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         try:
-            far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+            upstream, upstream_writer = await asyncio.open_connection(self._host, self._port)
             try:
                 await asyncio.gather(
-                    self._pipe(reader, far_writer, counted=True), self._pipe(far_reader, writer, counted=False)
+                    self._pipe(reader, upstream_writer, counted=True), self._pipe(upstream, writer, counted=False)
                 )
             finally:
-                far_writer.close()
+                upstream_writer.close()
         except (OSError, asyncio.CancelledError):
-            pass  # the program closed its connection, or the run is over
+            pass  # the program closed its connection, or the run has ended
         finally:
             writer.close()
             self._tasks.discard(task)

@@ -1,7 +1,7 @@
-"""What a fleet of workers asks of one project: a model in plain arithmetic, without I/O. In words: docs/scale.md.
+"""What a fleet of workers asks of one project: a model in plain arithmetic, without I/O; docs/scale.md explains it.
 
-Costs come from `bench/scale.py`, limits from the pages of Supabase that are named beside them. Where the code leaves a
-choice, the model takes the dearer one: it is meant to err upwards.
+The costs come from `bench/scale.py`, the limits from the Supabase pages linked below. Where the code leaves a choice,
+the model takes the more expensive one: it should err on the high side.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bridge.channels import CHANNELS_PER_CONNECTION
-from bridge.claims import LATER_SECONDS, PROMPT_WORKERS
-from bridge.connection import CANARY_SECONDS
-from bridge.inbox import LEAST_SILENCE
-from bridge.outbox import EVENTS_PER_DELTA, EVENTS_PER_REPLY
+from bridge.claims import PROMPT_WORKERS, STAGGER_SECONDS
+from bridge.pacing import EVENTS_PER_DELTA, EVENTS_PER_REPLY
+from bridge.realtime.channels import CHANNELS_PER_CONNECTION
+from bridge.realtime.connection import PROBE_SECONDS
+from bridge.realtime.listener import LEAST_SILENCE
 from bridge.settings import Settings
 
 DEFAULTS = Settings(supabase_url="http://127.0.0.1", supabase_key="key")
-
-# A beat extends a lease once a quarter of it has passed, so what others hear of leases is never nearer than this share.
+# A beat extends a lease once a quarter of it has passed, so a lease ends after this share of it at the earliest.
 EARLIEST_LEASE_END = 0.75
-# Of every reply the first delta and the last are sent, whatever the quota says.
+# The first and the last delta of every reply are sent regardless of the quota.
 DELTAS_ALWAYS = 2
-# A channel's join asks the policies twice, each in a transaction (docs/performance.md).
+# When a worker joins a channel, Realtime checks the policies twice, each in a transaction (docs/performance.md).
 TRANSACTIONS_PER_JOIN = 2
-# Connections of a worker beside those for deltas: broadcasts, and postgres_changes.
-INBOX_CONNECTIONS = 2
-MANY = 32  # jobs in a batch that was measured, beside batches of one
+# A worker's connections besides those for deltas: one for broadcasts, one for postgres_changes.
+LISTENER_CONNECTIONS = 2
+MANY = 32  # jobs in the large batches that are measured, besides batches of one
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Cost:
     wal: float
 
     def toward(self, other: Cost, share: float) -> Cost:
-        """This far on the line to another cost; beyond it if `share` is above 1."""
+        """Interpolate to another cost; extrapolate if `share` is above 1."""
         return Cost(
             self.seconds + (other.seconds - self.seconds) * share,
             self.cpu + (other.cpu - self.cpu) * share,
@@ -50,21 +49,21 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of each call, with so many jobs held by all workers of the fleet together."""
+    """Of each call, while the whole fleet holds `held` jobs."""
 
     held: int
     ask: Cost
     claim_nothing: Cost
     claim_one: Cost
     claim_many: Cost
-    beat: Cost  # of MANY jobs, leases alone; the model does not use it
+    beat: Cost  # of MANY jobs, leases only; the model does not use it
     checkpoint_one: Cost
     checkpoint_many: Cost
     finish_one: Cost
     finish_many: Cost
 
     def toward(self, other: Costs, share: float) -> Costs:
-        """This far on the line to the costs with other jobs held."""
+        """Interpolate to the costs at another number of jobs."""
         parts = {name: getattr(self, name).toward(getattr(other, name), share) for name in OPERATIONS}
         return Costs(round(self.held + (other.held - self.held) * share), **parts)
 
@@ -76,7 +75,7 @@ OPERATIONS = (
 
 
 def costs_at(measured: Sequence[Costs], held: float) -> Costs:
-    """The costs with so many jobs held: on straight lines between the levels that were measured, in their order."""
+    """The costs while `held` jobs are held: linear between the measured levels, which are in ascending order."""
     for low, high in itertools.pairwise(measured):
         if held <= high.held:
             return low.toward(high, max(0.0, held - low.held) / (high.held - low.held))
@@ -85,7 +84,7 @@ def costs_at(measured: Sequence[Costs], held: float) -> Costs:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a reply costs by `make bench`; the model counts no less. `wal` in bytes, `cpu` of Postgres in seconds."""
+    """The cost of a reply as `make bench` measured it: a lower bound. `wal` in bytes, `cpu` of Postgres in seconds."""
 
     rest_calls: float = 0.0  # of the worker
     transactions: float = 0.0
@@ -95,36 +94,36 @@ class Reply:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Workers, and how busy they are. `utilisation` is the share of all slots that are taken on average."""
+    """Workers and their load. `utilisation` is the average share of all slots in use."""
 
     workers: int
     utilisation: float
     concurrency: int = DEFAULTS.concurrency
     reply_seconds: float = 12.0
-    call_seconds: float = 0.05  # what a worker waits for an answer beside the database's time
+    call_seconds: float = 0.05  # of a call, besides the time in the database
     sweep_seconds: float = DEFAULTS.sweep_seconds
     lease_seconds: float = DEFAULTS.lease_seconds
     checkpoint_seconds: float = DEFAULTS.checkpoint_seconds
     delta_ms: float = DEFAULTS.delta_ms
 
     @property
-    def in_hand(self) -> float:
-        """Replies that run, on average."""
+    def running(self) -> float:
+        """Running replies, on average."""
         return self.workers * self.concurrency * self.utilisation
 
     @property
-    def messages(self) -> float:
+    def questions(self) -> float:
         """Questions a second."""
-        return self.in_hand / self.reply_seconds
+        return self.running / self.reply_seconds
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one project: a plan's for Realtime, a compute size's for the rest.
+    """Of one project: the plan's for Realtime, the compute size's for the rest.
 
     Realtime: https://supabase.com/docs/guides/realtime/limits. Cores: …/guides/platform/compute-and-disk. Disk, in
-    MB/s that are sustained: …/guides/troubleshooting/interpreting-supabase-grafana-io-charts-MUynDR. The pool of REST
-    is PostgREST's own default (db-pool, https://docs.postgrest.org/en/v12/references/configuration.html).
+    sustained MB/s: …/guides/troubleshooting/interpreting-supabase-grafana-io-charts-MUynDR. The pool of REST is
+    PostgREST's default (db-pool, https://docs.postgrest.org/en/v12/references/configuration.html).
     """
 
     name: str
@@ -137,11 +136,11 @@ class Limits:
 
     @property
     def events_for_replies(self) -> float:
-        """BRIDGE_EVENTS_PER_SECOND as it is for Free: four fifths."""
+        """BRIDGE_EVENTS_PER_SECOND, as its default is for Free: four fifths."""
         return self.events * 0.8
 
 
-# Nano's CPU is "shared" and has no number: it counts as one core.
+# Nano's CPU is "shared", without a number: it counts as one core.
 FREE = Limits("Free, Nano", 100, 200, 100, 1, 5)
 PRO = Limits("Pro, Micro", 500, 500, 500, 2, 11)
 TEAM = Limits("Pro without a spend cap, or Team, 4XL", 2_500, 10_000, 2_500, 16, 594)
@@ -150,7 +149,7 @@ PLANS = (FREE, PRO, TEAM)
 
 @dataclass(frozen=True)
 class Use:
-    """How much of a resource is asked for, and how much there is."""
+    """Demand for a resource, and its limit."""
 
     resource: str
     asked: float
@@ -158,42 +157,42 @@ class Use:
 
     @property
     def share(self) -> float:
-        """The asked part of the limit; above 1 it is not to be had."""
+        """Demand over limit; above 1 the project cannot provide it."""
         return self.asked / self.limit
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a fleet asks for, a second unless it says otherwise."""
+    """What a fleet asks for, per second unless noted otherwise."""
 
-    messages: float
-    wake_ups: float  # heard by all workers together
+    questions: float
+    wakeups: float  # received by all workers together
     claims: float
-    claims_in_vain: float
+    empty_claims: float
     beats: float
     finishes: float
-    rest_calls: float  # of workers, and the questions' own inserts
+    rest_calls: float  # of workers, and the inserts of questions
     transactions: float
     cpu: float  # cores of the database
     wal: float  # bytes
-    rest_connections: float  # held at any time
+    rest_connections: float  # in use at any time
     joins: float
-    realtime_connections: float  # of workers, and one for each reply that runs
+    realtime_connections: float  # of workers, and one for each running reply
     channels: float  # on a worker's fullest connection
-    events_of_canaries: float
-    events_of_wake_ups: float
+    events_of_probes: float
+    events_of_wakeups: float
     events_of_rows: float
     events_of_deltas: float
     deltas_wanted: float  # events of deltas without a quota
-    delta_seconds: float = field(default=0.0)  # between two deltas of a reply; 0: no reply runs
+    delta_seconds: float = field(default=0.0)  # between two deltas of a reply; 0: no reply is running
 
     @property
     def events(self) -> float:
-        """Of Realtime, all together."""
-        return self.events_of_canaries + self.events_of_wake_ups + self.events_of_rows + self.events_of_deltas
+        """All of Realtime's messages."""
+        return self.events_of_probes + self.events_of_wakeups + self.events_of_rows + self.events_of_deltas
 
     def uses(self, limits: Limits) -> list[Use]:
-        """Of each resource that has a limit, the one that is used most first."""
+        """Every limited resource, the one with the highest share first."""
         uses = [
             Use("Realtime messages", self.events, limits.events),
             Use("Realtime connections", self.realtime_connections, limits.connections),
@@ -206,87 +205,83 @@ class Load:
 
 
 def coalesced(rate: float, seconds: float) -> float:
-    """Calls a second, one after the other, if news comes at `rate` and each call answers all that came before it."""
+    """Serial calls a second, if news arrives at `rate` and each call handles everything that arrived before it."""
     if rate == 0:
         return 0.0
     return 1 / (seconds + math.exp(-rate * seconds) / rate)
 
 
 def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply | None = None) -> Load:
-    """What the fleet asks of a project. `measured` is in the order of jobs held; the limits bound the deltas."""
+    """What the fleet asks of a project. `measured` is ordered by jobs held; the limits bound the deltas."""
     least = reply or Reply()
-    costs = costs_at(measured, fleet.in_hand)
-    workers, messages = fleet.workers, fleet.messages
-    busy = workers * (1 - math.exp(-fleet.concurrency * fleet.utilisation))  # have something in hand
+    costs = costs_at(measured, fleet.running)
+    workers, questions = fleet.workers, fleet.questions
+    busy = workers * (1 - math.exp(-fleet.concurrency * fleet.utilisation))  # workers with at least one job
 
     claims = workers * _claims_of_one(fleet, costs)
-    fruitful = min(messages, claims)
+    fruitful = min(questions, claims)
     beats = busy / (fleet.checkpoint_seconds + fleet.call_seconds)
-    finishes = workers * coalesced(messages / workers, fleet.call_seconds + costs.finish_one.seconds)
-    called = [
-        (messages, costs.ask),
+    finishes = workers * coalesced(questions / workers, fleet.call_seconds + costs.finish_one.seconds)
+    calls = [
+        (questions, costs.ask),
         (claims - fruitful, costs.claim_nothing),
-        (fruitful, _batch(costs.claim_one, costs.claim_many, messages, fruitful)),
-        (beats, _batch(costs.checkpoint_one, costs.checkpoint_many, fleet.in_hand, busy)),
-        (finishes, _batch(costs.finish_one, costs.finish_many, messages, finishes)),
+        (fruitful, _batch(costs.claim_one, costs.claim_many, questions, fruitful)),
+        (beats, _batch(costs.checkpoint_one, costs.checkpoint_many, fleet.running, busy)),
+        (finishes, _batch(costs.finish_one, costs.finish_many, questions, finishes)),
     ]
-    joins = messages  # as if no session had been answered by the same worker before
-    rest_calls = messages + max(claims + beats + finishes, messages * least.rest_calls)
+    joins = questions  # as if the worker had never answered in the session before
+    rest_calls = questions + max(claims + beats + finishes, questions * least.rest_calls)
 
-    # an inbox's reaches every worker and stands for theirs, an outbox's is its own
-    canaries = (1 + workers) / (CANARY_SECONDS * LEAST_SILENCE) + 2 * workers / CANARY_SECONDS
-    wake_ups = messages * (1 + 2 * workers)  # a send; and of both lanes a delivery to every worker
-    rows = messages * (EVENTS_PER_REPLY - 1)
-    wanted = fleet.in_hand * 1000 / max(1.0, fleet.delta_ms) * EVENTS_PER_DELTA
-    budget = limits.events_for_replies - messages * (EVENTS_PER_REPLY + workers)
-    deltas = min(wanted, max(budget, messages * DELTAS_ALWAYS * EVENTS_PER_DELTA))
-    most_in_hand = fleet.concurrency if fleet.utilisation else 0
+    # one listener's probe reaches every worker and replaces theirs; each publisher sends its own
+    probes = (1 + workers) / (PROBE_SECONDS * LEAST_SILENCE) + 2 * workers / PROBE_SECONDS
+    wakeups = questions * (1 + 2 * workers)  # a send, and a delivery to every worker by each of two paths
+    rows = questions * (EVENTS_PER_REPLY - 1)
+    wanted = fleet.running * 1000 / max(1.0, fleet.delta_ms) * EVENTS_PER_DELTA
+    budget = limits.events_for_replies - questions * (EVENTS_PER_REPLY + workers)
+    deltas = min(wanted, max(budget, questions * DELTAS_ALWAYS * EVENTS_PER_DELTA))
+    publishers = max(1, math.ceil((fleet.concurrency if fleet.utilisation else 0) / CHANNELS_PER_CONNECTION))
     return Load(
-        messages=messages,
-        wake_ups=messages * workers * 2,
+        questions=questions,
+        wakeups=questions * workers * 2,
         claims=claims,
-        claims_in_vain=claims - fruitful,
+        empty_claims=claims - fruitful,
         beats=beats,
         finishes=finishes,
         rest_calls=rest_calls,
-        transactions=max(rest_calls + joins * TRANSACTIONS_PER_JOIN, messages * least.transactions),
-        cpu=max(sum(rate * cost.cpu for rate, cost in called), messages * least.cpu),
-        wal=max(sum(rate * cost.wal for rate, cost in called), messages * least.wal),
-        rest_connections=sum(rate * cost.seconds for rate, cost in called),
+        transactions=max(rest_calls + joins * TRANSACTIONS_PER_JOIN, questions * least.transactions),
+        cpu=max(sum(rate * cost.cpu for rate, cost in calls), questions * least.cpu),
+        wal=max(sum(rate * cost.wal for rate, cost in calls), questions * least.wal),
+        rest_connections=sum(rate * cost.seconds for rate, cost in calls),
         joins=joins,
-        realtime_connections=workers * (INBOX_CONNECTIONS + _outboxes(most_in_hand)) + fleet.in_hand,
-        channels=1 + (CHANNELS_PER_CONNECTION if messages else 0),
-        events_of_canaries=canaries,
-        events_of_wake_ups=wake_ups,
+        realtime_connections=workers * (LISTENER_CONNECTIONS + publishers) + fleet.running,
+        channels=1 + (CHANNELS_PER_CONNECTION if questions else 0),
+        events_of_probes=probes,
+        events_of_wakeups=wakeups,
         events_of_rows=rows,
         events_of_deltas=deltas,
         deltas_wanted=wanted,
-        delta_seconds=fleet.in_hand * EVENTS_PER_DELTA / deltas if deltas else 0.0,
+        delta_seconds=fleet.running * EVENTS_PER_DELTA / deltas if deltas else 0.0,
     )
 
 
 def _claims_of_one(fleet: Fleet, costs: Costs) -> float:
-    """Claims a second of one worker: woken at once, woken later, or else by a due lease or the sweep."""
+    """Claims a second of one worker: woken at once or staggered, or else because a lease or a sweep is due."""
     prompt_share = min(1.0, PROMPT_WORKERS / fleet.workers)
     call = fleet.call_seconds + costs.claim_one.seconds
-    at_once = coalesced(fleet.messages * prompt_share, call)
-    put_off = fleet.messages * (1 - prompt_share)
-    later = 1 / (1 / put_off + LATER_SECONDS[0]) if put_off else 0.0
+    prompt = coalesced(fleet.questions * prompt_share, call)
+    staggered = fleet.questions * (1 - prompt_share)
+    later = 1 / (1 / staggered + STAGGER_SECONDS[0]) if staggered else 0.0
     if not fleet.utilisation:
-        floor = 1 / (fleet.sweep_seconds * 0.95)  # jittered by a tenth
+        floor = 1 / (fleet.sweep_seconds * 0.95)  # the interval has a jitter of a tenth
     elif fleet.workers > 1:
-        floor = 1 / (fleet.lease_seconds * EARLIEST_LEASE_END)  # when another's lease would end
+        floor = 1 / (fleet.lease_seconds * EARLIEST_LEASE_END)  # when another worker's lease would end
     else:
         floor = 1 / fleet.lease_seconds
-    return max(min(at_once + later, 1 / call), floor)
+    return max(min(prompt + later, 1 / call), floor)
 
 
 def _batch(one: Cost, many: Cost, items: float, calls: float) -> Cost:
-    """Of a call that carries so many items on average."""
+    """The cost of a call when `calls` of them carry `items` jobs."""
     if not calls:
         return one
     return one.toward(many, max(0.0, items / calls - 1) / (MANY - 1))
-
-
-def _outboxes(in_hand: int) -> int:
-    return max(1, math.ceil(in_hand / CHANNELS_PER_CONNECTION))

@@ -1,8 +1,8 @@
-"""`python -m bench.growth`: what a reply costs when there is more of something, and what of it grows.
+"""`python -m bench.growth`: what a reply costs when there is more of something, and which figures grow with it.
 
-Four series: messages in the tables, sessions, workers, streams at once. Each size is measured in a few rounds, and a
-figure is their median. It prints a table and a line about every figure that grows, and writes bench/out/growth.json
-and a plot a series.
+The series are messages in the tables, sessions, workers, concurrent streams, and minutes of even load. Each size is
+measured in a few rounds; a figure is their median. The program prints a table and a line for each figure, and writes
+bench/out/growth.json and a plot for each series.
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench import backlog
-from bench.backlog import Database
-from bench.growth_report import Level, document, table
+from bench import database, growth_report, report
+from bench.database import Database, configure, one_row, wal_bytes
+from bench.growth_report import Level
 from bench.meter import Meter, Round
-from bench.processes import ROOT, Failed
-from bench.world import PACES, Project, World, heard_of, unique
+from bench.processes import OUT, ROOT, Failed
+from bench.world import PACES, Project, World, first_delta, progress, reply_ended, unique
 from tests.support.users import Ear, Person
 
-OUT = ROOT / "bench" / "out"
 HISTORY = (1_000, 10_000, 100_000, 1_000_000)
 SESSIONS = (1, 10, 100, 1_000, 10_000)
 WORKERS = (1, 2, 4, 8)
 STREAMS = (1, 8, 64, 256, 512)
-QUICK = {"history": HISTORY[:3], "sessions": SESSIONS[:3], "workers": WORKERS[:2], "streams": STREAMS[:3]}
+MINUTES = (5, 10, 20, 30)
 ROUNDS = 3
 ASKED = 20  # questions a round, one after the other
-WARM = 150  # sessions asked in before: more than a connection has channels
+WARM = 150  # sessions that are asked in before: more than a connection has channels
 LISTENED = 40  # of the streams have a subscriber
-ARRIVE_SECONDS = 2.0  # over which the questions of many streams come
-STREAMED = "tokens=40 delay=0.1"  # 512 streams at 80 tokens a second are more than the demo model can say
-SETTLE_SECONDS = 0.6  # until postgres_changes has told of a question too
+ARRIVE_SECONDS = 2.0  # over which the questions of many streams arrive
+STREAMED = "tokens=40 delay=0.1"  # 512 streams at 80 tokens a second are more than the demo model can send
+SETTLE_SECONDS = 0.6  # until postgres_changes has delivered a question, too
 REPLY = "tokens=20"
+CONVERSATIONS = 12  # at once, under even load
+EXCHANGES = 5  # a conversation: then the next one begins in a new session
+TOKENS = (80, 400)  # of a reply under even load: 1.3 s to 5.3 s
 
 
 async def history(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
@@ -49,27 +51,31 @@ async def history(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
     async with world.person(project) as person, project.database() as db:
         stored = 0
         for size in sizes:
-            # nobody follows what is filled in
+            # the rows that are filled in are not published
             await db.execute("alter publication supabase_realtime drop table public.messages")
-            await backlog.finished(db, person.id, size // 2, a_session=size // 2)
-            await backlog.finished(db, person.id, size // 2 - stored)
+            await database.add_finished(db, person.id, size // 2, per_session=size // 2)
+            await database.add_finished(db, person.id, size // 2 - stored)
             await db.execute("alter publication supabase_realtime add table public.messages")
             await db.execute("vacuum analyze public.messages")
             stored = size
-            cursor = await db.execute("select id::text from public.sessions order by last_ordinal desc limit 1")
-            (session,) = [row["id"] for row in await cursor.fetchall()]
+            row = await one_row(db, "select id::text from public.sessions order by last_ordinal desc limit 1")
+            session = row["id"]
             async with _metered(world, project, db) as meter:
-                ear = await person.listen(f"session:{session}")
-                await _in_turn(person, {session: ear}, [session] * 5)
-                rounds = [
-                    await _round(meter, _in_turn(person, {session: ear}, [session] * ASKED)) for _ in range(ROUNDS)
-                ]
-                yield Level(size, rounds, {"WAL after a checkpoint": await _after_checkpoint(db, person, ear, session)})
+                ears = {session: await person.listen(f"session:{session}")}
+                await _in_turn(person, ears, [session] * 5)
+                rounds = [await _round(meter, _in_turn(person, ears, [session] * ASKED)) for _ in range(ROUNDS)]
+                # every page is now written whole when it is touched for the first time
+                await configure(db, full_page_writes="on")
+                await db.execute("checkpoint")
+                before = await wal_bytes(db)
+                await _in_turn(person, ears, [session] * ASKED)
+                written = (await wal_bytes(db) - before) / 1000 / ASKED
+                yield Level(size, rounds, {"WAL after a checkpoint": written})
         await db.execute("truncate public.sessions cascade")
 
 
 async def sessions(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
-    """Sessions that ask by chance. A worker keeps 90 channels a connection: beyond, a reply joins one first."""
+    """Sessions, asked in at random. A worker keeps 90 channels a connection; beyond that, a reply first joins one."""
     project, random = await world.project(), Random(1)
     for size in sizes:
         async with (
@@ -77,22 +83,20 @@ async def sessions(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
             project.database() as db,
             _metered(world, project, db) as meter,
         ):
-            all_ = await backlog.open_sessions(db, person.id, size)
+            all_ = await database.open_sessions(db, person.id, size)
             chosen = random.sample(all_, min(size, ROUNDS * ASKED))
             ears = {session: await person.listen(f"session:{session}") for session in chosen}
-            # whoever asks below comes first and is pushed out again, if there are more than channels
-            warm = chosen + random.sample(all_, min(size, WARM))
-            for session in warm:
-                await backlog.only_done(db, await backlog.ask(db, [(session, unique("tokens=4"))]))
+            # the sessions asked in below come first: if there are more than channels, theirs are left again
+            for session in chosen + random.sample(all_, min(size, WARM)):
+                await database.replies_done(db, await database.ask(db, [(session, unique("tokens=4"))]))
             asking = [session for _ in range(ROUNDS * ASKED) for session in chosen][: ROUNDS * ASKED]
             parts = [asking[at : at + ASKED] for at in range(0, len(asking), ASKED)]
-            rounds = [await _round(meter, _in_turn(person, ears, part)) for part in parts]
-            yield Level(size, rounds)
+            yield Level(size, [await _round(meter, _in_turn(person, ears, part)) for part in parts])
             await db.execute("truncate public.sessions cascade")
 
 
 async def workers(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
-    """Workers that all hear of the same question."""
+    """Workers that are all woken by the same question."""
     project = await world.project()
     for size in sizes:
         async with (
@@ -100,36 +104,66 @@ async def workers(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
             project.database() as db,
             _metered(world, project, db, workers=size) as meter,
         ):
-            (session,) = await backlog.open_sessions(db, person.id, 1)
+            (session,) = await database.open_sessions(db, person.id, 1)
             ears = {session: await person.listen(f"session:{session}")}
             await _in_turn(person, ears, [session] * 5)
-            rounds = [
-                await _round(meter, _in_turn(person, ears, [session] * (ASKED // 2), pause=SETTLE_SECONDS))
-                for _ in range(ROUNDS)
-            ]
+            asking = [session] * (ASKED // 2)
+            rounds = [await _round(meter, _in_turn(person, ears, asking, pause=SETTLE_SECONDS)) for _ in range(ROUNDS)]
             yield Level(size, rounds)
 
 
 async def streams(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
-    """Replies at once, at a realistic pace to the first token and 10 a second then; latency beyond the model's."""
+    """Concurrent replies: a realistic delay before the first token, then 10 a second; latency beyond the model's."""
     project = await world.project()
     for size in sizes:
         async with AsyncExitStack() as opened:
             person = await opened.enter_async_context(world.person(project))
             db = await opened.enter_async_context(project.database())
             meter = await opened.enter_async_context(_metered(world, project, db, pace="realistic", concurrency=size))
-            all_ = await backlog.open_sessions(db, person.id, size)
+            all_ = await database.open_sessions(db, person.id, size)
             ears = {session: await person.listen(f"session:{session}") for session in all_[:: -(-size // LISTENED)]}
-            await backlog.only_done(db, await backlog.ask(db, [(session, unique("tokens=4")) for session in all_]))
-            rounds = [await _round(meter, _together(db, ears, all_)) for _ in range(ROUNDS)]
-            yield Level(size, rounds)
+            await database.replies_done(db, await database.ask(db, [(session, unique("tokens=4")) for session in all_]))
+            yield Level(size, [await _round(meter, _together(db, ears, all_)) for _ in range(ROUNDS)])
 
 
-SERIES: dict[str, tuple[Callable[[World, Sequence[int]], AsyncIterator[Level]], Sequence[int]]] = {
-    "history": (history, HISTORY),
-    "sessions": (sessions, SESSIONS),
-    "workers": (workers, WORKERS),
-    "streams": (streams, STREAMS),
+async def minutes(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
+    """Minutes of even load: 12 conversations on two workers, 80 tokens a second; latency beyond the model's."""
+    project = await world.project()
+    async with (
+        world.person(project) as person,
+        project.database() as db,
+        _metered(world, project, db, workers=2, pace="realistic", concurrency=CONVERSATIONS) as meter,
+    ):
+        waits: list[float] = []
+        tasks = [asyncio.create_task(_converse(person, db, waits, number)) for number in range(CONVERSATIONS)]
+
+        async def load(length: float) -> tuple[int, list[float]]:
+            """Let the conversations go on for a while; raises what broke one of them."""
+            waits.clear()
+            done, _ = await asyncio.wait(tasks, timeout=length * 60, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            return len(waits), waits.copy()
+
+        try:
+            passed = sizes[0] / 2
+            await load(passed)  # caches and channels fill
+            for size in sizes:
+                yield Level(size, [await _round(meter, load((size - passed) / ROUNDS)) for _ in range(ROUNDS)])
+                passed = size
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# Each series with its sizes, and those of a quick run.
+SERIES: dict[str, tuple[Callable[[World, Sequence[int]], AsyncIterator[Level]], Sequence[int], Sequence[int]]] = {
+    "history": (history, HISTORY, HISTORY[:3]),
+    "sessions": (sessions, SESSIONS, SESSIONS[:3]),
+    "workers": (workers, WORKERS, WORKERS[:2]),
+    "streams": (streams, STREAMS, STREAMS[:3]),
+    "minutes": (minutes, MINUTES, (1, 2)),
 }
 
 
@@ -137,10 +171,7 @@ SERIES: dict[str, tuple[Callable[[World, Sequence[int]], AsyncIterator[Level]], 
 async def _metered(
     world: World, project: Project, db: Database, *, workers: int = 1, pace: str = "no delay", concurrency: int = 32
 ) -> AsyncIterator[Meter]:
-    """Workers behind a counting proxy, which do not sweep: that goes by the clock and not by the reply.
-
-    Whole pages in the log after a checkpoint go by the clock, too, and are left out.
-    """
+    """Workers behind a counting proxy, without sweeps and full-page images: those depend on the clock."""
     model = await world.model(pace)
     async with AsyncExitStack() as opened:
         proxy = await opened.enter_async_context(world.counted(project))
@@ -150,14 +181,9 @@ async def _metered(
             )
             for _ in range(workers)
         ]
-        await _whole_pages(db, "off")
+        await configure(db, full_page_writes="off")
         yield Meter(project, programs, proxy, db)
-        await _whole_pages(db, "on")
-
-
-async def _whole_pages(db: Database, value: str) -> None:
-    await db.execute(f"alter system set full_page_writes = {value}")
-    await db.execute("select pg_reload_conf()")
+        await configure(db, full_page_writes="on")
 
 
 async def _round(meter: Meter, work: Awaitable[tuple[int, list[float]]]) -> Round:
@@ -169,70 +195,72 @@ async def _round(meter: Meter, work: Awaitable[tuple[int, list[float]]]) -> Roun
 async def _in_turn(
     person: Person, ears: dict[str, Ear], asking: Sequence[str], *, pause: float = 0.0
 ) -> tuple[int, list[float]]:
-    """Ask in these sessions, one after the other; give milliseconds to the first words."""
+    """Ask in these sessions one after the other; returns milliseconds to the first words."""
     waits = []
     for session in asking:
         ear, began = ears[session], time.monotonic()
-        message_id = await person.ask(session, unique(REPLY))
-        await heard_of(ear, "delta", reply_to=message_id)
-        waits.append((_heard(ear, message_id) - began) * 1000)
-        await heard_of(ear, "message", reply_to=message_id, status="done")
+        question = await person.ask(session, unique(REPLY))
+        waits.append((await first_delta(ear, question) - began) * 1000)
+        await reply_ended(ear, question)
         await asyncio.sleep(pause)
     return len(asking), waits
 
 
 async def _together(db: Database, ears: dict[str, Ear], all_: Sequence[str]) -> tuple[int, list[float]]:
-    """Ask in every session within ARRIVE_SECONDS; give milliseconds to the first words where somebody listens."""
+    """Ask in every session within ARRIVE_SECONDS; returns milliseconds to the first words of each subscriber."""
     steps = min(len(all_), 20)
     asked: dict[str, tuple[str, float]] = {}
     due = time.monotonic()
     for step in range(steps):
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         due += ARRIVE_SECONDS / steps
-        # in the order that `ask` inserts them, so that the ids fit
+        # in the order of `ask`, to match the ids
         part, began = sorted(all_[step::steps]), time.monotonic()
-        ids = await backlog.ask(db, [(session, unique(STREAMED)) for session in part])
-        asked |= {session: (message_id, began) for session, message_id in zip(part, ids, strict=True)}
-    await backlog.only_done(db, [message_id for message_id, _ in asked.values()])
+        ids = await database.ask(db, [(session, unique(STREAMED)) for session in part])
+        asked |= {session: (question, began) for session, question in zip(part, ids, strict=True)}
+    await database.replies_done(db, [question for question, _ in asked.values()])
     waits = []
     for session, ear in ears.items():
-        message_id, began = asked[session]
-        await heard_of(ear, "message", reply_to=message_id, status="done")
-        waits.append((_heard(ear, message_id) - began - PACES["realistic"][0]) * 1000)
+        question, began = asked[session]
+        await reply_ended(ear, question)
+        waits.append((await first_delta(ear, question) - began - PACES["realistic"][0]) * 1000)
     return len(all_), waits
 
 
-def _heard(ear: Ear, message_id: str) -> float:
-    return next(
-        at
-        for (event, payload), at in zip(ear.heard, ear.times, strict=True)
-        if event == "delta" and payload["reply_to"] == message_id
-    )
-
-
-async def _after_checkpoint(db: Database, person: Person, ear: Ear, session: str) -> float:
-    """WAL of a reply, in kB, when every page that it touches goes whole into the log."""
-    await _whole_pages(db, "on")
-    await db.execute("checkpoint")
-    before = await _written(db)
-    count, _ = await _in_turn(person, {session: ear}, [session] * ASKED)
-    return (await _written(db) - before) / 1000 / count
-
-
-async def _written(db: Database) -> float:
-    cursor = await db.execute("select (pg_current_wal_insert_lsn() - '0/0')::float8 as bytes")
-    row: Any = await cursor.fetchone()
-    return float(row["bytes"])
+async def _converse(person: Person, db: Database, waits: list[float], number: int) -> None:
+    """One conversation after the other, until cancelled; raises `Failed` if a delta of a reply is missing."""
+    random = Random(number)
+    await asyncio.sleep(number * 0.25)
+    left = ""
+    while True:
+        (session,) = await database.open_sessions(db, person.id, 1)
+        ear = await person.listen(f"session:{session}")
+        # not earlier: without any channel the client closes its socket
+        if (channel := person.client.realtime.channels.get(f"realtime:session:{left}")) is not None:
+            await person.client.remove_channel(channel)
+        left = session
+        for _ in range(EXCHANGES):
+            began = time.monotonic()
+            question = await person.ask(session, unique(f"tokens={random.randint(*TOKENS)}"))
+            first = await first_delta(ear, question) - began
+            await reply_ended(ear, question)
+            numbers = [delta["seq"] for delta in ear.of("delta", reply_to=question)]
+            if numbers != list(range(1, len(numbers) + 1)):
+                raise Failed(f"a reply has a gap in its deltas: {numbers}")
+            waits.append((first - PACES["realistic"][0]) * 1000)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code: 0, or 2 if something could not be measured."""
-    parser = argparse.ArgumentParser(prog="python -m bench.growth", description="What grows with what.")
-    parser.add_argument("--only", nargs="+", choices=SERIES, default=list(SERIES), help="these series alone")
+    """Run the command line; returns the exit code: 0, or 2 if a series failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description="Measure which costs grow with what.")
+    parser.add_argument(
+        "--only", nargs="+", choices=SERIES, default=[name for name in SERIES if name != "minutes"],
+        help="only these series; `minutes`, half an hour, runs only if named",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="the smaller sizes")
-    parser.add_argument("--json", type=Path, default=OUT / "growth.json", metavar="FILE")
-    parser.add_argument("--docs", action="store_true", help="write tables and plots to docs/performance.md, too")
-    parser.add_argument("--again", action="store_true", help="show and draw what FILE holds; measure nothing")
+    parser.add_argument("--json", type=Path, default=OUT / "growth.json", metavar="FILE", help="results file")
+    parser.add_argument("--docs", action="store_true", help="also update docs/performance.md and its plots")
+    parser.add_argument("--again", action="store_true", help="show the results in FILE without measuring")
     options = parser.parse_args(arguments)
     found: dict[str, list[dict[str, Any]]] = json.loads(options.json.read_text()) if options.json.exists() else {}
     failed: list[str] = []
@@ -244,15 +272,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             shutil.rmtree(OUT / "growth" / "data", ignore_errors=True)
     series = {name: [Level.read(level) for level in found[name]] for name in SERIES if name in found}
-    for name, levels in series.items():
-        print(f"\n{name}: {(SERIES[name][0].__doc__ or '').strip()}\n\n{table(levels)}")
+    titled = {name: ((SERIES[name][0].__doc__ or "").strip(), levels) for name, levels in series.items()}
+    for name, (what, levels) in titled.items():
+        print(f"\n{name}: {what}\n\n{growth_report.terminal(name, levels)}")
     from bench import plots  # matplotlib takes a second to import
 
     for folder in (OUT, *([ROOT / "docs" / "images"] if options.docs else [])):
         for name, levels in series.items():
-            plots.growth(name, [level.shown() for level in levels], folder)
+            plots.growth(name, [{"size": level.size, **level.figures()} for level in levels], folder)
     if options.docs:
-        document({name: ((SERIES[name][0].__doc__ or "").strip(), levels) for name, levels in series.items()})
+        report.replace("growth", growth_report.page(titled))
     if failed:
         print(f"could not be measured: {', '.join(failed)}", file=sys.stderr)
     return 2 if failed else 0
@@ -261,35 +290,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _measure(
     names: Sequence[str], file: Path, found: dict[str, list[dict[str, Any]]], *, quick: bool
 ) -> list[str]:
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
-
+    say = progress()
     failed = []
     shutil.rmtree(OUT / "growth", ignore_errors=True)
     for name in names:
-        run, sizes = SERIES[name]
+        run, full, smaller = SERIES[name]
         levels: list[dict[str, Any]] = []
         say(f"{name} …")
         try:
             async with World(OUT / "growth" / name, quick=quick, say=say) as world:
-                async for level in run(world, QUICK[name] if quick else sizes):
+                async for level in run(world, smaller if quick else full):
                     levels.append(level.record())
-                    said = ", ".join(f"{what} {value:.3g}" for what, value in level.shown().items())
-                    say(f"  {said}")
+                    shown = ", ".join(f"{what} {value:.3g}" for what, value in level.figures().items())
+                    say(f"  {level.size:,}: {shown}")
         except (Failed, TimeoutError) as error:
             say(f"  ✗ {name} could not be measured: {error or type(error).__name__}")
             failed.append(name)
         if levels:
             found[name] = levels
-            _write(file, found)
+            report.save(file, found)
     return failed
-
-
-def _write(file: Path, found: dict[str, list[dict[str, Any]]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

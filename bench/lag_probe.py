@@ -1,7 +1,7 @@
-"""How late the event loop is: a timer every 10 ms that notes by how much it was missed.
+"""Event loop lag: a timer every 10 ms that records how late it fires.
 
-As a module named in BRIDGE_HANDLERS it watches a worker from inside: the worker imports it with its loop running, and
-it prints a line of JSON with the lags of every second (in seconds) to standard output.
+Named in BRIDGE_HANDLERS, this module measures a worker from inside: the worker imports it with its loop running, and
+it prints a line of JSON with the lags of each second (in seconds) to standard output.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Probe:
         self.lags: list[float] = []
 
     async def run(self) -> None:
-        """Note by how much each timer was late."""
+        """Record how late each timer fires."""
         while True:
             due = time.perf_counter() + PERIOD_SECONDS
             await asyncio.sleep(PERIOD_SECONDS)

@@ -1,23 +1,25 @@
-"""What a round of replies cost: CPU of workers and project, REST calls, write-ahead log, memory."""
+"""What a round of replies costs: CPU of workers and project, REST calls, write-ahead log, memory."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
-from bench.backlog import Database
 from bench.counting import CountingProxy
+from bench.database import Database, wal_bytes
 from bench.processes import Program
 from bench.world import Project
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round, each cost a reply: `latencies` and CPU in milliseconds, `wal` in kB; `memory` of all workers in MB."""
+    """The costs of one round. `latencies` in ms; CPU (ms), calls and `wal` (kB) per reply; `memory` of all workers, MB.
+
+    `project_cpu` and `calls` are split by part and by path.
+    """
 
     latencies: list[float]
     worker_cpu: float
@@ -28,7 +30,7 @@ class Round:
 
 
 class Meter:
-    """Between `start` and `stop` it measures what these workers and this project spend."""
+    """Measures what workers and a project spend between `start` and `stop`."""
 
     def __init__(self, project: Project, workers: list[Program], proxy: CountingProxy, db: Database) -> None:
         self._project = project
@@ -43,11 +45,11 @@ class Meter:
         """Begin a round."""
         self._calls = self._proxy.counts.copy()
         self._parts = self._project.cpu()
-        self._cpu, self._wal = self._worker_cpu(), await self._written()
+        self._cpu, self._wal = self._worker_cpu(), await wal_bytes(self._db)
 
     async def stop(self, replies: int, latencies: list[float]) -> Round:
-        """End it; so many replies came."""
-        wal = await self._written() - self._wal
+        """End a round of this many replies."""
+        wal = await wal_bytes(self._db) - self._wal
         return Round(
             latencies,
             (self._worker_cpu() - self._cpu) / replies * 1000,
@@ -59,8 +61,3 @@ class Meter:
 
     def _worker_cpu(self) -> float:
         return sum(worker.cpu() for worker in self._workers)
-
-    async def _written(self) -> float:
-        cursor = await self._db.execute("select (pg_current_wal_insert_lsn() - '0/0')::float8 as bytes")
-        row: Any = await cursor.fetchone()
-        return float(row["bytes"])

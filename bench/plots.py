@@ -1,9 +1,9 @@
-"""The plots of a run, as SVG: distributions, and figures against concurrency and size."""
+"""Plots of the results, as SVG: distributions, and figures by concurrency and by size."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,58 +14,36 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-SIZE = (7.2, 3.6)  # inches
-# after Okabe and Ito: can be told apart by everybody
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DISTRIBUTIONS = {
-    "insert to start": ("bench-wakeup.svg", "From the insert to the worker's start", "milliseconds"),
-    "question to first words": ("bench-latency.svg", "From the question to the first words", "milliseconds"),
-    "event loop lag": ("bench-lag.svg", "How late the event loop is, 256 streams", "milliseconds"),
-}
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: safe for colour blindness
+STYLE: Any = {
+    "svg.hashsalt": "bench", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True,
+}  # fmt: skip
 
 
 def draw(series: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw what there is in `series` into `folder`; give the files."""
-    _style()
-    folder.mkdir(parents=True, exist_ok=True)
+    """Draw the series of rows into `folder`; returns the files."""
     files = []
-    for name, (file, title, unit) in DISTRIBUTIONS.items():
+    for name, (file, title, label, paint) in PLOTS.items():
         if name in series:
-            files.append(_save(folder / file, title, lambda axes, n=name, u=unit: _distributions(axes, series[n], u)))
-    for name, file, label in (
-        ("replies a second", "bench-throughput.svg", "replies a second"),
-        ("CPU a reply", "bench-cpu.svg", "CPU a reply, milliseconds"),
-    ):
-        if name in series:
-            title = f"{name[0].upper()}{name[1:]}, 100 tokens each, against replies at once"
-            files.append(_save(folder / file, title, lambda axes, n=name, u=label: _levels(axes, series[n], u)))
-    if "claim" in series:
-        files.append(_save(folder / "bench-claim.svg", "A claim of one job", lambda axes: _bars(axes, series["claim"])))
+            mpl.rcParams.update(STYLE)
+            figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+            axes.set(**{"ylabel" if paint is _levels else "xlabel": label})
+            paint(axes, series[name])
+            axes.set_title(title, loc="left", fontweight="bold")
+            files.append(_write(figure, folder / f"bench-{file}.svg"))
     return files
 
 
-def _style() -> None:
-    mpl.rcParams.update(
-        {"svg.hashsalt": "bench", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
-         "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True}
-    )  # fmt: skip
-
-
-def _written(figure: Figure, file: Path) -> Path:
+def _write(figure: Figure, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
     figure.patch.set_facecolor("white")
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
     return file
 
 
-def _save(file: Path, title: str, paint: Any) -> Path:
-    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
-    paint(axes)
-    axes.set_title(title, loc="left", fontweight="bold")
-    return _written(figure, file)
-
-
-def _distributions(axes: Axes, by_name: Mapping[str, Sequence[float]], unit: str) -> None:
+def _distributions(axes: Axes, by_name: Mapping[str, Sequence[float]]) -> None:
     """The share of samples at or below each value, on a logarithmic axis."""
     shown = {name: samples for name, samples in by_name.items() if ", with the request" not in name}
     for colour, (name, samples) in zip(COLOURS, shown.items(), strict=False):
@@ -74,64 +52,47 @@ def _distributions(axes: Axes, by_name: Mapping[str, Sequence[float]], unit: str
         median = statistics.median(samples)
         axes.step(ordered, shares, where="post", color=colour, label=f"{name} (median {median:.3g})")
     axes.set_xscale("log")
-    axes.set_xlabel(unit)
     axes.set_ylabel("% of samples")
     axes.set_ylim(0, 101)
     axes.legend(frameon=False, loc="best")
 
 
-def _levels(axes: Axes, by_name: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> None:
-    """Medians with their ends, against how many are at once."""
+def _levels(axes: Axes, by_name: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Medians with their extremes, by concurrency."""
     for colour, (name, levels) in zip(COLOURS, by_name.items(), strict=False):
         at = sorted(int(level) for level in levels)
-        medians = [statistics.median(levels[str(level)]) for level in at]
-        low = [min(levels[str(level)]) for level in at]
-        high = [max(levels[str(level)]) for level in at]
-        axes.plot(at, medians, marker="o", color=colour, label=name)
-        axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+        each = [levels[str(level)] for level in at]
+        axes.plot(at, [statistics.median(one) for one in each], marker="o", color=colour, label=name)
+        axes.fill_between(at, [min(one) for one in each], [max(one) for one in each], color=colour, alpha=0.15, lw=0)
         axes.set_xticks(at, [str(level) for level in at])
     axes.set_xlabel("replies at once")
-    axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="best")
 
 
 def _bars(axes: Axes, by_name: Mapping[str, Sequence[float]]) -> None:
     """Medians with their quartiles."""
-    names = list(by_name)
-    medians = [statistics.median(by_name[name]) for name in names]
-    quartiles = [statistics.quantiles(by_name[name], n=4) for name in names]
-    errors = [[m - q[0] for m, q in zip(medians, quartiles, strict=True)],
-              [q[2] - m for m, q in zip(medians, quartiles, strict=True)]]  # fmt: skip
-    axes.barh(names, medians, xerr=errors, color=COLOURS[0], height=0.6, error_kw={"elinewidth": 1})
+    quartiles = [statistics.quantiles(samples, n=4) for samples in by_name.values()]
+    medians = [median for _, median, _ in quartiles]
+    errors = [[median - first for first, median, _ in quartiles], [third - median for _, median, third in quartiles]]
+    axes.barh(list(by_name), medians, xerr=errors, color=COLOURS[0], height=0.6, error_kw={"elinewidth": 1})
     axes.invert_yaxis()
-    axes.set_xlabel("milliseconds")
 
 
-def steady(samples: Sequence[Mapping[str, float | None]], units: Mapping[str, str], folder: Path) -> Path:
-    """All that was watched over time, each in its own small plot from zero."""
-    _style()
-    folder.mkdir(parents=True, exist_ok=True)
-    at = [sample["minutes"] for sample in samples]
-    figure, grid = plt.subplots(
-        (len(units) + 2) // 3, 3, figsize=(9, 1.5 * ((len(units) + 2) // 3)), layout="constrained"
-    )
-    for axes in grid.flat[len(units) :]:
-        axes.set_visible(False)
-    for axes, (name, unit) in zip(grid.flat, units.items(), strict=False):
-        axes.plot(at, [sample[name] for sample in samples], color=COLOURS[0], linewidth=0.9)
-        axes.set_title(f"{name}{f', {unit}' if unit else ''}", loc="left", fontsize=8)
-        axes.set_ylim(bottom=min(0.0, *(sample[name] or 0.0 for sample in samples)))
-        axes.tick_params(labelsize=7)
-    for axes in grid.flat[max(0, len(units) - 3) : len(units)]:
-        axes.set_xlabel("minutes", fontsize=8)
-    return _written(figure, folder / "bench-steady.svg")
+# Each series of a row with its file, title, label and kind of plot.
+PLOTS: dict[str, tuple[str, str, str, Callable[[Axes, Any], None]]] = {
+    "insert to start": ("wakeup", "From the insert to the worker's start", "milliseconds", _distributions),
+    "question to first words": ("latency", "From the question to the first words", "milliseconds", _distributions),
+    "event loop lag": ("lag", "Event loop lag with 256 streams", "milliseconds", _distributions),
+    "replies a second": ("throughput", "Replies a second, 100 tokens each", "replies a second", _levels),
+    "CPU a reply": ("cpu", "CPU per reply, 100 tokens each", "CPU per reply, milliseconds", _levels),
+    "claim": ("claim", "A claim of one job", "milliseconds", _bars),
+}
 
 
 def growth(name: str, levels: Sequence[Mapping[str, float]], folder: Path) -> Path:
-    """A series' figures against its size, both logarithmic."""
-    _style()
-    folder.mkdir(parents=True, exist_ok=True)
+    """The figures of a series by its size, both axes logarithmic."""
+    mpl.rcParams.update(STYLE)
     sizes = [level["size"] for level in levels]
     panels = {
         "first delta, ms": ("first delta p50", "first delta p95"),
@@ -149,10 +110,10 @@ def growth(name: str, levels: Sequence[Mapping[str, float]], folder: Path) -> Pa
         axes.set_xscale("log")
         axes.set_yscale("log")
         low, high = axes.get_ylim()
-        axes.set_ylim(min(low, high / 10), max(high, low * 10))  # at least a decade: noise is to look like noise
+        axes.set_ylim(min(low, high / 10), max(high, low * 10))  # at least a decade, so that noise stays small
         axes.set_title(title, loc="left", fontsize=8)
         axes.set_xlabel(name, fontsize=8)
         axes.tick_params(labelsize=7)
         if len(axes.lines) > 1:
             axes.legend(frameon=False, fontsize=7)
-    return _written(figure, folder / f"bench-growth-{name}.svg")
+    return _write(figure, folder / f"bench-growth-{name}.svg")

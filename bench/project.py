@@ -1,7 +1,7 @@
-"""`python -m bench.project`: the embedded Supabase in a process of its own, with the baselines' tables.
+"""`python -m bench.project`: the embedded Supabase in a process of its own, with the tables of the baselines.
 
-It greets with a line of JSON: `ready`, its `environment`, `admin_url` and `control`, where `/events` tells how many
-events Realtime has counted, sampled every 0.1 s.
+It prints a line of JSON with `ready`, `environment`, `admin_url` and `control`. `GET /events` on `control` returns
+samples of Realtime's event counter, one every 0.1 s.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
-import signal
 import time
 from collections import deque
 from pathlib import Path
@@ -18,20 +16,18 @@ from pathlib import Path
 import psycopg
 from aiohttp import web
 
+from bench.processes import serve
 from devstack.stack import Stack
 
 SCHEMA = Path(__file__).parent / "baselines" / "schema.sql"
 SAMPLE_SECONDS = 0.1
 
 
-async def serve(data: Path, polling: tuple[float, float], realtime: bool) -> None:
-    """Run it until SIGTERM. Without `realtime` nothing follows the log: for tables filled by the million."""
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+async def run(data: Path, polling: tuple[float, float], realtime: bool) -> None:
+    """Run it until SIGTERM. Without `realtime` nothing decodes the log: for tables with a million rows."""
     async with Stack(data, 0, polling_delay=polling) as stack:
         async with await psycopg.AsyncConnection.connect(stack.admin_url, autocommit=True) as connection:
-            # a benchmark asks more in a second than a person in an hour
+            # a benchmark sends more questions in a second than a user may in an hour
             await connection.execute("update bridge.limits set value = null where name not like '%bytes'")
         async with await psycopg.AsyncConnection.connect(
             stack.environment["SUPABASE_DB_URL"], autocommit=True
@@ -42,32 +38,15 @@ async def serve(data: Path, polling: tuple[float, float], realtime: bool) -> Non
             await stack.realtime.stop()
         samples: deque[tuple[float, int]] = deque(maxlen=100_000)
         sampler = asyncio.create_task(_sample(stack, samples))
-        app = web.Application()
 
         async def events(request: web.Request) -> web.Response:
             since = float(request.query.get("since", "0"))
             return web.json_response([sample for sample in samples if sample[0] >= since])
 
-        app.router.add_get("/events", events)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        print(
-            json.dumps(
-                {
-                    "ready": True,
-                    "environment": stack.environment,
-                    "admin_url": stack.admin_url,
-                    "control": f"http://127.0.0.1:{runner.addresses[0][1]}",
-                }
-            ),
-            flush=True,
-        )
-        await stopped.wait()
+        await serve("/events", events, environment=stack.environment, admin_url=stack.admin_url)
         sampler.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sampler
-        await runner.cleanup()
 
 
 async def _sample(stack: Stack, samples: deque[tuple[float, int]]) -> None:
@@ -76,16 +55,11 @@ async def _sample(stack: Stack, samples: deque[tuple[float, int]]) -> None:
         await asyncio.sleep(SAMPLE_SECONDS)
 
 
-def main() -> None:
-    """Read the command line and serve."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.project")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--polling", type=float, nargs=2, default=(0.1, 0.5), metavar=("BUSY", "IDLE"))
     parser.add_argument("--no-realtime", action="store_true")
     options = parser.parse_args()
     busy, idle = options.polling
-    asyncio.run(serve(options.data, (busy, idle), not options.no_realtime))
-
-
-if __name__ == "__main__":
-    main()
+    asyncio.run(run(options.data, (busy, idle), not options.no_realtime))

@@ -1,4 +1,4 @@
-"""Filler that compresses like prose: words of a made-up language, common ones more often."""
+"""Filler text that compresses like prose: words of a made-up language, weighted by Zipf's law."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VOCABULARY = 4_000
 
 @cache
 def _vocabulary() -> tuple[list[str], list[float]]:
-    """Words and their weights, by Zipf's law."""
+    """The words and their weights."""
     chosen = random.Random(SEED)
     syllables = [first + vowel for first in "bcdfghklmnprstvw" for vowel in ("a", "e", "i", "o", "u", "an", "er", "is")]
     found = ["".join(chosen.choices(syllables, k=chosen.choice((1, 1, 2, 2, 3)))) for _ in range(VOCABULARY)]
@@ -19,7 +19,7 @@ def _vocabulary() -> tuple[list[str], list[float]]:
 
 
 def words(count: int, *, structured: bool) -> list[str]:
-    """So many tokens; with `structured`, the JSON of a reply and one file that holds three quarters of them."""
+    """`count` tokens; with `structured`, JSON of a reply and of one file that holds three quarters of them."""
     vocabulary, weights = _vocabulary()
     tokens = [f"{word} " for word in random.Random(count).choices(vocabulary, weights, k=count)]
     if not structured or count < 4:

@@ -1,25 +1,55 @@
-"""Figures with their bounds, and how they are shown: a table in the terminal, and JSON."""
+"""Figures with their bounds, and their tables: for the terminal, for a page of docs/, and as JSON."""
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bench.processes import ROOT, Failed
+
 PLOTS = ("wakeup", "latency", "throughput", "cpu", "lag", "claim")
+PERFORMANCE = ROOT / "docs" / "performance.md"
+Sense = Literal["at most", "at least"]
+# The bounds of a full run. A figure without a bound is for information.
+BOUNDS: dict[str, tuple[Sense, float]] = {
+    "wakeup": ("at most", 0.1),
+    "wakeup_without_polling": ("at most", 1.0),
+    "first_delta": ("at most", 2.0),
+    "cancel": ("at most", 200),
+    "replies_a_second": ("at least", 0.5),
+    "cpu_a_reply": ("at most", 2.0),
+    "loop_lag_p99": ("at most", 2.0),
+    "structured_cpu": ("at most", 2.0),
+    "claim, 1,000,000 finished": ("at most", 1.2),
+    "claim, 10,000 queued": ("at most", 1.5),
+    "claim, 1,000 queued in one session": ("at most", 2.0),
+    "claim, 100,000 jobs under one snapshot": ("at most", 3.0),
+    "takeover": ("at most", 7),
+    "idle_requests": ("at most", 20),
+    "claims_for_one_insert": ("at most", 8),
+    "rest_calls_one_reply": ("at most", 16),
+    "transactions_one_reply": ("at most", 16),
+    "rest_calls_one_reply_again": ("at most", 16),
+    "transactions_one_reply_again": ("at most", 16),
+    "rest_calls_64_at_once": ("at most", 2),
+    "transactions_64_at_once": ("at most", 2),
+    "rest_calls_64_at_once_again": ("at most", 2),
+    "transactions_64_at_once_again": ("at most", 2),
+    "wal": ("at most", 1 / 50),
+    "events_a_second": ("at most", 80),
+}
+Rows = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Quartiles of some samples, and their ends."""
+    """Quartiles, highest and number of some samples."""
 
     count: int
-    low: float
     first: float
     median: float
     third: float
@@ -30,9 +60,14 @@ class Spread:
         """The spread of at least one sample."""
         if len(samples) == 1:
             (one,) = samples
-            return cls(1, one, one, one, one, one)
+            return cls(1, one, one, one, one)
         first, median, third = statistics.quantiles(samples, n=4, method="inclusive")
-        return cls(len(samples), min(samples), first, median, third, max(samples))
+        return cls(len(samples), first, median, third, max(samples))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The ends of the middle half."""
+        return self.first, self.third
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
@@ -45,34 +80,39 @@ def percentile(samples: Sequence[float], share: float) -> float:
 class Figure:
     """One figure of a run.
 
-    `value` is what the bound holds for: of most rows a ratio to the baseline (unit `×`). `baseline` is the baseline's
-    own figure, in the unit that `detail` tells, `spread` the quartiles of what `value` was made from.
+    `value` is compared with the bound; in most rows it is a ratio to the baseline (unit `×`). `baseline` is the
+    baseline's own figure, in the unit `detail["unit"]`; `spread` the quartiles behind `value`. `bound` replaces the
+    upper bound in BOUNDS.
     """
 
     name: str
     value: float
     unit: str
-    bound: float | None = None
-    sense: Literal["at most", "at least"] = "at most"
     baseline: float | None = None
     spread: tuple[float, float] | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    bound: float | None = None
+
+    @property
+    def limit(self) -> tuple[Sense, float | None]:
+        """The bound and its sense; None if there is no bound."""
+        return ("at most", self.bound) if self.bound is not None else BOUNDS.get(self.name, ("at most", None))
 
     @property
     def ok(self) -> bool:
-        """Whether the bound is kept; a figure without one is for information."""
-        if self.bound is None:
-            return True
-        return self.value <= self.bound if self.sense == "at most" else self.value >= self.bound
+        """Whether the value is within its bound."""
+        sense, bound = self.limit
+        return bound is None or (self.value <= bound if sense == "at most" else self.value >= bound)
 
     def record(self) -> dict[str, Any]:
-        """The figure as it stands in results.json."""
+        """The figure as written to results.json."""
+        sense, bound = self.limit
         return {
             "name": self.name,
             "value": _short(self.value),
             "unit": self.unit,
-            "bound": self.bound,
-            "sense": self.sense,
+            "bound": bound,
+            "sense": sense,
             "ok": self.ok,
             "baseline": None if self.baseline is None else _short(self.baseline),
             "spread": None if self.spread is None else [_short(end) for end in self.spread],
@@ -82,125 +122,133 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a row brought: its figures, and series for the plots by name."""
+    """The result of a row: its figures, and series for the plots by name."""
 
     figures: list[Figure]
     series: dict[str, Any] = field(default_factory=dict)
 
 
-def ratio(
-    name: str,
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    bound: float | None,
-    *,
-    unit: str,
-    sense: Literal["at most", "at least"] = "at most",
-    **detail: Any,
-) -> Figure:
-    """Medians of ours to theirs; the spread is that of ours over their median. `unit` is that of the samples."""
+def ratio(name: str, ours: Sequence[float], theirs: Sequence[float], *, unit: str, **detail: Any) -> Figure:
+    """Our median over theirs, with the spread of our samples over their median. `unit` is that of the samples."""
     own, other = Spread.of(ours), Spread.of(theirs)
     return Figure(
-        name,
-        own.median / other.median,
-        "×",
-        bound,
-        sense,
-        other.median,
-        (own.first / other.median, own.third / other.median),
+        name, own.median / other.median, "×", other.median, (own.first / other.median, own.third / other.median),
         {
             "ours": own.median,
-            "ours_iqr": [own.first, own.third],
-            "baseline_iqr": [other.first, other.third],
+            "ours_iqr": own.quartiles,
+            "baseline_iqr": other.quartiles,
             "samples": [own.count, other.count],
             "unit": unit,
             **detail,
         },
-    )
+    )  # fmt: skip
 
 
-def write(file: Path, figures: Sequence[Figure]) -> None:
-    """Write results.json."""
+def for_comparison(name: str, samples: Sequence[float], what: str) -> Figure:
+    """The median of an alternative, in milliseconds, without a bound."""
+    spread = Spread.of(samples)
+    return Figure(name, spread.median, "ms", spread=spread.quartiles, detail={"samples": spread.count, "what": what})
+
+
+def slowest(
+    name: str, samples: Sequence[float], unit: str, what: str, bound: float | None = None, **detail: Any
+) -> Figure:
+    """The highest sample."""
+    spread = Spread.of(samples)
+    detail |= {"median": spread.median, "samples": spread.count, "what": what}
+    return Figure(name, spread.high, unit, spread=spread.quartiles, detail=detail, bound=bound)
+
+
+def save(file: Path, found: Any, *, indent: int | None = None) -> None:
+    """Write JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps([figure.record() for figure in figures], indent=1, ensure_ascii=False) + "\n")
+    file.write_text(json.dumps(found, indent=indent, ensure_ascii=False) + "\n")
 
 
-def table(figures: Sequence[Figure]) -> str:
-    """The figures for a terminal, in colour where that can be seen."""
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    rows = [("", "figure", "value", "spread (IQR)", "bound", "baseline", "ours"), *_rows(figures)]
-    lines = columns(rows).splitlines()
-    if not colour:
-        return "\n".join(lines)
-    painted = [f"\x1b[1m{lines[0]}\x1b[0m"]
-    for row, line in zip(rows[1:], lines[1:], strict=True):
-        whole = {"✗": "31;1", "·": "2"}.get(row[0])
-        painted.append(f"\x1b[{whole}m{line}\x1b[0m" if whole else line.replace("✓", "\x1b[32m✓\x1b[0m", 1))
-    return "\n".join(painted)
+def terminal(figures: Sequence[Figure]) -> str:
+    """The figures for a terminal."""
+    return columns(_rows(figures))
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of a table for a terminal, each column as wide as its widest cell."""
+def columns(rows: Rows) -> str:
+    """A table for a terminal, each column as wide as its widest cell."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
+def markdown(rows: Rows, left: int = 1) -> list[str]:
+    """A table for a page: the first `left` columns are text, the others numbers."""
+    head, *rest = (f"| {' | '.join(row)} |" for row in rows)
+    return [head.replace("|  |", "| |", 1), f"|{'---|' * left}{'---:|' * (len(rows[0]) - left)}", *rest]
+
+
 def page(figures: Sequence[Figure], machine: str) -> list[str]:
     """The table for docs/performance.md, with the plots."""
-    lines = [
+    return [
         f"{machine}; {sum(figure.ok for figure in figures)} of {len(figures)} within their bounds.",
         "",
-        "| | figure | value | spread | bound | baseline | ours |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        *markdown(_rows(figures), left=2),
+        "",
+        *(f"- {line}" for line in shares(figures)),
+        "",
+        *(f"![{name}](images/bench-{name}.svg)" for name in PLOTS),
     ]
-    for row in _rows(figures):
-        lines.append(f"| {' | '.join(row)} |")
-    lines += ["", *(f"- {line}" for line in shares(figures)), ""]
-    lines += [f"![{name}](images/bench-{name}.svg)" for name in PLOTS]
-    return lines
+
+
+def replace(section: str, lines: Sequence[str], file: Path = PERFORMANCE) -> None:
+    """Write `lines` between the markers of a section of a page. Raises `Failed` if the markers are missing."""
+    file.write_text(replaced(file.read_text(), section, lines))
+    print(f"wrote {section} to {file.relative_to(ROOT)}")
+
+
+def replaced(text: str, section: str, lines: Sequence[str]) -> str:
+    """`text` with `lines` between `<!-- section -->` and `<!-- /section -->`. Raises `Failed` if they are missing."""
+    begin, end = f"<!-- {section} -->\n", f"<!-- /{section} -->"
+    before, found, rest = text.partition(begin)
+    _, also, after = rest.partition(end)
+    if not (found and also):
+        raise Failed(f"the page has no {begin.strip()} … {end}")
+    return "\n".join([f"{before}{begin}", *lines, "", f"{end}{after}"])
 
 
 def shares(figures: Sequence[Figure]) -> list[str]:
-    """Where the embedded Supabase spends of a reply: a line for each figure that measured it."""
+    """How the CPU of a reply is divided between the worker and the embedded Supabase, if that was measured."""
     lines = []
     for figure in figures:
         parts = figure.detail.get("project_cpu_ms_a_reply")
         if parts and figure.name == "replies_a_second":
             all_ = {"worker": figure.detail["worker_cpu_ms_a_reply"], **parts}
             total = sum(all_.values())
-            said = ", ".join(f"{name} {number(used)} ms ({used / total:.0%})" for name, used in all_.items())
-            lines.append(f"CPU of a reply at {figure.detail['at_once']} at once: {said}")
+            listed = ", ".join(f"{name} {number(used)} ms ({used / total:.0%})" for name, used in all_.items())
+            lines.append(f"CPU of a reply at {figure.detail['at_once']} at once: {listed}")
     return lines
 
 
 def _rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[str, ...]] = [("", "figure", "value", "spread", "bound", "baseline", "ours")]
     for figure in figures:
-        mark = "·" if figure.bound is None else "✓" if figure.ok else "✗"
-        bound = ""
-        if figure.bound is not None:
-            bound = ("≤ " if figure.sense == "at most" else "≥ ") + number(figure.bound)
+        sense, bound = figure.limit
+        mark = "·" if bound is None else "✓" if figure.ok else "✗"
+        limit = "" if bound is None else f"{'≤' if sense == 'at most' else '≥'} {number(bound)}"
         spread = "" if figure.spread is None else f"{number(figure.spread[0])} … {number(figure.spread[1])}"
         unit = figure.detail.get("unit", "")
         baseline = "" if figure.baseline is None else f"{number(figure.baseline)} {unit}"
         ours = f"{number(figure.detail['ours'])} {unit}" if "ours" in figure.detail else ""
-        rows.append((mark, figure.name, f"{number(figure.value)} {figure.unit}", spread, bound, baseline, ours))
+        rows.append((mark, figure.name, f"{number(figure.value)} {figure.unit}", spread, limit, baseline, ours))
     return rows
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Three significant digits."""
     if value == 0:
         return "0"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _short(value: Any) -> Any:
-    """Floats with five digits, also inside lists and mappings."""
+    """Floats with five significant digits, also inside lists and mappings."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):

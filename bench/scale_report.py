@@ -1,36 +1,35 @@
-"""The tables of `bench/scale.py`: what calls cost, what fleets ask for, and what is full first."""
+"""The tables of `bench/scale.py`: what calls cost, what fleets ask for, and which limit they reach first."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from bench.fleet import PLANS, TEAM, Costs, Fleet, Limits, Load, Reply, load
-from bench.report import columns, number
+from bench.report import markdown, number
 
 WORKERS = (1, 10, 100, 1_000)
-# The shares of all slots that are taken: nobody asks, a quiet hour, a busy one.
-UTILISATIONS = {"idle": 0.0, "a tenth of the slots taken": 0.1, "seven tenths taken": 0.7}
-# As many slots as 100 workers have by default.
-SLOTS = 3_200
-FATTER = (4, 10, 32, 100)
+# The share of all slots in use: without users, in a quiet hour, in a busy one.
+UTILISATIONS = {"idle": 0.0, "10 % of slots in use": 0.1, "70 % of slots in use": 0.7}
+SLOTS = 3_200  # of 100 workers by default
+FEWER = (4, 10, 32, 100)
 Rows = list[tuple[str, ...]]
 
 CALLS = {
-    "a question's insert": "ask",
+    "insert of a question": "ask",
     "claim that finds nothing": "claim_nothing",
     "claim of one job": "claim_one",
     "claim of 32": "claim_many",
-    "beat of 32, leases alone": "beat",
+    "beat of 32, leases only": "beat",
     "beat of 1 with its checkpoint": "checkpoint_one",
     "beat of 32 with checkpoints": "checkpoint_many",
     "finish of one": "finish_one",
     "finish of 32": "finish_many",
 }
 LOADS: dict[str, Callable[[Load], float]] = {
-    "questions": lambda one: one.messages,
-    "wake-ups heard, all workers": lambda one: one.wake_ups,
+    "questions": lambda one: one.questions,
+    "wake-ups received, all workers": lambda one: one.wakeups,
     "claims": lambda one: one.claims,
-    "… that find nothing": lambda one: one.claims_in_vain,
+    "… that find nothing": lambda one: one.empty_claims,
     "beats": lambda one: one.beats,
     "finishes": lambda one: one.finishes,
     "REST calls": lambda one: one.rest_calls,
@@ -42,31 +41,30 @@ LOADS: dict[str, Callable[[Load], float]] = {
     "Realtime connections": lambda one: one.realtime_connections,
     "channels on a connection, at most": lambda one: one.channels,
     "Realtime messages": lambda one: one.events,
-    "… of canaries": lambda one: one.events_of_canaries,
-    "… of wake-ups": lambda one: one.events_of_wake_ups,
+    "… of probes": lambda one: one.events_of_probes,
+    "… of wake-ups": lambda one: one.events_of_wakeups,
     "… of rows": lambda one: one.events_of_rows,
-    "… of deltas, as the quota allows": lambda one: one.events_of_deltas,
+    "… of deltas, within the quota": lambda one: one.events_of_deltas,
     "… of deltas without a quota": lambda one: one.deltas_wanted,
     "seconds between a reply's deltas": lambda one: one.delta_seconds,
 }
 
 
 def tables(costs: Sequence[Costs], reply: Reply | None) -> dict[str, Rows]:
-    """All tables by title, each with its head first."""
+    """All tables by title, each with its header row first."""
     return {
-        "A call's time in the database, its CPU and its write-ahead log": calls(costs),
+        "Time in the database, CPU and write-ahead log of a call": calls(costs),
         **{
-            f"A second of a fleet, {name} ({TEAM.name})": loads(costs, reply, share)
-            for name, share in UTILISATIONS.items()
+            f"Load per second, {name} ({TEAM.name})": loads(costs, reply, share) for name, share in UTILISATIONS.items()
         },
-        "The share of each limit that is used most": bottlenecks(costs, reply),
-        f"{SLOTS:,} slots, seven tenths taken, in fewer and fatter workers ({TEAM.name})": fatter(costs, reply),
+        "The limit that is used most": bottlenecks(costs, reply),
+        f"{SLOTS:,} slots, 70 % in use, in fewer and larger workers ({TEAM.name})": fewer(costs, reply),
     }
 
 
 def calls(costs: Sequence[Costs]) -> Rows:
-    """Each call: milliseconds, milliseconds of CPU, kB of log, by the jobs in hand of the fleet."""
-    rows: Rows = [("ms / CPU ms / kB, jobs in hand:", *(f"{one.held:,}" for one in costs))]
+    """Each call: milliseconds, milliseconds of CPU, kB of log, by the jobs that the fleet holds."""
+    rows: Rows = [("ms / CPU ms / kB, jobs held:", *(f"{one.held:,}" for one in costs))]
     for name, operation in CALLS.items():
         each = [getattr(one, operation) for one in costs]
         rows.append(
@@ -79,13 +77,13 @@ def loads(costs: Sequence[Costs], reply: Reply | None, utilisation: float) -> Ro
     """What fleets of each size ask for, on the largest plan."""
     each = [load(Fleet(workers, utilisation), costs, TEAM, reply) for workers in WORKERS]
     return [
-        ("a second, workers:", *(f"{workers:,}" for workers in WORKERS)),
+        ("per second, workers:", *(f"{workers:,}" for workers in WORKERS)),
         *((name, *(_short(value(one)) for one in each)) for name, value in LOADS.items()),
     ]
 
 
 def bottlenecks(costs: Sequence[Costs], reply: Reply | None) -> Rows:
-    """For each plan and load what each size uses most, how much of it, and what comes next if that is full."""
+    """For each plan, load and size the limit that is used most, and the next one if that is exceeded."""
     rows: Rows = [("plan and compute", "load", *(f"{workers:,}" for workers in WORKERS))]
     for limits in PLANS:
         for name, utilisation in UTILISATIONS.items():
@@ -94,12 +92,12 @@ def bottlenecks(costs: Sequence[Costs], reply: Reply | None) -> Rows:
     return rows
 
 
-def fatter(costs: Sequence[Costs], reply: Reply | None) -> Rows:
+def fewer(costs: Sequence[Costs], reply: Reply | None) -> Rows:
     """The same slots in fewer workers."""
     rows: Rows = [
         ("workers × slots", "Realtime messages", "claims", "beats", "database CPU, cores", "first bottleneck")
     ]
-    for workers in FATTER:
+    for workers in FEWER:
         one = load(Fleet(workers, 0.7, concurrency=SLOTS // workers), costs, TEAM, reply)
         figures = (one.events, one.claims, one.beats, one.cpu)
         rows.append((f"{workers} × {SLOTS // workers}", *(_short(value) for value in figures), _fullest(one, TEAM)))
@@ -109,20 +107,14 @@ def fatter(costs: Sequence[Costs], reply: Reply | None) -> Rows:
 def page(costs: Sequence[Costs], reply: Reply | None) -> list[str]:
     """The tables for docs/scale.md."""
     lines: list[str] = []
-    for title, (head, *rest) in tables(costs, reply).items():
-        lines += [f"**{title}**", "", f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-        lines += [f"| {' | '.join(row)} |" for row in rest] + [""]
+    for title, rows in tables(costs, reply).items():
+        lines += [f"**{title}**", "", *markdown(rows), ""]
     lines.append(
-        "The cost of a reply by `make bench` is in these figures."
+        "The model counts a reply at least as `make bench` measured it."
         if reply
-        else "No whole run of `make bench` was there to hold these figures to."
+        else "The model was not checked against a full run of `make bench`."
     )
     return lines
-
-
-def terminal(rows: Rows) -> str:
-    """A table for a terminal."""
-    return columns(rows)
 
 
 def _fullest(one: Load, limits: Limits) -> str:
@@ -136,7 +128,7 @@ def _percent(share: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Two digits that count; a thousand and more in whole."""
+    """Two significant digits; from a hundred on whole numbers."""
     if value == 0:
         return "0"
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"

@@ -1,7 +1,7 @@
-"""The transactions and statements that clients of a project's database made, counted in Postgres's own log.
+"""The transactions that clients of a project's database begin, counted in Postgres's log.
 
-pg_stat_database tells of a connection's transactions up to 10 s late, and counts as rolled back what logical decoding
-begins for itself; the log tells at once, and who it was.
+`pg_stat_database` reports a connection's transactions up to 10 s late, and counts transactions that logical decoding
+begins and rolls back; the log reports them at once, with the role.
 """
 
 from __future__ import annotations
@@ -11,34 +11,19 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from bench.backlog import Database
+from bench.database import Database, configure
 from bench.world import Project
 
-OWN = "bench"  # the application name of connections that do not count
-SETTINGS = {
-    "log_statement": "'all'",
-    "log_parameter_max_length": "0",
-    "log_line_prefix": "'%a|%u|%v|'",
-}
-_LINE = re.compile(r"^([^|]*)\|([^|]*)\|(\d+/\d+)\|LOG:  (?:statement|execute [^:]*): (.*)")
-# Until every connection has read the settings again.
-RELOAD_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One statement: whose, in which transaction, and how its first line begins."""
-
-    role: str
-    transaction: str
-    text: str
+OWN = "bench"  # application name of the connections that are not counted
+SETTINGS = {"log_statement": "'all'", "log_parameter_max_length": "0", "log_line_prefix": "'%a|%u|%v|'"}
+_LINE = re.compile(r"^([^|]*)\|([^|]*)\|(\d+/\d+)\|LOG:  (?:statement|execute [^:]*): ")
+RELOAD_SECONDS = 0.5  # until every connection has reloaded the settings
 
 
 class Statements:
-    """What was said since `mark`."""
+    """The statements logged since `mark`."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -46,32 +31,24 @@ class Statements:
         self.mark()
 
     def mark(self) -> None:
-        """Forget what was said so far."""
+        """Start counting from here."""
         self._from = self._log.stat().st_size
 
-    def all(self) -> list[Statement]:
-        """What others than this benchmark's own connections said since `mark`."""
+    def transactions(self) -> Counter[str]:
+        """The number of transactions since `mark` by role, without the benchmark's own."""
         with self._log.open(errors="replace") as file:
             file.seek(self._from)
             found = [_LINE.match(line) for line in file]
-        return [Statement(one[2], one[3], " ".join(one[4].split())) for one in found if one and one[1] != OWN]
-
-    def transactions(self) -> Counter[str]:
-        """How many transactions each role made since `mark`."""
-        return Counter(role for role, _ in {(one.role, one.transaction) for one in self.all()})
+        return Counter(role for role, _ in {(one[2], one[3]) for one in found if one and one[1] != OWN})
 
 
 @asynccontextmanager
-async def listened(project: Project, db: Database) -> AsyncIterator[Statements]:
-    """Log the statements of the project's database meanwhile. `db` is a superuser's, and is not counted from now on."""
+async def logged(project: Project, db: Database) -> AsyncIterator[Statements]:
+    """Log all statements of the project's database. `db` is a superuser's connection and is not counted."""
     await db.execute(f"set application_name = {OWN}")
-    for name, value in SETTINGS.items():
-        await db.execute(f"alter system set {name} = {value}")
-    await db.execute("select pg_reload_conf()")
+    await configure(db, **SETTINGS)
     await asyncio.sleep(RELOAD_SECONDS)
     try:
         yield Statements(project.data / "logs" / "postgres.log")
     finally:
-        for name in SETTINGS:
-            await db.execute(f"alter system reset {name}")
-        await db.execute("select pg_reload_conf()")
+        await configure(db, **dict.fromkeys(SETTINGS))

@@ -1,1 +1,1 @@
-"""What people would use in the bridge's place, written as well as its kind allows."""
+"""What people would use in place of the bridge, each program as good as its kind allows."""

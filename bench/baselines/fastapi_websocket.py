@@ -1,7 +1,7 @@
-"""An API server in the bridge's place: FastAPI, a WebSocket a client, BAML, and its messages in the same Supabase.
+"""An API server in place of the bridge: FastAPI, one WebSocket per client, BAML, messages stored in the same Supabase.
 
 `python -m bench.baselines.fastapi_websocket`. A client connects with its access token, sends `{"id", "chat_id",
-"text"}` and gets `{"text"}` for every piece and `{"done": true}`. The question is stored before the model is asked.
+"text"}` and receives `{"text"}` for every piece and `{"done": true}`. The question is stored before the model is asked.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from supabase import AsyncClient
 
-from bench.baselines.conversation import greet, partials, supabase_client
+from bench.baselines.conversation import partials, supabase_client
+from bench.processes import greet
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One Supabase client for the server's life."""
+    """One Supabase client for the lifetime of the server."""
     app.state.supabase = await supabase_client()
     yield
 
@@ -33,7 +34,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.websocket("/chat")
 async def chat(socket: WebSocket, token: str) -> None:
-    """Answer one client's questions, one after the other."""
+    """Answer the questions of one client in order."""
     try:
         claims = jwt.decode(token, os.environ["SUPABASE_JWT_SECRET"], algorithms=["HS256"], audience="authenticated")
     except jwt.InvalidTokenError:
@@ -55,21 +56,21 @@ async def _answer(supabase: AsyncClient, socket: WebSocket, user_id: str, questi
         .insert({**row, "id": question["id"], "role": "api-user", "content": question["text"], "status": "done"})
         .execute()
     )
-    said = ""
+    sent = ""
     async for text in partials(question["text"]):
-        if len(text) > len(said):
-            await socket.send_json({"id": question["id"], "text": text[len(said) :]})
-            said = text
+        if len(text) > len(sent):
+            await socket.send_json({"id": question["id"], "text": text[len(sent) :]})
+            sent = text
     await (
         supabase.table("chat_messages")
-        .insert({**row, "role": "assistant", "content": said, "status": "done", "reply_to": question["id"]})
+        .insert({**row, "role": "assistant", "content": sent, "status": "done", "reply_to": question["id"]})
         .execute()
     )
     await socket.send_json({"id": question["id"], "done": True})
 
 
 class Server(uvicorn.Server):
-    """Says where it listens, once it does."""
+    """Prints its address once it listens."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then greet."""

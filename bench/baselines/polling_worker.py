@@ -1,7 +1,7 @@
 """A queue worker that polls: a queue in the manner of pgmq, read over REST every `--seconds`.
 
-`python -m bench.baselines.polling_worker --seconds 1`. A read hides the message for 30 s, so one that is lost with
-its worker comes again; the reply is written when it is whole.
+`python -m bench.baselines.polling_worker --seconds 1`. Reading a message hides it for 30 s, so a message whose worker
+died is read again; the reply is written once it is complete.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 from supabase import AsyncClient
 
-from bench.baselines.conversation import greet, partials, supabase_client
+from bench.baselines.conversation import partials, supabase_client
+from bench.processes import greet
 
 MOST = 32
 HIDDEN_SECONDS = 30
@@ -22,7 +23,7 @@ HIDDEN_SECONDS = 30
 async def answer(supabase: AsyncClient, item: Mapping[str, Any]) -> None:
     """Answer one message of the queue."""
     text = ""
-    async for text in partials(item["message"]["text"]):  # noqa: B007 - the last one is all of it
+    async for text in partials(item["message"]["text"]):  # noqa: B007 - the last partial is the whole reply
         pass
     row = {"chat_id": item["message"]["chat_id"], "user_id": item["message"]["user_id"], "role": "assistant"}
     await supabase.table("chat_messages").insert({**row, "content": text, "status": "done"}).execute()

@@ -1,4 +1,4 @@
-"""What Procrastinate's worker and who defers its jobs agree on."""
+"""What Procrastinate's worker and the client that defers jobs share."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ TASK = "bench.answer"
 
 
 def deferring_app(url: str) -> App:
-    """The application of who asks: it defers by name."""
+    """The client's application: it defers jobs by name."""
     return App(connector=PsycopgConnector(conninfo=url, min_size=1, max_size=4))

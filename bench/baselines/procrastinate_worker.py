@@ -1,7 +1,7 @@
-"""Procrastinate with the same model call: a job queue in Postgres that is woken by LISTEN/NOTIFY.
+"""Procrastinate with the same model call: a job queue in Postgres, woken by LISTEN/NOTIFY.
 
 `python -m bench.baselines.procrastinate_worker`. It needs a direct connection to the database (SUPABASE_DB_URL), and
-something with one to defer the jobs: a server of one's own.
+so does the client that defers the jobs, which therefore has to be a server.
 """
 
 from __future__ import annotations
@@ -12,32 +12,33 @@ from contextlib import suppress
 
 from procrastinate import App, PsycopgConnector
 
-from bench.baselines.conversation import greet, partials
+from bench.baselines.conversation import partials
 from bench.baselines.procrastinate_app import QUEUE, TASK
+from bench.processes import greet
 
 
 def worker_app(url: str) -> App:
-    """The worker's application, which knows the task."""
+    """The worker's application, with the task."""
     connector = PsycopgConnector(conninfo=url)
     app = App(connector=connector)
 
     @app.task(name=TASK, queue=QUEUE)
     async def answer(text: str, chat_id: str, user_id: str) -> None:
-        said = ""
-        async for said in partials(text):  # noqa: B007 - the last one is all of it
+        reply = ""
+        async for reply in partials(text):  # noqa: B007 - the last partial is the whole reply
             pass
         async with connector.pool.connection() as connection:
             await connection.execute(
                 "insert into public.chat_messages (chat_id, user_id, role, content, status)"
                 " values (%s, %s, 'assistant', %s, 'done')",
-                (chat_id, user_id, said),
+                (chat_id, user_id, reply),
             )
 
     return app
 
 
 async def main() -> None:
-    """Work until SIGTERM, which Procrastinate handles itself."""
+    """Work until SIGTERM, which Procrastinate handles."""
     app = worker_app(os.environ["SUPABASE_DB_URL"])
     async with app.open_async():
         if not await app.check_connection_async():

@@ -1,4 +1,4 @@
--- The tables that the baselines use beside the bridge's own: a chat as a tutorial has it, and a queue that is polled.
+-- Tables of the baselines: a chat as in a tutorial, and a queue that workers poll.
 
 create table if not exists public.chat_messages (
     id uuid primary key default gen_random_uuid(),
@@ -10,7 +10,7 @@ create table if not exists public.chat_messages (
     reply_to uuid,
     created_at timestamptz not null default clock_timestamp()
 );
-comment on table public.chat_messages is 'A chat''s messages, as the baselines keep them.';
+comment on table public.chat_messages is 'Messages of a chat, as the baselines store them.';
 create index if not exists chat_messages_of_chat on public.chat_messages (chat_id, created_at);
 alter table public.chat_messages enable row level security;
 drop policy if exists "own messages" on public.chat_messages;
@@ -28,7 +28,7 @@ begin
 end
 $$;
 
--- a queue like pgmq's: a message is read by making it invisible for a while, and deleted when it is done
+-- a queue like pgmq's: reading a message hides it for some seconds, and finishing it deletes it
 create table if not exists public.queue (
     id bigint generated always as identity primary key,
     topic text not null,

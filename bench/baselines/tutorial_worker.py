@@ -1,7 +1,7 @@
-"""A worker as a tutorial writes it: `postgres_changes` tells of a question, a call a step, an UPDATE a token.
+"""A worker as a tutorial writes it: `postgres_changes` delivers the question, every token is an UPDATE.
 
-`python -m bench.baselines.tutorial_worker`. It loses what is inserted while it is away, and what it has in hand
-when it dies; its model call is the usual loop over a chat completion's chunks.
+`python -m bench.baselines.tutorial_worker`. It misses questions inserted while it is down, and loses running replies
+when it dies; its model call is the usual loop over the chunks of a chat completion.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
-from realtime.types import RealtimePostgresChangesListenEvent
 from supabase import AsyncClient
 
-from bench.baselines.conversation import greet, supabase_client, until_stopped
+from bench.baselines.conversation import follow, supabase_client
+from bench.processes import greet, until_stopped
 
 
 async def tokens(http: httpx.AsyncClient, messages: list[dict[str, str]]) -> AsyncIterator[str]:
@@ -47,19 +47,14 @@ async def answer(supabase: AsyncClient, http: httpx.AsyncClient, question: Mappi
         .limit(100)
         .execute()
     )
-    reply = await (
-        table("chat_messages")
-        .insert(
-            {
-                "chat_id": question["chat_id"],
-                "user_id": question["user_id"],
-                "role": "assistant",
-                "status": "running",
-                "reply_to": question["id"],
-            }
-        )
-        .execute()
-    )
+    row = {
+        "chat_id": question["chat_id"],
+        "user_id": question["user_id"],
+        "role": "assistant",
+        "status": "running",
+        "reply_to": question["id"],
+    }
+    reply = await table("chat_messages").insert(row).execute()
     rows: Any = reply.data
     reply_id = rows[0]["id"]
     text = ""
@@ -76,25 +71,13 @@ async def main() -> None:
     supabase = await supabase_client()
     http = httpx.AsyncClient(timeout=120)
     tasks: set[asyncio.Task[None]] = set()
-    flowing = asyncio.Event()
 
-    def on_insert(change: Any) -> None:
-        task = asyncio.create_task(answer(supabase, http, change["data"]["record"]))
+    def on_insert(question: dict[str, Any]) -> None:
+        task = asyncio.create_task(answer(supabase, http, question))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    channel = supabase.channel("questions")
-    channel.on_postgres_changes(
-        RealtimePostgresChangesListenEvent.Insert,
-        on_insert,
-        table="chat_messages",
-        schema="public",
-        filter="role=eq.user",
-    )
-    channel.on_system(lambda _: flowing.set())
-    await channel.subscribe()
-    async with asyncio.timeout(20):
-        await flowing.wait()
+    await follow(supabase, "INSERT", "user", on_insert)
     greet()
     await until_stopped()
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.metrics import Metrics
-from bridge.model import Result, AttemptStats, Usage
+from bridge.model import AttemptStats, Result, Usage
 
 
 def ended(metrics: Metrics, state: str = "ok", code: str | None = None, retry_ms: int | None = None) -> None:

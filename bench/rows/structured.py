@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bench import backlog
+from bench import database
 from bench.report import Measured, ratio
 from bench.world import World, unique
 
 
 async def run(world: World) -> Measured:
-    """One reply at a time, in turns; the worker's CPU."""
+    """One reply at a time, the two kinds alternating; the worker's CPU."""
     project, model = await world.project(), await world.model()
     directive = f"tokens={world.pick(1200, 4000)} delay=0.0025"
     used: dict[str, list[float]] = {"Code": [], "Chat": []}
@@ -17,13 +17,16 @@ async def run(world: World) -> Measured:
         project.database() as db,
         world.worker(project, model) as worker,
     ):
+
+        async def reply(function: str, text: str) -> float:
+            (session,) = await database.open_sessions(db, person.id, 1, function)
+            cpu = worker.cpu()
+            await database.replies_done(db, await database.ask(db, [(session, unique(text))]))
+            return (worker.cpu() - cpu) * 1000
+
         for function in used:
-            (session,) = await backlog.open_sessions(db, person.id, 1, function)
-            await backlog.only_done(db, await backlog.ask(db, [(session, unique("tokens=8"))]))
+            await reply(function, "tokens=8")
         for _ in range(world.pick(1, 2)):
             for function, samples in used.items():
-                (session,) = await backlog.open_sessions(db, person.id, 1, function)
-                cpu = worker.cpu()
-                await backlog.only_done(db, await backlog.ask(db, [(session, unique(directive))]))
-                samples.append((worker.cpu() - cpu) * 1000)
-    return Measured([ratio("structured_cpu", used["Code"], used["Chat"], 2.0, unit="ms", directive=directive)])
+                samples.append(await reply(function, directive))
+    return Measured([ratio("structured_cpu", used["Code"], used["Chat"], unit="ms", directive=directive)])

@@ -1,0 +1,147 @@
+"""Direct access to a project's database: fill it, ask hundreds of questions in one statement, wait for the replies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+
+from bench.processes import Failed
+from tests.support.database import Row
+
+Database = psycopg.AsyncConnection[Row]
+
+
+async def one_row(db: Database, query: Any, parameters: Any = None) -> Row:
+    """The row that a query returns."""
+    row = await (await db.execute(query, parameters)).fetchone()
+    assert row is not None
+    return row
+
+
+async def create_user(db: Database) -> str:
+    """Create a user; returns the id."""
+    row = await one_row(db, "insert into auth.users (id) values (gen_random_uuid()) returning id::text")
+    return str(row["id"])
+
+
+async def open_sessions(db: Database, user_id: str, count: int, function: str = "Chat") -> list[str]:
+    """Create sessions. They have a title, so workers do not generate one."""
+    cursor = await db.execute(
+        "insert into public.sessions (user_id, title, function)"
+        " select %s, 'bench', %s from generate_series(1, %s) returning id::text",
+        (user_id, function, count),
+    )
+    return [row["id"] for row in await cursor.fetchall()]
+
+
+async def add_finished(db: Database, user_id: str, messages: int, *, per_session: int = 50) -> None:
+    """Insert this many messages of finished exchanges, bypassing the triggers."""
+    async with bypassing_triggers(db):
+        await db.execute(
+            """
+            with s as (
+                insert into public.sessions (user_id, title, last_ordinal)
+                select %(user)s, 'old', %(each)s from generate_series(1, greatest(1, %(count)s / %(each)s)) returning id
+            ), q as (
+                insert into public.messages (session_id, ordinal, role, content, status)
+                select s.id, 2 * n, 'user', 'an old question', 'done' from s, generate_series(1, %(each)s / 2) n
+                returning id, session_id, ordinal
+            ), r as (
+                insert into public.messages (session_id, ordinal, role, content, status, reply_to, attempt, seq)
+                select q.session_id, q.ordinal + 1, 'assistant', 'an old reply', 'done', q.id, 1, 1 from q
+                returning reply_to
+            )
+            insert into bridge.runs (question_id, attempt, worker, outcome, created_at)
+            select r.reply_to, 1, 'old', 'done', now() - interval '1 day' from r
+            """,
+            {"user": user_id, "count": messages, "each": per_session},
+        )
+
+
+async def ask(db: Database, questions: list[tuple[str, str]]) -> list[str]:
+    """Insert (session, text) pairs in one transaction; returns the ids in the order of the sorted pairs."""
+    ordered = sorted(questions)
+    cursor = await db.execute(
+        "insert into public.messages (session_id, content)"
+        " select q.session_id::uuid, q.content from unnest(%s::text[], %s::text[]) q (session_id, content)"
+        " returning id::text",
+        ([session for session, _ in ordered], [text for _, text in ordered]),
+    )
+    return [row["id"] for row in await cursor.fetchall()]
+
+
+async def queued(db: Database, questions: list[str]) -> int:
+    """How many of these questions still have a job."""
+    row = await one_row(
+        db, "select count(*) as left from bridge.jobs where question_id = any (%s::uuid[])", (questions,)
+    )
+    return int(row["left"])
+
+
+async def replies_done(db: Database, questions: list[str], *, within: float = 120) -> float:
+    """Wait for all replies; returns the seconds it took. Raises `Failed` on a timeout or if one is not done."""
+    began = time.monotonic()
+    while left := await queued(db, questions):
+        if time.monotonic() - began > within:
+            raise Failed(f"{left} of {len(questions)} questions had no reply after {within:g} s")
+        await asyncio.sleep(0.02)
+    seconds = time.monotonic() - began
+    cursor = await db.execute(
+        "select status, count(*) from public.messages where reply_to = any (%s::uuid[]) group by 1", (questions,)
+    )
+    outcomes = {row["status"]: row["count"] for row in await cursor.fetchall()}
+    if outcomes != {"done": len(questions)}:
+        raise Failed(f"of {len(questions)} replies: {outcomes}")
+    return seconds
+
+
+async def clear_queue(db: Database) -> None:
+    """Delete all jobs and vacuum."""
+    async with bypassing_triggers(db):
+        await db.execute("delete from bridge.jobs")
+    await db.execute("vacuum bridge.jobs")
+    await db.execute("vacuum public.messages")
+
+
+async def wal_bytes(db: Database) -> float:
+    """The current position in the write-ahead log, in bytes."""
+    row = await one_row(db, "select (pg_current_wal_insert_lsn() - '0/0')::float8 as bytes")
+    return float(row["bytes"])
+
+
+async def configure(db: Database, **settings: str | None) -> None:
+    """Set configuration parameters of the server (None: back to the default) and reload."""
+    for name, value in settings.items():
+        await db.execute(f"alter system {f'reset {name}' if value is None else f'set {name} = {value}'}")
+    await db.execute("select pg_reload_conf()")
+
+
+@asynccontextmanager
+async def no_autovacuum(db: Database) -> AsyncIterator[None]:
+    """Turn autovacuum off: it starts at any time, mostly right after tables were filled."""
+    await configure(db, autovacuum="off")
+    try:
+        yield
+    finally:
+        await configure(db, autovacuum=None)
+
+
+@asynccontextmanager
+async def bypassing_triggers(db: Database) -> AsyncIterator[None]:
+    """A transaction without triggers and foreign keys."""
+    async with db.transaction():
+        await db.execute("set local session_replication_role = replica")
+        yield
+
+
+@asynccontextmanager
+async def service_role(url: str) -> AsyncIterator[Database]:
+    """A connection with the service role, as PostgREST opens it."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row) as db:
+        await db.execute("set role service_role")
+        yield db

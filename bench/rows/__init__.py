@@ -1,0 +1,1 @@
+"""The rows of `make bench`: each module has `run(world)`, which measures its figures."""
