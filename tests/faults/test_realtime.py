@@ -51,7 +51,7 @@ class Wakeups:
     def __init__(self, worker: Worker) -> None:
         self.by: dict[str, set[str]] = {"broadcast": set(), "changes": set()}
         self._enqueue = worker.listener._enqueue
-        worker.listener._enqueue = self.enqueue  # type: ignore[method-assign]  # a wiretap
+        worker.listener._enqueue = self.enqueue  # type: ignore[method-assign]  # to record signals
 
     def enqueue(self, signal: Signal) -> None:
         if isinstance(signal, Work) and signal.source in self.by:
@@ -197,8 +197,8 @@ async def test_idle_worker_replaces_dead_connection(proxied: dict[str, str], pro
         broadcasts, sessions = running.listener.broadcasts, running.listener.broadcasts.sessions
         await proxy.swallow_sockets()
         await until(lambda: broadcasts.sessions > sessions and broadcasts.is_ready, BACK_SECONDS + SLACK_SECONDS)
-        message_id = await user.ask(session_id, "[[text=heard]]")
-        assert (await user.reply(message_id))["content"] == "heard"
+        message_id = await user.ask(session_id, "[[text=fine]]")
+        assert (await user.reply(message_id))["content"] == "fine"
         assert message_id in wakeups.by["broadcast"]
         assert running.metrics.value("bridge_missed_wakeups_total") == 0
 
