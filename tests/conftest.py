@@ -1,4 +1,4 @@
-"""The parts that every test of the whole shares: one embedded Supabase, one scripted model."""
+"""Fixtures that all tests share: one embedded Supabase, one scripted model, users, a database connection."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from tests.support import database, users
 from tests.support.database import Row
 from tests.support.users import Person
 
-# what Hypothesis draws is judged by what comes of it, not by how fast (where CI=true it says so itself)
+# no deadlines: shared machines are slow at times (with CI=true, this is the default)
 settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-# Open files to lock, not to read: flock(2) knows no names, and both are there in every clone.
-_DOOR, _ROOM = os.open(Path(__file__).parent, os.O_RDONLY), os.open(__file__, os.O_RDONLY)
+# Two files that exist in every clone, opened only to be locked with flock(2).
+_QUEUE, _RUNNING = os.open(Path(__file__).parent, os.O_RDONLY), os.open(__file__, os.O_RDONLY)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let a test that is marked `quiet` run when no other process of this folder runs one, and none begin beside it."""
-    fcntl.flock(_DOOR, fcntl.LOCK_EX)  # who waits for the room holds the door, so that others cannot pass by for ever
-    fcntl.flock(_ROOM, fcntl.LOCK_EX if item.get_closest_marker("quiet") else fcntl.LOCK_SH)
-    fcntl.flock(_DOOR, fcntl.LOCK_UN)
+    """Run a test marked `quiet` while no other pytest process of this clone runs a test."""
+    fcntl.flock(_QUEUE, fcntl.LOCK_EX)  # held while waiting, so that new tests cannot starve a quiet one
+    fcntl.flock(_RUNNING, fcntl.LOCK_EX if item.get_closest_marker("quiet") else fcntl.LOCK_SH)
+    fcntl.flock(_QUEUE, fcntl.LOCK_UN)
     try:
         return (yield)
     finally:
-        fcntl.flock(_ROOM, fcntl.LOCK_UN)
+        fcntl.flock(_RUNNING, fcntl.LOCK_UN)
 
 
 @pytest.fixture(scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """An embedded Supabase with the migrations applied. Changes are polled fast, refused joins answered fast."""
+    """An embedded Supabase with the migrations applied, which polls for changes and refuses joins quickly."""
     folder: Path = tmp_path_factory.mktemp("stack")
     version = int(os.environ.get("DEVSTACK_POSTGRES", "18"))
     async with Stack(
@@ -52,14 +52,14 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         progress=lambda _: None,
     ) as running:
         async with database.database(running.admin_url) as connection:
-            # a test asks more in a second than a person in an hour; tests of the limits set their user's own
+            # a test sends more in a second than a user in an hour; the tests of limits set a user's own
             await connection.execute("update bridge.limits set value = null where name not like '%%bytes'")
         yield running
 
 
 @pytest.fixture(scope="session")
 async def model() -> AsyncIterator[ModelServer]:
-    """A scripted model; the LLM_* settings point to it."""
+    """A scripted model, which the LLM_* settings point to."""
     async with ModelServer() as server:
         os.environ |= {"LLM_BASE_URL": server.url, "LLM_API_KEY": "key", "LLM_MODEL": "scripted"}
         yield server
@@ -67,13 +67,13 @@ async def model() -> AsyncIterator[ModelServer]:
 
 @pytest.fixture
 def environment(stack: Stack, model: ModelServer) -> dict[str, str]:
-    """What a worker and its users need, as variables."""
+    """The environment variables that a worker and its users need."""
     return stack.environment
 
 
 @pytest.fixture
 async def sign_up(stack: Stack, environment: dict[str, str]) -> AsyncIterator[Callable[[], Awaitable[Person]]]:
-    """Signs somebody up. All of them, with all they have, are gone after the test."""
+    """Sign up a user. After the test, all users and their data are deleted."""
     people: list[Person] = []
 
     async def sign_up() -> Person:
@@ -81,26 +81,26 @@ async def sign_up(stack: Stack, environment: dict[str, str]) -> AsyncIterator[Ca
         return people[-1]
 
     yield sign_up
-    for somebody in people:
-        await somebody.close()
+    for one in people:
+        await one.close()
     await database.delete_all_users(stack.admin_url)
 
 
 @pytest.fixture
 async def user(sign_up: Callable[[], Awaitable[Person]]) -> Person:
-    """Somebody who is signed up."""
+    """A signed-up user."""
     return await sign_up()
 
 
 @pytest.fixture
 async def db(stack: Stack) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
-    """The database, as its superuser."""
+    """A connection to the database as its superuser."""
     async with database.database(stack.admin_url) as connection:
         yield connection
 
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine reaches a test."""
+    """Hide the machine's own settings from tests."""
     for name in [name for name in os.environ if name.startswith(("BRIDGE_", "SUPABASE_"))]:
         monkeypatch.delenv(name)

@@ -1,7 +1,7 @@
-"""Who wrote what and when: every write to `bridge.jobs` and to replies, with the worker and the attempt that wrote it.
+"""An audit log of every write to `bridge.jobs` and to replies, with the worker and the attempt that wrote it.
 
-Triggers note the writes. Which worker's call a write belongs to is told by wrappers around the worker's three
-functions: these move to the schema `audit` under their own names (they refer to their arguments by them).
+Triggers record the writes. Wrappers around the worker's three functions record whose call a write belongs to; the
+functions themselves move to the schema `audit` and keep their names, by which they refer to their arguments.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ _UNWRAP = "drop function public.{name}; alter function audit.{name} set schema p
 class Write:
     """A write to a job (`jobs`) or a reply (`messages`).
 
-    `attempt`, `worker` and `status` are the row's. `call`, `caller` and `caller_attempt` tell which call of which
-    worker wrote it, and under which attempt it believed to hold the message; all None where a user's call did.
+    `attempt`, `worker` and `status` are the row's. `call`, `caller` and `caller_attempt` are the function, the worker
+    that called it, and the attempt that it believed to hold; None if a user's call wrote the row.
     """
 
     id: int
@@ -109,9 +109,9 @@ class Write:
 
 
 class Audit:
-    """Installed by the database's superuser; `remove` leaves everything as it was.
+    """Install it as the database's superuser; `remove` restores everything.
 
-    Without `calls` no write knows whose call it belongs to, and migrations may replace the functions meanwhile.
+    Without `calls` no write has a caller, and migrations may replace the functions meanwhile.
     """
 
     def __init__(self, db: psycopg.AsyncConnection[Row], *, calls: bool = True) -> None:
@@ -132,7 +132,7 @@ class Audit:
             await self._db.execute("drop schema audit cascade")
 
     async def writes(self) -> Sequence[Write]:
-        """All of them, in order."""
+        """All writes, in order."""
         async with self._db.cursor(row_factory=class_row(Write)) as cursor:
             await cursor.execute(
                 "select id, at, relation, operation, message_id::text, session_id::text, ordinal, attempt, worker,"

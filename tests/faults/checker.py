@@ -1,6 +1,6 @@
-"""Reads the ledger after a run: was anything lost, doubled, out of order, or written by one who had lost the lease?
+"""Checks the ledger of a run: was anything lost, doubled, out of order, or written under a lost lease?
 
-The ledger is plain values: what was to be said, the rows as they are, and every write in its order (`audit.py`).
+The ledger is plain values: the expected replies, the rows at the end, and every write in order (`audit.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ Kind = Literal["lost", "doubled", "wrong", "out of order", "two at once", "late 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """An accepted question and what its script prescribes.
+    """An accepted question, and the reply that its script prescribes.
 
-    `mark` is a word that the text has once; a user may have cancelled it (`cancelled`: then a part of the text will do)
-    or asked for another answer (`retries`: times that this was accepted).
+    `mark` is a word that occurs once in the text. If the user cancelled the question, a part of the text is enough.
     """
 
     message_id: str
@@ -32,21 +31,21 @@ class Expected:
     mark: str = ""
     data: Any = None
     files: Mapping[str, str] = field(default_factory=dict)
-    error: str | None = None  # the code that it is to fail with
+    error: str | None = None  # the code that it must fail with
     cancelled: bool = False
-    retries: int = 0
+    retries: int = 0  # calls of retry_message that were accepted
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What is left after a run."""
+    """What a run left behind."""
 
     expected: Sequence[Expected]
     messages: Sequence[Row]
     writes: Sequence[Write] = ()
     files: Mapping[tuple[str, str], str] = field(default_factory=dict)  # by session and path
     runs: Sequence[Row] = ()
-    jobs: Sequence[str] = ()  # the questions that are not yet ended
+    jobs: Sequence[str] = ()  # questions that have not ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class Violation:
 
 
 def check(ledger: Ledger) -> list[Violation]:
-    """Everything that is wrong."""
+    """All violations."""
     questions = {row["id"]: row for row in ledger.messages if row["role"] == "user"}
     replies: dict[str, list[Row]] = defaultdict(list)
     for row in ledger.messages:
@@ -69,51 +68,53 @@ def check(ledger: Ledger) -> list[Violation]:
     waiting = set(ledger.jobs)
     found: list[Violation] = []
     for item in ledger.expected:
-        found += _answer(item, questions.get(item.message_id), replies[item.message_id], item.message_id in waiting)
+        found += _check_reply(
+            item, questions.get(item.message_id), replies[item.message_id], item.message_id in waiting
+        )
         if finished[item.message_id] > 1 + item.retries:
-            found.append(Violation("doubled", item.message_id, f"it was finished {finished[item.message_id]} times"))
+            found.append(Violation("doubled", item.message_id, f"finished {finished[item.message_id]} times"))
         for path, content in item.files.items():
             written = ledger.files.get((item.session_id, path))
             if replies[item.message_id] and replies[item.message_id][0]["status"] == "done" and written != content:
-                found.append(Violation("wrong", item.message_id, f"its file {path} is {written!r}"))
+                found.append(Violation("wrong", item.message_id, f"file {path} is {written!r}"))
     writes = sorted(ledger.writes, key=lambda write: write.id)
     return found + late_writes(writes) + out_of_order(writes) + two_at_once(writes)
 
 
-def _answer(item: Expected, question: Row | None, replies: Sequence[Row], waits: bool) -> Iterable[Violation]:
+def _check_reply(item: Expected, question: Row | None, replies: Sequence[Row], waits: bool) -> Iterable[Violation]:
     if question is None:
-        yield Violation("lost", item.message_id, "the accepted question is gone")
+        yield Violation("lost", item.message_id, "the accepted question no longer exists")
         return
     if waits or question["status"] not in ENDED:
-        yield Violation("lost", item.message_id, f"it is still {question['status']}")
+        yield Violation("lost", item.message_id, f"still {question['status']}")
         return
     if not replies:
         if not (item.cancelled and question["status"] == "cancelled"):
-            yield Violation("lost", item.message_id, f"it is {question['status']}, but has no reply")
+            yield Violation("lost", item.message_id, f"{question['status']}, but without a reply")
         return
     if len(replies) > 1:
-        yield Violation("doubled", item.message_id, f"it has {len(replies)} replies")
+        yield Violation("doubled", item.message_id, f"{len(replies)} replies")
     reply = replies[0]
     status, text = reply["status"], reply["content"]
     if status != question["status"]:
         yield Violation("wrong", item.message_id, f"the question is {question['status']}, the reply {status}")
     if item.mark and text.count(item.mark) > 1:
-        yield Violation("doubled", item.message_id, f"the text has {item.mark} {text.count(item.mark)} times: {text!r}")
+        yield Violation("doubled", item.message_id, f"{item.mark} occurs {text.count(item.mark)} times: {text!r}")
     elif status == "cancelled" and item.cancelled:
         if not item.text.startswith(text):
-            yield Violation("wrong", item.message_id, f"the text is no part of what was to be said: {text!r}")
+            yield Violation("wrong", item.message_id, f"the text is no part of the expected text: {text!r}")
     elif item.error is not None:
         code = (reply["error"] or {}).get("code")
         if (status, code) != ("failed", item.error):
-            yield Violation("wrong", item.message_id, f"it is {status} ({code}), not failed ({item.error})")
+            yield Violation("wrong", item.message_id, f"{status} ({code}), not failed ({item.error})")
     elif status != "done":
-        yield Violation("lost", item.message_id, f"it is {status}: {reply['error']}")
+        yield Violation("lost", item.message_id, f"{status}: {reply['error']}")
     elif text != item.text or (item.data is not None and reply["data"] != item.data):
-        yield Violation("wrong", item.message_id, f"it says {text!r} {reply['data']!r}")
+        yield Violation("wrong", item.message_id, f"the reply is {text!r} {reply['data']!r}")
 
 
 def late_writes(writes: Sequence[Write]) -> list[Violation]:
-    """Writes of an attempt after a higher one was opened, or of a worker that does not hold the message."""
+    """Writes of an attempt after a later one was opened, or of a worker that does not hold the question."""
     held: dict[str, tuple[int, str | None]] = {}
     found = []
     for write in writes:
@@ -124,7 +125,7 @@ def late_writes(writes: Sequence[Write]) -> list[Violation]:
         if write.call not in ("bridge_beat", "bridge_finish"):
             continue
         if write.caller_attempt is None:
-            continue  # a job that a finish promotes is none of those it was called for
+            continue  # a job that a finish promoted, not one that it was called for
         if write.caller_attempt < attempt or write.caller != holder:
             found.append(
                 Violation(
@@ -143,7 +144,7 @@ class _Job:
 
 
 def out_of_order(writes: Sequence[Write]) -> list[Violation]:
-    """Attempts begun while a question that was asked before it, and queued before it, had not ended."""
+    """Attempts that were opened although an earlier question, queued before it, had not ended."""
     queues: dict[str, dict[str, _Job]] = defaultdict(dict)
     attempts: dict[str, int] = {}
     found = []
@@ -162,13 +163,13 @@ def out_of_order(writes: Sequence[Write]) -> list[Violation]:
             for other_id, other in queue.items():
                 if this and other.ordinal < this.ordinal and other.queued_id < this.queued_id:
                     found.append(
-                        Violation("out of order", write.message_id, f"begun before {other_id}, which was asked first")
+                        Violation("out of order", write.message_id, f"opened before {other_id}, which was asked first")
                     )
     return found
 
 
 def two_at_once(writes: Sequence[Write]) -> list[Violation]:
-    """Attempts of one session that overlap in time, by the clock of the database."""
+    """Attempts of one session that overlap in time, by the database's clock."""
     running: dict[str, tuple[str, int, datetime]] = {}
     found = []
     for write in sorted(
@@ -181,7 +182,7 @@ def two_at_once(writes: Sequence[Write]) -> list[Violation]:
         elif held is None or (held[0] == write.message_id and write.attempt > held[1]):
             running[write.session_id] = (write.message_id, write.attempt, write.at)
         elif held[0] != write.message_id:
-            detail = f"begun at {write.at:%H:%M:%S.%f} while {held[0]} of the session ran since {held[2]:%H:%M:%S.%f}"
+            detail = f"opened at {write.at:%H:%M:%S.%f}, although {held[0]} was running since {held[2]:%H:%M:%S.%f}"
             found.append(Violation("two at once", write.message_id, detail))
             running[write.session_id] = (write.message_id, write.attempt, write.at)
     return found

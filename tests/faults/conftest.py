@@ -1,4 +1,4 @@
-"""What tests of faults share: a proxy before Supabase, one before the model, and waiting for a thing to be so."""
+"""Fixtures of the fault tests: a proxy in front of Supabase, one in front of the model, and the audit of writes."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.faults.audit import Audit
 from tests.faults.proxy import Proxy
-from tests.faults.wire import Wire
+from tests.faults.tcp_proxy import TcpProxy
 from tests.support.database import Row
 
 
 @pytest.fixture
 async def proxy(stack: Stack) -> AsyncIterator[Proxy]:
-    """Between the worker and Supabase; its users go past it."""
+    """Between the worker and Supabase. Users connect directly."""
     async with Proxy(stack.environment["SUPABASE_URL"]) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def cut_off(environment: dict[str, str], proxy: Proxy) -> dict[str, str]:
-    """The environment of a worker behind the proxy."""
+def proxied(environment: dict[str, str], proxy: Proxy) -> dict[str, str]:
+    """The environment of a worker behind `proxy`."""
     return environment | {"SUPABASE_URL": proxy.url}
 
 
 @pytest.fixture
-async def wire(model: ModelServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+async def model_proxy(model: ModelServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TcpProxy]:
     """Between a worker in this process and the model."""
     port = URL(model.url).port
     assert port is not None
-    async with Wire("127.0.0.1", port) as wire:
-        monkeypatch.setenv("LLM_BASE_URL", f"http://127.0.0.1:{wire.port}/v1")
-        yield wire
+    async with TcpProxy("127.0.0.1", port) as proxy:
+        monkeypatch.setenv("LLM_BASE_URL", f"http://127.0.0.1:{proxy.port}/v1")
+        yield proxy
 
 
 @pytest.fixture
 async def audit(db: psycopg.AsyncConnection[Row]) -> AsyncIterator[Audit]:
-    """Every write to jobs and replies from here on, by whom and when."""
+    """Every write to jobs and replies from here on, with its caller and time."""
     audit = Audit(db)
     await audit.install()
     yield audit

@@ -1,4 +1,4 @@
-"""Faults at random from a seed: which, to which worker, for how long and when are drawn before anything happens."""
+"""Random faults from a seed. The seed alone decides which fault hits which worker, when, and for how long."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from yarl import URL
 
 from devstack.model import ModelServer
 from devstack.stack import Stack
-from tests.faults.proxy import Frame, Proxy
-from tests.faults.wire import Wire
+from tests.faults.proxy import Direction, Frame, Proxy, Realtime, Rest
+from tests.faults.tcp_proxy import TcpProxy
 from tests.support.database import database
 from tests.support.workers import WorkerProcess
 
 LEASE_SECONDS = 3
+DIRECTIONS: tuple[Direction, ...] = ("up", "down", "both")
 SETTINGS: Mapping[str, object] = {
     "lease_seconds": LEASE_SECONDS,
     "sweep_seconds": 2,
     "checkpoint_seconds": 0.3,
     "drain_seconds": 4,
     "concurrency": 16,
-    # a question stands alone: BAML joins it with an unanswered one before it, whose script would count
+    # without history: BAML would join a question with an unanswered one before it, whose script would apply
     "history": 0,
-    # a message's script alone decides how it ends, however many workers die of it
+    # a question's script decides how it ends, not the number of workers that were killed
     "max_failures": 100,
     "first_token_seconds": 3,
     "idle_seconds": 2,
@@ -42,27 +43,29 @@ SETTINGS: Mapping[str, object] = {
 
 
 class Slot:
-    """A place for a worker at a host that starts another one whenever one has ended."""
+    """Runs one worker after another, as a host does that restarts its process."""
 
-    def __init__(self, number: int, proxy: Proxy, wire: Wire, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, number: int, proxy: Proxy, model: TcpProxy, environment: Mapping[str, str], folder: Path
+    ) -> None:
         self.number = number
         self.proxy = proxy
-        self.wire = wire
+        self.model = model
         self.boots = 0
         self.exits: Counter[int] = Counter()
         self.worker: WorkerProcess | None = None
-        self.signalled = asyncio.Lock()  # one signal's story at a time
+        self.signalling = asyncio.Lock()  # one signal at a time, with all that follows from it
         self.logs: list[Path] = []
         self._environment = dict(environment) | {
             "SUPABASE_URL": proxy.url,
-            "LLM_BASE_URL": f"http://127.0.0.1:{wire.port}/v1",
+            "LLM_BASE_URL": f"http://127.0.0.1:{model.port}/v1",
             "LLM_API_KEY": "key",
             "LLM_MODEL": "scripted",
         }
         self._folder = folder
 
     async def run(self) -> None:
-        """Until cancelled: then the worker is killed."""
+        """Restart the worker until cancelled, then kill it."""
         try:
             while True:
                 self.boots += 1
@@ -81,15 +84,15 @@ class Slot:
 
 @asynccontextmanager
 async def fleet(stack: Stack, model: ModelServer, count: int, folder: Path) -> AsyncIterator[list[Slot]]:
-    """Workers, each behind a proxy of its own to Supabase and another to the model."""
+    """Run workers, each behind a proxy to Supabase and one to the model."""
     port = URL(model.url).port
     assert port is not None
     async with AsyncExitStack() as opened:
         slots = []
         for number in range(count):
             proxy = await opened.enter_async_context(Proxy(stack.environment["SUPABASE_URL"]))
-            wire = await opened.enter_async_context(Wire("127.0.0.1", port))
-            slots.append(Slot(number, proxy, wire, stack.environment, folder))
+            model_proxy = await opened.enter_async_context(TcpProxy("127.0.0.1", port))
+            slots.append(Slot(number, proxy, model_proxy, stack.environment, folder))
         tasks = [asyncio.create_task(slot.run()) for slot in slots]
         try:
             yield slots
@@ -101,7 +104,7 @@ async def fleet(stack: Stack, model: ModelServer, count: int, folder: Path) -> A
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """One fault: what, to which worker, after which pause, for how many seconds; `number` decides the rest."""
+    """One fault of one worker: after `pause` seconds, for `seconds`; `number` decides its details."""
 
     kind: str
     slot: int
@@ -111,9 +114,7 @@ class Stroke:
 
 
 class Havoc:
-    """Strikes until cancelled. Every fault ends by itself, within `LONGEST_SECONDS`."""
-
-    LONGEST_SECONDS = 6.0
+    """Causes faults until it is over. Every fault ends by itself, within 6 s."""
 
     def __init__(self, stack: Stack, slots: list[Slot], seed: int, pace: float) -> None:
         self.struck: Counter[str] = Counter()
@@ -122,32 +123,33 @@ class Havoc:
         self._rng = random.Random(seed)
         self._pace = pace
         self._database = asyncio.Lock()
+        # by name: how often compared with the others, and what it does
         self._kinds: dict[str, tuple[float, Callable[[Slot, Stroke], Coroutine[Any, Any, None]]]] = {
-            "worker killed": (3, self._kill),
+            "worker killed": (3, lambda slot, _: self._signal(slot, signal.SIGKILL)),
             "worker frozen": (3, self._freeze),
-            "worker restarted": (2, self._restart),
-            "sockets closed": (2, self._close_sockets),
-            "sockets reset": (1, self._reset_sockets),
-            "sockets swallowed": (1, self._swallow_sockets),
-            "realtime dead but answering pings": (1, self._deafen),
+            "worker restarted": (2, lambda slot, _: self._signal(slot, signal.SIGTERM)),
+            "sockets closed": (2, lambda slot, s: slot.proxy.close_sockets((1000, 1001, 1012)[s.number % 3])),
+            "sockets reset": (1, lambda slot, _: slot.proxy.reset_sockets()),
+            "sockets swallowed": (1, lambda slot, s: slot.proxy.swallow_sockets(DIRECTIONS[s.number % 3])),
+            "realtime dead but answering pings": (1, lambda slot, s: _during(s, slot.proxy.realtime, deaf=True)),
             "realtime refused": (1, self._refuse_realtime),
             "channels ended": (2, self._end_channels),
             "joins denied": (1, self._deny),
             "events lost": (2, self._lose_events),
-            "REST answers 5xx": (2, self._answer_5xx),
-            "REST hangs": (1, self._hang),
-            "REST resets": (1, self._reset_rest),
-            "Supabase refused": (1, self._refuse),
+            "REST answers 5xx": (2, lambda slot, s: _during(s, slot.proxy.rest, status=(500, 502, 503)[s.number % 3])),
+            "REST hangs": (1, lambda slot, s: _during(s, slot.proxy.rest, hangs=True)),
+            "REST resets": (1, lambda slot, s: _during(s, slot.proxy.rest, resets=True)),
+            "Supabase refused": (1, lambda slot, s: _refuse(s, slot.proxy)),
             "answers lost": (5, self._lose_answers),
             "model reset": (2, self._reset_model),
             "model swallowed": (1, self._swallow_model),
-            "model refused": (1, self._refuse_model),
+            "model refused": (1, lambda slot, s: _refuse(s, slot.model)),
             "Postgres restarted": (0.7, self._restart_postgres),
             "Postgres crashed": (0.5, self._crash_postgres),
         }
 
     def draw(self) -> Stroke:
-        """The next fault. It depends on the seed and on the faults before it alone."""
+        """The next fault. It depends only on the seed and the number of faults before it."""
         rng = self._rng
         names, weights = list(self._kinds), [weight for weight, _ in self._kinds.values()]
         return Stroke(
@@ -159,7 +161,7 @@ class Havoc:
         )
 
     async def run(self, over: asyncio.Event) -> None:
-        """Strike until it is over; then wait for the faults that are on."""
+        """Cause faults until `over` is set; return when the last of them has ended."""
         async with asyncio.TaskGroup() as group:
             while not over.is_set():
                 stroke = self.draw()
@@ -170,50 +172,25 @@ class Havoc:
                 self.struck[stroke.kind] += 1
                 group.create_task(self._kinds[stroke.kind][1](self._slots[stroke.slot], stroke))
 
-    # -- workers
-
-    async def _kill(self, slot: Slot, _: Stroke) -> None:
-        async with slot.signalled:
-            slot.signal(signal.SIGKILL)
+    async def _signal(self, slot: Slot, number: signal.Signals) -> None:
+        async with slot.signalling:
+            slot.signal(number)
 
     async def _freeze(self, slot: Slot, stroke: Stroke) -> None:
-        async with slot.signalled:
+        async with slot.signalling:
             slot.signal(signal.SIGSTOP)
             try:
                 await asyncio.sleep(stroke.seconds)
             finally:
                 slot.signal(signal.SIGCONT)
 
-    async def _restart(self, slot: Slot, _: Stroke) -> None:
-        async with slot.signalled:
-            slot.signal(signal.SIGTERM)
-
-    # -- Realtime
-
-    async def _close_sockets(self, slot: Slot, stroke: Stroke) -> None:
-        await slot.proxy.close_sockets((1000, 1001, 1012)[stroke.number % 3])
-
-    async def _reset_sockets(self, slot: Slot, _: Stroke) -> None:
-        slot.proxy.reset_sockets()
-
-    async def _swallow_sockets(self, slot: Slot, stroke: Stroke) -> None:
-        slot.proxy.swallow_sockets(way=("up", "down", "both")[stroke.number % 3])
-
-    async def _deafen(self, slot: Slot, stroke: Stroke) -> None:
-        slot.proxy.realtime.deaf = True
-        await asyncio.sleep(stroke.seconds)
-        slot.proxy.realtime.deaf = False
-
     async def _refuse_realtime(self, slot: Slot, stroke: Stroke) -> None:
-        slot.proxy.realtime.resets = True
-        slot.proxy.reset_sockets()
-        await asyncio.sleep(stroke.seconds)
-        slot.proxy.realtime.resets = False
+        await slot.proxy.reset_sockets()
+        await _during(stroke, slot.proxy.realtime, resets=True)
 
     async def _end_channels(self, slot: Slot, stroke: Stroke) -> None:
         event = ("phx_close", "phx_error", "system", "expiry")[stroke.number % 4]
-        topic = ("bridge:", "session:")[stroke.number // 4 % 2]
-        await slot.proxy.end_topics(topic, event)  # type: ignore[arg-type]  # its words
+        await slot.proxy.end_topics(("bridge:", "session:")[stroke.number // 4 % 2], event)
 
     async def _deny(self, slot: Slot, stroke: Stroke) -> None:
         slot.proxy.realtime.denies = ("bridge:", "session:")[stroke.number % 2]
@@ -227,53 +204,20 @@ class Havoc:
         def loses(_: Frame) -> bool:
             return rng.random() < 0.5
 
-        slot.proxy.realtime.loses = loses
-        await asyncio.sleep(stroke.seconds)
-        slot.proxy.realtime.loses = None
-
-    # -- REST
-
-    async def _answer_5xx(self, slot: Slot, stroke: Stroke) -> None:
-        slot.proxy.rest.status = (500, 502, 503)[stroke.number % 3]
-        await asyncio.sleep(stroke.seconds)
-        slot.proxy.rest.status = None
-
-    async def _hang(self, slot: Slot, stroke: Stroke) -> None:
-        slot.proxy.rest.hangs = True
-        await asyncio.sleep(stroke.seconds)
-        slot.proxy.rest.hangs = False
-
-    async def _reset_rest(self, slot: Slot, stroke: Stroke) -> None:
-        slot.proxy.rest.resets = True
-        await asyncio.sleep(stroke.seconds)
-        slot.proxy.rest.resets = False
-
-    async def _refuse(self, slot: Slot, stroke: Stroke) -> None:
-        await slot.proxy.refuse()
-        await asyncio.sleep(stroke.seconds)
-        await slot.proxy.listen()
+        await _during(stroke, slot.proxy.realtime, loses=loses)
 
     async def _lose_answers(self, slot: Slot, stroke: Stroke) -> None:
         name = ("bridge_claim", "bridge_beat", "bridge_finish")[stroke.number % 3]
         slot.proxy.rest.lose[name] += 1 + stroke.number // 3 % 5
 
-    # -- the model
-
     async def _reset_model(self, slot: Slot, _: Stroke) -> None:
-        slot.wire.reset_links()
+        slot.model.reset_links()
 
     async def _swallow_model(self, slot: Slot, stroke: Stroke) -> None:
-        slot.wire.swallow_links()
-        slot.wire.swallows_new = True
+        slot.model.swallow_links()
+        slot.model.swallows_new = True
         await asyncio.sleep(stroke.seconds)
-        slot.wire.swallows_new = False
-
-    async def _refuse_model(self, slot: Slot, stroke: Stroke) -> None:
-        await slot.wire.refuse()
-        await asyncio.sleep(stroke.seconds)
-        await slot.wire.listen()
-
-    # -- Postgres
+        slot.model.swallows_new = False
 
     async def _restart_postgres(self, _: Slot, stroke: Stroke) -> None:
         async with self._database:
@@ -282,8 +226,23 @@ class Havoc:
             await self._stack.postgres.start()
 
     async def _crash_postgres(self, _: Slot, __: Stroke) -> None:
-        """Kill one of its processes: all connections are ended, and the log is replayed."""
+        """Kill a server process: Postgres ends all connections, and recovers from its log."""
         async with self._database:
             with contextlib.suppress(psycopg.OperationalError, ProcessLookupError):
                 async with database(self._stack.admin_url) as db:
                     os.kill(db.info.backend_pid, signal.SIGKILL)
+
+
+async def _during(stroke: Stroke, faults: Rest | Realtime, **values: object) -> None:
+    """Set these fields of `faults`, and reset them when the stroke is over."""
+    for name, value in values.items():
+        setattr(faults, name, value)
+    await asyncio.sleep(stroke.seconds)
+    for name in values:
+        setattr(faults, name, getattr(type(faults)(), name))
+
+
+async def _refuse(stroke: Stroke, proxy: Proxy | TcpProxy) -> None:
+    await proxy.refuse()
+    await asyncio.sleep(stroke.seconds)
+    await proxy.listen()

@@ -1,4 +1,4 @@
-"""What people ask during a chaos run, and what has to come of it: planned from the seed, asked through REST."""
+"""The questions of a chaos run and the replies that they must get: planned from the seed, asked through REST."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.faults.checker import Expected
 from tests.support.users import Person
 
 MESSAGES_PER_SESSION = 12
-CODE_EVERY = 6  # each sixth session writes code files
+CODE_EVERY = 6  # every sixth session writes code files
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "north")
-PASSING = ("error=500", "error=429 retry_after=0.3", "cut={n}", "clean_cut={n}", "fail={n}", "stall={n}")
+TRANSIENT_FAULTS = ("error=500", "error=429 retry_after=0.3", "cut={n}", "clean_cut={n}", "fail={n}", "stall={n}")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One planned question: in which session, in what words, what is expected, and what its asker does later."""
+    """A planned question, the reply it must get, and whether its user cancels or retries it later."""
 
     session: int
     content: str
@@ -36,7 +36,7 @@ class Question:
 
 
 def plan(count: int, seed: int) -> list[Question]:
-    """All questions of a run, in their order."""
+    """All questions of a run, in order."""
     rng = random.Random(seed)
     sessions = max(1, count // MESSAGES_PER_SESSION)
     return [_question(rng, n, rng.randrange(sessions)) for n in range(count)]
@@ -53,7 +53,7 @@ def _question(rng: random.Random, n: int, session: int) -> Question:
     fate = rng.random()
     error = None
     if fate < 0.14:
-        directives.append(rng.choice(PASSING).format(n=rng.randrange(6)) + " times=1")
+        directives.append(rng.choice(TRANSIENT_FAULTS).format(n=rng.randrange(6)) + " times=1")
     elif fate < 0.18:
         directives.append("error=400")
         error = "model_refused"
@@ -70,12 +70,12 @@ def _question(rng: random.Random, n: int, session: int) -> Question:
     return Question(session, f"[[{' '.join(directives)}]]", expected, cancels, retries)
 
 
-# How long a call is repeated after the time to ask is over.
+# How long to repeat a failing call once the time for questions is over.
 GIVE_UP_SECONDS = 60.0
 
 
 class Load:
-    """Asks what was planned, at a pace, as several people; a call that fails is tried until it is answered."""
+    """Asks the planned questions at a steady rate, as several users. Failed calls are repeated until they succeed."""
 
     def __init__(self, people: Sequence[Person], questions: Sequence[Question], rate: float, until: float) -> None:
         self.accepted: dict[str, Expected] = {}
@@ -87,12 +87,12 @@ class Load:
         self._sessions: dict[int, asyncio.Task[str]] = {}
 
     async def run(self) -> None:
-        """Until all is asked, or the time is over."""
+        """Return when every question was asked, or at `until`."""
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             queues: list[asyncio.Queue[Question | None]] = [asyncio.Queue() for _ in self._people]
             for person, queue in zip(self._people, queues, strict=True):
-                group.create_task(self._asks(person, queue, group))
+                group.create_task(self._ask_from(person, queue, group))
             for n, question in enumerate(self._questions):
                 await asyncio.sleep(max(0, began + n / self._rate - time.monotonic()))
                 if time.monotonic() > self._until:
@@ -101,13 +101,13 @@ class Load:
             for queue in queues:
                 queue.put_nowait(None)
 
-    async def _asks(self, person: Person, queue: asyncio.Queue[Question | None], group: asyncio.TaskGroup) -> None:
+    async def _ask_from(self, person: Person, queue: asyncio.Queue[Question | None], group: asyncio.TaskGroup) -> None:
         sessions: dict[int, str] = {}
         while (question := await queue.get()) is not None:
             if time.monotonic() > self._until:
                 continue
             if question.session not in sessions:
-                sessions[question.session] = await self._opens(person, question.session)
+                sessions[question.session] = await self._open_session(person, question.session)
             session_id = sessions[question.session]
             expected = replace(question.expected, session_id=session_id)
             row = {"id": expected.message_id, "session_id": session_id, "content": question.content}
@@ -118,7 +118,7 @@ class Load:
             if question.retries_after is not None:
                 group.create_task(self._later(person, expected.message_id, question.retries_after, "retry_message"))
 
-    async def _opens(self, person: Person, session: int) -> str:
+    async def _open_session(self, person: Person, session: int) -> str:
         session_id = str(uuid.uuid4())
         row = {"id": session_id, "function": "Code" if is_code(session) else "Chat", "title": f"session {session}"}
         await self._call(partial(_insert, person, "sessions", row))
@@ -127,14 +127,14 @@ class Load:
     async def _later(self, person: Person, message_id: str, seconds: float, function: str) -> None:
         await asyncio.sleep(seconds)
         before = self.accepted[message_id]
-        # noted before it is called: whatever the call does, even if its answer is lost, it may have been done
+        # recorded before the call, which may take effect even if its response is lost
         if function == "cancel_message":
             self.accepted[message_id] = replace(before, cancelled=True)
         retried = message_id if function == "retry_message" else None
-        await self._call(partial(_ask_of, person, function, message_id), retried)
+        await self._call(partial(_rpc, person, function, message_id), retried)
 
     async def _call(self, call: Callable[[], Awaitable[object]], retried: str | None = None) -> bool:
-        """Make a call until it is answered; True if it was accepted, now or by a call whose answer was lost."""
+        """Repeat a call until there is a response; return whether it was accepted, now or when a response was lost."""
         while True:
             if retried is not None:
                 before = self.accepted[retried]
@@ -148,11 +148,11 @@ class Load:
                     self.refused.append(f"{error.code} {error.message}")
                     return False
             except httpx.HTTPError:
-                pass  # the database or what is before it is away: it comes back
+                pass  # Postgres or REST is down, and will be back
             else:
                 return True
             if time.monotonic() > self._until + GIVE_UP_SECONDS:
-                raise TimeoutError("REST answers no more, although nothing strikes it any longer")
+                raise TimeoutError("REST still fails, although every fault has ended")
             await asyncio.sleep(0.2)
 
 
@@ -160,5 +160,5 @@ async def _insert(person: Person, table: str, row: dict[str, Any]) -> None:
     await person.client.table(table).insert(row).execute()
 
 
-async def _ask_of(person: Person, function: str, message_id: str) -> None:
+async def _rpc(person: Person, function: str, message_id: str) -> None:
     await person.client.rpc(function, {"message_id": message_id}).execute()

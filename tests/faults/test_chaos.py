@@ -1,4 +1,4 @@
-"""A short run of chaos: everything at once, from a fixed seed."""
+"""A short run of chaos from a fixed seed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SEED = 20261123
 MESSAGES = 120
 
 
-async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chaos, "LAST_SHARE", 4.0)  # all is asked, however slow the machine
+async def test_short_run_has_no_violations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "LAST_SHARE", 4.0)  # ask every question, however slow the machine
     report, ledger = await chaos.run(workers=3, messages=MESSAGES, seed=SEED, minutes=0.5, folder=tmp_path)
     assert report.violations == [], f"seed {SEED}"
     assert report.refused == []
@@ -30,7 +30,7 @@ async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path, monkeypat
     assert sum(report.faults.values()) >= 10
     assert report.boots > 3
 
-    # the same ledger with a doubling and a loss planted in it
+    # plant a doubled and a lost reply in the same ledger
     done = next(row for row in ledger.messages if row["role"] == "assistant" and row["status"] == "done")
     doubled = [row | {"content": row["content"] * 2} if row is done else row for row in ledger.messages]
     lost = [row for row in ledger.messages if row is not done]
@@ -38,9 +38,9 @@ async def test_nothing_is_lost_doubled_or_out_of_order(tmp_path: Path, monkeypat
     assert [violation.kind for violation in check(replace(ledger, messages=lost))] == ["lost"]
 
 
-def test_the_seed_decides_what_is_asked_and_what_breaks() -> None:
+def test_seed_determines_questions_and_faults() -> None:
     def strokes(seed: int) -> list[object]:
-        havoc = Havoc(None, [None] * 3, seed, 1.0)  # type: ignore[arg-type, list-item]  # nothing is struck here
+        havoc = Havoc(None, [None] * 3, seed, 1.0)  # type: ignore[arg-type, list-item]  # it only draws
         return [havoc.draw() for _ in range(100)]
 
     assert plan(100, 1) == plan(100, 1) != plan(100, 2)
@@ -48,21 +48,21 @@ def test_the_seed_decides_what_is_asked_and_what_breaks() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--workers", "0"], ["--messages", "-1"], ["--minutes", "0"], ["--nonsense"]])
-def test_a_bad_option_is_told_in_one_line(arguments: list[str]) -> None:
-    said = run(*arguments)
-    assert said.returncode == 2
-    assert "Traceback" not in said.stderr
-    assert "error: " in said.stderr.splitlines()[-1]
+def test_bad_option_prints_one_line_error(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "error: " in result.stderr.splitlines()[-1]
 
 
-def test_help() -> None:
-    said = run("--help")
-    assert said.returncode == 0
+def test_help_lists_every_option() -> None:
+    result = run("--help")
+    assert result.returncode == 0
     for option in ("--minutes", "--workers", "--messages", "--seed", "--json"):
-        assert option in said.stdout
+        assert option in result.stdout
 
 
-def test_the_report_is_json() -> None:
+def test_report_serialises_to_json() -> None:
     report = chaos.Report(1, 3, 10, exits={-9: 1})
     assert json.loads(chaos.as_json(report))["seed"] == 1
 

@@ -1,4 +1,4 @@
-"""The checker finds what is planted: each kind of violation, and nothing in a sound ledger."""
+"""The checker finds each kind of violation, and none in a sound ledger."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TEXT = "m00001 one two three"
 
 
 def write(id: int, message_id: str, ordinal: int, **fields: Any) -> Write:
-    """A write `id` seconds after the beginning."""
+    """A write, `id` seconds after BEGAN."""
     base = Write(id, BEGAN + timedelta(seconds=id), "jobs", "update", message_id, "session", ordinal, 1)
     return replace(base, **fields)
 
 
 def story(begin: int, message_id: str, ordinal: int, worker: str = "a") -> list[Write]:
-    """A question that is claimed, checkpointed and finished by one worker: 5 writes, a second each."""
+    """The five writes, a second apart, of a question that one worker claims, checkpoints and finishes."""
     by = {"caller": worker, "caller_attempt": 1}
     return [
         write(begin, message_id, ordinal, worker=worker, call="bridge_claim", caller=worker),
@@ -79,7 +79,7 @@ def kinds(ledger: Ledger) -> set[tuple[str, str]]:
     return {(violation.kind, violation.message_id) for violation in check(ledger)}
 
 
-def test_nothing_is_found_in_a_sound_ledger() -> None:
+def test_sound_ledger_has_no_violations() -> None:
     assert check(SOUND) == []
 
 
@@ -92,17 +92,21 @@ def with_reply(**fields: Any) -> Ledger:
     return with_messages(lambda row: row | fields if row["reply_to"] == FIRST else row)
 
 
-TAKEN_OVER = [
-    *(queued(1, FIRST, 2), *story(10, FIRST, 2)[:3]),
-    write(15, FIRST, 2, attempt=2, worker="b", call="bridge_claim", caller="b"),
-]
+def taken_over(**late: Any) -> Ledger:
+    """Worker b takes over the first question from worker a; then comes a late write."""
+    writes = [
+        *(queued(1, FIRST, 2), *story(10, FIRST, 2)[:3]),
+        write(15, FIRST, 2, attempt=2, worker="b", call="bridge_claim", caller="b"),
+        write(16, FIRST, 2, **late),
+    ]
+    return replace(SOUND, writes=writes)
 
 
 @pytest.mark.parametrize(
     ("ledger", "found"),
     [
-        pytest.param(with_reply(content=TEXT + TEXT), {("doubled", FIRST)}, id="the text is there twice"),
-        pytest.param(with_reply(content="m00001 on" + TEXT), {("doubled", FIRST)}, id="after a part of itself"),
+        pytest.param(with_reply(content=TEXT + TEXT), {("doubled", FIRST)}, id="text twice"),
+        pytest.param(with_reply(content="m00001 on" + TEXT), {("doubled", FIRST)}, id="text after a part of itself"),
         pytest.param(replace(SOUND, messages=[*SOUND.messages, reply(FIRST)]), {("doubled", FIRST)}, id="two replies"),
         pytest.param(replace(SOUND, runs=[*SOUND.runs] * 2), {("doubled", FIRST)}, id="finished twice"),
         pytest.param(
@@ -114,75 +118,60 @@ TAKEN_OVER = [
         pytest.param(
             with_messages(lambda row: row | {"status": "running"} if FIRST in (row["id"], row["reply_to"]) else row),
             {("lost", FIRST)},
-            id="for ever running",
+            id="still running",
         ),
-        pytest.param(replace(SOUND, jobs=[FIRST]), {("lost", FIRST)}, id="a job is left"),
+        pytest.param(replace(SOUND, jobs=[FIRST]), {("lost", FIRST)}, id="job left"),
         pytest.param(
             with_messages(lambda row: row | {"status": "failed"} if FIRST in (row["id"], row["reply_to"]) else row),
             {("lost", FIRST)},
-            id="failed, though its script does not",
+            id="failed without reason",
         ),
-        pytest.param(with_reply(content="m00001 one three"), {("wrong", FIRST)}, id="a piece is missing"),
-        pytest.param(with_reply(status="failed"), {("wrong", FIRST), ("lost", FIRST)}, id="not as its question"),
+        pytest.param(with_reply(content="m00001 one three"), {("wrong", FIRST)}, id="part missing"),
+        pytest.param(with_reply(status="failed"), {("wrong", FIRST), ("lost", FIRST)}, id="two statuses"),
         pytest.param(
             with_messages(lambda row: row | {"content": "m00001 two"} if row["reply_to"] == SECOND else row),
             {("wrong", SECOND)},
-            id="a cancelled text that was never said",
+            id="cancelled with another text",
         ),
         pytest.param(
             replace(SOUND, writes=[*SOUND.writes[:3], *story(10, SECOND, 4), *story(20, FIRST, 2)]),
             {("out of order", SECOND)},
-            id="the second before the first",
+            id="second before first",
         ),
         pytest.param(
             replace(SOUND, writes=[*SOUND.writes[:3], *story(10, FIRST, 2), *story(13, SECOND, 4, "b")]),
             {("two at once", SECOND), ("out of order", SECOND)},
-            id="the second while the first runs",
+            id="second while first runs",
         ),
         pytest.param(
-            replace(
-                SOUND,
-                writes=[
-                    *TAKEN_OVER,
-                    write(16, FIRST, 2, relation="messages", call="bridge_beat", caller="a", caller_attempt=1),
-                ],
-            ),
+            taken_over(relation="messages", call="bridge_beat", caller="a", caller_attempt=1),
             {("late write", FIRST)},
-            id="a checkpoint after the takeover",
+            id="checkpoint after takeover",
         ),
         pytest.param(
-            replace(
-                SOUND,
-                writes=[
-                    *TAKEN_OVER,
-                    write(16, FIRST, 2, operation="delete", call="bridge_finish", caller="a", caller_attempt=1),
-                ],
-            ),
+            taken_over(operation="delete", call="bridge_finish", caller="a", caller_attempt=1),
             {("late write", FIRST)},
-            id="a finish after the takeover",
+            id="finish after takeover",
         ),
         pytest.param(
-            replace(
-                SOUND,
-                writes=[*TAKEN_OVER, write(16, FIRST, 2, attempt=2, call="bridge_beat", caller="c", caller_attempt=2)],
-            ),
+            taken_over(attempt=2, call="bridge_beat", caller="c", caller_attempt=2),
             {("late write", FIRST)},
-            id="a write by one who never held it",
+            id="write by a worker that never held it",
         ),
     ],
 )
-def test_what_is_planted_is_found(ledger: Ledger, found: set[tuple[str, str]]) -> None:
+def test_planted_violation_is_found(ledger: Ledger, found: set[tuple[str, str]]) -> None:
     assert kinds(ledger) == found
 
 
 @pytest.mark.parametrize("order", [(FIRST, THIRD), (THIRD, FIRST)])
-def test_an_old_question_that_is_asked_anew_may_come_before_or_after_those_that_wait(order: tuple[str, str]) -> None:
+def test_retried_question_may_run_before_or_after_waiting_one(order: tuple[str, str]) -> None:
     """A user retries the first while the second runs and the third waits."""
-    anew = {FIRST: (2, 2), THIRD: (6, 1)}  # ordinal and attempt
+    places = {FIRST: (2, 2), THIRD: (6, 1)}  # ordinal and attempt
     writes = [*(queued(1, FIRST, 2), *story(10, FIRST, 2)), queued(16, SECOND, 4), *story(18, SECOND, 4)]
     writes += [queued(17, THIRD, 6), replace(queued(19, FIRST, 2), attempt=1)]
     for begin, message_id in zip((30, 40), order, strict=True):
-        ordinal, attempt = anew[message_id]
+        ordinal, attempt = places[message_id]
         for one in story(begin, message_id, ordinal):
             writes.append(replace(one, attempt=attempt, caller_attempt=one.caller_attempt and attempt))
     assert check(replace(SOUND, writes=writes)) == []

@@ -1,4 +1,4 @@
-"""A rolling restart of three workers under load: everything is answered, and nothing was done for nothing."""
+"""Rolling restarts under load: every question is answered, and no attempt is wasted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILLER = "".join(f"word{n % 100:02d} " for n in range(60))
 
 
 async def busy(worker: WorkerProcess) -> None:
-    """Wait until the worker has something in hand."""
+    """Wait until the worker holds a job."""
 
     async def is_busy() -> bool:
         return (await worker.metrics())["bridge_running_jobs"] > 0
@@ -30,16 +30,16 @@ async def busy(worker: WorkerProcess) -> None:
     await until(is_busy, 10)
 
 
-async def test_a_rolling_restart_wastes_no_attempt(
+async def test_rolling_restart_wastes_no_attempt(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": DRAIN_SECONDS, "concurrency": SESSIONS // WORKERS}
     sessions = [await user.open_session(title="named") for _ in range(SESSIONS)]
     asked: list[str] = []
-    enough = asyncio.Event()
+    restarted = asyncio.Event()
 
     async def load() -> None:
-        while not enough.is_set():
+        while not restarted.is_set():
             for session_id in sessions:
                 asked.append(await user.ask(session_id, "[[tokens=60 delay=0.015]]"))  # 0.9 s each
             await asyncio.sleep(0.6)
@@ -62,7 +62,7 @@ async def test_a_rolling_restart_wastes_no_attempt(
                 assert new.runs
                 assert await old.ended(DRAIN_SECONDS) == 0
         finally:
-            enough.set()
+            restarted.set()
             await loading
         replies = [await user.reply(message_id, within=30) for message_id in asked]
     assert len(asked) >= SESSIONS * WORKERS
@@ -71,7 +71,7 @@ async def test_a_rolling_restart_wastes_no_attempt(
     assert {row["outcome"]: row["count"] for row in await cursor.fetchall()} == {"done": len(asked)}
 
 
-async def test_what_cannot_end_in_time_is_released_and_goes_on_elsewhere_at_once(
+async def test_drain_hands_long_reply_to_another_worker(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 1, "lease_seconds": 60}
@@ -81,7 +81,7 @@ async def test_what_cannot_end_in_time_is_released_and_goes_on_elsewhere_at_once
         await user.reply(message_id, lambda row: row["seq"] > 0)
         async with worker_process(environment, tmp_path / "new.log", **settings):
             old.signal(signal.SIGTERM)
-            # far sooner than its lease would have ended
+            # long before the lease would expire
             reply = await user.reply(message_id, within=settings["lease_seconds"] / 2)
             assert await old.ended() == 0
     assert (reply["status"], reply["attempt"], reply["content"]) == ("done", 2, FILLER[: 20 * 7])
@@ -89,7 +89,7 @@ async def test_what_cannot_end_in_time_is_released_and_goes_on_elsewhere_at_once
     assert [row["outcome"] for row in await cursor.fetchall()] == ["released", "done"]
 
 
-async def test_a_second_signal_leaves_now(environment: dict[str, str], user: Person, tmp_path: Path) -> None:
+async def test_second_signal_ends_drain_at_once(environment: dict[str, str], user: Person, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 60, "lease_seconds": 3}
     async with worker_process(environment, tmp_path / "old.log", **settings) as old:
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=20 first=0.02 stall=20 times=1]]")

@@ -1,4 +1,4 @@
-"""A secret key is changed as a deploy is done: both are good for a while, and nobody notices."""
+"""Rotating the secret key is a rolling restart: both keys are valid for a while, and users notice nothing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.users import Person
 from tests.support.workers import worker_process
 
 
-async def test_workers_with_two_keys_stand_in_for_each_other(
+async def test_workers_with_different_keys_take_over_from_each_other(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
 ) -> None:
-    # the devstack has one opaque secret key; the legacy service role's is the other one that is good
+    # the devstack has one secret key; the legacy service role's JWT is the other valid key
     claims = {"role": "service_role", "iss": "supabase", "exp": int(time.time()) + 600}
     other = {"SUPABASE_SECRET_KEY": jwt.encode(claims, environment["SUPABASE_JWT_SECRET"], "HS256")}
     settings: dict[str, Any] = {"sweep_seconds": 30, "drain_seconds": 20, "concurrency": 4}
@@ -30,7 +30,7 @@ async def test_workers_with_two_keys_stand_in_for_each_other(
         worker_process(environment | other, tmp_path / "old.log", **settings) as old,
         worker_process(environment, tmp_path / "new.log", **settings) as new,
     ):
-        # more than one of them can take
+        # more than one worker has slots for
         asked = await asyncio.gather(*(user.ask(session_id, question) for session_id in sessions))
         await busy(old)
         await busy(new)

@@ -1,4 +1,4 @@
-"""The model goes wrong: tried again or given up as the kind of the fault demands, and told in a dead letter."""
+"""Faults of the model: each kind is retried or fails as classified, and a failed question is a dead letter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from bridge import turn
 from bridge.realtime import publisher
 from devstack.model import ModelServer
-from tests.faults.wire import Wire
+from tests.faults.tcp_proxy import TcpProxy
 from tests.support.database import Row
 from tests.support.users import Person
 from tests.support.waiting import until
@@ -32,7 +32,7 @@ def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """What the model is told to do, and what has to come of it."""
+    """A fault of the scripted model, and the result that it must have."""
 
     script: str
     status: str
@@ -43,11 +43,11 @@ class Case:
 
 DONE, FAILED = "done", "failed"
 CASES = [
-    # permanent: once, and never again
+    # permanent: never retried
     Case("error=401", FAILED, 1, "model_refused"),
     Case("error=400", FAILED, 1, "model_refused"),
     Case("error=403", FAILED, 1, "model_refused"),
-    # transient for ever: as often as MAX_FAILURES allows
+    # transient, but it lasts: MAX_FAILURES attempts
     Case("error=429", FAILED, MAX_FAILURES, "model_busy"),
     Case("error=500", FAILED, MAX_FAILURES, "model_unavailable"),
     Case("stall=2", FAILED, MAX_FAILURES, "model_stalled"),
@@ -57,7 +57,7 @@ CASES = [
     Case("fail=2", FAILED, MAX_FAILURES, "model_cut"),
     Case('json="no {structure"', FAILED, MAX_FAILURES, "model_output", "Code"),
     Case("finish=content_filter", FAILED, 1, "model_filtered"),
-    # transient, and over in time
+    # transient, and soon over
     Case("error=500 times=2", DONE, 3),
     Case("error=429 times=1", DONE, 2),
     Case("stall=2 times=1", DONE, 2),
@@ -67,7 +67,7 @@ CASES = [
 ]
 
 
-async def test_every_kind_of_fault_by_the_taxonomy(
+async def test_each_fault_is_retried_or_fails_as_classified(
     environment: dict[str, str], model: ModelServer, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     began = time.monotonic()
@@ -94,14 +94,14 @@ async def test_every_kind_of_fault_by_the_taxonomy(
             found.append((case.script, reply["status"], error, reply["attempt"], len(attempts), dead))
             if case.status == DONE:
                 wanted.append((case.script, DONE, None, case.attempts, case.attempts, []))
-                assert reply["content"] == f"{n} {TEXT}", "the attempts before it left nothing in the text"
+                assert reply["content"] == f"{n} {TEXT}", "earlier attempts left text behind"
                 assert [outcome for outcome, _ in attempts] == ["failed"] * (case.attempts - 1) + ["done"]
             else:
                 letter = [(case.attempts, case.code)]
                 wanted.append((case.script, FAILED, case.code, case.attempts, case.attempts, letter))
-                assert attempts == [("failed", case.code)] * case.attempts, "a dead letter has its whole story"
+                assert attempts == [("failed", case.code)] * case.attempts, "an attempt is missing"
         assert found == wanted
-        # no connection to the provider is left
+        # every connection to the provider is closed
         await model.until(lambda model: model.open == 0)
         mine = [exchange for exchange in model.requests if exchange.started_at > began]
         stalled = [exchange.outcome for exchange in mine if exchange.prompt.last.startswith("[[stall=0")]
@@ -110,22 +110,19 @@ async def test_every_kind_of_fault_by_the_taxonomy(
 
 
 def pauses_in(caplog: pytest.LogCaptureFixture) -> list[float]:
-    """How long the worker said that it would wait before each next attempt, in seconds."""
+    """The pause before each retry that the worker logged, in seconds."""
     found = [vars(record).get("retry_ms") for record in caplog.records]
     return [milliseconds / 1000 for milliseconds in found if milliseconds is not None]
 
 
-async def test_retry_after_is_honoured(
+async def test_retry_after_header_sets_pause(
     environment: dict[str, str], model: ModelServer, user: Person, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with working(environment, **PATIENCE):
         busy = "[[error=429 retry_after=2 times=1 text=busy]]"
         down = "[[error=503 retry_after=1.5 times=1 text=down]]"
-        begun = {}
-        for script in (busy, down):
-            message_id = await user.ask(await user.open_session(title="named"), script)
-            begun[script] = message_id
-        for message_id in begun.values():
+        asked = [await user.ask(await user.open_session(title="named"), script) for script in (busy, down)]
+        for message_id in asked:
             assert (await user.reply(message_id))["status"] == "done"
     for script, seconds in ((busy, 2.0), (down, 1.5)):
         first, second = [exchange.started_at for exchange in model.requests if exchange.prompt.last == script]
@@ -133,7 +130,7 @@ async def test_retry_after_is_honoured(
     assert sorted(pauses_in(caplog)) == [1.5, 2.0]
 
 
-async def test_retries_wait_longer_each_time(
+async def test_pause_doubles_with_each_retry(
     environment: dict[str, str], model: ModelServer, user: Person, caplog: pytest.LogCaptureFixture
 ) -> None:
     script = "[[error=500 times=3 text=patience]]"
@@ -142,35 +139,35 @@ async def test_retries_wait_longer_each_time(
         assert (await user.reply(message_id))["content"] == "patience"
     times = [exchange.started_at for exchange in model.requests if exchange.prompt.last == script]
     waited = [later - earlier for earlier, later in pairwise(times)]
-    told = pauses_in(caplog)
-    assert len(waited) == len(told) == 3
-    for failures, (pause, seconds) in enumerate(zip(told, waited, strict=True)):
+    logged = pauses_in(caplog)
+    assert len(waited) == len(logged) == 3
+    for failures, (pause, seconds) in enumerate(zip(logged, waited, strict=True)):
         longest = FIRST_RETRY_SECONDS * 2**failures
         assert int(longest * 500) / 1000 <= pause <= longest
         assert pause <= seconds
 
 
-async def test_a_retry_takes_the_place_of_the_partial(
+async def test_retry_replaces_partial_reply(
     environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session_id = await user.open_session(title="named")
-    ear = await user.listen(f"session:{session_id}")
-    # a join may take as long as it likes: no checkpoint takes what it will have to say, and the end waits for it
+    events = await user.listen(f"session:{session_id}")
+    # so that every delta is sent, however slow the join: no checkpoint comes first, and the end waits for it
     monkeypatch.setattr(publisher, "JOIN_PATIENCE_SECONDS", 20)
     async with working(environment, **PATIENCE, checkpoint_seconds=60, lease_seconds=600):
         message_id = await user.ask(session_id, f'[[text="{TEXT}" delay=0.05 cut=4 times=1]]')
         reply = await user.reply(message_id)
-        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
+        await events.until(lambda events: events.of("message", role="assistant", status="done"))
     assert (reply["attempt"], reply["content"]) == (2, TEXT)
     for attempt in (1, 2):
-        deltas = ear.of("delta", attempt=attempt)
+        deltas = events.of("delta", attempt=attempt)
         assert [delta["seq"] for delta in deltas] == list(range(1, len(deltas) + 1))
         assert TEXT.startswith("".join(delta["text"] for delta in deltas))
-    assert "".join(delta["text"] for delta in ear.of("delta", attempt=2)) == TEXT
+    assert "".join(delta["text"] for delta in events.of("delta", attempt=2)) == TEXT
 
 
-async def test_nobody_listens_then_no_headers_then_the_model_is_back(
-    environment: dict[str, str], wire: Wire, user: Person, db: psycopg.AsyncConnection[Row]
+async def test_unreachable_or_silent_model_recovers(
+    environment: dict[str, str], model_proxy: TcpProxy, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     async with working(environment, **PATIENCE | {"idle_seconds": 60}):
         session_id = await user.open_session(title="named")
@@ -178,21 +175,21 @@ async def test_nobody_listens_then_no_headers_then_the_model_is_back(
         async def ask() -> Row:
             return await user.reply(await user.ask(session_id, f'[[text="{TEXT}"]]'))
 
-        await wire.refuse()
+        await model_proxy.refuse()
         reply = await ask()
         assert (reply["status"], reply["error"]["code"], reply["attempt"]) == (
             *("failed", "model_unreachable"),
             MAX_FAILURES,
         )
-        await wire.listen()
-        wire.swallows_new = True
-        reply = await ask()  # in less than 20 s: that is less than one model may be idle
+        await model_proxy.listen()
+        model_proxy.swallows_new = True
+        reply = await ask()  # it takes less than 20 s, although a model may be idle for 60 s
         assert (reply["status"], reply["error"]["code"], reply["attempt"]) == ("failed", "model_silent", MAX_FAILURES)
-        await until(lambda: not wire.links, 10)  # the provider's connections were closed, not left to hang
-        wire.swallows_new, wire.resets_new = False, True
+        await until(lambda: not model_proxy.links, 10)  # no connection to the provider is left open
+        model_proxy.swallows_new, model_proxy.resets_new = False, True
         reply = await ask()
         assert (reply["status"], reply["attempt"]) == ("failed", MAX_FAILURES)
-        wire.resets_new = False
+        model_proxy.resets_new = False
         reply = await ask()
         assert (reply["status"], reply["content"]) == ("done", TEXT)
         (letters,) = await (await db.execute("select count(*) from bridge.dead_letters")).fetchall()

@@ -1,4 +1,4 @@
-"""Many claimers, many sessions, everything at once: one at a time in a session, in order, and no deadlock."""
+"""Many claimers and sessions at once: one reply at a time in a session, in order, without deadlocks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ CLAIMERS = 4
 SESSIONS = 60
 MESSAGES = 5_000
 SLOTS = 12
-WITHIN_SECONDS = 240  # alone it takes 20
+WITHIN_SECONDS = 240  # it takes 20 on an idle machine
 
 
 class Watch:
-    """Who has what in hand, as the claimers know it: from the answer to a claim to the moment before the finish.
+    """Which claimer holds which question: from the response to the claim until just before the finish.
 
-    That is less than the database knows, so whatever looks wrong here is wrong.
+    The database holds a question for longer, so every overlap found here is a fault.
     """
 
     def __init__(self) -> None:
-        self.held: dict[str, str] = {}  # session: message
-        self.ordinals: dict[str, tuple[str, int]] = {}  # message: session, ordinal
-        self.unended: dict[str, set[int]] = {}  # session: ordinals that were never ended
+        self.held: dict[str, str] = {}  # session: question
+        self.ordinals: dict[str, tuple[str, int]] = {}  # question: session, ordinal
+        self.unended: dict[str, set[int]] = {}  # session: ordinals that never ended
         self.wrong: list[str] = []
         self.attempts: Counter[str] = Counter()
 
@@ -60,13 +60,13 @@ class Watch:
 
 @pytest.fixture
 async def quiet(stack: Stack) -> AsyncIterator[None]:
-    """Nobody listens to the announcements, which would take the time of the one that counts."""
+    """Stop Realtime: announcements would only slow the test down."""
     await stack.realtime.stop()
     yield
     await stack.realtime.start()
 
 
-async def test_never_two_of_a_session_never_out_of_order_no_deadlock(
+async def test_concurrent_claims_keep_each_session_in_order(
     stack: Stack, user: Person, db: psycopg.AsyncConnection[Row], quiet: None
 ) -> None:
     rng = random.Random(20261123)
@@ -88,7 +88,7 @@ async def test_never_two_of_a_session_never_out_of_order_no_deadlock(
         return connection
 
     async def inserts(connection: psycopg.AsyncConnection[Row], count: int) -> None:
-        """A user asks, now one question, now several at once, now in several sessions."""
+        """A user asks one question, or several at once, in one or in several sessions."""
         while count > 0:
             many = min(count, rng.choice((1, 1, 4, 12)))
             count -= many
@@ -101,7 +101,7 @@ async def test_never_two_of_a_session_never_out_of_order_no_deadlock(
                 watch.asked(row["id"], row["session_id"], row["ordinal"])
                 asked.append(row["id"])
 
-    async def meddles(connection: psycopg.AsyncConnection[Row]) -> None:
+    async def cancels_and_retries(connection: psycopg.AsyncConnection[Row]) -> None:
         """A user cancels and retries at random."""
         while not all_asked.is_set():
             await asyncio.sleep(0.01)
@@ -117,14 +117,14 @@ async def test_never_two_of_a_session_never_out_of_order_no_deadlock(
                 retried.append(message_id)
 
     async def claims(connection: psycopg.AsyncConnection[Row], worker: str) -> None:
-        """A worker: claims, beats, finishes; some attempts fail and are tried again, some are released."""
+        """A worker claims, beats and finishes. Some attempts fail and are retried, some are released."""
         while True:
             cursor = await connection.execute(
                 "select public.bridge_claim(%s, %s, '{}', 30, 3) as answer", [worker, SLOTS]
             )
             jobs: list[dict[str, Any]] = (await cursor.fetchall())[0]["answer"]["jobs"]
             if not jobs:
-                if all_asked.is_set() and not await left(connection):
+                if all_asked.is_set() and not await has_open_jobs(connection):
                     return
                 await asyncio.sleep(0.01)
                 continue
@@ -150,7 +150,7 @@ async def test_never_two_of_a_session_never_out_of_order_no_deadlock(
             states = (await cursor.fetchall())[0]["answer"]["results"]
             assert set(states.values()) == {"ok"}, states
 
-    async def left(connection: psycopg.AsyncConnection[Row]) -> bool:
+    async def has_open_jobs(connection: psycopg.AsyncConnection[Row]) -> bool:
         cursor = await connection.execute("select public.bridge_status() as status")
         status = (await cursor.fetchall())[0]["status"]
         return bool(status["queued"] + status["waiting"] + status["retrying"] + status["running"])
@@ -161,7 +161,7 @@ async def test_never_two_of_a_session_never_out_of_order_no_deadlock(
                 for n in range(CLAIMERS):
                     group.create_task(claims(await connect(opened, "service_role"), f"claimer-{n}"))
                 for _ in range(2):
-                    group.create_task(meddles(await connect(opened, "authenticated")))
+                    group.create_task(cancels_and_retries(await connect(opened, "authenticated")))
                 async with asyncio.TaskGroup() as askers:
                     for _ in range(3):
                         askers.create_task(inserts(await connect(opened, "authenticated"), MESSAGES // 3 + 1))
@@ -179,10 +179,10 @@ async def test_never_two_of_a_session_never_out_of_order_no_deadlock(
         " where q.role = 'user' and (q.status <> 'cancelled' or r.id is not null)"
         " and (r.status is distinct from q.status or r.ordinal <> q.ordinal + 1)"
     )
-    assert await cursor.fetchall() == [{"count": 0}], "a question without a reply, or with another status than its own"
+    assert await cursor.fetchall() == [{"count": 0}], "a question has no reply, or one with another status"
 
 
-async def test_questions_in_several_sessions_at_once_stop_no_worker(
+async def test_insert_into_several_sessions_blocks_no_finish(
     stack: Stack, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     """A finish locks sessions in the order of their ids; an insert in the opposite order must not stop it."""
@@ -198,17 +198,17 @@ async def test_questions_in_several_sessions_at_once_stop_no_worker(
             try:
                 await asking.execute(insert, [high, low])
             except psycopg.Error as error:
-                if error.sqlstate != "PT409":  # it may be refused for its order, without waiting
+                if error.sqlstate != "PT409":  # the schema may refuse the order, without waiting
                     raise
 
         waiting = asyncio.create_task(ask())
 
-        async def stands_still() -> bool:
+        async def is_blocked_or_done() -> bool:
             return waiting.done() or await blocked(stack, asking.info.backend_pid)
 
-        await until(stands_still, 5)
+        await until(is_blocked_or_done, 5)
         await db.execute(lock, [high])
-    await waiting  # neither of the two raises DeadlockDetected
+    await waiting  # neither raises DeadlockDetected
 
 
 async def blocked(stack: Stack, pid: int) -> bool:

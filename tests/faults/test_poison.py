@@ -1,4 +1,4 @@
-"""A question that kills every worker that takes it is given up; the others are answered."""
+"""A question that kills every worker that claims it becomes a dead letter; other questions are answered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.workers import worker_process
 MAX_FAILURES = 2
 
 
-async def test_a_question_that_kills_workers_is_given_up(
+async def test_question_that_kills_workers_becomes_dead_letter(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {

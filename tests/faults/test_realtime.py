@@ -1,14 +1,15 @@
-"""Realtime goes wrong: the next message is answered all the same, and wake-ups are back soon after the fault's end.
+"""Faults of Realtime: the next question is answered all the same, and wake-ups are back soon after the fault ends.
 
-The worker's own times are a fifth of what they are outside, and so are the bounds.
+The worker's timings are scaled to a fifth, and so are the bounds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -17,7 +18,7 @@ from bridge.realtime import channels, connection, listener, publisher, superviso
 from bridge.realtime.channels import SessionChannels
 from bridge.realtime.listener import Signal, Work
 from bridge.worker import Worker
-from tests.faults.proxy import Frame, Proxy
+from tests.faults.proxy import Direction, Frame, Proxy, Realtime
 from tests.support.users import Person
 from tests.support.waiting import until
 from tests.support.workers import claims, worker_settings, working
@@ -28,10 +29,8 @@ SCALE = 0.2
 MODULES = (channels, claiming, connection, listener, publisher, supervisor)
 BACK_SECONDS = 15 * SCALE
 SWEEP_SECONDS = 1.0
-# what a busy machine may add to any of it
+# what a busy machine may add to any bound
 SLACK_SECONDS = 1.0
-
-Fault = Callable[[Proxy], AbstractAsyncContextManager[None]]
 
 
 @pytest.fixture(autouse=True)
@@ -41,18 +40,18 @@ def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
         *("PROBE_SECONDS", "PROBE_ANSWER_SECONDS", "ANNOUNCED_MS"),
     ):
         owners = [module for module in MODULES if hasattr(module, name)]
-        assert owners, f"{name} is known nowhere any more"
-        for module in owners:  # a name that was imported is another one
+        assert owners, f"no module has {name}"
+        for module in owners:  # importing a constant makes a copy
             monkeypatch.setattr(module, name, getattr(module, name) * SCALE)
 
 
-class Heard:
-    """Which questions the worker heard of, and how."""
+class Wakeups:
+    """The questions that the worker was notified of, by source."""
 
     def __init__(self, worker: Worker) -> None:
         self.by: dict[str, set[str]] = {"broadcast": set(), "changes": set()}
         self._enqueue = worker.listener._enqueue
-        worker.listener._enqueue = self.enqueue  # type: ignore[method-assign]  # it listens in
+        worker.listener._enqueue = self.enqueue  # type: ignore[method-assign]  # to record signals
 
     def enqueue(self, signal: Signal) -> None:
         if isinstance(signal, Work) and signal.source in self.by:
@@ -60,182 +59,126 @@ class Heard:
         self._enqueue(signal)
 
     async def both(self, user: Person, session_id: str, within: float) -> float:
-        """Ask until both ways tell of a question that was asked from now on; return after how many seconds.
+        """Ask until both sources have announced a new question; return after how many seconds.
 
-        Raises TimeoutError, naming the way that stayed silent.
+        Raises TimeoutError, with the source that stayed silent.
         """
         asked: set[str] = set()
         began = time.monotonic()
         while time.monotonic() - began < within:
             asked.add(await user.ask(session_id, "[[text=probe]]"))
             await asyncio.sleep(0.1)
-            if all(asked & heard for heard in self.by.values()):
+            if all(asked & announced for announced in self.by.values()):
                 return time.monotonic() - began
-        silent = [way for way, heard in self.by.items() if not asked & heard]
-        raise TimeoutError(f"{within:g} s after the fault's end nothing is heard by {' and '.join(silent)}")
+        silent = [source for source, announced in self.by.items() if not asked & announced]
+        raise TimeoutError(f"no wake-up by {' or '.join(silent)} within {within:g} s")
 
 
-# -- the faults ------------------------------------------------------------------------------------------
+def closed(code: int) -> Callable[[Proxy], Awaitable[None]]:
+    return lambda proxy: proxy.close_sockets(code)
 
 
-def closed(code: int) -> Fault:
-    @asynccontextmanager
-    async def fault(proxy: Proxy) -> AsyncIterator[None]:
-        await proxy.close_sockets(code)
-        yield
-
-    return fault
+def swallowed(way: Direction = "both") -> Callable[[Proxy], Awaitable[None]]:
+    return lambda proxy: proxy.swallow_sockets(way)
 
 
-def ended(topic: str, event: str) -> Fault:
-    @asynccontextmanager
-    async def fault(proxy: Proxy) -> AsyncIterator[None]:
+def ended(topic: str, event: str) -> Callable[[Proxy], Awaitable[None]]:
+    async def end(proxy: Proxy) -> None:
         assert proxy.of(topic)
-        await proxy.end_topics(topic, event)  # type: ignore[arg-type]  # one of its words
+        await proxy.end_topics(topic, event)
+
+    return end
+
+
+async def untouched(_: Proxy) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to open connections, the faults of new ones, and how long these last."""
+
+    to_open: Callable[[Proxy], Awaitable[None]] = untouched
+    faults: Realtime = field(default_factory=Realtime)
+    seconds: float = 0  # after the question was answered
+    handshakes: int = 0  # and until the worker has tried to connect this often
+
+    @asynccontextmanager
+    async def on(self, proxy: Proxy) -> AsyncIterator[None]:
+        proxy.realtime = self.faults
+        await self.to_open(proxy)
         yield
-
-    return fault
-
-
-@asynccontextmanager
-async def was_reset(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.reset_sockets()
-    yield
+        await asyncio.sleep(self.seconds)
+        count = proxy.handshakes + self.handshakes
+        await until(lambda: proxy.handshakes >= count, 10)
+        await proxy.calm()
 
 
-@asynccontextmanager
-async def refused(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.realtime.resets = True
-    proxy.reset_sockets()
-    yield
-    await asyncio.sleep(20 * SCALE)  # the library itself gives up after 15 s, for ever
+FAULTS = {
+    "closed 1000": Fault(closed(1000)),
+    "closed 1001": Fault(closed(1001)),
+    "closed 1012": Fault(closed(1012)),
+    "reset": Fault(Proxy.reset_sockets),
+    # the library gives up for good after 15 s
+    "refused for long": Fault(Proxy.reset_sockets, Realtime(resets=True), seconds=20 * SCALE),
+    "handshakes answered 503": Fault(closed(1012), Realtime(status=503), seconds=1),
+    # long enough that the worker is connecting when the fault ends
+    "black hole": Fault(swallowed(), Realtime(hangs=True), handshakes=2),
+    "opened, then silent": Fault(swallowed(), Realtime(swallows_new=True), handshakes=2),
+    "half-open: nothing is sent": Fault(swallowed("up")),
+    "half-open: nothing is received": Fault(swallowed("down")),
+    "heartbeats unanswered": Fault(faults=Realtime(drops_heartbeats=True)),
+    "dead but answering pings": Fault(faults=Realtime(deaf=True), seconds=BACK_SECONDS),
+    "phx_close of the inbox": Fault(ended("bridge:inbox", "phx_close")),
+    "phx_close of the changes": Fault(ended("bridge:messages", "phx_close")),
+    "phx_error of the inbox": Fault(ended("bridge:inbox", "phx_error")),
+    "phx_error of the changes": Fault(ended("bridge:messages", "phx_error")),
+    "token expired": Fault(ended("bridge:", "expiry")),
+    "system error": Fault(ended("bridge:messages", "system")),
+    "join denied": Fault(closed(1012), Realtime(denies="bridge:"), seconds=1),
+}
 
 
-@asynccontextmanager
-async def answered_503(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.realtime.status = 503
-    await proxy.close_sockets(1012)
-    yield
-    await asyncio.sleep(1)
-
-
-@asynccontextmanager
-async def black_hole(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.realtime.hangs = True
-    proxy.swallow_sockets()
-    yield
-    # long enough that the worker has begun to connect anew, and is in it when the fault ends
-    count = proxy.handshakes
-    await until(lambda: proxy.handshakes >= count + 2, 10)
-
-
-@asynccontextmanager
-async def opened_then_silent(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.realtime.swallows_new = True
-    proxy.swallow_sockets()
-    yield
-    count = proxy.handshakes
-    await until(lambda: proxy.handshakes >= count + 2, 10)
-
-
-@asynccontextmanager
-async def half_open_up(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.swallow_sockets(way="up")
-    yield
-
-
-@asynccontextmanager
-async def half_open_down(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.swallow_sockets(way="down")
-    yield
-
-
-@asynccontextmanager
-async def heartbeats_unanswered(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.realtime.drops_heartbeats = True
-    yield
-
-
-@asynccontextmanager
-async def dead_but_answering_pings(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.realtime.deaf = True
-    yield
-    await asyncio.sleep(BACK_SECONDS)
-
-
-@asynccontextmanager
-async def join_denied(proxy: Proxy) -> AsyncIterator[None]:
-    proxy.realtime.denies = "bridge:"
-    await proxy.close_sockets(1012)
-    yield
-    await asyncio.sleep(1)
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(closed(1000), id="closed 1000"),
-        pytest.param(closed(1001), id="closed 1001"),
-        pytest.param(closed(1012), id="closed 1012"),
-        pytest.param(was_reset, id="reset"),
-        pytest.param(refused, id="refused for long"),
-        pytest.param(answered_503, id="handshakes answered 503"),
-        pytest.param(black_hole, id="black hole"),
-        pytest.param(opened_then_silent, id="opened, then silent"),
-        pytest.param(half_open_up, id="half-open: nothing is sent"),
-        pytest.param(half_open_down, id="half-open: nothing is received"),
-        pytest.param(heartbeats_unanswered, id="heartbeats unanswered"),
-        pytest.param(dead_but_answering_pings, id="dead but answering pings"),
-        pytest.param(ended("bridge:inbox", "phx_close"), id="phx_close of the inbox"),
-        pytest.param(ended("bridge:messages", "phx_close"), id="phx_close of the changes"),
-        pytest.param(ended("bridge:inbox", "phx_error"), id="phx_error of the inbox"),
-        pytest.param(ended("bridge:messages", "phx_error"), id="phx_error of the changes"),
-        pytest.param(ended("bridge:", "expiry"), id="token expired"),
-        pytest.param(ended("bridge:messages", "system"), id="system error"),
-        pytest.param(join_denied, id="join denied"),
-    ],
-)
-async def test_the_next_message_is_answered_and_wake_ups_come_back(
-    fault: Fault, cut_off: dict[str, str], proxy: Proxy, user: Person
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+async def test_next_question_is_answered_and_wakeups_return(
+    fault: Fault, proxied: dict[str, str], proxy: Proxy, user: Person
 ) -> None:
     session_id = await user.open_session(title="named")
-    async with working(cut_off, sweep_seconds=SWEEP_SECONDS) as running:
-        heard = Heard(running)
-        await heard.both(user, session_id, within=5)
-        async with fault(proxy):
+    async with working(proxied, sweep_seconds=SWEEP_SECONDS) as running:
+        wakeups = Wakeups(running)
+        await wakeups.both(user, session_id, within=5)
+        async with fault.on(proxy):
             other = await user.open_session(title="named")
             message_id = await user.ask(other, "[[text=answered]]")
             before = claims(running, woken_by="sweep")
-            await user.reply(message_id, lambda _: True)  # it is claimed: by the next sweep, or the one under way
+            await user.reply(message_id, lambda _: True)  # claimed by the next sweep, or by one already running
             assert claims(running, woken_by="sweep") <= before + 2
             assert (await user.reply(message_id))["content"] == "answered"
-        await proxy.calm()
-        await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
+        await wakeups.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-async def test_a_lost_event_is_found_by_the_sweep_which_trusts_the_subscription_no_more(
-    busy: bool, cut_off: dict[str, str], proxy: Proxy, user: Person
+async def test_question_found_only_by_sweep_makes_worker_resubscribe(
+    busy: bool, proxied: dict[str, str], proxy: Proxy, user: Person
 ) -> None:
     session_id = await user.open_session(title="named")
-    async with working(cut_off, sweep_seconds=SWEEP_SECONDS, drain_seconds=0) as running:
-        heard = Heard(running)
-        if busy:  # its beats say that nothing waits, until something does
+    async with working(proxied, sweep_seconds=SWEEP_SECONDS, drain_seconds=0) as running:
+        wakeups = Wakeups(running)
+        if busy:  # while its beats report an empty queue, they replace the sweep
             other = await user.ask(await user.open_session(title="named"), "[[tokens=2000 delay=0.05]]")
             await user.reply(other, lambda row: row["seq"] > 0)
         before = running.listener.resubscriptions
         lost: list[str] = []
 
         def loses(frame: Frame) -> bool:
-            told: bool = (frame["event"] == "broadcast" and frame["payload"]["event"] == "work") or (
-                frame["event"] == "postgres_changes"
-            )
-            if told:
-                lost.append(frame["event"])
-            return told
+            event: str = frame["event"]
+            announces = event == "postgres_changes" or (event == "broadcast" and frame["payload"]["event"] == "work")
+            if announces:
+                lost.append(event)
+            return announces
 
         proxy.realtime.loses = loses
-        if not busy:  # right after a claim, so that it waits for the next one long enough to count as missed
+        if not busy:  # ask right after a claim, so that the wait for the next one counts as a missed wake-up
             count = claims(running)
             await until(lambda: claims(running) > count, 20, 0.005)
         message_id = await user.ask(session_id, "[[text=found]]")
@@ -243,79 +186,75 @@ async def test_a_lost_event_is_found_by_the_sweep_which_trusts_the_subscription_
         assert "broadcast" in lost
         assert running.metrics.value("bridge_missed_wakeups_total") == 1
         await proxy.calm()
-        await heard.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
+        await wakeups.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
         assert running.listener.resubscriptions == before + 2
 
 
-async def test_a_dead_connection_is_noticed_while_nobody_asks(
-    cut_off: dict[str, str], proxy: Proxy, user: Person
-) -> None:
+async def test_idle_worker_replaces_dead_connection(proxied: dict[str, str], proxy: Proxy, user: Person) -> None:
     session_id = await user.open_session(title="named")
-    async with working(cut_off, sweep_seconds=30) as running:
-        heard = Heard(running)
+    async with working(proxied, sweep_seconds=30) as running:
+        wakeups = Wakeups(running)
         broadcasts, sessions = running.listener.broadcasts, running.listener.broadcasts.sessions
-        proxy.swallow_sockets()
+        await proxy.swallow_sockets()
         await until(lambda: broadcasts.sessions > sessions and broadcasts.is_ready, BACK_SECONDS + SLACK_SECONDS)
-        message_id = await user.ask(session_id, "[[text=heard]]")
-        assert (await user.reply(message_id))["content"] == "heard"
-        assert message_id in heard.by["broadcast"]
+        message_id = await user.ask(session_id, "[[text=fine]]")
+        assert (await user.reply(message_id))["content"] == "fine"
+        assert message_id in wakeups.by["broadcast"]
         assert running.metrics.value("bridge_missed_wakeups_total") == 0
 
 
-async def test_deltas_flow_again_when_their_connection_was_lost(
-    cut_off: dict[str, str], proxy: Proxy, user: Person
-) -> None:
+async def test_deltas_resume_when_connection_is_lost(proxied: dict[str, str], proxy: Proxy, user: Person) -> None:
     session_id = await user.open_session(title="named")
-    ear = await user.listen(f"session:{session_id}")
-    async with working(cut_off):
+    events = await user.listen(f"session:{session_id}")
+    async with working(proxied):
         message_id = await user.ask(session_id, "[[tokens=5000 delay=0.02]]")
-        await ear.until(lambda ear: len(ear.of("delta")) > 3)
+        await events.until(lambda events: len(events.of("delta")) > 3)
         await proxy.close_sockets(1012, "session:")
-        count = len(ear.of("delta"))
-        await ear.until(lambda ear: len(ear.of("delta")) > count + 3, within=BACK_SECONDS + SLACK_SECONDS)
+        count = len(events.of("delta"))
+        await events.until(lambda events: len(events.of("delta")) > count + 3, within=BACK_SECONDS + SLACK_SECONDS)
         await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
-        await ear.until(lambda ear: ear.of("message", role="assistant", status="cancelled"))
-        deltas = ear.of("delta")
-        # in order, none twice: what could not be sent came with the next one
+        await events.until(lambda events: events.of("message", role="assistant", status="cancelled"))
+        deltas = events.of("delta")
+        # in order, none twice: text that could not be sent came with the next delta
         assert [delta["seq"] for delta in deltas] == sorted({delta["seq"] for delta in deltas})
 
 
-async def test_a_channel_that_is_given_up_while_it_is_joined_and_wanted_again(
-    cut_off: dict[str, str], proxy: Proxy, user: Person, monkeypatch: pytest.MonkeyPatch
+async def test_channel_left_while_joining_can_be_joined_again(
+    proxied: dict[str, str], proxy: Proxy, user: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer to its join is none to its leave: what waits for that one does not begin before."""
+    """The reply to the first join is not the reply to the leave, which the second join must wait for."""
     monkeypatch.setattr(channels, "CHANNELS_PER_CONNECTION", 1)
     one, other = [await user.open_session(title="named") for _ in range(2)]
     topic = f"realtime:session:{one}"
-    settings = worker_settings(cut_off)
-    ours = SessionChannels(settings.realtime_url, settings.supabase_key, "test", set, lambda: None)
-    running = asyncio.create_task(ours.supervisor.run())
+    settings = worker_settings(proxied)
+    pool = SessionChannels(settings.realtime_url, settings.supabase_key, "test", set, lambda: None)
+    running = asyncio.create_task(pool.supervisor.run())
     try:
-        await until(lambda: ours.supervisor.is_ready, 10)
+        await until(lambda: pool.supervisor.is_ready, 10)
         (socket,) = proxy.sockets
-        answers: list[Frame] = []
+        replies: list[Frame] = []
 
-        def shuts(frame: Frame) -> bool:
-            """Let one answer on the topic through, and no more."""
+        def hold_back(frame: Frame) -> bool:
+            """Let one reply on the topic through, and hold back the rest."""
             if frame["topic"] == topic and frame["event"] == "phx_reply":
-                answers.append(frame)
-                socket.down.shut()
+                replies.append(frame)
+                socket.down.clear()
             return False
 
-        proxy.realtime.loses = shuts
-        socket.down.shut()
-        ours.use(one)
+        proxy.realtime.loses = hold_back
+        socket.down.clear()
+        pool.use(one)
         await until(lambda: topic in socket.topics, 10)
-        ours.use(other)
+        pool.use(other)
         await until(lambda: topic not in socket.topics, 10)
-        ours.use(one)
-        socket.down.open()
-        await until(lambda: answers, 10)
-        await asyncio.sleep(2 * channels.LEAVE_SECONDS)  # longer than what is waited after the answer to a leave
+        pool.use(one)
+        socket.down.set()
+        await until(lambda: replies, 10)
+        await asyncio.sleep(2 * channels.LEAVE_SECONDS)  # longer than the pause after the reply to a leave
         await proxy.calm()
-        socket.down.open()
-        await until(lambda: ours.is_joined(one), 10)
-        assert ours.supervisor.sessions == 1
+        socket.down.set()
+        await until(lambda: pool.is_joined(one), 10)
+        assert pool.supervisor.sessions == 1
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

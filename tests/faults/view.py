@@ -1,6 +1,6 @@
-"""A client as a frontend is told to write one: rows and deltas joined by attempt and seq.
+"""A client as the docs describe it: it joins rows and deltas by attempt and seq.
 
-It keeps every text that it would have shown, so that a test can say what no person ever saw.
+It records every text that it would have shown, so that a test can assert what no user ever saw.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from tests.support.database import Row
 from tests.support.users import ENDED, Ear, Person
@@ -23,7 +22,7 @@ SILENCE_SECONDS = 5.0
 
 @dataclass
 class View:
-    """The reply to one question, as one person sees it."""
+    """The reply to one question, as one user sees it."""
 
     message_id: str
     attempt: int = 0
@@ -32,8 +31,7 @@ class View:
     status: str = "queued"
     shown: list[tuple[int, str]] = field(default_factory=list)  # attempt and text, in order
     deltas: int = 0  # applied
-    _kept: list[Row] = field(default_factory=list)
-    _lacks: bool = False
+    _pending: list[Row] = field(default_factory=list)  # deltas that do not follow yet
 
     @property
     def has_ended(self) -> bool:
@@ -41,11 +39,11 @@ class View:
 
     @property
     def needs_rows(self) -> bool:
-        """Whether a gap is open."""
-        return self._lacks
+        """Whether a delta is missing."""
+        return bool(self._pending) and not self.has_ended
 
-    def row(self, row: Row) -> None:
-        """A row that was read, or heard of."""
+    def on_row(self, row: Row) -> None:
+        """Take a row that was read or broadcast."""
         if row.get("reply_to") != self.message_id or row["attempt"] < self.attempt:
             return
         if row["attempt"] > self.attempt or row["seq"] >= self.seq or row["status"] in ENDED:
@@ -55,30 +53,24 @@ class View:
             self._show()
         self._apply()
 
-    def delta(self, delta: Row) -> None:
-        """A delta that was heard."""
+    def on_delta(self, delta: Row) -> None:
+        """Take a delta."""
         if delta.get("reply_to") == self.message_id:
-            self._kept.append(delta)
+            self._pending.append(delta)
             self._apply()
 
     def _apply(self) -> None:
-        progress = True
-        while progress:
-            progress = False
-            for delta in self._kept:
-                attempt, seq = delta["attempt"], delta["seq"]
-                begins = attempt > self.attempt and seq == 1
-                if begins or (attempt == self.attempt and seq == self.seq + 1 and not self.has_ended):
-                    if begins:
-                        self.text, self.status = "", "running"
-                    self.text = delta["content"] if "content" in delta else self.text + delta.get("text", "")
-                    self.attempt, self.seq = attempt, seq
-                    self.deltas += 1
-                    self._show()
-                    progress = True
-                    break
-        self._kept = [d for d in self._kept if (d["attempt"], d["seq"]) > (self.attempt, self.seq)]
-        self._lacks = bool(self._kept) and not self.has_ended
+        for delta in sorted(self._pending, key=lambda delta: (delta["attempt"], delta["seq"])):
+            attempt, seq = delta["attempt"], delta["seq"]
+            is_first = attempt > self.attempt and seq == 1
+            if is_first or (attempt == self.attempt and seq == self.seq + 1 and not self.has_ended):
+                if is_first:
+                    self.text, self.status = "", "running"
+                self.text = delta["content"] if "content" in delta else self.text + delta.get("text", "")
+                self.attempt, self.seq = attempt, seq
+                self.deltas += 1
+                self._show()
+        self._pending = [d for d in self._pending if (d["attempt"], d["seq"]) > (self.attempt, self.seq)]
 
     def _show(self) -> None:
         if not self.shown or self.shown[-1] != (self.attempt, self.text):
@@ -87,10 +79,10 @@ class View:
 
 @asynccontextmanager
 async def watching(person: Person, session_id: str, message_id: str) -> AsyncIterator[View]:
-    """Watch a reply, from before the question is asked."""
+    """Follow a reply. Enter this before the question is asked."""
     view = View(message_id)
-    ear = await person.listen(f"session:{session_id}", "delta", "message")
-    following = asyncio.create_task(_follow(person, view, ear))
+    events = await person.listen(f"session:{session_id}", "delta", "message")
+    following = asyncio.create_task(_follow(person, view, events))
     try:
         yield view
     finally:
@@ -99,28 +91,27 @@ async def watching(person: Person, session_id: str, message_id: str) -> AsyncIte
             await following
 
 
-async def _follow(person: Person, view: View, ear: Ear) -> None:
-    heard_to = 0
-    heard_at = read_at = 0.0
+async def _follow(person: Person, view: View, events: Ear) -> None:
+    taken = 0
+    received_at = read_at = 0.0
     while not view.has_ended:
-        ear.changed.clear()
-        for event, payload in ear.heard[heard_to:]:
-            heard_at = time.monotonic()
-            heard_to += 1
-            view.delta(payload) if event == "delta" else view.row(payload)
+        events.changed.clear()
+        for event, payload in events.heard[taken:]:
+            received_at = time.monotonic()
+            taken += 1
+            view.on_delta(payload) if event == "delta" else view.on_row(payload)
         now = time.monotonic()
-        silent = now - max(heard_at, read_at) > SILENCE_SECONDS
-        if silent or (view.needs_rows and now - read_at > CHECKPOINT_SECONDS):
+        is_silent = now - max(received_at, read_at) > SILENCE_SECONDS
+        if is_silent or (view.needs_rows and now - read_at > CHECKPOINT_SECONDS):
             read_at = now
-            rows: list[dict[str, Any]] = await person.rows("messages", reply_to=view.message_id)
-            for row in rows:
-                view.row(row)
+            for row in await person.rows("messages", reply_to=view.message_id):
+                view.on_row(row)
             continue
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CHECKPOINT_SECONDS):
-                await ear.changed.wait()
+                await events.changed.wait()
 
 
 async def ended(view: View, within: float = 30) -> None:
-    """Wait until the person sees that the reply has ended."""
+    """Wait until the user sees the reply's end."""
     await until(lambda: view.has_ended, within)

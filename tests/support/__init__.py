@@ -1,4 +1,4 @@
-"""What tests share: users, workers, commands, a database connection, and waiting for something to happen."""
+"""What tests share: users, workers, commands, a database connection, and waiting for a condition."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A connection of the test's own to Postgres, past REST."""
+"""A direct connection to Postgres, without REST."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Row = dict[str, Any]
 
 @asynccontextmanager
 async def database(url: str) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
-    """Connect to `url`; rows are dicts, and every statement commits by itself."""
+    """Connect to `url`. Rows are dicts, and every statement commits."""
     connection = await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=dict_row)
     async with connection:
         yield connection
 
 
 async def delete_all_users(url: str) -> None:
-    """Delete all users with all they have, and the workers that are counted as live: of one that was killed, for 30 s.
+    """Delete all users and their data, and all workers: a killed one would count as live for 30 s.
 
-    Sessions are locked first, as everything that writes into one does: a page may still have something on its way.
+    Sessions are locked first, as every writer does, because a page's last request may still be running.
     """
     async with database(url) as connection, connection.transaction():
         await connection.execute("select from public.sessions for update")

@@ -1,4 +1,4 @@
-"""Handlers that tests name in BRIDGE_HANDLERS."""
+"""Handlers for tests, to name in BRIDGE_HANDLERS."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from bridge import FileWrite, Turn, handler
 
 @handler("Freeze")
 async def freeze(turn: Turn) -> AsyncGenerator[str, None]:
-    """Block the event loop, as a careless handler does."""
+    """Block the event loop, like a careless handler."""
     yield "so long"
-    time.sleep(60)  # noqa: ASYNC251  # that is the point
+    time.sleep(60)  # noqa: ASYNC251  # on purpose
 
 
 @handler("Die")
 async def die(turn: Turn) -> AsyncGenerator[str, None]:
-    """Take the worker along, as a fault in a native library does."""
+    """End the process, like a crash in a native library."""
     yield "so long"
     os._exit(7)
 
 
 @handler("Loud")
 async def loud(turn: Turn) -> AsyncGenerator[str | FileWrite | dict[str, int], None]:
-    """Text, a file and a structured value."""
+    """Yield text, a structured value and a file."""
     for word in turn.message.split():
         yield word.upper() + " "
     yield {"words": len(turn.message.split())}

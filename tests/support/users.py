@@ -1,4 +1,4 @@
-"""Signed-up users with the official Python client, and what they hear on a topic."""
+"""Signed-up users with the official Python client, and the events that they receive on a topic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSWORD = "correct horse battery"
 
 @dataclass
 class Ear:
-    """What one subscriber heard on a private topic, in order."""
+    """The events that a subscriber received on a private topic, in order."""
 
     heard: list[tuple[str, Row]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Ear:
         self.changed.set()
 
     def of(self, event: str, **fields: Any) -> list[Row]:
-        """The payloads of `event` whose fields are as given."""
+        """The payloads of `event` that have these fields."""
         return [
             payload
             for name, payload in self.heard
@@ -60,18 +60,18 @@ class Person:
     email: str
 
     async def open_session(self, function: str = "Chat", **columns: Any) -> str:
-        answer = await self.client.table("sessions").insert({"function": function, **columns}).execute()
-        return str(cast(list[Row], answer.data)[0]["id"])
+        response = await self.client.table("sessions").insert({"function": function, **columns}).execute()
+        return str(cast(list[Row], response.data)[0]["id"])
 
     async def ask(self, session_id: str, text: str, **columns: Any) -> str:
-        """Insert a question; its id is chosen here, as frontends do."""
+        """Insert a question. Its id is chosen here, as in a frontend."""
         message_id = str(uuid.uuid4())
         row = {"id": message_id, "session_id": session_id, "content": text, **columns}
         await self.client.table("messages").insert(row).execute()
         return message_id
 
     async def listen(self, topic: str, *events: str) -> Ear:
-        """Subscribe to a private topic; it is joined when this returns."""
+        """Join a private topic."""
         ear = Ear()
         states: asyncio.Queue[tuple[RealtimeSubscribeStates, Exception | None]] = asyncio.Queue()
         await self.client.realtime.set_auth(self.token)
@@ -86,9 +86,10 @@ class Person:
         return ear
 
     async def be_heard(self, session_id: str, ear: Ear) -> None:
-        """Ask until `ear` hears a delta: a worker that joins the topic after its first reply has none to hear.
+        """Ask until `ear` receives a delta.
 
-        From then on it stays joined, and nothing of a reply is missing among its deltas.
+        A worker joins a topic with its first reply there, whose deltas may come too early. It stays joined, so that
+        later replies are complete in their deltas.
         """
         while not ear.of("delta"):
             await self.reply(await self.ask(session_id, "[[text=heard]]"))
@@ -100,7 +101,7 @@ class Person:
         return cast(list[Row], (await query.execute()).data)
 
     async def reply(self, message_id: str, reached: Callable[[Row], bool] | None = None, *, within: float = 20) -> Row:
-        """The reply's row once it has ended, or once `reached(row)`."""
+        """The reply's row when it has ended, or as soon as `reached(row)`."""
         deadline = time.monotonic() + within
         rows: list[Row] = []
         while time.monotonic() < deadline:
@@ -108,7 +109,7 @@ class Person:
             if rows and (reached(rows[0]) if reached else rows[0]["status"] in ENDED):
                 return rows[0]
             await asyncio.sleep(0.02)
-        raise TimeoutError(f"the reply to {message_id} is {rows}")
+        raise TimeoutError(f"after {within:g} s the reply to {message_id} is {rows}")
 
     async def close(self) -> None:
         await close(self.client.realtime)
@@ -116,12 +117,12 @@ class Person:
 
 
 async def person(environment: Mapping[str, str]) -> Person:
-    """Sign up somebody new."""
+    """Sign up a new user."""
     http = httpx.AsyncClient(timeout=20)
     options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
     client = await acreate_client(environment["SUPABASE_URL"], environment["SUPABASE_PUBLISHABLE_KEY"], options)
     email = f"{uuid.uuid4().hex}@example.com"
-    answer = await client.auth.sign_up({"email": email, "password": PASSWORD})
-    assert answer.user is not None
-    assert answer.session is not None
-    return Person(client, http, answer.user.id, answer.session.access_token, email)
+    response = await client.auth.sign_up({"email": email, "password": PASSWORD})
+    assert response.user is not None
+    assert response.session is not None
+    return Person(client, http, response.user.id, response.session.access_token, email)

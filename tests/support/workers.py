@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from prometheus_client import Counter
+from prometheus_client.samples import Sample
 
 from bridge import settings
 from bridge.claims import PATIENCE_SWEEPS
@@ -27,14 +29,15 @@ from bridge.watchdog import Watchdog
 from bridge.worker import Worker
 from devstack.process import before_exec
 from tests.support import ROOT
+from tests.support.waiting import until
 
-# Settings for a worker whose replies reach clients only through deltas until they end: no checkpoint has the text.
+# Settings of a worker that writes no checkpoints, so that until its end a reply's text is only in its deltas.
 BY_DELTAS: dict[str, Any] = {"checkpoint_seconds": 60, "lease_seconds": 600}
 PORT = re.compile(r"health on port (\d+)")
 
 
 def worker_settings(environment: Mapping[str, str], **changes: Any) -> Settings:
-    """Settings of a worker in a test: quick sweeps and checkpoints, no quota, any health port."""
+    """A worker's settings for tests: frequent checkpoints, no quota, any health port."""
     names = {
         "BRIDGE_HEALTH_PORT": "0",
         "BRIDGE_HEALTH_HOST": "127.0.0.1",
@@ -51,24 +54,27 @@ def worker_settings(environment: Mapping[str, str], **changes: Any) -> Settings:
 async def working(
     environment: Mapping[str, str], *, ready: bool = True, name: str | None = None, **changes: Any
 ) -> AsyncIterator[Worker]:
-    """A worker in this process, drained at the end. With `ready` it hears everything when the block begins."""
+    """A worker in this process, drained at the end. With `ready`, the block starts when the worker is subscribed."""
     chosen = worker_settings(environment, **changes)
     name = name or f"test-{uuid.uuid4().hex[:8]}"
     store = await Store.open(chosen, name)
     functions = Functions.load(chosen.functions, handlers=chosen.handlers)
     worker = Worker(chosen, store, functions, name, Watchdog(PATIENCE_SWEEPS * chosen.sweep_seconds))
     running = asyncio.create_task(worker.run())
+
+    def is_ready() -> bool:
+        assert not running.done(), running.exception()
+        return (
+            worker.listener.broadcasts.is_ready
+            and worker.listener.changes.is_ready
+            and worker.publisher.is_ready
+            and worker.claims.last_answer_at is not None
+            and worker.is_idle
+        )
+
     try:
-        async with asyncio.timeout(20):
-            while ready and not (
-                worker.listener.broadcasts.is_ready
-                and worker.listener.changes.is_ready
-                and worker.publisher.is_ready
-                and worker.claims.last_answer_at is not None
-                and worker.is_idle
-            ):
-                assert not running.done(), running.exception()
-                await asyncio.sleep(0.01)
+        if ready:
+            await until(is_ready, 20, 0.01)
         yield worker
     finally:
         worker.drain()
@@ -79,7 +85,7 @@ async def working(
 
 
 class WorkerProcess:
-    """One `bridge run`. What it logs goes to `log`, a line of JSON each."""
+    """A `bridge run` process that logs to `log`, one JSON object a line."""
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self.process = process
@@ -89,7 +95,7 @@ class WorkerProcess:
     async def start(
         cls, environment: Mapping[str, str], log: Path, folder: Path = ROOT, /, **changes: object
     ) -> WorkerProcess:
-        """Start one in `folder`; `changes` are its BRIDGE_ settings. It may not be ready when this returns."""
+        """Start it in `folder`, without waiting until it is ready. `changes` are BRIDGE_ settings."""
         log.parent.mkdir(parents=True, exist_ok=True)
         names = {
             "PATH": os.environ["PATH"],
@@ -118,7 +124,7 @@ class WorkerProcess:
         return self.process.returncode is None
 
     def lines(self) -> list[dict[str, Any]]:
-        """What it logged so far."""
+        """Its log so far."""
         lines = []
         for line in self.log.read_text().splitlines():
             with contextlib.suppress(ValueError):  # the last one may be half written
@@ -134,22 +140,24 @@ class WorkerProcess:
         return f"http://127.0.0.1:{self._port()}"
 
     async def ready(self, within: float = 30) -> None:
-        """Wait until /readyz says so. Raises TimeoutError, or RuntimeError if it ended instead."""
-        async with asyncio.timeout(within), aiohttp.ClientSession() as http:
-            while True:
+        """Wait for a 200 from /readyz. Raises TimeoutError, or RuntimeError if the process ends."""
+        async with aiohttp.ClientSession() as http:
+
+            async def is_ready() -> bool:
                 if not self.runs:
                     raise RuntimeError(f"the worker ended: {self.log.read_text()[-2000:]}")
                 if self._port():
                     with contextlib.suppress(aiohttp.ClientError):
-                        async with http.get(f"{self.health_url}/readyz") as answer:
-                            if answer.status == 200:
-                                return
-                await asyncio.sleep(0.05)
+                        async with http.get(f"{self.health_url}/readyz") as response:
+                            return response.status == 200
+                return False
+
+            await until(is_ready, within, 0.05)
 
     async def metrics(self) -> dict[str, float]:
-        """What /metrics says, by sample."""
-        async with aiohttp.ClientSession() as http, http.get(f"{self.health_url}/metrics") as answer:
-            lines = [line for line in (await answer.text()).splitlines() if line and not line.startswith("#")]
+        """The samples of /metrics, by name and labels."""
+        async with aiohttp.ClientSession() as http, http.get(f"{self.health_url}/metrics") as response:
+            lines = [line for line in (await response.text()).splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
     def signal(self, number: signal.Signals) -> None:
@@ -157,32 +165,35 @@ class WorkerProcess:
             self.process.send_signal(number)
 
     async def ended(self, within: float = 30) -> int:
-        """Wait for its end; return its exit code."""
+        """Wait until the process ends; return its exit code."""
         async with asyncio.timeout(within):
             return await self.process.wait()
 
     async def kill(self) -> None:
-        """SIGKILL, frozen or not."""
+        """End it by SIGKILL, even if it is frozen."""
         self.signal(signal.SIGKILL)
         await self.ended()
 
 
-def claims(worker: Worker, **labels: str) -> float:
-    """How many claims were answered (`woken_by="sweep"`: of those that the sweep made)."""
-    return worker.metrics.value("bridge_claims_total", **labels)
+def claims(worker: Worker, woken_by: str | None = None) -> float:
+    """How many claims succeeded: all, or those woken by one source."""
+    return sum(s.value for s in _totals(worker.metrics.claims) if woken_by in (None, s.labels["woken_by"]))
 
 
 def outcomes(worker: Worker) -> dict[str, float]:
     """How many attempts ended, by outcome."""
-    samples = [sample for family in worker.metrics.attempts.collect() for sample in family.samples]
-    return {sample.labels["outcome"]: sample.value for sample in samples}
+    return {s.labels["outcome"]: s.value for s in _totals(worker.metrics.attempts)}
+
+
+def _totals(counter: Counter) -> list[Sample]:
+    return [s for metric in counter.collect() for s in metric.samples if s.name.endswith("_total")]
 
 
 @asynccontextmanager
 async def worker_process(
     environment: Mapping[str, str], log: Path, folder: Path = ROOT, /, *, ready: bool = True, **changes: object
 ) -> AsyncIterator[WorkerProcess]:
-    """A worker's process, killed at the end if it still runs."""
+    """A worker process, killed at the end if it is still running."""
     worker = await WorkerProcess.start(environment, log, folder, **changes)
     try:
         if ready:

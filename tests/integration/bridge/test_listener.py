@@ -1,4 +1,4 @@
-"""How the inbox knows that it is not deaf, and what that costs a fleet."""
+"""How listeners probe their subscription, and what that costs a fleet."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from tests.support.waiting import until
 from tests.support.workers import worker_settings
 
 LISTENERS = 8
-# long enough that the first canary of a round is heard before the others would speak
+# long enough for the first probe of a round to arrive before the other listeners send theirs
 PROBE_SECONDS = 1.5
 ROUNDS = 5
 
 
 @pytest.mark.quiet
-async def test_one_canary_stands_for_the_whole_fleet(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_probe_serves_whole_fleet(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "PROBE_SECONDS", PROBE_SECONDS)
     probes: list[float] = []
     probe = Connection.probe
@@ -40,7 +38,7 @@ async def test_one_canary_stands_for_the_whole_fleet(
         began = time.monotonic()
         probes.clear()
         await until(lambda: time.monotonic() - began > ROUNDS * PROBE_SECONDS, within=30)
-        # each for itself would be at least as many as there were rounds, of each inbox
+        # if each listener sent its own, there would be LISTENERS * ROUNDS
         assert ROUNDS / 2 < len(probes) < LISTENERS * ROUNDS / 2
         assert all(one.is_ready for one in listeners)
         assert sum(one.resubscriptions for one in listeners) == 0

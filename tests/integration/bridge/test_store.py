@@ -1,4 +1,4 @@
-"""Batches against the real database: one bad item never harms its batch."""
+"""The store's batches against a real database: a bad item fails without the rest of its batch."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ async def store(environment: dict[str, str]) -> AsyncIterator[Store]:
 
 
 async def questions(user: Person, count: int) -> list[str]:
-    """Questions in sessions of their own, so that all can be claimed at once."""
+    """Questions in separate sessions, so that all can be claimed at once."""
     return [await user.ask(await user.open_session(title="named"), f"question {n}") for n in range(count)]
 
 
-async def test_a_claim_brings_all_that_a_turn_needs(store: Store, user: Person) -> None:
+async def test_claim_returns_everything_a_turn_needs(store: Store, user: Person) -> None:
     session_id = await user.open_session(title="named", metadata={"tone": "dry"})
     file = {"session_id": session_id, "path": "a.py", "content": "x"}
     await user.client.table("code_files").insert(file).execute()
@@ -46,7 +46,7 @@ async def test_a_claim_brings_all_that_a_turn_needs(store: Store, user: Person) 
     assert [(file.path, file.content, file.revision) for file in job.turn.files] == [("a.py", "x", 1)]
 
 
-async def test_a_claim_whose_answer_was_lost_comes_again(store: Store, user: Person) -> None:
+async def test_claim_returns_jobs_of_lost_response_again(store: Store, user: Person) -> None:
     await questions(user, 3)
     first = await store.claim(5, [])
     again = await store.claim(5, [])
@@ -56,8 +56,8 @@ async def test_a_claim_whose_answer_was_lost_comes_again(store: Store, user: Per
     assert (await store.claim(5, [job.question_id for job in first.jobs])).jobs == ()
 
 
-async def test_what_comes_again_fills_slots_and_comes_in_parts(store: Store, user: Person) -> None:
-    """Answers that were lost add up to no more than the worker has slots for."""
+async def test_jobs_of_lost_responses_use_slots_and_come_in_parts(store: Store, user: Person) -> None:
+    """However many responses are lost, a worker never holds more jobs than it has slots."""
     await questions(user, 5)
     first = {job.question_id for job in (await store.claim(2, [])).jobs}
     again = {job.question_id for job in (await store.claim(2, [])).jobs}
@@ -71,7 +71,7 @@ async def test_what_comes_again_fills_slots_and_comes_in_parts(store: Store, use
     assert (await store.claim(0, list(parts))).jobs == ()
 
 
-async def test_a_beat_gives_up_while_the_lease_still_holds(
+async def test_beat_times_out_before_lease_expires(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.store.TRIES", 1)
@@ -88,21 +88,23 @@ async def test_a_beat_gives_up_while_the_lease_still_holds(
         await store.close()
 
 
-async def test_one_bad_result_harms_no_other(store: Store, user: Person) -> None:
+async def test_bad_result_fails_without_its_batch(store: Store, user: Person) -> None:
     await questions(user, 32)
     jobs = (await store.claim(32, [])).jobs
     assert len(jobs) == 32
     results = [Result(job.question_id, job.attempt, "done", text=f"answer {n}") for n, job in enumerate(jobs)]
     bad = jobs[7]
-    results[7] = Result(bad.question_id, bad.attempt, "done", text="x", seq=2**40)  # no integer of Postgres's
-    answers = await store.finish(results)
-    assert {state for id_, state in answers.states.items() if id_ != bad.question_id} == {"ok"}
-    assert answers.states[bad.question_id] == "refused"
+    results[7] = Result(
+        bad.question_id, bad.attempt, "done", text="x", seq=2**40
+    )  # too large for an integer in Postgres
+    ack = await store.finish(results)
+    assert {state for id_, state in ack.states.items() if id_ != bad.question_id} == {"ok"}
+    assert ack.states[bad.question_id] == "refused"
     row = await user.reply(bad.question_id)
     assert (row["status"], row["error"]["code"]) == ("failed", "unstorable")
 
 
-async def test_a_file_that_is_refused_costs_neither_the_reply_nor_the_others(
+async def test_refused_file_loses_neither_reply_nor_other_files(
     store: Store, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     await questions(user, 1)
@@ -116,14 +118,14 @@ async def test_a_file_that_is_refused_costs_neither_the_reply_nor_the_others(
     assert run["error"]["code"] == "files_refused"
 
 
-async def test_a_file_that_a_user_gives_the_path_of_a_replys_own_stays(
+async def test_file_renamed_to_path_of_replys_file_is_kept(
     store: Store, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    """The rename is under way when the reply adds its file: both texts are kept, and the user is told."""
+    """The rename commits while the reply adds its file: both texts are kept, and an event reports the conflict."""
     (message_id,) = await questions(user, 1)
     (job,) = (await store.claim(1, [])).jobs
     (session,) = await user.rows("sessions")
-    ear = await user.listen(f"session:{session['id']}", "file")
+    events = await user.listen(f"session:{session['id']}", "file")
     file = {"session_id": session["id"], "path": "old.py", "content": "the user's"}
     await user.client.table("code_files").insert(file).execute()
     files = (FileWrite("new.py", "the reply's"), FileWrite("other.py", "x"))
@@ -139,14 +141,14 @@ async def test_a_file_that_a_user_gives_the_path_of_a_replys_own_stays(
     assert {path: row["content"] for path, row in rows.items()} == {"new.py": "the user's", "other.py": "x"}
     (version,) = await user.rows("code_file_versions", file_id=rows["new.py"]["id"])
     assert (version["content"], version["conflict"], version["path"]) == ("the reply's", True, "new.py")
-    await ear.until(lambda ear: ear.of("file", id=rows["new.py"]["id"], conflict=True))
+    await events.until(lambda events: events.of("file", id=rows["new.py"]["id"], conflict=True))
 
 
 @asynccontextmanager
 async def refusing(
     db: psycopg.AsyncConnection[Row], kind: str, timing: str, which: str, status: str = "<> 'running'"
 ) -> AsyncIterator[None]:
-    """A trigger of a project's own that lets no reply end (or have such a `status`), where `which` is so of its row."""
+    """A trigger of the project that refuses rows which match `which` and end (or have another `status`)."""
     await db.execute(
         "create function public.refuse() returns trigger language plpgsql as"
         " $$ begin raise exception 'not in this project'; end $$"
@@ -163,7 +165,7 @@ async def refusing(
 
 @pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
 @pytest.mark.parametrize("is_cancelled", [False, True], ids=["done", "cancelled"])
-async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
+async def test_trigger_that_refuses_every_end_fails_only_that_attempt(
     store: Store, user: Person, db: psycopg.AsyncConnection[Row], timing: str, is_cancelled: bool
 ) -> None:
     await questions(user, 3)
@@ -175,7 +177,7 @@ async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
     async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{bad}' or new.id = '{bad}'"):
         states = (await store.finish(results)).states
         assert states == {job.question_id: "refused" if job.question_id == bad else "ok" for job in jobs}
-        assert (await store.finish(results)).states[bad] == "ok"  # it is over, and need not be told again
+        assert (await store.finish(results)).states[bad] == "ok"  # it has ended already
         assert [row["content"] for row in await user.rows("messages", status="done", role="assistant")] == ["fine"] * 2
         assert (await store.claim(3, [])).jobs == ()
     (run,) = await (
@@ -185,7 +187,7 @@ async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
     assert run["error"]["detail"] == "P0001 not in this project"
     letters = {letter["question_id"] for letter in await store.dead_letters(100)}
     assert (bad in letters) is not is_cancelled
-    # the trigger is mended: whoever wants the reply asks again
+    # the trigger is fixed: the user retries
     assert (await user.client.rpc("retry_message", {"message_id": bad}).execute()).data == "queued"
     (job,) = (await store.claim(3, [])).jobs
     assert (await store.finish([Result(bad, job.attempt, "done", text="late")])).states == {bad: "ok"}
@@ -193,7 +195,7 @@ async def test_a_trigger_that_refuses_every_end_ends_the_attempt_and_no_other(
 
 
 @pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
-async def test_a_trigger_that_refuses_a_beginning_or_a_checkpoint_takes_them_from_no_other(
+async def test_trigger_that_refuses_start_or_checkpoint_affects_only_that_job(
     store: Store, user: Person, db: psycopg.AsyncConnection[Row], timing: str
 ) -> None:
     bad, good = await questions(user, 2)
@@ -201,17 +203,17 @@ async def test_a_trigger_that_refuses_a_beginning_or_a_checkpoint_takes_them_fro
         jobs = {job.question_id: job for job in (await store.claim(2, [])).jobs}
         assert "not in this project" in (jobs[bad].broken or "")
         assert jobs[good].broken is None
-        said = [Checkpoint(id_, jobs[id_].attempt, 1, "said so far") for id_ in (bad, good)]
-        assert set((await store.beat(said)).states.values()) == {"ok"}
-        assert (await user.reply(good, lambda row: row["seq"] > 0))["content"] == "said so far"
+        checkpoints = [Checkpoint(id_, jobs[id_].attempt, 1, "so far") for id_ in (bad, good)]
+        assert set((await store.beat(checkpoints)).states.values()) == {"ok"}
+        assert (await user.reply(good, lambda row: row["seq"] > 0))["content"] == "so far"
     async with refusing(db, "constraint trigger", timing, f"new.reply_to = '{good}'", "= 'running'"):
         assert (await store.beat([Checkpoint(good, jobs[good].attempt, 2, "and more")])).states == {good: "ok"}
-    assert (await user.reply(good, lambda row: row["seq"] > 0))["content"] == "said so far"
+    assert (await user.reply(good, lambda row: row["seq"] > 0))["content"] == "so far"
 
 
 @pytest.mark.parametrize("timing", ["", "deferrable initially deferred"], ids=["at once", "at the commit"])
 @pytest.mark.parametrize("outcome", ["failed", "released"])
-async def test_a_trigger_that_refuses_another_attempt_ends_the_attempt_and_no_other(
+async def test_trigger_that_refuses_retry_fails_only_that_attempt(
     store: Store, user: Person, outcome: Outcome, timing: str, db: psycopg.AsyncConnection[Row]
 ) -> None:
     bad, good = await questions(user, 2)
@@ -222,22 +224,22 @@ async def test_a_trigger_that_refuses_another_attempt_ends_the_attempt_and_no_ot
     assert [letter["question_id"] for letter in await store.dead_letters(100)] == [bad]
 
 
-async def test_a_reply_that_only_one_of_its_rows_refuses_to_end_is_shown_as_failed(
+async def test_reply_whose_question_refuses_to_end_is_shown_as_failed(
     store: Store, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     await questions(user, 1)
     (job,) = (await store.claim(1, [])).jobs
     async with refusing(db, "trigger", "", "new.role = 'user'"):
-        answers = await store.finish([Result(job.question_id, job.attempt, "done", text="fine")])
-    assert answers.states == {job.question_id: "refused"}
+        ack = await store.finish([Result(job.question_id, job.attempt, "done", text="fine")])
+    assert ack.states == {job.question_id: "refused"}
     row = await user.reply(job.question_id)
     assert (row["status"], row["error"]["code"], row["attempt"]) == ("failed", "unstorable", job.attempt)
 
 
-async def test_what_a_project_defers_to_the_commit_stays_deferred_where_a_user_ends_a_job(
+async def test_users_deferred_constraints_stay_deferred_when_job_ends(
     store: Store, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    """A new question interrupts one that waits for its next attempt, in a transaction that is not complete yet."""
+    """In the middle of a transaction, a new question interrupts one that waits for its retry."""
     session_id = await user.open_session(title="named", on_new_message="interrupt")
     first = await user.ask(session_id, "first")
     (job,) = (await store.claim(1, [])).jobs
@@ -257,17 +259,17 @@ async def test_what_a_project_defers_to_the_commit_stays_deferred_where_a_user_e
     assert (await user.rows("messages", id=first))[0]["status"] == "cancelled"
 
 
-async def test_a_batch_refused_as_a_whole_is_halved(store: Store, user: Person) -> None:
+async def test_batch_refused_as_a_whole_is_halved(store: Store, user: Person) -> None:
     await questions(user, 8)
     jobs = (await store.claim(8, [])).jobs
     results = [Result(job.question_id, job.attempt, "done", text="fine") for job in jobs]
     results[3] = Result("no uuid at all", 1, "done", text="bad")
-    answers = await store.finish(results)
-    assert len(answers.states) == 7
-    assert set(answers.states.values()) == {"ok"}
+    ack = await store.finish(results)
+    assert len(ack.states) == 7
+    assert set(ack.states.values()) == {"ok"}
 
 
-async def test_what_postgres_cannot_hold_is_made_fit(store: Store, user: Person) -> None:
+async def test_text_that_postgres_cannot_store_is_sanitised(store: Store, user: Person) -> None:
     await questions(user, 1)
     (job,) = (await store.claim(1, [])).jobs
     checkpoint = Checkpoint(job.question_id, job.attempt, 1, "a\0b\ud800c", {"x\0": float("nan")})
@@ -279,7 +281,7 @@ async def test_what_postgres_cannot_hold_is_made_fit(store: Store, user: Person)
     assert len((await user.reply(job.question_id))["content"].encode()) == 1_000_000
 
 
-async def test_a_lost_lease_changes_nothing(environment: dict[str, str], store: Store, user: Person) -> None:
+async def test_write_under_lost_lease_changes_nothing(environment: dict[str, str], store: Store, user: Person) -> None:
     await questions(user, 1)
     other = await Store.open(worker_settings(environment), "another")
     try:
@@ -290,14 +292,14 @@ async def test_a_lost_lease_changes_nothing(environment: dict[str, str], store: 
             await store.beat([Checkpoint(job.question_id, job.attempt - 1, 1, "stolen")]),
             await store.finish([Result(job.question_id, job.attempt + 1, "done", text="stolen")]),
         ]
-        assert [answers.states[job.question_id] for answers in stale] == ["lost"] * 4
+        assert [ack.states[job.question_id] for ack in stale] == ["lost"] * 4
         row = await user.reply(job.question_id, lambda _: True)
         assert (row["status"], row["content"], row["seq"]) == ("running", "", 0)
     finally:
         await other.close()
 
 
-async def test_a_finish_can_be_said_twice(store: Store, user: Person) -> None:
+async def test_repeated_finish_returns_ok(store: Store, user: Person) -> None:
     await questions(user, 1)
     (job,) = (await store.claim(1, [])).jobs
     result = Result(job.question_id, job.attempt, "done", text="once")
@@ -306,8 +308,8 @@ async def test_a_finish_can_be_said_twice(store: Store, user: Person) -> None:
     assert (await user.reply(job.question_id))["content"] == "once"
 
 
-async def test_a_page_in_the_place_of_an_answer_is_a_call_that_failed(environment: dict[str, str]) -> None:
-    """What stands before a project may answer anything with HTTP 200: supabase hands it on as text."""
+async def test_html_page_instead_of_json_fails_the_call(environment: dict[str, str]) -> None:
+    """A gateway may respond to anything with a page and HTTP 200, which `supabase` returns as text."""
 
     async def page(_: web.Request) -> web.Response:
         return web.Response(text="<html>Be right back.</html>", content_type="text/html")
@@ -337,7 +339,7 @@ async def test_a_page_in_the_place_of_an_answer_is_a_call_that_failed(environmen
         await runner.cleanup()
 
 
-async def test_the_refused_key_and_the_missing_project_are_told(environment: dict[str, str]) -> None:
+async def test_check_reports_refused_key_and_unreachable_project(environment: dict[str, str]) -> None:
     wrong = await Store.open(worker_settings(environment | {"SUPABASE_SECRET_KEY": "sb_secret_wrong"}), "w")
     nowhere = await Store.open(worker_settings(environment | {"SUPABASE_URL": "http://127.0.0.1:9"}), "w")
     try:

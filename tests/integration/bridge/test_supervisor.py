@@ -1,4 +1,4 @@
-"""The supervisor: one session after the other, and the next one before the last one when it is only old."""
+"""The supervisor restarts a session that ended, and replaces an old one without a gap."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from bridge.realtime import listener, supervisor
 from bridge.realtime.supervisor import Supervisor
 from tests.support.users import Person
+from tests.support.waiting import until
 from tests.support.workers import working
 
 Session = Callable[[Callable[[], None]], Awaitable[None]]
@@ -22,14 +23,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "LONGEST_BACKOFF_SECONDS", 0.01)
 
 
-async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not reached():  # noqa: ASYNC110  # the supervisor tells nobody
-            await asyncio.sleep(0.001)
-
-
-async def test_whatever_ends_a_session_another_begins() -> None:
-    ends = [RuntimeError("odd"), OSError("gone"), None]
+async def test_session_that_ended_is_followed_by_another() -> None:
+    ends = [RuntimeError("failed"), OSError("closed"), None]
 
     async def session(ready: Callable[[], None]) -> None:
         ready()
@@ -40,22 +35,22 @@ async def test_whatever_ends_a_session_another_begins() -> None:
             return
         await asyncio.Event().wait()
 
-    subject = Supervisor("test", session)
-    task = asyncio.create_task(subject.run())
-    await until(lambda: subject.sessions >= 4)
+    tested = Supervisor("test", session)
+    task = asyncio.create_task(tested.run())
+    await until(lambda: tested.sessions >= 4, 5, 0.001)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    assert not subject.is_ready
+    assert not tested.is_ready
 
 
-async def test_an_old_session_ends_when_the_next_is_ready() -> None:
+async def test_old_session_ends_when_next_is_ready() -> None:
     alive: list[int] = []
     fewest: list[int] = []
     gate = asyncio.Event()
 
     async def session(ready: Callable[[], None]) -> None:
-        if subject.sessions > 1:
+        if tested.sessions > 1:
             await gate.wait()
         alive.append(1)
         ready()
@@ -65,19 +60,19 @@ async def test_an_old_session_ends_when_the_next_is_ready() -> None:
             alive.pop()
             fewest.append(len(alive))
 
-    subject = Supervisor("test", session, rejoin_seconds=0.02)
-    task = asyncio.create_task(subject.run())
-    await until(lambda: subject.sessions == 2)
-    assert subject.is_ready  # the old one, while the next one is on its way
+    tested = Supervisor("test", session, rejoin_seconds=0.02)
+    task = asyncio.create_task(tested.run())
+    await until(lambda: tested.sessions == 2, 5, 0.001)
+    assert tested.is_ready  # the old one, while the next one connects
     gate.set()
-    await until(lambda: subject.sessions >= 4)
-    assert min(fewest) >= 1  # never a moment without one
+    await until(lambda: tested.sessions >= 4, 5, 0.001)
+    assert min(fewest) >= 1  # at no moment was there none
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
 
 
-async def test_nothing_is_missed_while_it_rejoins(
+async def test_rejoin_misses_no_wakeup(
     environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "REJOIN_SECONDS", 0.3)
@@ -86,7 +81,7 @@ async def test_nothing_is_missed_while_it_rejoins(
         session_id = await user.open_session(title="named")
         for _ in range(8):
             before = worker.listener.resubscriptions
-            # woken by what it hears, not by the sweep, which comes after 27 s
-            assert (await user.reply(await user.ask(session_id, "[[text=heard]]")))["status"] == "done"
-            await until(lambda: worker.listener.resubscriptions > before)  # noqa: B023  waited for here
+            # woken by an event: the sweep would come after 27 s
+            assert (await user.reply(await user.ask(session_id, "[[text=fine]]")))["status"] == "done"
+            await until(lambda: worker.listener.resubscriptions > before, 5, 0.001)  # noqa: B023  waited for here
         assert worker.metrics.value("bridge_missed_wakeups_total") == 0

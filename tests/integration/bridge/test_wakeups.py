@@ -1,4 +1,4 @@
-"""An insert wakes the worker three ways; each is shown alone."""
+"""An insert wakes the worker in three ways, each tested without the others."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tests.support.waiting import until
 from tests.support.workers import claims, working
 
 
-async def test_wakes_by_broadcast_with_postgres_changes_off(
+async def test_broadcast_wakes_worker_without_postgres_changes(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     async with working(environment) as worker:
         await db.execute("alter publication supabase_realtime drop table public.messages")
         try:
             began = time.monotonic()
-            message_id = await user.ask(await user.open_session(), "[[text=heard]]")
-            assert (await user.reply(message_id))["content"] == "heard"
+            message_id = await user.ask(await user.open_session(), "[[text=fine]]")
+            assert (await user.reply(message_id))["content"] == "fine"
             assert time.monotonic() - began < worker.settings.sweep_seconds / 3
             assert worker.metrics.value("bridge_missed_wakeups_total") == 0
         finally:
             await db.execute("alter publication supabase_realtime add table public.messages")
 
 
-async def test_wakes_by_postgres_changes_with_broadcasts_off(
+async def test_postgres_changes_wake_worker_without_broadcasts(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     async with working(environment) as worker:
-        # the announcements fail from here on, as they do when realtime.send does
+        # announcements fail, as when realtime.send does
         await db.execute("alter function bridge.announce_work rename to announce_work_off")
         await db.execute(
             "create function bridge.announce_work(question_ids uuid[]) returns void"
@@ -44,17 +44,15 @@ async def test_wakes_by_postgres_changes_with_broadcasts_off(
         )
         try:
             began = time.monotonic()
-            message_id = await user.ask(await user.open_session(), "[[text=heard]]")
-            assert (await user.reply(message_id))["content"] == "heard"
+            message_id = await user.ask(await user.open_session(), "[[text=fine]]")
+            assert (await user.reply(message_id))["content"] == "fine"
             assert time.monotonic() - began < worker.settings.sweep_seconds / 3
         finally:
             await db.execute("drop function bridge.announce_work")
             await db.execute("alter function bridge.announce_work_off rename to announce_work")
 
 
-async def test_wakes_by_the_sweep_with_realtime_stopped(
-    stack: Stack, environment: dict[str, str], user: Person
-) -> None:
+async def test_sweep_finds_question_without_realtime(stack: Stack, environment: dict[str, str], user: Person) -> None:
     await stack.realtime.stop()
     try:
         async with working(environment, ready=False, sweep_seconds=0.5) as worker:
@@ -65,33 +63,33 @@ async def test_wakes_by_the_sweep_with_realtime_stopped(
         await stack.realtime.start()
 
 
-async def test_a_row_heard_of_twice_wakes_once(environment: dict[str, str], user: Person) -> None:
+async def test_question_announced_twice_is_claimed_once(environment: dict[str, str], user: Person) -> None:
     async with working(environment) as worker:
-        put, late = worker.listener._enqueue, list[Work]()
+        enqueue, late = worker.listener._enqueue, list[Work]()
 
-        def sort(signal: Signal) -> None:
-            """Keep what postgres_changes tells until the broadcast has done its part."""
+        def hold_back_changes(signal: Signal) -> None:
+            """Keep the signals of postgres_changes until the broadcast has been handled."""
             if isinstance(signal, Work) and signal.source == "changes":
                 late.append(signal)
             else:
-                put(signal)
+                enqueue(signal)
 
-        worker.listener._enqueue = sort  # type: ignore[method-assign]  # it listens in
+        worker.listener._enqueue = hold_back_changes  # type: ignore[method-assign]  # to delay some
         before = claims(worker, woken_by="broadcast")
         message_id = await user.ask(await user.open_session(title="named"), "[[text=once]]")
         await user.reply(message_id)
         await until(lambda: not worker.jobs.count and late, within=10)
         assert [signal.question_ids for signal in late] == [(message_id,)]
-        put(late[0])
+        enqueue(late[0])
         await until(lambda: worker.is_idle, within=10)
         assert claims(worker, woken_by="broadcast") == before + 1
         assert claims(worker, woken_by="changes") == 0
 
 
-async def test_work_announced_before_it_can_be_seen(
+async def test_work_announced_before_its_commit_is_claimed_later(
     stack: Stack, environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    """Realtime reads the log of commits; a claim may ask a moment before the commit counts for others."""
+    """Realtime reads the write-ahead log, so a claim may come before the commit is visible to it."""
     async with working(environment) as worker, database.database(stack.admin_url) as other:
         session_id = await user.open_session(title="named")
         async with other.transaction():
@@ -100,35 +98,31 @@ async def test_work_announced_before_it_can_be_seen(
             (xid,) = await (await other.execute("select pg_current_xact_id()::text::bigint as xid")).fetchall()
             before = claims(worker)
             worker.listener._enqueue(Work("broadcast", (message["id"],), xid["xid"]))
-            async with asyncio.timeout(5):
-                while claims(worker) < before + 3:  # noqa: ASYNC110  # it looks again and again
-                    await asyncio.sleep(0.005)
+            await until(lambda: claims(worker) >= before + 3, 5, 0.005)  # it claims repeatedly
         assert (await user.reply(message["id"]))["content"] == "seen"
 
-        def looks_no_more() -> bool:
-            """It has seen that transaction, and what is due next is far away."""
+        def has_stopped_claiming() -> bool:
+            """It has seen the transaction, and the next claim is not due soon."""
             due = worker.claims._due
             is_far = due is None or due.when() - asyncio.get_running_loop().time() > 1
             return worker.is_idle and not worker.claims._unseen and is_far
 
-        await until(looks_no_more, within=10)
+        await until(has_stopped_claiming, within=10)
 
 
 @pytest.mark.quiet
-async def test_beats_that_find_nothing_to_claim_stand_in_for_the_sweep(
-    environment: dict[str, str], user: Person
-) -> None:
+async def test_beats_with_empty_queue_replace_sweep(environment: dict[str, str], user: Person) -> None:
     async with working(environment, sweep_seconds=3, checkpoint_seconds=0.1, lease_seconds=60) as worker:
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=120 delay=0.05]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)
         before, sweeps = claims(worker), claims(worker, woken_by="sweep")
-        assert (await user.reply(message_id))["status"] == "done"  # six seconds later
+        assert (await user.reply(message_id))["status"] == "done"  # after six seconds
         assert claims(worker) == before
         await until(lambda: claims(worker, woken_by="sweep") > sweeps, within=20)
 
 
-async def test_but_not_for_longer_than_a_lease(environment: dict[str, str], user: Person) -> None:
-    """Only a claim learns of what this worker holds without knowing it."""
+async def test_beats_replace_sweep_for_one_lease_at_most(environment: dict[str, str], user: Person) -> None:
+    """Only a claim returns jobs that the worker holds without knowing it."""
     async with working(environment, sweep_seconds=0.5, checkpoint_seconds=0.1, lease_seconds=2) as worker:
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=5000 delay=0.02]]")
         await user.reply(message_id, lambda row: row["seq"] > 0)

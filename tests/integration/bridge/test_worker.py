@@ -1,4 +1,4 @@
-"""The worker's life: handlers, drain, a second signal, the watchdog, health."""
+"""A worker from start to exit: handlers, drain, a second signal, the watchdog, health."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ from tests.support.workers import worker_process, working
 HANDLERS = "tests.support.handlers"
 
 
-async def test_a_handler_answers(environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    # it says all at once: its end waits for the channel's join, and no checkpoint comes first
+async def test_handler_answers_question(
+    environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # all its text comes at once: its end waits for the channel's join, and no checkpoint comes first
     monkeypatch.setattr(publisher, "JOIN_PATIENCE_SECONDS", 20)
     changes: dict[str, Any] = {"checkpoint_seconds": 60, "lease_seconds": 600}
     async with working(environment, handlers=HANDLERS, functions="Loud", **changes):
         session_id = await user.open_session("Loud", title="named")
-        ear = await user.listen(f"session:{session_id}")
+        events = await user.listen(f"session:{session_id}")
         row = await user.reply(await user.ask(session_id, "hello out there"))
         assert (row["status"], row["content"], row["data"]) == ("done", "HELLO OUT THERE ", {"words": 3})
         (file,) = await user.rows("code_files", session_id=session_id)
         assert file["content"] == "HELLO OUT THERE"
-        await ear.until(lambda ear: ear.of("message", role="assistant", status="done"))
-        assert "".join(delta.get("text", "") for delta in ear.of("delta")) == row["content"]
+        await events.until(lambda events: events.of("message", role="assistant", status="done"))
+        assert "".join(delta.get("text", "") for delta in events.of("delta")) == row["content"]
 
 
-async def test_a_loop_that_does_not_turn_ends_the_process(environment: dict[str, str], user: Person) -> None:
+async def test_blocked_event_loop_ends_process(environment: dict[str, str], user: Person) -> None:
     process = await run_bridge(
         "run", **environment, BRIDGE_HANDLERS=HANDLERS, BRIDGE_FUNCTIONS="Freeze", BRIDGE_SWEEP_SECONDS="1"
     )
@@ -46,13 +48,13 @@ async def test_a_loop_that_does_not_turn_ends_the_process(environment: dict[str,
     code, _, err = await wait_for_exit(process, within=30)
     assert code == 1
     assert "no progress for 3 s: exiting" in err
-    assert "freeze" in err  # where it stood
+    assert "freeze" in err  # the stack trace
 
 
-async def test_drain_releases_what_cannot_end(
+async def test_drain_releases_reply_that_cannot_end_in_time(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    """A reply that would outlast DRAIN_SECONDS goes on with another worker, at once and without a failure."""
+    """Another worker answers it at once, and it does not count as a failure."""
     session_id = await user.open_session(title="named")
     changes: dict[str, Any] = {"drain_seconds": 0.5, "lease_seconds": 60}
     async with working(environment, **changes) as first, working(environment, **changes) as second:
@@ -60,7 +62,7 @@ async def test_drain_releases_what_cannot_end(
         await user.reply(message_id, lambda row: row["seq"] > 0)
         holder = next(worker for worker in (first, second) if message_id in worker.jobs.question_ids)
         holder.drain()
-        await user.reply(message_id, lambda row: row["attempt"] == 2)  # long before its lease would have ended
+        await user.reply(message_id, lambda row: row["attempt"] == 2)  # long before its lease would expire
         await user.reply(message_id)
     row = await user.reply(message_id)
     assert (row["status"], row["attempt"]) == ("done", 2)
@@ -68,13 +70,13 @@ async def test_drain_releases_what_cannot_end(
     assert await runs.fetchall() == [{"attempt": 1, "outcome": "released"}, {"attempt": 2, "outcome": "done"}]
 
 
-async def test_a_second_signal_leaves_now(environment: dict[str, str], model: ModelServer, user: Person) -> None:
+async def test_second_signal_exits_at_once(environment: dict[str, str], model: ModelServer, user: Person) -> None:
     process = await run_bridge("run", **environment, LLM_BASE_URL=model.url)
     message_id = await user.ask(await user.open_session(title="named"), "[[tokens=5000 delay=0.02]]")
     await user.reply(message_id, lambda row: row["seq"] > 0)
     exchange = model.requests[-1]
     process.send_signal(signal.SIGINT)
-    await read_until(process, "draining")  # two signals at once would be one
+    await read_until(process, "draining")  # two signals at once would count as one
     process.send_signal(signal.SIGINT)
     code, _, err = await wait_for_exit(process, within=30)  # the reply takes 100 s, and a drain 90 s
     assert code == 1, err
@@ -83,30 +85,33 @@ async def test_a_second_signal_leaves_now(environment: dict[str, str], model: Mo
     assert exchange.outcome == "dropped"
 
 
-async def test_health(stack: Stack, environment: dict[str, str], user: Person, tmp_path: Path) -> None:
+async def test_health_endpoints_report_worker_state(
+    stack: Stack, environment: dict[str, str], user: Person, tmp_path: Path
+) -> None:
     async with worker_process(environment, tmp_path / "log") as worker, aiohttp.ClientSession() as http:
 
         async def get(path: str) -> tuple[int, str]:
             async with http.get(f"{worker.health_url}{path}") as answer:
                 return answer.status, await answer.text()
 
-        async def until_it_is(path: str, status: int) -> str:
-            told: list[tuple[int, str]] = []
+        async def wait_for(path: str, status: int) -> str:
+            text = ""
 
-            async def is_so() -> bool:
-                told.append(await get(path))
-                return told[-1][0] == status
+            async def has_status() -> bool:
+                nonlocal text
+                found, text = await get(path)
+                return found == status
 
-            await until(is_so, within=20)
-            return told[-1][1]
+            await until(has_status, within=20)
+            return text
 
         session_id = await user.open_session(title="named")
         await user.reply(await user.ask(session_id, "[[tokens=60 delay=0.05]]"))
 
-        async def has_heard_so() -> bool:
+        async def is_counted() -> bool:
             return 'bridge_attempts_total{outcome="done"}' in await worker.metrics()
 
-        await until(has_heard_so, within=20)
+        await until(is_counted, within=20)
         metrics = await worker.metrics()
         for sample, value in (
             ("bridge_ready", 1),
@@ -120,10 +125,10 @@ async def test_health(stack: Stack, environment: dict[str, str], user: Person, t
             assert metrics[sample] == value, sample
         await stack.realtime.stop()
         try:
-            assert "not subscribed to bridge:inbox" in await until_it_is("/readyz", 503)
+            assert "not subscribed to bridge:inbox" in await wait_for("/readyz", 503)
             assert (await get("/healthz"))[0] == 200
         finally:
             await stack.realtime.start()
-        await until_it_is("/readyz", 200)
+        await wait_for("/readyz", 200)
         worker.signal(signal.SIGTERM)
         assert await worker.ended() == 0

@@ -25,17 +25,17 @@ NOTHING = Claim((), QueueHints(None, 1))
 
 
 class FakeStore:
-    """Answers every claim with the same."""
+    """Returns the same to every claim."""
 
-    def __init__(self, answer: Claim = NOTHING) -> None:
-        self.answer = answer
+    def __init__(self, result: Claim = NOTHING) -> None:
+        self.result = result
 
     async def claim(self, slots: int, holding: list[str]) -> Claim:
-        return self.answer
+        return self.result
 
 
 class Watched(Claims):
-    """Notes what woke each claim."""
+    """Records what woke each claim."""
 
     def __init__(self, store: object, jobs: Jobs) -> None:
         super().__init__(cast(Store, store), jobs, SETTINGS, Metrics(), on_missed_wakeup=lambda: None)
@@ -84,7 +84,7 @@ async def test_large_fleet_staggers_claims(monkeypatch: pytest.MonkeyPatch) -> N
 async def test_claim_that_fell_due_while_loop_was_busy_is_sent() -> None:
     async with running(FakeStore()) as claims:
         claims.wake_in(0)
-        time.sleep(0.1)  # noqa: ASYNC251  the loop is busy, and the timer overdue when the next answer comes
+        time.sleep(0.1)  # noqa: ASYNC251  the loop is blocked, so that the timer is overdue when the next response comes
         claims.wake_in(30)
         await until(lambda: claims.sources == ["start", "due"], within=5)
 
@@ -96,7 +96,7 @@ async def test_claim_of_locked_job_is_repeated_at_a_pace(monkeypatch: pytest.Mon
         assert pauses == [LOCKED_SECONDS]
 
 
-async def test_commit_that_database_lost_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_transaction_that_never_becomes_visible_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.claims.LONGEST_UNSEEN_SECONDS", 0.2)
     behind = Claim((), QueueHints(None, 1), Snapshot(10, 10, frozenset()))
     async with running(FakeStore(behind)) as claims:
@@ -106,7 +106,7 @@ async def test_commit_that_database_lost_is_forgotten(monkeypatch: pytest.Monkey
 
 
 async def test_failed_claim_is_followed_by_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer may be larger than the server or the network can send in time: then the worker asks for less."""
+    """The response may be too large to arrive in time: then the worker asks for less."""
     monkeypatch.setattr("bridge.claims.random.uniform", lambda low, _: low * 0.01)
     sizes: list[int] = []
     waiting = 100

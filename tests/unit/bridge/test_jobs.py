@@ -1,4 +1,4 @@
-"""The states of the jobs that a worker holds: no order of events loses a job, ends it twice or stops it silently."""
+"""The states of a worker's jobs: no order of events loses a job, ends it twice or ignores a stop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reply:
 
 
 class Owner:
-    """What a worker does for its jobs, without tasks: it notes what it was told."""
+    """Stands in for the worker: records the callbacks, and runs no tasks."""
 
     def __init__(self) -> None:
         self.added: list[RunningJob] = []
@@ -52,11 +52,11 @@ def make_jobs(owner: Owner) -> Jobs:
 
 
 class JobsMachine(RuleBasedStateMachine):
-    """Claims, starts, stops, results and acknowledgements in any order, beside a model of what must be held."""
+    """Claims, starts, stops, results and acknowledgements in any order, compared with a model of the held jobs."""
 
-    waiting = Bundle("waiting")  # have a task that has not run yet
-    answering = Bundle("answering")  # call their function, or were interrupted and have not noticed
-    reporting = Bundle("reporting")  # have a result on its way
+    waiting = Bundle("waiting")  # their task has not run yet
+    answering = Bundle("answering")  # their function runs, or was interrupted and has not noticed
+    reporting = Bundle("reporting")  # their result is being sent
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class JobsMachine(RuleBasedStateMachine):
         self.reannounced: set[RunningJob] = set()
         self.releasing = False
 
-    def _stopped(self, running: RunningJob, reason: StopReason) -> None:
+    def _note_stop(self, running: RunningJob, reason: StopReason) -> None:
         if running.state in ("claimed", "running", "stopping"):
             self.first_reason.setdefault(running, reason)
 
@@ -100,7 +100,7 @@ class JobsMachine(RuleBasedStateMachine):
     @rule(question=QUESTIONS)
     def cancel(self, question: str) -> None:
         if question in self.held:
-            self._stopped(self.held[question], "cancelled")
+            self._note_stop(self.held[question], "cancelled")
         else:
             self.cancelled_early.add(question)
         self.jobs.cancel(question)
@@ -109,18 +109,18 @@ class JobsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lose_the_lease(self, data: st.DataObject) -> None:
         running = self.held[data.draw(st.sampled_from(sorted(self.held)))]
-        self._stopped(running, "lost")
+        self._note_stop(running, "lost")
         self.jobs.stop(running, "lost")
 
     @rule()
     def release(self) -> None:
         self.releasing = True
         for running in self.held.values():
-            self._stopped(running, "released")
+            self._note_stop(running, "released")
         self.jobs.release_all()
 
     @rule(question=QUESTIONS, announced=st.booleans())
-    def hear_of(self, question: str, announced: bool) -> None:
+    def announce(self, question: str, announced: bool) -> None:
         assert self.jobs.is_news((question,), announced=announced) is (question not in self.held)
         if announced and question in self.held:
             self.reannounced.add(self.held[question])
@@ -141,14 +141,14 @@ class JobsMachine(RuleBasedStateMachine):
         assert self.jobs.get(question, running.job.attempt) is running
         self.jobs.acknowledge(running, running.result("done"), state)
         del self.held[question]
-        assert self.jobs.get(question, running.job.attempt) is None, "it could be acknowledged twice"
+        assert self.jobs.get(question, running.job.attempt) is None, "it can be acknowledged twice"
 
     @invariant()
-    def nothing_is_forgotten_or_held_twice(self) -> None:
+    def every_job_is_held_once(self) -> None:
         assert {running.job.question_id: running for running in self.jobs} == self.held
         for question, running in self.held.items():
             assert self.jobs.get(question, running.job.attempt) is running
-            assert self.jobs.get(question, running.job.attempt - 1) is None, "another attempt's result would count"
+            assert self.jobs.get(question, running.job.attempt - 1) is None, "it would take another attempt's result"
         assert self.jobs.count == len(self.held)
         assert self.jobs.is_empty.is_set() is not self.jobs.not_empty.is_set()
         assert self.jobs.is_empty.is_set() is not bool(self.held)
@@ -163,14 +163,14 @@ class JobsMachine(RuleBasedStateMachine):
             assert (running.state == "ended") is not is_held
 
     @invariant()
-    def no_stop_is_silent(self) -> None:
+    def no_stop_is_ignored(self) -> None:
         for running in self.owner.added:
             assert running.stop_reason == self.first_reason.get(running), "the first reason counts"
             assert self.owner.interrupted[running] <= 1
-            if running.state == "stopping":  # either its task is interrupted, or `start` has said no
+            if running.state == "stopping":  # its task is interrupted, or `start` returned False
                 assert running.stop_reason is not None
             if running.state == "running":
-                assert running.stop_reason is None, "it was asked to stop and runs on"
+                assert running.stop_reason is None, "it was stopped and is still running"
             assert running.reannounced is (running in self.reannounced)
 
 

@@ -1,3 +1,5 @@
+"""Snapshots of the database, as text."""
+
 from __future__ import annotations
 
 import pytest
@@ -12,12 +14,12 @@ from bridge.model import Snapshot
         ("10:14:10,12", [9, 11, 13], [10, 12, 14]),
     ],
 )
-def test_what_a_snapshot_sees(text: str, seen: list[int], unseen: list[int]) -> None:
+def test_snapshot_sees_finished_transactions_only(text: str, seen: list[int], unseen: list[int]) -> None:
     snapshot = Snapshot.read(text)
     assert all(snapshot.sees(xid) for xid in seen)
     assert not any(snapshot.sees(xid) for xid in unseen)
 
 
-def test_what_is_no_snapshot() -> None:
+def test_malformed_snapshot_raises() -> None:
     with pytest.raises(ValueError, match="unpack"):
         Snapshot.read("10")

@@ -1,3 +1,5 @@
+"""Text and JSON that Postgres can store, and truncation to a number of bytes."""
+
 from __future__ import annotations
 
 import json
@@ -17,31 +19,31 @@ ANY_JSON: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(ANY_TEXT)
-def test_text_that_fits_is_stored_as_it_is(text: str) -> None:
-    fitted = sanitize_text(text)
-    assert "\0" not in fitted
-    fitted.encode()  # raises on a lone surrogate
-    assert sanitize_text(fitted) == fitted
+def test_sanitized_text_is_storable_and_valid_text_unchanged(text: str) -> None:
+    sanitized = sanitize_text(text)
+    assert "\0" not in sanitized
+    sanitized.encode()  # raises on a lone surrogate
+    assert sanitize_text(sanitized) == sanitized
     if "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text):
-        assert fitted == text
+        assert sanitized == text
 
 
 @given(ANY_JSON)
-def test_json_that_fits_is_json(value: Any) -> None:
+def test_sanitized_json_is_valid_json(value: Any) -> None:
     text = json.dumps(sanitize_json(value), allow_nan=False)
     assert "\\u0000" not in text
     text.encode()
 
 
 @given(st.text(max_size=40), st.integers(0, 60))
-def test_cut_splits_no_character(text: str, limit: int) -> None:
+def test_truncation_splits_no_character(text: str, limit: int) -> None:
     head = truncate_utf8(text, limit)
     assert len(head.encode()) <= limit
     assert sanitize_text(text).startswith(head)
     assert head == sanitize_text(text) or len(head.encode()) > limit - 4
 
 
-def test_what_parsers_cannot_bear_is_left_out() -> None:
+def test_deep_nesting_and_huge_integers_become_null() -> None:
     deep: Any = "the end"
     for _ in range(5000):
         deep = [deep]

@@ -1,4 +1,4 @@
-"""Deltas, checkpoints and what joins them."""
+"""Deltas and checkpoints of a reply, and the seq that joins them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def stream() -> Stream:
 
 
 def read(deltas: list[dict[str, Any]]) -> str | None:
-    """What a client makes of deltas that all arrived; None if it has to read the row."""
+    """The text that a client assembles from these deltas; None if it must read the row."""
     text: str | None = ""
     for delta in deltas:
         if "omitted" in delta:
@@ -28,14 +28,14 @@ def read(deltas: list[dict[str, Any]]) -> str | None:
     return text
 
 
-def test_a_delta_says_whose_it_is() -> None:
+def test_delta_names_its_reply_and_question() -> None:
     reply = stream()
     reply.set_partial(Partial("Hi"))
     assert reply.next_delta() == {"message_id": "reply", "reply_to": "question", "attempt": 3, "seq": 1, "text": "Hi"}
     assert reply.next_delta() is None
 
 
-def test_text_that_is_taken_back_comes_whole() -> None:
+def test_revised_text_is_sent_whole() -> None:
     reply = stream()
     reply.set_partial(Partial("Hello wrld"))
     reply.next_delta()
@@ -45,7 +45,7 @@ def test_text_that_is_taken_back_comes_whole() -> None:
     assert (delta["seq"], delta["content"]) == (2, "Hello world")
 
 
-def test_data_comes_after_text_and_once() -> None:
+def test_data_is_sent_once_after_text() -> None:
     reply = stream()
     reply.set_partial(Partial("Hi", {"rows": 1}))
     first, second = reply.next_delta(), reply.next_delta()
@@ -55,7 +55,7 @@ def test_data_comes_after_text_and_once() -> None:
     assert reply.next_delta() is None
 
 
-def test_what_is_too_large_for_an_event_is_named() -> None:
+def test_data_too_large_for_an_event_is_named_as_omitted() -> None:
     reply = stream()
     reply.set_partial(Partial("", {"rows": "x" * FIELD_BYTES}))
     delta = reply.next_delta()
@@ -64,7 +64,7 @@ def test_what_is_too_large_for_an_event_is_named() -> None:
     assert "data" not in delta
 
 
-def test_an_undone_cut_stays_with_the_next_one() -> None:
+def test_undone_delta_is_sent_with_next_one() -> None:
     reply = stream()
     reply.set_partial(Partial("a"))
     reply.next_delta()
@@ -77,7 +77,7 @@ def test_an_undone_cut_stays_with_the_next_one() -> None:
     assert (delta["seq"], delta["text"]) == (2, "bc")
 
 
-def test_a_cut_that_a_checkpoint_holds_is_not_undone() -> None:
+def test_delta_in_checkpoint_cannot_be_undone() -> None:
     reply = stream()
     reply.set_partial(Partial("a"))
     reply.next_delta()
@@ -86,11 +86,11 @@ def test_a_cut_that_a_checkpoint_holds_is_not_undone() -> None:
     assert (reply.seq, reply.text) == (checkpoint.seq, checkpoint.text) == (1, "a")
 
 
-def test_a_checkpoint_is_written_once_and_again_if_it_was_lost() -> None:
+def test_checkpoint_is_written_once_unless_forgotten() -> None:
     reply = stream()
     assert reply.checkpoint(undelivered=False).seq is None
     reply.set_partial(Partial("a"))
-    assert reply.checkpoint(undelivered=False).seq is None  # not cut yet
+    assert reply.checkpoint(undelivered=False).seq is None  # no delta has it yet
     assert reply.checkpoint(undelivered=True).seq == 1
     assert reply.checkpoint(undelivered=True).seq is None
     reply.forget_checkpoint()
@@ -98,24 +98,24 @@ def test_a_checkpoint_is_written_once_and_again_if_it_was_lost() -> None:
 
 
 def grow(reply: Stream, text: str, data: Any = None) -> int | None:
-    """Say all of it, and give the seq that the next beat writes."""
+    """Send all deltas of a partial, and return the seq that the next beat writes."""
     reply.set_partial(Partial(text, data))
     while reply.next_delta() is not None:
         pass
     return reply.checkpoint(undelivered=False).seq
 
 
-def test_a_long_text_that_grew_by_little_waits_for_one_beat() -> None:
+def test_long_text_that_grew_little_skips_one_beat() -> None:
     reply = stream()
     assert grow(reply, "x" * 800) == 1
     assert grow(reply, "x" * 899) is None
-    assert grow(reply, "x" * 900) == 3  # once
+    assert grow(reply, "x" * 900) == 3  # only once
     assert grow(reply, "x" * 1012) is None
-    assert reply.checkpoint(undelivered=False).seq == 4  # it says no more, and is written all the same
-    assert grow(reply, "x" * 1139) == 5  # an eighth
+    assert reply.checkpoint(undelivered=False).seq == 4  # written although it stopped growing
+    assert grow(reply, "x" * 1139) == 5  # it grew by an eighth
 
 
-def test_data_and_what_nobody_heard_do_not_wait() -> None:
+def test_data_and_undelivered_text_skip_no_beat() -> None:
     reply = stream()
     assert grow(reply, "x" * 800) == 1
     assert grow(reply, "x" * 801, {"rows": 1}) == 3
@@ -126,28 +126,28 @@ def test_data_and_what_nobody_heard_do_not_wait() -> None:
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just("say"), st.text(max_size=30)),
+            st.tuples(st.just("append"), st.text(max_size=30)),
             st.tuples(st.just("revise"), st.text(max_size=30)),
-            st.tuples(st.sampled_from(["cut", "fail", "checkpoint", "long"]), st.just("")),
+            st.tuples(st.sampled_from(["send", "fail", "checkpoint", "append long"]), st.just("")),
         ),
         max_size=60,
     )
 )
-def test_deltas_up_to_a_checkpoint_make_its_text(steps: list[tuple[str, str]]) -> None:
-    reply, sent, said = stream(), list[dict[str, Any]](), ""
+def test_deltas_up_to_checkpoint_make_up_its_text(steps: list[tuple[str, str]]) -> None:
+    reply, sent, so_far = stream(), list[dict[str, Any]](), ""
     for step, text in steps:
-        if step in ("say", "long"):
-            said += text if step == "say" else "é" * FIELD_BYTES
-            reply.set_partial(Partial(said))
+        if step in ("append", "append long"):
+            so_far += text if step == "append" else "é" * FIELD_BYTES
+            reply.set_partial(Partial(so_far))
         elif step == "revise":
-            said = text
-            reply.set_partial(Partial(said))
+            so_far = text
+            reply.set_partial(Partial(so_far))
         elif step == "checkpoint":
             checkpoint = reply.checkpoint(undelivered=False)
             if checkpoint.seq is not None:
                 assert read(sent[: checkpoint.seq]) in (checkpoint.text, None)
         elif (delta := reply.next_delta()) is not None:
-            if step == "cut":
+            if step == "send":
                 sent.append(delta)
             else:
                 reply.undo_delta()

@@ -20,7 +20,7 @@ from bridge.turn import run_attempt
 
 SETTINGS = Settings(supabase_url="http://127.0.0.1:1", supabase_key="key", max_failures=3)
 QUESTION = Turn("Chat", "hello", (), (), Session("s", "u", None, "Chat", {}), "u")
-ENDS = ("complete", "refuse", "fail", "break", "cancel itself", "end without a word")
+ENDS = ("complete", "refuse", "fail", "break", "cancel itself", "end without completion")
 
 
 class Reply:
@@ -44,7 +44,7 @@ class Reply:
 
 
 class Script:
-    """Stands in for Functions: writes some words, then ends in one way."""
+    """Stands in for Functions: yields some words, then ends in the given way."""
 
     def __init__(self, words: int, end: str) -> None:
         self.words, self.end = words, end
@@ -61,7 +61,7 @@ class Script:
                 case "fail":
                     raise ModelUnavailable("model_busy", "Busy.")
                 case "break":
-                    raise ValueError("a fault of ours")
+                    raise ValueError("a bug")
                 case "cancel itself":
                     raise asyncio.CancelledError
                 case "complete":
@@ -73,7 +73,7 @@ class Script:
 async def attempt(
     script: Script, job: Job, stop: StopReason | None, after: int, *, leave: bool = False
 ) -> tuple[RunningJob, Result | None]:
-    """Run an attempt that is stopped after so many turns of the event loop; no result: its task was cancelled."""
+    """Run an attempt that is stopped after `after` turns of the event loop. No result: its task was cancelled."""
     running = RunningJob(job, cast(OutgoingReply, Reply()), 0, 0)
 
     async def run() -> Result:
@@ -99,7 +99,7 @@ async def attempt(
     stop=st.sampled_from([None, "cancelled", "released", "lost"]),
     after=st.integers(0, 12),
 )
-def test_attempt_returns_one_result_that_fits(
+def test_attempt_returns_result_that_matches_its_end(
     words: int, end: str, failures: int, stop: StopReason | None, after: int
 ) -> None:
     script = Script(words, end)
@@ -127,15 +127,15 @@ def test_attempt_returns_one_result_that_fits(
 
 
 @given(words=st.integers(1, 4), after=st.integers(1, 3))
-def test_attempt_of_leaving_worker_returns_nothing(words: int, after: int) -> None:
-    """The process ends without a drain: the lease runs out, and another worker takes over."""
+def test_attempt_cancelled_without_stop_returns_no_result(words: int, after: int) -> None:
+    """The process exits without a drain: the lease will expire, and another worker take over."""
     script = Script(words + 3, "complete")
     _, result = asyncio.run(attempt(script, Job("q", 1, 0, cancel=False, turn=QUESTION), None, after, leave=True))
     assert result is None
     assert script.closed
 
 
-def test_taken_over_job_that_was_cancelled_keeps_its_text() -> None:
+def test_cancelled_job_that_was_taken_over_keeps_its_text() -> None:
     script = Script(3, "complete")
     _, result = asyncio.run(attempt(script, Job("q", 2, 1, cancel=True, turn=QUESTION), None, 0))
     assert result is not None

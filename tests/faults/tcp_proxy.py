@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts: it refuses, resets, or swallows."""
+"""A TCP proxy in front of the model: it refuses, resets and swallows connections."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ CHUNK = 64 * 1024
 
 
 def reset(transport: asyncio.BaseTransport | None) -> None:
-    """End a connection as a crashed peer does: with RST, not with FIN."""
+    """End a connection as a crashed peer does: with RST, not FIN."""
     if transport is None:
         return
-    taken = transport.get_extra_info("socket")
-    if taken is not None:
+    if (sock := transport.get_extra_info("socket")) is not None:
         with contextlib.suppress(OSError):
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert isinstance(transport, asyncio.Transport)
     transport.abort()
 
 
 class Link:
-    """One connection through the wire. Swallowed, it stays open and nothing gets through any more."""
+    """One proxied connection. A swallowed one stays open, and nothing gets through any more."""
 
     def __init__(self, near: asyncio.StreamWriter, *, swallowed: bool = False) -> None:
         self.near = near
@@ -38,19 +37,18 @@ class Link:
             self.far.transport.abort()
 
 
-class Wire:
+class TcpProxy:
     """A TCP proxy on loopback to one server, as an async context manager.
 
-    `swap` (two texts of one length) is done to what comes back, so that two clients of one server can be told apart
-    by what they were told.
+    `swap` (two texts of equal length) replaces the first by the second in responses, so that a test can tell which of
+    two clients a text went through.
     """
 
     def __init__(self, host: str, port: int, *, swap: tuple[bytes, bytes] | None = None) -> None:
         assert swap is None or len(swap[0]) == len(swap[1])
         self.port = 0
-        self.accepted = 0
-        self.resets_new = False  # every new connection is reset as it comes
-        self.swallows_new = False  # every new connection is accepted, and nothing comes of it
+        self.resets_new = False  # every new connection is reset
+        self.swallows_new = False  # every new connection is accepted and swallowed
         self.links: set[Link] = set()
         self._target = (host, port)
         self._swap = swap
@@ -71,24 +69,24 @@ class Wire:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def listen(self) -> None:
-        """Take connections (again, on the same port)."""
+        """Accept connections, always on the same port."""
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
             self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def refuse(self) -> None:
-        """Refuse new connections: nobody listens. Those that are there stay."""
+        """Refuse new connections. Open ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def reset_links(self) -> None:
-        """Reset every connection that is there."""
+        """Reset every open connection."""
         for link in tuple(self.links):
             link.reset()
 
     def swallow_links(self) -> None:
-        """Let nothing through the connections that are there, either way, for good."""
+        """Let nothing through the open connections, in either direction, for good."""
         for link in self.links:
             link.swallowed = True
 
@@ -96,7 +94,6 @@ class Wire:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self.accepted += 1
         link = Link(writer, swallowed=self.swallows_new)
         self.links.add(link)
         try:
@@ -106,18 +103,18 @@ class Wire:
                 if not await reader.read(CHUNK):
                     return
             far_reader, link.far = await asyncio.open_connection(*self._target)
-            both = [
+            pumps = [
                 asyncio.create_task(self._pump(link, reader, link.far)),
                 asyncio.create_task(self._pump(link, far_reader, writer, self._swap)),
             ]
             try:
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for pump in both:
+                for pump in pumps:
                     pump.cancel()
-                await asyncio.gather(*both, return_exceptions=True)
+                await asyncio.gather(*pumps, return_exceptions=True)
         except (OSError, asyncio.CancelledError):
-            pass  # either end went away, or the test is over
+            pass  # either end closed the connection, or the test is over
         finally:
             self.links.discard(link)
             self._tasks.discard(task)
