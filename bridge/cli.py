@@ -37,9 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     _add(commands, "run", "run the worker until SIGTERM or Ctrl-C")
     status = _add(commands, "status", "show the queue, the workers and the last hour")
-    doctor = _add(
-        commands, "doctor", "check settings, functions, project, schema, publication, topics, Realtime and model"
-    )
+    checks = "settings, functions, project, schema, publication, topics, Realtime and model"
+    doctor = _add(commands, "doctor", f"check {checks}")
     dead = _add(commands, "dead", "list, retry or drop dead letters: questions that were given up")
     actions = dead.add_subparsers(dest="action", required=True, metavar="action")
     listing = _add(actions, "list", "list dead letters, newest first")
@@ -57,12 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = asyncio.run(_command(options))
         sys.stdout.flush()
-    except SetupError as error:
-        print(f"bridge: {error}", file=sys.stderr)
-        code = 2
     except BridgeError as error:
         print(f"bridge: {error}", file=sys.stderr)
-        code = 1
+        code = 2 if isinstance(error, SetupError) else 1
     except BrokenPipeError:  # the reader has closed the pipe, as in `bridge dead list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes the rest at exit
         code = 1
@@ -89,10 +85,9 @@ async def _command(options: argparse.Namespace) -> int:
             await reports.status(store, as_json=options.json)
         elif options.action == "list":
             await reports.dead_letters(store, options.most, as_json=options.json)
-        elif options.action == "retry":
-            await reports.retry(store, None if options.all else options.ids)
         else:
-            await reports.drop(store, None if options.all else options.ids)
+            action = reports.retry if options.action == "retry" else reports.drop
+            await action(store, None if options.all else options.ids)
     finally:
         await store.close()
     return 0

@@ -69,14 +69,10 @@ def _client_matches_source() -> Finding:
     with contextlib.suppress(ImportError, AttributeError):
         generated: Mapping[str, str] = import_module("baml_client.inlinedbaml").get_baml_files()
         files = {file.relative_to(folder).as_posix(): file.read_text() for file in folder.rglob("*.baml")}
-        if changed := sorted(
-            name for name in files.keys() | generated.keys() if files.get(name) != generated.get(name)
-        ):
-            return Finding(
-                "functions",
-                f"The generated BAML client is older than baml_src ({', '.join(changed)}).",
-                "Run `make setup` or `baml-cli generate`.",
-            )
+        changed = sorted(name for name in files.keys() | generated.keys() if files.get(name) != generated.get(name))
+        if changed:
+            problem = f"The generated BAML client is older than baml_src ({', '.join(changed)})."
+            return Finding("functions", problem, "Run `make setup` or `baml-cli generate`.")
     return Finding("functions")
 
 
@@ -87,11 +83,8 @@ async def _project(settings: Settings, store: Store) -> AsyncGenerator[Finding, 
         yield Finding("project", error.problem, error.remedy)
         return
     except StoreError as error:
-        yield Finding(
-            "project",
-            f"{settings.supabase_url} does not answer ({error}).",
-            "Check SUPABASE_URL, the network, and that the project is not paused.",
-        )
+        remedy = "Check SUPABASE_URL, the network, and that the project is not paused."
+        yield Finding("project", f"{settings.supabase_url} does not answer ({error}).", remedy)
         return
     yield Finding("project")
 
@@ -110,26 +103,17 @@ def _publication(answer: Mapping[str, Any]) -> Finding:
     if not answer["unpublished"]:
         return Finding("publication")
     tables = ", ".join(f"public.{name}" for name in answer["unpublished"])
-    return Finding(
-        "publication",
-        f"The publication supabase_realtime does not contain {tables}.",
-        f"Run in the SQL editor: alter publication supabase_realtime add table {tables};",
-    )
+    remedy = f"Run in the SQL editor: alter publication supabase_realtime add table {tables};"
+    return Finding("publication", f"The publication supabase_realtime does not contain {tables}.", remedy)
 
 
 def _policies(answer: Mapping[str, Any]) -> Finding:
     if not answer["can_announce"]:
-        return Finding(
-            "topics",
-            "The schema's functions lack the permission to call realtime.send, so no event is sent.",
-            "Run in the SQL editor: grant execute on function realtime.send to postgres;",
-        )
+        problem = "The schema's functions lack the permission to call realtime.send, so no event is sent."
+        return Finding("topics", problem, "Run in the SQL editor: grant execute on function realtime.send to postgres;")
     if answer["topics_policy"]:
-        return Finding(
-            "topics",
-            "Users cannot join their sessions' topics: the policy on realtime.messages is missing.",
-            f"Run in the SQL editor:\n{answer['topics_policy']}",
-        )
+        problem = "Users cannot join their sessions' topics: the policy on realtime.messages is missing."
+        return Finding("topics", problem, f"Run in the SQL editor:\n{answer['topics_policy']}")
     return Finding("topics")
 
 
@@ -140,26 +124,16 @@ async def _realtime(settings: Settings) -> Finding:
             await connection.probe()
     except Exception as error:
         reason = str(error) if isinstance(error, BridgeError) else f"{type(error).__name__} {error}".rstrip()
-        return Finding(
-            "realtime",
-            f"A private channel did not receive its own test message: {reason}.",
-            "Check in the dashboard that Realtime is enabled, then check Supabase's status page.",
-        )
+        remedy = "Check in the dashboard that Realtime is enabled, then check Supabase's status page."
+        return Finding("realtime", f"A private channel did not receive its own test message: {reason}.", remedy)
     return Finding("realtime")
 
 
 async def _model(functions: Functions) -> Finding:
     """Call the first function that needs only a message, and stop at its first token."""
     for name in functions.names:
-        turn = Turn(
-            function=name,
-            message="Say OK.",
-            messages=(),
-            files=(),
-            session=Session("doctor", "doctor", None, name, {}),
-            user_id="doctor",
-            data={"reply": "OK."},
-        )
+        session = Session("doctor", "doctor", None, name, {})
+        turn = Turn(name, "Say OK.", (), (), session, "doctor", {"reply": "OK."})
         try:
             async with asyncio.timeout(MODEL_SECONDS), aclosing(functions.run(turn)) as pieces:
                 async for _ in pieces:
@@ -168,15 +142,9 @@ async def _model(functions: Functions) -> Finding:
             if error.code == "bad_arguments":
                 continue  # it needs arguments of its own
             reason = f"{error.code}: {error.detail}" if error.detail else error.code
-            return Finding(
-                "model",
-                f"The call of {name} failed: {error.message} ({reason})",
-                "Check LLM_BASE_URL, LLM_API_KEY and LLM_MODEL, and the client in baml_src/clients.baml.",
-            )
+            remedy = "Check LLM_BASE_URL, LLM_API_KEY and LLM_MODEL, and the client in baml_src/clients.baml."
+            return Finding("model", f"The call of {name} failed: {error.message} ({reason})", remedy)
         except TimeoutError:
-            return Finding(
-                "model",
-                f"The call of {name} had no answer within {MODEL_SECONDS:g} s.",
-                "Check LLM_BASE_URL and the provider's status page.",
-            )
+            remedy = "Check LLM_BASE_URL and the provider's status page."
+            return Finding("model", f"The call of {name} had no answer within {MODEL_SECONDS:g} s.", remedy)
     return Finding("model")

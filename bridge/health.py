@@ -1,6 +1,4 @@
-"""The endpoints that hosts and Prometheus call: `/healthz` (the event loop turns), `/readyz` (the worker can do work
-now) and `/metrics`.
-"""
+"""Endpoints for hosts and Prometheus: `/healthz` (the event loop turns), `/readyz` (it can do work now), `/metrics`."""
 
 from __future__ import annotations
 
@@ -30,32 +28,21 @@ class Health:
         self._watchdog = watchdog
         self._queue_at = 0.0
         app = web.Application()
-        app.add_routes(
-            [
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-            ]
-        )
+        healthz, readyz = web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)
+        app.add_routes([healthz, readyz, web.get("/metrics", self._metrics)])
         self._runner = web.AppRunner(app, access_log=None)
         self.port = 0
 
     async def start(self) -> None:
-        """Listen on BRIDGE_HEALTH_HOST and BRIDGE_HEALTH_PORT.
-
-        Raises:
-            SettingsError: the port cannot be used.
-        """
+        """Listen on BRIDGE_HEALTH_HOST and BRIDGE_HEALTH_PORT. Raises SettingsError if the port cannot be used."""
         settings = self._worker.settings
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, settings.health_host, settings.health_port).start()
         except OSError as error:
             await self._runner.cleanup()
-            raise SettingsError(
-                f"BRIDGE_HEALTH_PORT {settings.health_port} cannot be used ({error.strerror}).",
-                "Choose another port; 0 picks a free one.",
-            ) from error
+            problem = f"BRIDGE_HEALTH_PORT {settings.health_port} cannot be used ({error.strerror})."
+            raise SettingsError(problem, "Choose another port; 0 picks a free one.") from error
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:

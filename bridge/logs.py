@@ -23,9 +23,7 @@ def setup(style: str, level: str, worker: str) -> None:
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    return {
-        key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None and value != ""
-    }
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD and value not in (None, "")}
 
 
 class _Json(logging.Formatter):

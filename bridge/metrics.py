@@ -6,24 +6,16 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from prometheus_client import (
-    CONTENT_TYPE_PLAIN_0_0_4,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+import prometheus_client as prometheus
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from bridge.model import Result
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)  # seconds
 
 # a `_created` series beside each counter, which no alert and no panel reads
-disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client 0.26 has no annotation there
+prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client 0.26 has no annotation there
 
 
 class Metrics:
@@ -31,8 +23,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        gauge, counter = partial(Gauge, registry=registry), partial(Counter, registry=registry)
-        histogram = partial(Histogram, buckets=BUCKETS, registry=registry)
+        gauge, counter = partial(prometheus.Gauge, registry=registry), partial(prometheus.Counter, registry=registry)
+        histogram = partial(prometheus.Histogram, buckets=BUCKETS, registry=registry)
 
         # the gauges are set for each scrape, by Health
         self.ready = gauge("bridge_ready", "1 if the worker can do work now, else 0.")
@@ -87,7 +79,7 @@ class Metrics:
 
     def render(self) -> tuple[bytes, str]:
         """Return the answer to a scrape, in Prometheus's text format, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
+        return prometheus.generate_latest(self.registry), prometheus.CONTENT_TYPE_PLAIN_0_0_4
 
 
 class Queue(Collector):

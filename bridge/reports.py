@@ -70,20 +70,12 @@ async def dead_letters(store: Store, most: int, *, as_json: bool) -> None:
 
 async def retry(store: Store, ids: Sequence[str] | None) -> None:
     """Requeue dead letters (None: all) and print how many. Raises StoreError."""
-    count = await store.retry_dead(ids) if ids is not None else await retry_all(store)
-    print(f"requeued {count} {'message' if count == 1 else 'messages'}")
-
-
-async def retry_all(store: Store) -> int:
-    """Requeue every dead letter, in batches. Returns how many were requeued. Raises StoreError.
-
-    It stops at the number there was at the start: a question that fails again at once is not retried for ever.
-    """
-    most = (await store.status())["dead_letters"]
-    count = batch = await store.retry_dead(None)
+    # no more than there are now: a question that fails again at once is not retried for ever
+    most = (await store.status())["dead_letters"] if ids is None else 0
+    count = batch = await store.retry_dead(ids)
     while batch and count < most:
         count += (batch := await store.retry_dead(None))
-    return count
+    print(f"requeued {count} {'message' if count == 1 else 'messages'}")
 
 
 async def drop(store: Store, ids: Sequence[str] | None) -> None:

@@ -18,6 +18,11 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 from bridge.errors import SettingsError
 
 FUNCTIONS = ("Chat", "Code", "Title")
+KEY_NAMES = AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
+REMEDIES = {  # for settings without a default
+    "SUPABASE_URL": "Set it to your project's URL, like https://abcd.supabase.co.",
+    "SUPABASE_SECRET_KEY": "Copy a secret key (sb_secret_…) from the project's API keys.",
+}
 
 
 def _check_url(url: str) -> str:
@@ -36,13 +41,11 @@ def _check_url(url: str) -> str:
 
 def _check_key(key: str) -> str:
     if not key.isascii() or len(key.split()) > 1:
-        raise SettingsError(
-            "SUPABASE_SECRET_KEY has characters that no key has.", "Copy the whole secret key (sb_secret_…)."
-        )
+        remedy = "Copy the whole secret key (sb_secret_…)."
+        raise SettingsError("SUPABASE_SECRET_KEY has characters that no key has.", remedy)
     if key.startswith("sb_publishable_"):
-        raise SettingsError(
-            "SUPABASE_SECRET_KEY holds a publishable key.", "Set it to a secret key (sb_secret_…) of the project."
-        )
+        remedy = "Set it to a secret key (sb_secret_…) of the project."
+        raise SettingsError("SUPABASE_SECRET_KEY holds a publishable key.", remedy)
     return key
 
 
@@ -52,33 +55,17 @@ def _split_names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",") if name.strip()) or FUNCTIONS
 
 
+def _variable(field: str) -> str:
+    return f"BRIDGE_{field.upper()}"
+
+
 class Settings(BaseModel):
     """The settings of a worker. Times are in seconds unless the name says otherwise."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        alias_generator=lambda field: f"BRIDGE_{field.upper()}",
-        validate_by_name=True,
-        allow_inf_nan=False,
-    )
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, validate_by_name=True, alias_generator=_variable)
 
-    supabase_url: Annotated[
-        str,
-        AfterValidator(_check_url),
-        Field(
-            validation_alias="SUPABASE_URL",
-            json_schema_extra={"remedy": "Set it to your project's URL, like https://abcd.supabase.co."},
-        ),
-    ]
-    supabase_key: Annotated[
-        str,
-        AfterValidator(_check_key),
-        Field(
-            validation_alias=AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"),
-            json_schema_extra={"remedy": "Copy a secret key (sb_secret_…) from the project's API keys."},
-            repr=False,
-        ),
-    ]
+    supabase_url: Annotated[str, AfterValidator(_check_url), Field(validation_alias="SUPABASE_URL")]
+    supabase_key: Annotated[str, AfterValidator(_check_key), Field(validation_alias=KEY_NAMES, repr=False)]
     functions: Annotated[tuple[str, ...], BeforeValidator(_split_names)] = FUNCTIONS
     handlers: str | None = None
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 32
@@ -107,10 +94,7 @@ class Settings(BaseModel):
 def environment(directory: Path | None = None) -> dict[str, str]:
     """Return the process environment over the `.env` file of `directory` (default: the current one).
 
-    The file's values also go into `os.environ`, where the BAML clients look for `LLM_*`.
-
-    Raises:
-        SettingsError: the file cannot be read.
+    The file's values also go into `os.environ`, where the BAML clients look for `LLM_*`. Raises SettingsError.
     """
     try:
         for name, value in dotenv_values((directory or Path.cwd()) / ".env").items():
@@ -122,11 +106,7 @@ def environment(directory: Path | None = None) -> dict[str, str]:
 
 
 def load(env: Mapping[str, str]) -> Settings:
-    """Read the settings from `env`. An empty variable counts as not set.
-
-    Raises:
-        SettingsError: names the first setting that is missing or wrong.
-    """
+    """Read the settings from `env`; an empty variable counts as not set. Raises SettingsError for the first bad one."""
     values = {name: value.strip() for name, value in env.items() if value.strip()}
     try:
         return Settings.model_validate(values, by_alias=True, by_name=False)
@@ -136,9 +116,9 @@ def load(env: Mapping[str, str]) -> Settings:
 
 
 def _explain(name: str, value: object, *, is_missing: bool) -> SettingsError:
-    declared: dict[str, Any] = Settings.model_json_schema()["properties"][name]
     if is_missing:
-        return SettingsError(f"{name} is not set.", declared["remedy"])
+        return SettingsError(f"{name} is not set.", REMEDIES[name])
+    declared: dict[str, Any] = Settings.model_json_schema()["properties"][name]
     if "enum" in declared:
         return SettingsError(f"{name} is {value!r}.", f"Set it to one of {', '.join(declared['enum'])}.")
     low, high = declared["minimum"], declared["maximum"]
