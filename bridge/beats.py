@@ -1,7 +1,5 @@
 """Extends the leases of all running jobs and writes their checkpoints: one call for all of them."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -3,8 +3,6 @@
 A worker sends one claim at a time. A wake-up during a claim leads to another one; without a free slot it waits.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

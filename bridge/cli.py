@@ -1,7 +1,5 @@
 """The command `bridge`. Exit codes: 0 success, 1 failure, 2 a setting or another precondition is missing or wrong."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

@@ -1,7 +1,5 @@
 """`bridge doctor`: checks every precondition of a worker, and names a remedy for each one that fails."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping

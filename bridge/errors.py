@@ -19,8 +19,6 @@
 Users see the `code` and `message` of a `TurnFailure`; put everything else into `detail`, which only the log gets.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

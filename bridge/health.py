@@ -1,7 +1,5 @@
 """Endpoints for hosts and Prometheus: `/healthz` (the event loop turns), `/readyz` (it can do work now), `/metrics`."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator

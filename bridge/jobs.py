@@ -9,8 +9,6 @@
 A job stays in `Jobs` from its claim until the database has acknowledged its result. The first reason to stop counts.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +32,7 @@ class RunningJob:
     """One attempt at a question. `claimed_at` and `beaten_at` are monotonic seconds."""
 
     job: Job
-    reply: OutgoingReply
+    reply: "OutgoingReply"
     claimed_at: float
     beaten_at: float
     state: State = "claimed"
@@ -104,7 +102,7 @@ class JobEvents(Protocol):
 class Jobs:
     """All jobs that a worker holds, by question id."""
 
-    def __init__(self, concurrency: int, open_reply: Callable[[Job], OutgoingReply], events: JobEvents) -> None:
+    def __init__(self, concurrency: int, open_reply: "Callable[[Job], OutgoingReply]", events: JobEvents) -> None:
         self.is_empty = asyncio.Event()
         self.is_empty.set()
         self.not_empty = asyncio.Event()
@@ -190,9 +188,6 @@ class Jobs:
         self._events.on_ended(running, result, state)
 
     def _update(self) -> None:
-        for event, is_set in (
-            (self.is_empty, not self._running),
-            (self.not_empty, bool(self._running)),
-            (self.has_room, self.free_slots > 0),
-        ):
+        states = {self.is_empty: not self._running, self.not_empty: bool(self._running), self.has_room: self.free_slots}
+        for event, is_set in states.items():
             (event.set if is_set else event.clear)()

@@ -1,7 +1,5 @@
 """Logging: one JSON object per line for machines, or plain lines for people. Never log a key or a prompt."""
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

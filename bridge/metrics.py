@@ -1,7 +1,5 @@
 """Every metric of a worker: its name, its help text and its value."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any

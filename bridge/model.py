@@ -3,11 +3,9 @@
 Where a value mirrors a row, its fields are named as the columns in `supabase/schemas`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Role = Literal["user", "assistant"]
 Outcome = Literal["done", "failed", "cancelled", "released"]
@@ -53,19 +51,15 @@ class FileWrite:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The input of a BAML function or a handler: one question with its context.
-
-    `messages` is the conversation before the question, oldest first; `message` is the
-    question's text; `data` holds the question's extra named arguments.
-    """
+    """The input of a BAML function or a handler: one question with its context."""
 
     function: str
-    message: str
-    messages: tuple[Message, ...]
+    message: str  # the question's text
+    messages: tuple[Message, ...]  # the conversation before it, oldest first
     files: tuple[CodeFile, ...]
     session: Session
     user_id: str
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)  # the question's extra named arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +92,19 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A claimed question. Every write about it carries `attempt`, the fence.
-
-    `broken` says why its payload could not be built (None: it could be). `revisions` has the revision of every file of
-    the session, including those too large for `turn.files`. `taken_over`: another worker held it and vanished.
-    `queued_ms` counts from the insert, `ready_ms` from when the question could first be claimed.
-    """
+    """A claimed question. Every write about it carries `attempt`, the fence."""
 
     question_id: str
     attempt: int
     failures: int
     cancel: bool
-    taken_over: bool = False
+    taken_over: bool = False  # another worker held it and vanished
     reply_id: str = ""
-    queued_ms: int = 0
-    ready_ms: int = 0
+    queued_ms: int = 0  # since the insert
+    ready_ms: int = 0  # since it could first be claimed
     turn: Turn | None = None
-    revisions: Mapping[str, int] = field(default_factory=dict)
-    broken: str | None = None
+    revisions: Mapping[str, int] = field(default_factory=dict)  # of all files, also of those too large for `turn.files`
+    broken: str | None = None  # why its payload could not be built
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +116,7 @@ class Snapshot:
     in_progress: frozenset[int]
 
     @classmethod
-    def read(cls, text: str) -> Snapshot:
+    def read(cls, text: str) -> Self:
         """Read its text form, `xmin:xmax:xip,xip`. Raises ValueError."""
         xmin, xmax, in_progress = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in in_progress.split(",") if xid))
@@ -139,15 +128,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class QueueHints:
-    """What every call of a worker learns of the queue.
+    """What the answer to every call says of the queue."""
 
-    `next_in`: seconds until a retry or a lease of another worker falls due (None: nothing is scheduled). `fleet_size`:
-    how many workers are live. `ready`: whether a question can be claimed now (None: unknown).
-    """
-
-    next_in: float | None
-    fleet_size: int
-    ready: bool | None = None
+    next_in: float | None  # seconds until a retry or another worker's lease falls due; None: nothing is scheduled
+    fleet_size: int  # how many workers are live
+    ready: bool | None = None  # whether a question can be claimed now; None: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,23 +169,19 @@ class AttemptStats:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How an attempt ended. `text` None keeps the text of the last checkpoint.
-
-    `error` is `{code, message}`, safe to show; `retry_ms` (of a failed one) requests another attempt. `user_id` pays
-    for the tokens, even if the session was deleted.
-    """
+    """How an attempt ended."""
 
     question_id: str
     attempt: int
     outcome: Outcome
-    user_id: str | None = None
-    text: str | None = None
+    user_id: str | None = None  # pays for the tokens, even if the session was deleted
+    text: str | None = None  # None keeps the text of the last checkpoint
     data: Any = None
     seq: int | None = None
     files: tuple[FileWrite, ...] = ()
     revisions: Mapping[str, int] = field(default_factory=dict)
-    error: Mapping[str, str] | None = None
-    retry_ms: int | None = None
+    error: Mapping[str, str] | None = None  # {code, message}, safe to show
+    retry_ms: int | None = None  # of a failed one: requests another attempt
     stats: AttemptStats = AttemptStats()
 
 

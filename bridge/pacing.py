@@ -1,7 +1,5 @@
 """The fleet's quota of Realtime events: every worker paces its deltas to its share of it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The output of the commands for operators: plain lines for people, JSON for machines."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Sends results to the database: batched with whatever ended meanwhile, and repeated until they are acknowledged."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random
@@ -37,14 +35,7 @@ class Results:
     def enqueue(self, running: RunningJob, result: Result, after: float = 0) -> None:
         """Send a job's result, at once or `after` so many seconds."""
         running.report()
-        if after > 0:
-            self._group.create_task(self._enqueue_later(result, after))
-        else:
-            self._queue.put_nowait(result)
-
-    async def _enqueue_later(self, result: Result, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        self._queue.put_nowait(result)
+        asyncio.get_running_loop().call_later(after, self._queue.put_nowait, result)
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -57,10 +48,7 @@ class Results:
                     self._group.create_task(self._send_until_answered(batch))
 
     async def _send_until_answered(self, batch: list[Result]) -> None:
-        """Try again until there is an answer; leases are extended meanwhile, so that no other worker starts over.
-
-        A batch that fails again is split: one result that takes too long must not delay the others.
-        """
+        """Try again until there is an answer. A batch that fails again is split: one slow result delays no other."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             await asyncio.sleep(pause * random.uniform(0.5, 1))

@@ -3,8 +3,6 @@
 Answers are read by name: a newer schema may add keys that this worker does not know.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any

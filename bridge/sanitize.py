@@ -1,7 +1,5 @@
 """Makes values acceptable to Postgres and JSON: one bad character would get a whole batch refused."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

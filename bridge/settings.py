@@ -4,8 +4,6 @@ The variables of the model clients in `baml_src/` (`LLM_BASE_URL`, `LLM_API_KEY`
 not settings of the bridge: `functions.py` checks that they are set.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,15 +4,13 @@ Every call is safe to repeat (see `supabase/schemas`): after a lost answer it is
 refuses is halved until the refused item is on its own.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import httpx
 from postgrest.exceptions import APIError
@@ -59,7 +57,7 @@ class Store:
         self._settings = settings
 
     @classmethod
-    async def open(cls, settings: Settings, worker: str) -> Store:
+    async def open(cls, settings: Settings, worker: str) -> Self:
         """Connect under the name `worker`. Nothing is sent yet."""
         # HTTP/1.1: multiplexing costs more CPU than it saves with a handful of calls a second
         http = httpx.AsyncClient(

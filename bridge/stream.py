@@ -4,8 +4,6 @@ A delta gets its `seq` when it is cut, and text that could not be sent stays for
 `(seq, text)` holds exactly the deltas up to its `seq`: a client reads the row and continues with the next delta.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One attempt from its start to its result. It calls the function once, and decides nothing about the queue."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

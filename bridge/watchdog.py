@@ -1,7 +1,5 @@
 """Ends the process when its event loop has stopped: no host restarts a machine because a health check fails."""
 
-from __future__ import annotations
-
 import faulthandler
 import logging
 import os

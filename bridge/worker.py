@@ -4,8 +4,6 @@ listener ──Work──▶ claims ──Job──▶ jobs ──▶ one task a
     └──Cancel──▶ jobs ◀──cancel, lost── beats ◀──checkpoints── jobs
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

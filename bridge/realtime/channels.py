@@ -1,7 +1,5 @@
 """Session channels on one Realtime connection: joined when a reply needs one, left when another needs the place."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import uuid

@@ -5,13 +5,11 @@ exception in a callback ends its receive loop in silence, it never checks the re
 `phx_close` or an expired token ends a channel for good, and a send on a dead connection is swallowed.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient
 from realtime.message import Message
@@ -41,7 +39,7 @@ class Connection:
         self._echoes: asyncio.Queue[str] = asyncio.Queue()
         self.received_at = time.monotonic()
 
-    async def __aenter__(self) -> Connection:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -5,8 +5,6 @@ commit), and INSERTs on `messages` through postgres_changes (some hundred millis
 worker relies on neither: `bridge.claims` also sweeps.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import random

@@ -6,8 +6,6 @@ then at the pace that BRIDGE_DELTA_MS and the fleet's quota allow.
 Deltas use connections of their own, apart from the listener's: a full socket must not delay a wake-up.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import heapq
@@ -31,18 +29,14 @@ JOIN_PATIENCE_SECONDS = 0.5
 
 
 class OutgoingReply:
-    """One attempt's reply on its way to its session's topic, and to the row through checkpoints.
+    """One attempt's reply on its way to its session's topic, and to the row through checkpoints."""
 
-    `first_sent_at` and `due` (when the pump may send the next delta) are monotonic seconds, and so is `join_deadline`:
-    until then its channel may be joining for the first time.
-    """
-
-    def __init__(self, publisher: DeltaPublisher, stream: Stream) -> None:
+    def __init__(self, publisher: "DeltaPublisher", stream: Stream) -> None:
         self.stream = stream
-        self.first_sent_at: float | None = None
-        self.due = 0.0
+        self.first_sent_at: float | None = None  # all times are monotonic seconds
+        self.due = 0.0  # when the pump may send the next delta
         self.is_queued = False  # the pump has it on its list
-        self.join_deadline = 0.0
+        self.join_deadline = 0.0  # until then its channel may be joining for the first time
         self._publisher = publisher
 
     def publish(self, partial: Partial) -> None:
@@ -51,10 +45,7 @@ class OutgoingReply:
         self._publisher.enqueue(self)
 
     async def flush(self) -> None:
-        """Send the rest of a reply that ended, whatever the pace, so that its deltas make up the whole text.
-
-        A reply that was faster than its channel waits a moment for it.
-        """
+        """Send the rest of a reply that ended, whatever the pace. If its channel is still joining, wait a moment."""
         deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
         while self.stream.is_dirty:
             if (connection := self._publisher.connection(self)) is not None:
@@ -90,7 +81,6 @@ class DeltaPublisher:
         self._connections: list[SessionChannels] = []
         self._group: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
-        self._fresh: list[OutgoingReply] = []  # have something to send that the pump has not seen
         self._queue: list[tuple[float, int, OutgoingReply]] = []  # a heap, by when each is due
         self._undelivered: set[OutgoingReply] = set()  # have something to send and no channel to send it on
         self._arrivals = itertools.count()
@@ -124,7 +114,7 @@ class DeltaPublisher:
         """Let the pump send what is new in a reply."""
         if not reply.is_queued:
             reply.is_queued = True
-            self._fresh.append(reply)
+            heapq.heappush(self._queue, (reply.due, next(self._arrivals), reply))
             self._wake.set()
 
     def checkpoint(self, reply: OutgoingReply) -> Checkpoint:
@@ -168,9 +158,6 @@ class DeltaPublisher:
     async def _pump(self) -> None:
         while True:
             self._wake.clear()
-            while self._fresh:
-                reply = self._fresh.pop()
-                heapq.heappush(self._queue, (reply.due, next(self._arrivals), reply))
             at, now = self._next_at(), time.monotonic()
             if at is not None and at <= now:
                 await self._serve(heapq.heappop(self._queue)[2])

@@ -1,7 +1,5 @@
 """Runs one session of a Realtime connection after another: whatever ends a session, the next one starts."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random
