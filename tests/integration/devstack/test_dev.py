@@ -74,7 +74,7 @@ def command_line(pid: int) -> str:
 @pytest.mark.quiet
 async def test_all_of_it(tmp_path: Path) -> None:
     async with terminal(tmp_path) as first:
-        page = (await first.until(r"The chat +(http://127\.0\.0\.1:\d+)"))[1]
+        page = (await first.until(r"Chat +(http://127\.0\.0\.1:\d+)"))[1]
         async with httpx.AsyncClient() as client:
             assert "<html" in (await client.get(page)).text
         family = children(first.process.pid)
@@ -92,12 +92,12 @@ async def test_all_of_it(tmp_path: Path) -> None:
             await second.until("Ctrl-C")
             assert time.monotonic() - begun < 10
             assert "Migrations" not in second.text, "nothing was new"
-            assert re.search(rf"port {port} is in use, the web app takes (?!{port})\d+", second.text)
+            assert re.search(rf"port {port} is in use, so the web app uses (?!{port})\d+", second.text)
             family = children(second.process.pid)
             worker = next(pid for pid in family if "bridge.cli" in command_line(pid))
             os.kill(worker, signal.SIGKILL)
             assert await second.end() == 1
-            assert re.search(r"^dev: worker ended with exit code -9: ", second.text, re.M), second.text
+            assert re.search(r"^dev: worker exited with code -9: ", second.text, re.M), second.text
             await gone(*family)
 
     async with terminal(tmp_path) as third:

@@ -107,7 +107,7 @@ async def test_no_process_is_left_and_the_data_stays(tmp_path: Path, number: sig
             code = await process.wait()
         assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
         await gone(*family)
-    with pytest.raises(DevstackError, match="no devstack runs"):
+    with pytest.raises(DevstackError, match="no devstack is running"):
         state.running(data)
 
     async with Stack(data, 0, postgres_version=postgres_version()) as stack:
@@ -150,7 +150,7 @@ async def test_secrets_are_for_the_owner_alone(embedded: Stack) -> None:
 
 
 async def test_a_second_one_on_the_same_folder(embedded: Stack) -> None:
-    with pytest.raises(DevstackError, match="another devstack runs") as error:
+    with pytest.raises(DevstackError, match="another devstack is using") as error:
         await Stack(embedded.data_dir, 0).__aenter__()
     one_line(error)
 
@@ -271,7 +271,7 @@ async def test_crashed_postgres_is_noticed(tmp_path: Path) -> None:
         assert postgres.pid is not None
         os.kill(postgres.pid, signal.SIGKILL)
         async with asyncio.timeout(10):
-            assert "Postgres ended unexpectedly" in await ended
+            assert "Postgres exited unexpectedly" in await ended
         await postgres.start()
         await select_one(postgres)
     finally:

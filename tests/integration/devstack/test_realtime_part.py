@@ -25,9 +25,9 @@ async def test_realtime_is_watched_too(embedded: Stack) -> None:
     broken.set_exception(RuntimeError("broken"))
     try:
         async with asyncio.timeout(5):
-            assert await fault == "Realtime ended unexpectedly: a part of Realtime: RuntimeError('broken')"
+            assert await fault == "Realtime exited unexpectedly: a part of Realtime: RuntimeError('broken')"
     finally:
-        embedded.realtime._faulty.clear()
+        embedded.realtime._failed.clear()
 
 
 async def test_a_writing_transaction_holds_realtime_up(embedded: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +43,6 @@ async def test_a_writing_transaction_holds_realtime_up(embedded: Stack, monkeypa
                 await embedded._start_realtime()
             assert "\n" not in str(error.value)
             await writing.rollback()
-        assert lines == ["Realtime waits until the transactions that are writing have ended …"]
+        assert lines == ["Realtime is waiting for open write transactions to finish …"]
     finally:
         await embedded.realtime.start()
