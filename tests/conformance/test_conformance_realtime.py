@@ -70,7 +70,9 @@ def join(supabase: Supabase) -> Callable[..., Awaitable[tuple[AsyncRealtimeChann
 Join = Callable[..., Awaitable[tuple[AsyncRealtimeChannel, Heard]]]
 
 
-async def test_broadcasts_of_clients(alice: User, sign_up: Any, connect: Any, supabase: Supabase, join: Join) -> None:
+async def test_client_broadcast_reaches_other_clients(
+    alice: User, sign_up: Any, connect: Any, supabase: Supabase, join: Join
+) -> None:
     topic = f"conformance:{alice.id}"
     other = User(await connect(supabase.publishable_key), alice.id, "", alice.token, "")
     (sender, own), (_, heard) = await join(alice, topic), await join(other, topic)
@@ -79,11 +81,11 @@ async def test_broadcasts_of_clients(alice: User, sign_up: Any, connect: Any, su
     assert own.items.empty()
 
 
-async def test_others_are_refused(alice: User, bob: User, join: Join) -> None:
+async def test_join_of_private_topic_is_rejected(alice: User, bob: User, join: Join) -> None:
     await join(bob, f"conformance:{alice.id}", state="CHANNEL_ERROR")
 
 
-async def test_who_may_not_write_is_not_heard(
+async def test_broadcast_without_write_permission_is_dropped(
     alice: User, connect: Any, supabase: Supabase, join: Join, server: AsyncClient
 ) -> None:
     topic = f"conformance:{alice.id}:silent"
@@ -99,7 +101,7 @@ async def send(server: AsyncClient, payload: Any, topic: str, *, private: bool =
     await server.rpc("conformance_send", arguments).execute()
 
 
-async def test_broadcasts_of_the_database(alice: User, server: AsyncClient, join: Join) -> None:
+async def test_database_broadcast_reaches_channel(alice: User, server: AsyncClient, join: Join) -> None:
     topic = f"conformance:{alice.id}"
     _, heard = await join(alice, topic)
     await send(server, {"public": True}, topic, private=False)
@@ -109,7 +111,7 @@ async def test_broadcasts_of_the_database(alice: User, server: AsyncClient, join
     assert uuid.UUID(payload["id"])
 
 
-async def test_broadcasts_over_http(
+async def test_http_broadcast_checks_permission(
     alice: User, bob: User, http: httpx.AsyncClient, supabase: Supabase, join: Join
 ) -> None:
     topic = f"conformance:{alice.id}"
@@ -122,7 +124,7 @@ async def test_broadcasts_over_http(
     assert await heard.until("broadcast") == {"n": 2}
 
 
-async def test_row_changes(alice: User, bob: User, join: Join) -> None:
+async def test_row_changes_respect_filter_and_rls(alice: User, bob: User, join: Join) -> None:
     _, heard = await join(alice, f"conformance:{alice.id}", changes="rank=gt.1")
     table = alice.client.table("conformance_notes")
     mine: Any = [{"body": "low", "rank": 1}, {"body": "high", "rank": 2}]
@@ -137,13 +139,13 @@ async def test_row_changes(alice: User, bob: User, join: Join) -> None:
     assert updated["old_record"] == {"id": inserted["record"]["id"]}
 
 
-async def test_presence(alice: User, join: Join) -> None:
+async def test_presence_join_is_received(alice: User, join: Join) -> None:
     channel, heard = await join(alice, f"conformance:{alice.id}")
     await channel.track({"here": True})
     await heard.until("presence")
 
 
-async def test_a_new_token_in_mid_channel(alice: User, server: AsyncClient, join: Join) -> None:
+async def test_new_token_keeps_channel_open(alice: User, server: AsyncClient, join: Join) -> None:
     topic = f"conformance:{alice.id}"
     _, heard = await join(alice, topic)
     refreshed = await alice.client.auth.refresh_session()
@@ -153,20 +155,20 @@ async def test_a_new_token_in_mid_channel(alice: User, server: AsyncClient, join
     assert (await heard.until("broadcast"))["n"] == 1
 
 
-async def test_a_token_of_somebody_else_ends_the_channel(alice: User, bob: User, join: Join) -> None:
+async def test_token_of_other_user_closes_channel(alice: User, bob: User, join: Join) -> None:
     topic = f"conformance:{alice.id}"
     _, heard = await join(alice, topic)
     await alice.client.realtime.set_auth(bob.token)
     assert await heard.until("state", lambda state: state == "CLOSED")
 
 
-async def test_an_expired_token_is_refused(alice: User, sign: Callable[..., str], join: Join) -> None:
+async def test_expired_token_is_rejected(alice: User, sign: Callable[..., str], join: Join) -> None:
     late = User(alice.client, alice.id, "", sign(alice.id, lifetime=-5), "")
     await join(late, f"conformance:{alice.id}", state="CHANNEL_ERROR")
 
 
 @pytest.mark.filterwarnings("ignore:ConnectionClosed.(code|reason) is:DeprecationWarning")  # realtime 2.34.1 uses them
-async def test_a_broken_connection_is_made_again(
+async def test_client_reconnects_after_lost_connection(
     supabase: Supabase, alice: User, server: AsyncClient, join: Join
 ) -> None:
     """The client connects and joins anew by itself."""

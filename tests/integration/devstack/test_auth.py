@@ -13,7 +13,7 @@ from devstack.stack import Stack
 from tests.integration.devstack.conftest import User, sign_up
 
 
-async def test_official_client(embedded: Stack) -> None:
+async def test_official_client_signs_up_in_and_out(embedded: Stack) -> None:
     env = embedded.environment
     async with httpx.AsyncClient(timeout=20) as http:
         options = AsyncClientOptions(auto_refresh_token=False, httpx_client=http)
@@ -39,7 +39,7 @@ async def test_official_client(embedded: Stack) -> None:
             await client.auth.sign_in_with_password({"email": email, "password": "wrong"})
 
 
-async def test_signing_out_ends_the_session(http: httpx.AsyncClient, anon: dict[str, str]) -> None:
+async def test_sign_out_ends_session(http: httpx.AsyncClient, anon: dict[str, str]) -> None:
     user = await sign_up(http, anon)
     assert (await http.get("/auth/v1/user", headers=user.headers)).status_code == 200
     assert (await http.post("/auth/v1/logout", headers=user.headers)).status_code == 204
@@ -52,14 +52,18 @@ async def test_signing_out_ends_the_session(http: httpx.AsyncClient, anon: dict[
     assert refresh.status_code == 400
 
 
-async def test_refusals(http: httpx.AsyncClient, anon: dict[str, str], alice: User) -> None:
+async def test_sign_up_rejects_known_email_and_weak_password(
+    http: httpx.AsyncClient, anon: dict[str, str], alice: User
+) -> None:
     twice = await http.post("/auth/v1/signup", headers=anon, json={"email": alice.email, "password": "correct horse"})
     assert (twice.status_code, twice.json()["error_code"]) == (422, "user_already_exists")
     weak = await http.post("/auth/v1/signup", headers=anon, json={"email": "x@example.com", "password": "x"})
     assert (weak.status_code, weak.json()["error_code"]) == (422, "weak_password")
 
 
-async def test_triggers_and_keys_on_users(embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]) -> None:
+async def test_auth_users_supports_triggers_and_cascades(
+    embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]
+) -> None:
     """A migration may put a trigger on auth.users, and a deleted user takes its rows along."""
     user = await sign_up(http, anon)
     async with await psycopg.AsyncConnection.connect(embedded.environment["SUPABASE_DB_URL"], autocommit=True) as db:
@@ -69,7 +73,7 @@ async def test_triggers_and_keys_on_users(embedded: Stack, http: httpx.AsyncClie
         assert await (await db.execute(count, (user.id,))).fetchone() == (0,)
 
 
-async def test_visitors_cannot_read_users(embedded: Stack) -> None:
+async def test_api_roles_cannot_read_auth_tables(embedded: Stack) -> None:
     async with await psycopg.AsyncConnection.connect(embedded.admin_url) as db:
         for role in ("anon", "authenticated", "service_role", "authenticator"):
             for table in ("users", "refresh_tokens", "sessions", "identities"):

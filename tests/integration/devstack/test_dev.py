@@ -72,7 +72,7 @@ def command_line(pid: int) -> str:
 
 @linux
 @pytest.mark.quiet
-async def test_all_of_it(tmp_path: Path) -> None:
+async def test_make_dev_runs_stops_and_reports_failures(tmp_path: Path) -> None:
     async with terminal(tmp_path) as first:
         page = (await first.until(r"Chat +(http://127\.0\.0\.1:\d+)"))[1]
         async with httpx.AsyncClient() as client:
@@ -107,14 +107,14 @@ async def test_all_of_it(tmp_path: Path) -> None:
         await gone(*family)
 
 
-async def test_missing_key_is_one_line(tmp_path: Path) -> None:
+async def test_missing_key_prints_one_line(tmp_path: Path) -> None:
     async with terminal(tmp_path, SUPABASE_URL="https://x.example", SUPABASE_SECRET_KEY="s") as run:
         assert await run.end() == 2
         [line] = run.text.splitlines()
         assert "SUPABASE_PUBLISHABLE_KEY is not" in line
 
 
-def test_another_project() -> None:
+def test_hosted_returns_configured_project() -> None:
     assert dev.hosted({}) is None
     assert dev.hosted(LLM) is None
     assert dev.hosted({**KEYS, "OTHER": "x"}) == KEYS
@@ -125,7 +125,7 @@ def test_another_project() -> None:
             dev.hosted({key: value for key, value in KEYS.items() if key != name})
 
 
-def test_another_model() -> None:
+def test_model_returns_configured_model() -> None:
     assert dev.model({}) is None
     assert dev.model({**LLM, "OTHER": "x"}) == LLM
     for name in LLM:
@@ -133,7 +133,7 @@ def test_another_model() -> None:
             dev.model({key: value for key, value in LLM.items() if key != name})
 
 
-def test_dotenv_gives_way_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("LLM_MODEL=file\nLLM_API_KEY=file\nSUPABASE_URL=\n")
     monkeypatch.setenv("LLM_MODEL", "environment")
     monkeypatch.setenv("LLM_BASE_URL", "")

@@ -15,7 +15,7 @@ RECORDINGS = Path(__file__).parent / "realtime" / "recordings"
 VERSIONS = {"v1": "1.0.0", "v2": "2.0.0"}
 
 
-def test_every_recording_has_its_row() -> None:
+def test_page_lists_every_recording() -> None:
     played: dict[str, list[str]] = {}
     for path in sorted(RECORDINGS.glob("*.jsonl")):
         name, version, _ = path.name.split(".")
@@ -31,7 +31,7 @@ def test_every_recording_has_its_row() -> None:
         assert re.search(rf"^{number}\. ", PAGE, re.MULTILINE), "its reason"
 
 
-def test_every_expected_failure_is_told() -> None:
+def test_page_lists_every_expected_failure() -> None:
     found = [
         mark.kwargs["reason"]
         for module in (auth, rest)

@@ -13,7 +13,7 @@ from tests.support.waiting import until
 
 
 @pytest.mark.parametrize("path", ["/rest/v1/notes", "/auth/v1/token", "/realtime/v1/api/broadcast"])
-async def test_preflight(http: httpx.AsyncClient, path: str) -> None:
+async def test_preflight_allows_any_origin(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.options(
         path,
         headers={
@@ -29,7 +29,7 @@ async def test_preflight(http: httpx.AsyncClient, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/rest/v1/notes", "/rest/v1/nonsense", "/auth/v1/user", "/realtime/v1/api/ping"])
-async def test_every_answer_may_be_read_by_any_page(http: httpx.AsyncClient, alice: User, path: str) -> None:
+async def test_response_is_readable_from_any_origin(http: httpx.AsyncClient, alice: User, path: str) -> None:
     for headers in (alice.headers, {}):
         answer = await http.get(path, headers={**headers, "Origin": "https://app.example"})
         assert answer.headers.get_list("access-control-allow-origin") == ["*"]
@@ -37,18 +37,18 @@ async def test_every_answer_may_be_read_by_any_page(http: httpx.AsyncClient, ali
 
 
 @pytest.mark.parametrize("path", ["/", "/nonsense", "/storage/v1/bucket", "/rest/v2/notes", "/rest/v1x"])
-async def test_unknown_path(http: httpx.AsyncClient, path: str) -> None:
+async def test_unknown_path_returns_404(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(path)
     assert (answer.status_code, answer.json()) == (404, {"message": "no Route matched with those values"})
 
 
-async def test_bodies_pass_unchanged(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+async def test_proxy_preserves_body(http: httpx.AsyncClient, service: dict[str, str]) -> None:
     text = "漢字 🎈 \n" * 100_000
     answer = await http.post("/rest/v1/rpc/echo", headers=service, json={"value": {"text": text}})
     assert answer.json() == {"text": text}
 
 
-async def test_query_passes_unchanged(http: httpx.AsyncClient, alice: User) -> None:
+async def test_proxy_preserves_query_and_head(http: httpx.AsyncClient, alice: User) -> None:
     await http.post("/rest/v1/notes", headers=alice.headers, json={"body": "a+b & c=d/é"})
     found = await http.get("/rest/v1/notes", params={"body": "eq.a+b & c=d/é"}, headers=alice.headers)
     assert [row["body"] for row in found.json()] == ["a+b & c=d/é"]
@@ -59,7 +59,9 @@ async def test_query_passes_unchanged(http: httpx.AsyncClient, alice: User) -> N
     assert head.headers["content-range"].split("/")[1].isdigit()
 
 
-async def test_while_lite_is_down(embedded: Stack, http: httpx.AsyncClient, service: dict[str, str]) -> None:
+async def test_gateway_returns_503_without_lite(
+    embedded: Stack, http: httpx.AsyncClient, service: dict[str, str]
+) -> None:
     await embedded.lite.stop()
     try:
         for path in ("/rest/v1/notes", "/auth/v1/user"):
@@ -71,7 +73,7 @@ async def test_while_lite_is_down(embedded: Stack, http: httpx.AsyncClient, serv
     assert (await http.get("/rest/v1/notes", headers=service)).status_code == 200
 
 
-async def test_while_postgres_is_down(
+async def test_rest_and_auth_recover_from_postgres_outage(
     embedded: Stack, http: httpx.AsyncClient, service: dict[str, str], anon: dict[str, str], alice: User
 ) -> None:
     await embedded.postgres.stop()
@@ -94,7 +96,7 @@ async def test_while_postgres_is_down(
     await until(is_back, within=30)  # it may have to be started anew, see Stack._keep_lite
 
 
-async def test_other_addresses_of_the_machine_do_not_listen(embedded: Stack) -> None:
+async def test_ports_listen_only_on_loopback(embedded: Stack) -> None:
     ports = [embedded.gateway.port, embedded.postgres.port, embedded.lite.port]
     for port in ports:
         assert port is not None

@@ -13,7 +13,7 @@ from devstack import keys
 from devstack.migrations import PROJECT
 
 
-def test_each_folder_has_keys_of_its_own(tmp_path: Path) -> None:
+def test_each_folder_gets_own_keys(tmp_path: Path) -> None:
     made = [keys.load(tmp_path / name) for name in ("one", "two")]
     for field in dataclasses.fields(keys.Keys):
         one, two = (getattr(each, field.name) for each in made)
@@ -22,7 +22,7 @@ def test_each_folder_has_keys_of_its_own(tmp_path: Path) -> None:
     assert keys.load(tmp_path / "one") == made[0], "the next start keeps them"
 
 
-def test_data_and_keys_stay_out_of_the_repository() -> None:
+def test_repository_contains_no_keys() -> None:
     """The folder is ignored, and nothing that looks like a key of ours is in a file that is kept."""
     git = shutil.which("git")
     if git is None or not (PROJECT / ".git").exists():

@@ -92,7 +92,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orph
 
 @linux
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-async def test_no_process_is_left_and_the_data_stays(tmp_path: Path, number: signal.Signals) -> None:
+async def test_stop_ends_all_processes_and_keeps_data(tmp_path: Path, number: signal.Signals) -> None:
     data = tmp_path / "data"
     async with command("--data", str(data), "--port", "0") as process:
         url = await ready(process)
@@ -116,7 +116,7 @@ async def test_no_process_is_left_and_the_data_stays(tmp_path: Path, number: sig
             assert db.execute("select id from public.kept").fetchone() == (7,)
 
 
-async def test_interrupted_while_starting(tmp_path: Path) -> None:
+async def test_sigterm_during_start_stops_cleanly(tmp_path: Path) -> None:
     async with command("--data", str(tmp_path), "--port", "0") as process:
         assert process.stdout is not None
         assert b"Postgres" in await process.stdout.readline()
@@ -127,7 +127,7 @@ async def test_interrupted_while_starting(tmp_path: Path) -> None:
         assert b"ready" not in output
 
 
-async def test_environment_of_the_running_one(
+async def test_env_command_prints_running_environment(
     embedded: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await asyncio.to_thread(main, ["env", "--data", str(embedded.data_dir)]) == 0
@@ -144,12 +144,12 @@ async def test_environment_of_the_running_one(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-async def test_secrets_are_for_the_owner_alone(embedded: Stack) -> None:
+async def test_secrets_are_readable_only_by_owner(embedded: Stack) -> None:
     for name in ("keys.json", "state.json"):
         assert stat.S_IMODE((embedded.data_dir / name).stat().st_mode) == 0o600, name
 
 
-async def test_a_second_one_on_the_same_folder(embedded: Stack) -> None:
+async def test_second_devstack_on_folder_is_rejected(embedded: Stack) -> None:
     with pytest.raises(DevstackError, match="another devstack is using") as error:
         await Stack(embedded.data_dir, 0).__aenter__()
     one_line(error)
@@ -169,7 +169,7 @@ async def refused(*arguments: str, **variables: str) -> tuple[int | None, str]:
     return process.returncode, line
 
 
-async def test_port_in_use(tmp_path: Path) -> None:
+async def test_port_in_use_exits_before_starting_anything(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(PortInUse, match=f"port {port} is in use.*--port") as error:
@@ -181,7 +181,7 @@ async def test_port_in_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "x"], ["nonsense"], ["--nonsense"]])
-def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_print_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2
@@ -189,7 +189,7 @@ def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("version", ["17", "newest"])
-async def test_unknown_postgres_version(tmp_path: Path, version: str) -> None:
+async def test_unknown_postgres_version_names_supported_ones(tmp_path: Path, version: str) -> None:
     code, line = await refused("--data", str(tmp_path), "--port", "0", DEVSTACK_POSTGRES=version)
     assert code == 1
     assert "18" in line
@@ -207,7 +207,7 @@ async def select_one(postgres: Postgres) -> None:
 
 
 @pytest.mark.parametrize("version", [18, 16])
-async def test_both_versions_of_postgres(tmp_path: Path, version: int) -> None:
+async def test_postgres_version_starts_and_stops(tmp_path: Path, version: int) -> None:
     postgres = server(tmp_path, version)
     await postgres.start()
     try:
@@ -218,7 +218,7 @@ async def test_both_versions_of_postgres(tmp_path: Path, version: int) -> None:
     assert postgres.pid is None
 
 
-async def test_half_made_folder(tmp_path: Path) -> None:
+async def test_incomplete_folder_is_initialised_again(tmp_path: Path) -> None:
     draft = tmp_path / "postgres.new"
     (draft / "base").mkdir(parents=True)
     (draft / "PG_VERSION").write_text("18\n")
@@ -235,7 +235,7 @@ async def test_half_made_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["999999\n/nowhere\n1\n2\n\n127.0.0.1\n 1 2\nready\n", "{other}\n", "", "x"])
-async def test_stale_pid_file(tmp_path: Path, content: str) -> None:
+async def test_stale_pid_file_does_not_block_start(tmp_path: Path, content: str) -> None:
     """Of a process that is gone, of another program, and half written."""
     postgres = server(tmp_path)
     await postgres.start()
@@ -248,7 +248,7 @@ async def test_stale_pid_file(tmp_path: Path, content: str) -> None:
         await postgres.stop()
 
 
-async def test_orphan_of_a_killed_run(tmp_path: Path) -> None:
+async def test_start_stops_orphan_of_killed_run(tmp_path: Path) -> None:
     first, second = server(tmp_path), server(tmp_path)
     await first.start()
     pid = first.pid
@@ -263,7 +263,7 @@ async def test_orphan_of_a_killed_run(tmp_path: Path) -> None:
         await first.stop()
 
 
-async def test_crashed_postgres_is_noticed(tmp_path: Path) -> None:
+async def test_postgres_crash_is_reported(tmp_path: Path) -> None:
     postgres = server(tmp_path)
     await postgres.start()
     try:
@@ -278,7 +278,7 @@ async def test_crashed_postgres_is_noticed(tmp_path: Path) -> None:
         await postgres.stop()
 
 
-async def test_failing_migration(tmp_path: Path) -> None:
+async def test_failing_migration_is_reported_and_resumed(tmp_path: Path) -> None:
     folder = tmp_path / "project" / "supabase" / "migrations"
     folder.mkdir(parents=True)
     (folder / "20260101000000_good.sql").write_text("create table public.good (id int);")
@@ -300,7 +300,7 @@ async def test_failing_migration(tmp_path: Path) -> None:
             assert (await client.get(f"/rest/v1/{table}", headers=key)).json() == []
 
 
-async def test_damaged_keys(tmp_path: Path) -> None:
+async def test_damaged_keys_are_reported(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text("{")
     with pytest.raises(DevstackError, match="damaged") as error:
         await Stack(tmp_path, 0).__aenter__()
@@ -308,7 +308,7 @@ async def test_damaged_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_as_an_ordinary_user(tmp_path: Path) -> None:
+async def test_postgres_runs_as_ordinary_user(tmp_path: Path) -> None:
     """Postgres under a user that is not root, in a folder of that user's."""
     nobody = privileges.account((tmp_path, Path(sys.executable)))
     assert nobody is not None
@@ -339,7 +339,7 @@ asyncio.run(main(pathlib.Path(sys.argv[1])))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up being root")
-def test_root_keeps_no_right_that_is_not_needed(tmp_path: Path) -> None:
+def test_root_keeps_only_needed_capability(tmp_path: Path) -> None:
     open_path, closed = tmp_path / "open", tmp_path / "closed"
     open_path.mkdir()
     closed.mkdir(mode=0o700)

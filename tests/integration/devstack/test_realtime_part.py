@@ -12,7 +12,7 @@ from devstack.realtime import wal
 from devstack.stack import Stack
 
 
-async def test_realtime_is_watched_too(embedded: Stack) -> None:
+async def test_realtime_failure_is_reported(embedded: Stack) -> None:
     """What ends in it by a fault of ours is told, as a crashed part is."""
     fault = asyncio.create_task(embedded.failed())
     broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -30,7 +30,7 @@ async def test_realtime_is_watched_too(embedded: Stack) -> None:
         embedded.realtime._failed.clear()
 
 
-async def test_a_writing_transaction_holds_realtime_up(embedded: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_open_write_transaction_delays_realtime_start(embedded: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot can only be made where nobody writes: that is said, and ends in one clear line."""
     monkeypatch.setattr(wal, "SLOT_SECONDS", 2.5)
     lines: list[str] = []

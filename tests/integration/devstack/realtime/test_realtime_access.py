@@ -25,7 +25,7 @@ from tests.integration.devstack.realtime.service import (
 Sql = Callable[..., Awaitable[list[tuple[object, ...]]]]
 
 
-def test_an_api_key_has_its_role() -> None:
+def test_api_key_has_its_role() -> None:
     tokens = Tokens(SECRET, {PUBLISHABLE: "anon"})
     assert tokens.verify(PUBLISHABLE).role == "anon"
     with pytest.raises(TokenRefused):
@@ -33,13 +33,13 @@ def test_an_api_key_has_its_role() -> None:
 
 
 @pytest.mark.parametrize("key", ["sb_publishable_other", "", "x.y.z", token(lifetime=-5)])
-async def test_a_bad_key_is_refused(service: Service, key: str) -> None:
+async def test_bad_key_is_rejected(service: Service, key: str) -> None:
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await service.connect(key=key)
     assert refused.value.status == 401
 
 
-async def test_an_opaque_token_stands_for_the_key_of_the_socket(service: Service) -> None:
+async def test_opaque_token_uses_socket_key(service: Service) -> None:
     client = await service.connect(key=SECRET_KEY)
     assert (await client.join("secret:1", SECRET_KEY, private=True))["status"] == "ok"
     other = await service.connect(key=PUBLISHABLE)
@@ -47,7 +47,7 @@ async def test_an_opaque_token_stands_for_the_key_of_the_socket(service: Service
     assert (await other.join("secret:1", SECRET_KEY, private=True))["status"] == "error"
 
 
-async def test_a_user_cannot_hear_another(service: Service, sql: Sql) -> None:
+async def test_user_cannot_join_topic_of_other_user(service: Service, sql: Sql) -> None:
     first, second = await service.connect(), await service.connect()
     assert (await first.join(f"user:{USER_1}", token(), private=True))["status"] == "ok"
     assert (await second.join(f"user:{USER_1}", token(sub=USER_2), private=True))["status"] == "error"
@@ -58,7 +58,7 @@ async def test_a_user_cannot_hear_another(service: Service, sql: Sql) -> None:
     assert await second.silent() == []
 
 
-async def test_policies_see_topic_extension_and_claims(service: Service, postgres: Postgres) -> None:
+async def test_policy_can_read_topic_extension_and_claims(service: Service, postgres: Postgres) -> None:
     dsn = postgres.dsn("postgres", PASSWORD)
     await execute(
         dsn,
@@ -75,7 +75,7 @@ async def test_policies_see_topic_extension_and_claims(service: Service, postgre
         await execute(dsn, "drop policy fine on realtime.messages")
 
 
-async def test_a_failing_policy_refuses(service: Service, postgres: Postgres) -> None:
+async def test_failing_policy_rejects_join(service: Service, postgres: Postgres) -> None:
     dsn = postgres.dsn("postgres", PASSWORD)
     await execute(
         dsn,
@@ -89,7 +89,7 @@ async def test_a_failing_policy_refuses(service: Service, postgres: Postgres) ->
         await execute(dsn, "drop policy broken on realtime.messages")
 
 
-async def test_a_policy_may_call_functions_of_public_by_their_name(service: Service, postgres: Postgres) -> None:
+async def test_policy_can_call_public_function_without_schema(service: Service, postgres: Postgres) -> None:
     dsn = postgres.dsn("postgres", PASSWORD)
     await execute(
         dsn,
@@ -110,12 +110,12 @@ async def test_a_policy_may_call_functions_of_public_by_their_name(service: Serv
 
 
 @pytest.mark.parametrize("role", ["none", "nobody", "supabase_realtime_admin;"])
-async def test_odd_roles_are_refused(service: Service, role: str) -> None:
+async def test_unknown_role_is_rejected(service: Service, role: str) -> None:
     client = await service.connect()
     assert (await client.join("secret:1", token(role), private=True))["status"] == "error"
 
 
-async def test_probes_leave_nothing(service: Service, sql: Sql) -> None:
+async def test_permission_checks_leave_no_rows(service: Service, sql: Sql) -> None:
     client = await service.connect()
     await client.join("room:probe", token(), private=True, broadcast={"ack": True})
     ref = await client.send("realtime:room:probe", "broadcast", {"event": "e", "type": "broadcast"})
@@ -123,7 +123,7 @@ async def test_probes_leave_nothing(service: Service, sql: Sql) -> None:
     assert await sql("select 1 from realtime.messages where topic = 'room:probe'") == []
 
 
-async def test_http_broadcast_asks_for_the_callers_role(service: Service) -> None:
+async def test_http_broadcast_checks_role_of_caller(service: Service) -> None:
     client = await service.connect()
     await client.join("room:http", token(), private=True)
     body = {"messages": [{"topic": "room:http", "event": "e", "payload": {"n": 1}, "private": True}]}
@@ -142,7 +142,7 @@ async def test_http_broadcast_asks_for_the_callers_role(service: Service) -> Non
     await client.event("broadcast")
 
 
-async def test_a_channel_ends_with_its_token(service: Service) -> None:
+async def test_channel_closes_when_token_expires(service: Service) -> None:
     client = await service.connect()
     ends_at = int(time.time() + 5)
     assert (await client.join("room:1", token(lifetime=5), private=True))["status"] == "ok"

@@ -19,7 +19,7 @@ Sql = Callable[..., Awaitable[list[tuple[object, ...]]]]
 SECONDS = 20.0
 
 
-async def test_the_python_client(service: Service, sql: Sql) -> None:
+async def test_python_client_receives_broadcasts_and_changes(service: Service, sql: Sql) -> None:
     heard: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
     supabase = await acreate_client(service.url.removesuffix("/realtime/v1"), SECRET_KEY)
     options: RealtimeChannelOptions = {
@@ -86,7 +86,9 @@ createInterface({ input: process.stdin }).on('close', async () => {
 """
 
 
-async def test_the_javascript_client(service: Service, sql: Sql, tmp_path: Path) -> None:
+async def test_javascript_client_receives_broadcasts_changes_and_presence(
+    service: Service, sql: Sql, tmp_path: Path
+) -> None:
     script = tmp_path / "client.mjs"
     script.write_text(SCRIPT.replace("process.argv[1]", json.dumps(str(ROOT))))
     process = await asyncio.create_subprocess_exec(

@@ -41,7 +41,7 @@ async def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
         await server.stop()
 
 
-async def test_it_survives_a_restart_of_postgres(own_postgres: Postgres) -> None:
+async def test_channels_survive_postgres_restart(own_postgres: Postgres) -> None:
     dsn = own_postgres.dsn("postgres", PASSWORD)
     async with served(own_postgres) as service:
         client = await service.connect()
@@ -67,7 +67,7 @@ async def test_it_survives_a_restart_of_postgres(own_postgres: Postgres) -> None
         assert (await other.join("room:1", token(), private=True))["status"] == "ok"
 
 
-async def test_a_join_while_postgres_is_away_is_refused(own_postgres: Postgres) -> None:
+async def test_private_join_without_postgres_is_rejected(own_postgres: Postgres) -> None:
     async with served(own_postgres) as service:
         client = await service.connect()
         await own_postgres.stop()
@@ -78,7 +78,7 @@ async def test_a_join_while_postgres_is_away_is_refused(own_postgres: Postgres) 
         await own_postgres.start()
 
 
-async def test_nothing_is_kept_for_nobody(service: Service, sql: Sql) -> None:
+async def test_changes_without_subscribers_are_discarded(service: Service, sql: Sql) -> None:
     client = await service.connect()
     await client.join("x", postgres_changes=INSERTS)
     await client.subscribed()
@@ -91,7 +91,7 @@ async def test_nothing_is_kept_for_nobody(service: Service, sql: Sql) -> None:
     assert (await watcher.event("postgres_changes"))["data"]["record"]["v"] == "last"
 
 
-async def test_the_slots_follow_the_log(postgres: Postgres, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slots_advance_with_wal(postgres: Postgres, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wal, "STATUS_SECONDS", 0.1)
     async with served(postgres):
         await sql("insert into public.perf(v) select repeat('x', 1000) from generate_series(1, 2000)")
@@ -102,7 +102,7 @@ async def test_the_slots_follow_the_log(postgres: Postgres, sql: Sql, monkeypatc
         )
 
 
-async def test_slots_vanish_with_the_server(postgres: Postgres, sql: Sql) -> None:
+async def test_stop_drops_slots(postgres: Postgres, sql: Sql) -> None:
     async with served(postgres):
         # those of the test before may be about to vanish
         await eventually(sql, "select count(*) = 2 from pg_replication_slots")
@@ -116,7 +116,7 @@ async def eventually(sql: Sql, question: str) -> None:
             await sql("select pg_sleep(0.02)")
 
 
-async def test_stopping_closes_sockets_with_1012(postgres: Postgres) -> None:
+async def test_stop_closes_sockets_with_1012(postgres: Postgres) -> None:
     async with served(postgres) as service:
         clients = [await service.connect() for _ in range(3)]
         await clients[0].join("x", postgres_changes=INSERTS)
@@ -137,7 +137,7 @@ async def closed(client: Client) -> int | None:
     return client.websocket.close_code
 
 
-async def test_it_starts_again(postgres: Postgres, sql: Sql) -> None:
+async def test_realtime_restarts(postgres: Postgres, sql: Sql) -> None:
     async with served(postgres) as service:
         before = await service.connect()
         await before.join("x", postgres_changes=INSERTS)
@@ -151,7 +151,7 @@ async def test_it_starts_again(postgres: Postgres, sql: Sql) -> None:
         assert (await client.event("postgres_changes"))["data"]["record"]["v"] == "again"
 
 
-async def test_a_socket_has_at_most_100_channels(service: Service) -> None:
+async def test_socket_is_limited_to_100_channels(service: Service) -> None:
     client = await service.connect()
     for number in range(100):
         assert (await client.join(f"topic {number}"))["status"] == "ok"
@@ -159,7 +159,7 @@ async def test_a_socket_has_at_most_100_channels(service: Service) -> None:
     assert answer["response"] == {"reason": "ChannelRateLimitReached: Too many channels"}
 
 
-async def test_odd_names_of_tables_and_columns(service: Service, sql: Sql) -> None:
+async def test_unusual_table_and_column_names_are_quoted(service: Service, sql: Sql) -> None:
     await sql(
         'create table public."odd % ""t" ("k %s" text primary key, "v ""%" char(3), n bit(3));'
         'alter table public."odd % ""t" enable row level security;'
@@ -178,7 +178,7 @@ async def test_odd_names_of_tables_and_columns(service: Service, sql: Sql) -> No
         await sql('drop table public."odd % ""t"')
 
 
-async def test_a_failing_policy_spoils_nobody_elses_changes(service: Service, sql: Sql) -> None:
+async def test_failing_policy_does_not_affect_other_subscribers(service: Service, sql: Sql) -> None:
     await sql(
         "create table public.fragile (id bigint primary key); alter table public.fragile enable row level security;"
         " create policy fragile on public.fragile for select to authenticated"
@@ -199,13 +199,13 @@ async def test_a_failing_policy_spoils_nobody_elses_changes(service: Service, sq
         await sql("drop table public.fragile")
 
 
-async def test_a_silent_client_is_closed(postgres: Postgres) -> None:
+async def test_idle_client_is_disconnected(postgres: Postgres) -> None:
     async with served(postgres, idle_seconds=0.2) as service:
         client = await service.connect()
         assert await closed(client) == 1000
 
 
-async def test_a_slow_reader_is_cut_off(service: Service) -> None:
+async def test_slow_reader_is_disconnected(service: Service) -> None:
     slow, quick, sender = [await service.connect() for _ in range(3)]
     for client in (slow, quick, sender):
         await client.join("flood")
@@ -217,7 +217,7 @@ async def test_a_slow_reader_is_cut_off(service: Service) -> None:
 
 
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
-async def test_nonsense_is_ignored(service: Service, vsn: str) -> None:
+async def test_malformed_frames_are_ignored(service: Service, vsn: str) -> None:
     client = await service.connect(vsn)
     deep = "[" * 100_000 + "]" * 100_000
     for text in ("", "x", "null", "{}", "[]", deep, '["1","1",5,"x",{}]', '{"topic":1,"event":2,"payload":3,"ref":4}'):

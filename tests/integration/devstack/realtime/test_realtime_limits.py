@@ -23,7 +23,7 @@ class Clock:
         return self.now
 
 
-def test_a_new_counter_averages_over_what_it_has() -> None:
+def test_new_rate_averages_over_elapsed_intervals() -> None:
     clock = Clock()
     rate = Rate(100, clock)
     rate.add(499)
@@ -35,7 +35,7 @@ def test_a_new_counter_averages_over_what_it_has() -> None:
     assert (rate.is_exceeded(), rate.average) == (True, 100)
 
 
-def test_a_counter_in_use_averages_over_a_minute() -> None:
+def test_rate_averages_over_one_minute() -> None:
     clock = Clock()
     rate = Rate(100, clock)
     rate.add(1)
@@ -52,7 +52,7 @@ def test_a_counter_in_use_averages_over_a_minute() -> None:
     assert not rate.is_exceeded()
 
 
-def test_a_counter_that_saw_nothing_for_five_minutes_begins_anew() -> None:
+def test_rate_resets_after_five_idle_minutes() -> None:
     clock = Clock()
     rate = Rate(100, clock)
     rate.add(1)
@@ -62,13 +62,13 @@ def test_a_counter_that_saw_nothing_for_five_minutes_begins_anew() -> None:
     assert rate.is_exceeded()
 
 
-def test_no_limit() -> None:
+def test_rate_without_limit_is_never_exceeded() -> None:
     rate = Rate(None)
     rate.add(10**9)
     assert not rate.is_exceeded()
 
 
-def test_a_window_begins_at_its_first_call() -> None:
+def test_window_starts_at_first_call() -> None:
     clock = Clock()
     window = Window(2, 30, clock)
     assert [window.allows() for _ in range(3)] == [True, True, False]
@@ -78,7 +78,9 @@ def test_a_window_begins_at_its_first_call() -> None:
     assert window.allows()
 
 
-async def test_too_many_events(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
+async def test_event_limit_closes_receivers_and_drops_messages(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whoever hears one too many is cut off; nothing comes from the database or over HTTP any more."""
     clock = Clock()
     async with served(postgres, limits=Limits(events_per_second=1), clock=clock) as service:
@@ -113,7 +115,7 @@ async def test_too_many_events(postgres: Postgres, caplog: pytest.LogCaptureFixt
         assert len([m for m in await hearer.silent() if m["event"] == "broadcast"]) == 1
 
 
-async def test_too_many_joins(postgres: Postgres) -> None:
+async def test_join_limit_closes_socket(postgres: Postgres) -> None:
     clock = Clock()
     async with served(postgres, limits=Limits(joins_per_second=1), clock=clock) as service:
         client = await service.connect()
@@ -126,7 +128,7 @@ async def test_too_many_joins(postgres: Postgres) -> None:
             await client.next()
 
 
-async def test_too_many_clients(postgres: Postgres) -> None:
+async def test_client_limit_rejects_joins(postgres: Postgres) -> None:
     async with served(postgres, limits=Limits(clients=2)) as service:
         clients = [await service.connect() for _ in range(3)]
         for client in clients[:2]:
@@ -140,7 +142,7 @@ async def test_too_many_clients(postgres: Postgres) -> None:
                 pass  # each refusal waits for the back-off
 
 
-async def test_too_much_presence(postgres: Postgres) -> None:
+async def test_presence_limit_closes_channel(postgres: Postgres) -> None:
     clock = Clock()
     async with served(postgres, limits=Limits(presence_per_second=1), clock=clock) as service:
         client = await service.connect()
@@ -153,7 +155,7 @@ async def test_too_much_presence(postgres: Postgres) -> None:
         assert (await client.event("system"))["message"] == "Too many presence messages per second"
 
 
-async def test_a_presence_that_is_too_large(postgres: Postgres) -> None:
+async def test_oversized_presence_closes_channel(postgres: Postgres) -> None:
     async with served(postgres) as service:
         client = await service.connect()
         await client.join("room", presence={"enabled": True, "key": "me"})

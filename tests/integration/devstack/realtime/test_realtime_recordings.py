@@ -85,20 +85,20 @@ async def played(
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.name.removesuffix(".jsonl"))
-async def test_what_was_recorded_comes_again(path: Path, polling: Service, postgres: Postgres) -> None:
+async def test_recording_replays_without_differences(path: Path, polling: Service, postgres: Postgres) -> None:
     player = await played(path, polling, postgres)
     assert player.differences == []
     assert player.passed_over == PASSED_OVER.get(path.name.removesuffix(".jsonl"), set())
 
 
 @pytest.mark.parametrize("name", SILENT)
-async def test_silence(name: str, postgres: Postgres) -> None:
+async def test_idle_recording_replays_without_differences(name: str, postgres: Postgres) -> None:
     async with served(postgres, idle_seconds=65.0 if REAL else 1.0) as quick:
         assert (await played(FOLDER / name, quick, postgres)).differences == []
 
 
 @pytest.mark.quiet
-async def test_too_many_messages(postgres: Postgres) -> None:
+async def test_rate_limit_recording_replays_without_differences(postgres: Postgres) -> None:
     """As recorded: the second run begins while the average of the first is still above the limit."""
     begun, skipped = time.monotonic(), 0.0
     limits = Limits(events_per_second=100)
@@ -175,7 +175,7 @@ def altered_handshake(lines: list[Line]) -> None:
         altered_handshake,
     ],
 )
-async def test_a_difference_is_seen(
+async def test_altered_recording_is_detected(
     alter: Callable[[list[Line]], None], tmp_path: Path, polling: Service, postgres: Postgres
 ) -> None:
     race = next(path for path in RECORDINGS if path.name.startswith("14_") and ".v1." in path.name)
@@ -186,13 +186,13 @@ async def test_a_difference_is_seen(
     assert (await played(path, polling, postgres, patience=1.0)).differences != []
 
 
-def test_what_is_generated_is_compared_by_where_it_comes_again() -> None:
+def test_generated_ids_compare_by_recurrence() -> None:
     one, two = ("3f9ec0de-51a2-4f0c-9b1d-0a1b2c3d4e5f", "7ab1c2d3-e4f5-4a6b-8c7d-9e8f7a6b5c4d")
     (recorded, same, other) = (Names(), Names(), Names())
     assert recorded.text({"id": one}) == same.text({"id": two}) == other.text({"id": two})
     assert recorded.text({"id": one}) == same.text({"id": two}) != other.text({"id": one})
 
 
-def test_types_are_compared() -> None:
+def test_values_of_different_types_differ() -> None:
     texts = [Names().text({"n": value}) for value in (1, 1.0, "1", True, None)]
     assert len(set(texts)) == len(texts)
