@@ -1,4 +1,4 @@
-"""Keys, tokens and sessions, as the hosted gateway, Auth, REST and Realtime treat them."""
+"""API keys, tokens and sessions behave as on the hosted service."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ async def test_sign_in_returns_session_or_error(alice: User, visitor: AsyncClien
     with pytest.raises(AuthApiError) as refused:
         await visitor.auth.sign_in_with_password({"email": alice.email, "password": "wrong"})
     assert (refused.value.status, refused.value.code) == (400, "invalid_credentials")
-    answer = await visitor.auth.sign_in_with_password({"email": alice.email, "password": PASSWORD})
-    assert answer.user is not None
-    assert (answer.user.id, answer.user.email, answer.user.role) == (alice.id, alice.email, "authenticated")
-    assert answer.session is not None
-    assert (answer.session.token_type, answer.session.expires_in) == ("bearer", 3600)
+    response = await visitor.auth.sign_in_with_password({"email": alice.email, "password": PASSWORD})
+    assert response.user is not None
+    assert (response.user.id, response.user.email, response.user.role) == (alice.id, alice.email, "authenticated")
+    assert response.session is not None
+    assert (response.session.token_type, response.session.expires_in) == ("bearer", 3600)
 
 
 async def test_sign_up_rejects_invalid_input(
@@ -35,15 +35,15 @@ async def test_sign_up_rejects_invalid_input(
         with pytest.raises(AuthApiError) as known:
             await visitor.auth.sign_up({"email": alice.email, "password": PASSWORD})
         assert (known.value.status, known.value.code) == (422, "user_already_exists")
-    else:  # a project that confirms addresses does not tell
+    else:  # a project that confirms addresses does not reveal whether one is registered
         hidden = await visitor.auth.sign_up({"email": alice.email, "password": PASSWORD})
         assert hidden.user is not None
         assert hidden.user.identities == []
     with pytest.raises(AuthWeakPasswordError):
         await visitor.auth.sign_up({"email": f"{uuid.uuid4()}@example.com", "password": "short"})
-    with pytest.raises(AuthApiError) as nonsense:
+    with pytest.raises(AuthApiError) as invalid:
         await visitor.auth.sign_up({"email": "nonsense", "password": PASSWORD})
-    assert nonsense.value.code == "validation_failed"
+    assert invalid.value.code == "validation_failed"
 
 
 async def test_user_can_change_password(alice: User, visitor: AsyncClient) -> None:
@@ -79,9 +79,9 @@ async def test_token_has_hosted_claims(alice: User, server: AsyncClient) -> None
 
 
 async def test_jwks_endpoint_returns_keys(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/auth/v1/.well-known/jwks.json")
-    assert answer.status_code == 200
-    assert isinstance(answer.json()["keys"], list)
+    response = await http.get("/auth/v1/.well-known/jwks.json")
+    assert response.status_code == 200
+    assert isinstance(response.json()["keys"], list)
 
 
 async def test_anonymous_sign_in_is_disabled(visitor: AsyncClient) -> None:
@@ -107,7 +107,7 @@ async def test_refresh_rotates_token(alice: User, visitor: AsyncClient) -> None:
     assert again.session is not None
     with pytest.raises(AuthApiError) as unknown:
         await visitor.auth.refresh_session(alice.refresh_token[::-1])
-    # which one depends on the format of tokens, of which Auth has had two
+    # depends on the token format, of which Auth has had two
     assert unknown.value.code in ("refresh_token_not_found", "validation_failed")
     assert unknown.value.status == 400
 
@@ -117,16 +117,16 @@ async def test_sign_out_ends_session(alice: User, visitor: AsyncClient) -> None:
     with pytest.raises(AuthApiError) as ended:
         await visitor.auth.refresh_session(alice.refresh_token)
     assert ended.value.status == 400
-    with pytest.raises(AuthApiError) as gone:
+    with pytest.raises(AuthApiError) as missing:
         await visitor.auth.get_user(alice.token)
-    assert (gone.value.status, gone.value.code) == (403, "session_not_found")
+    assert (missing.value.status, missing.value.code) == (403, "session_not_found")
 
 
 async def test_opaque_key_has_its_role(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
     async def role(**headers: str) -> Any:
-        answer = await http.post(WHO, headers=headers, json={})
-        assert answer.status_code == 200, answer.text
-        return answer.json()["role"], answer.json()["uid"]
+        response = await http.post(WHO, headers=headers, json={})
+        assert response.status_code == 200, response.text
+        return response.json()["role"], response.json()["uid"]
 
     publishable, secret = supabase.publishable_key, supabase.secret_key
     assert await role(apikey=publishable) == ("anon", None)
@@ -207,14 +207,14 @@ async def test_admin_api_manages_users(server: AsyncClient, visitor: AsyncClient
         signed_in = await visitor.auth.sign_in_with_password({"email": f"b{email}", "password": PASSWORD})
         assert signed_in.user is not None
         assert signed_in.user.app_metadata["plan"] == "pro"
-        await admin.update_user_by_id(user.id, {"password": PASSWORD})  # the same again is no fault
+        await admin.update_user_by_id(user.id, {"password": PASSWORD})  # setting the same password again is allowed
         assert (await admin.get_user_by_id(user.id)).user.email == f"b{email}"
         assert user.id in {one.id for one in await admin.list_users(page=1, per_page=200)}
     finally:
         await admin.delete_user(user.id)
-    with pytest.raises(AuthApiError) as gone:
+    with pytest.raises(AuthApiError) as missing:
         await admin.get_user_by_id(user.id)
-    assert (gone.value.status, gone.value.code) == (404, "user_not_found")
+    assert (missing.value.status, missing.value.code) == (404, "user_not_found")
     with pytest.raises(AuthApiError) as signed_out:
         await visitor.auth.refresh_session()
     assert signed_out.value.status == 400

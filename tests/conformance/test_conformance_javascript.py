@@ -1,4 +1,4 @@
-"""The same over supabase-js, in Node; each line of its output is a test here."""
+"""Runs the checks in javascript.mjs with supabase-js; each line of its output becomes a subtest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Auth with the official client and by hand."""
+"""Auth, with the official client and with plain HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def test_official_client_signs_up_in_and_out(embedded: Stack) -> None:
         client = await acreate_client(env["SUPABASE_URL"], env["SUPABASE_PUBLISHABLE_KEY"], options)
         email = f"{uuid.uuid4()}@example.com"
         signed_up = await client.auth.sign_up({"email": email, "password": "correct horse"})
-        assert signed_up.session is not None, "no confirmation is asked for"
+        assert signed_up.session is not None, "no confirmation is required"
         assert signed_up.user is not None
         await client.table("notes").insert({"body": "mine", "data": {"a": 1}}).execute()
         [note] = (await client.table("notes").select("user_id, body, data").execute()).data
@@ -64,7 +64,7 @@ async def test_sign_up_rejects_known_email_and_weak_password(
 async def test_auth_users_supports_triggers_and_cascades(
     embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]
 ) -> None:
-    """A migration may put a trigger on auth.users, and a deleted user takes its rows along."""
+    """A migration may add a trigger to auth.users, and deleting a user cascades."""
     user = await sign_up(http, anon)
     async with await psycopg.AsyncConnection.connect(embedded.environment["SUPABASE_DB_URL"], autocommit=True) as db:
         count = "select count(*) from public.profiles where id = %s"

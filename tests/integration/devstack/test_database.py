@@ -1,4 +1,4 @@
-"""The database has the roles, rights and settings that the hosted service gives a migration."""
+"""The database has the roles, privileges and settings that migrations find on the hosted service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def admin(embedded: Stack) -> AsyncIterator[Connection]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def owner(embedded: Stack) -> AsyncIterator[Connection]:
-    """The role that migrations run as."""
+    """A connection as the role that runs migrations."""
     url = embedded.environment["SUPABASE_DB_URL"]
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         yield connection

@@ -1,13 +1,12 @@
-"""The page about the devstack says what the tests show."""
+"""docs/devstack.md agrees with the tests."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import tests.conformance.test_conformance_auth as auth
-import tests.conformance.test_conformance_rest as rest
 from devstack.migrations import PROJECT
+from tests.conformance import test_conformance_auth, test_conformance_rest, test_conformance_rpc
 from tests.integration.devstack.realtime.test_realtime_recordings import PASSED_OVER
 
 PAGE = (PROJECT / "docs" / "devstack.md").read_text()
@@ -25,16 +24,16 @@ def test_page_lists_every_recording() -> None:
     assert passing == played
     others = [(name, result) for name, _, result in rows if name not in passing]
     assert others == [("15_cold_start_pg_restart_shutdown", "not replayed: 3")]
-    told = {(name, int(number)) for name, _, result in rows for number in re.findall(r"pass, except (\d)$", result)}
-    assert told == {(name.partition(".")[0], number) for name, numbers in PASSED_OVER.items() for number in numbers}
-    for number in {number for _, number in told} | {3}:
-        assert re.search(rf"^{number}\. ", PAGE, re.MULTILINE), "its reason"
+    noted = {(name, int(number)) for name, _, result in rows for number in re.findall(r"pass, except (\d)$", result)}
+    assert noted == {(name.partition(".")[0], number) for name, numbers in PASSED_OVER.items() for number in numbers}
+    for number in {number for _, number in noted} | {3}:
+        assert re.search(rf"^{number}\. ", PAGE, re.MULTILINE), "the footnote is missing"
 
 
 def test_page_lists_every_expected_failure() -> None:
     found = [
         mark.kwargs["reason"]
-        for module in (auth, rest)
+        for module in (test_conformance_auth, test_conformance_rest, test_conformance_rpc)
         for test in vars(module).values()
         for mark in getattr(test, "pytestmark", [])
         if mark.name == "xfail"

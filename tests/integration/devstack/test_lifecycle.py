@@ -1,4 +1,4 @@
-"""Starting, stopping, being killed, and what the next start makes of it."""
+"""Starting, stopping and killing the devstack, and restarting it afterwards."""
 
 from __future__ import annotations
 
@@ -23,23 +23,9 @@ from devstack import DevstackError, PortInUse, privileges, state
 from devstack.__main__ import main, postgres_version
 from devstack.postgres import Postgres
 from devstack.stack import Stack
+from tests.integration.devstack.processes import descendants, linux, wait_until_ended
 
 SECONDS = 60
-
-
-def alive(pid: int) -> bool:
-    """Say whether a process runs; one that has ended and waits for its parent does not."""
-    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    return False
-
-
-async def gone(*pids: int) -> None:
-    """Wait until these are gone: they are no children of ours, so nothing tells when."""
-    async with asyncio.timeout(15):
-        while any(alive(pid) for pid in pids):  # noqa: ASYNC110  there is no event to wait for
-            await asyncio.sleep(0.02)
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
@@ -50,7 +36,7 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
 
 @contextlib.asynccontextmanager
 async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`python -m devstack …`, killed at the end if it still runs."""
+    """Run `python -m devstack …`; kill it at the end if it is still running."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "devstack", *arguments),
         stdout=subprocess.PIPE,
@@ -66,28 +52,15 @@ async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def ready(process: asyncio.subprocess.Process) -> str:
-    """Wait for the line that says so, and return the URL."""
+    """Wait for the line `ready URL` and return the URL."""
     assert process.stdout is not None
-    seen = b""
+    output = b""
     async with asyncio.timeout(SECONDS):
         async for line in process.stdout:
-            seen += line
+            output += line
             if match := re.fullmatch(rb"ready (http://127\.0\.0\.1:\d+)\n", line):
                 return match[1].decode()
-    raise AssertionError(seen)
-
-
-def children(pid: int) -> list[int]:
-    """All descendants of a process."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(ValueError, OSError):
-            if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                found += [int(entry.name), *children(int(entry.name))]
-    return found
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux alone")
+    raise AssertionError(output)
 
 
 @linux
@@ -100,13 +73,13 @@ async def test_stop_ends_all_processes_and_keeps_data(tmp_path: Path, number: si
         assert env["SUPABASE_URL"] == url
         with psycopg.connect(env["SUPABASE_DB_URL"], autocommit=True) as db:
             db.execute("create table public.kept (id int); insert into public.kept values (7)")
-        family = children(process.pid)
-        assert len(family) > 5, "Postgres with its processes, and Node"
+        family = descendants(process.pid)
+        assert len(family) > 5, "Postgres with its child processes, and Node"
         process.send_signal(number)
         async with asyncio.timeout(15):
             code = await process.wait()
         assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
-        await gone(*family)
+        await wait_until_ended(*family)
     with pytest.raises(DevstackError, match="no devstack is running"):
         state.running(data)
 
@@ -155,8 +128,8 @@ async def test_second_devstack_on_folder_is_rejected(embedded: Stack) -> None:
     one_line(error)
 
 
-async def refused(*arguments: str, **variables: str) -> tuple[int | None, str]:
-    """Run a command that must end by itself; return its exit code and the one line it says."""
+async def failing(*arguments: str, **variables: str) -> tuple[int | None, str]:
+    """Run a command that must fail; return its exit code and its one-line error."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "devstack", *arguments),
         env={**os.environ, **variables},
@@ -175,8 +148,8 @@ async def test_port_in_use_exits_before_starting_anything(tmp_path: Path) -> Non
         with pytest.raises(PortInUse, match=f"port {port} is in use.*--port") as error:
             await Stack(tmp_path, port).__aenter__()
         one_line(error)
-        assert "postgres" not in " ".join(os.listdir(tmp_path)), "nothing was begun"
-        code, line = await refused("--data", str(tmp_path), "--port", str(port))
+        assert "postgres" not in " ".join(os.listdir(tmp_path)), "nothing was started"
+        code, line = await failing("--data", str(tmp_path), "--port", str(port))
         assert (code, line) == (2, f"devstack: {error.value}")
 
 
@@ -190,7 +163,7 @@ def test_bad_arguments_print_usage(arguments: list[str], capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("version", ["17", "newest"])
 async def test_unknown_postgres_version_names_supported_ones(tmp_path: Path, version: str) -> None:
-    code, line = await refused("--data", str(tmp_path), "--port", "0", DEVSTACK_POSTGRES=version)
+    code, line = await failing("--data", str(tmp_path), "--port", "0", DEVSTACK_POSTGRES=version)
     assert code == 1
     assert "18" in line
     assert "16" in line
@@ -236,7 +209,7 @@ async def test_incomplete_folder_is_initialised_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["999999\n/nowhere\n1\n2\n\n127.0.0.1\n 1 2\nready\n", "{other}\n", "", "x"])
 async def test_stale_pid_file_does_not_block_start(tmp_path: Path, content: str) -> None:
-    """Of a process that is gone, of another program, and half written."""
+    """The pid of an ended process, of another program, and a partially written file."""
     postgres = server(tmp_path)
     await postgres.start()
     await postgres.stop()
@@ -254,9 +227,9 @@ async def test_start_stops_orphan_of_killed_run(tmp_path: Path) -> None:
     pid = first.pid
     assert pid is not None
     try:
-        await second.start()  # as after a kill on a system where nothing ends the orphan
+        await second.start()  # as after a kill on a system that does not end orphans
         assert second.pid not in (None, pid)
-        await gone(pid)
+        await wait_until_ended(pid)
         await select_one(second)
     finally:
         await second.stop()
@@ -309,10 +282,9 @@ async def test_damaged_keys_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 async def test_postgres_runs_as_ordinary_user(tmp_path: Path) -> None:
-    """Postgres under a user that is not root, in a folder of that user's."""
     nobody = privileges.account((tmp_path, Path(sys.executable)))
     assert nobody is not None
-    other = pwd.getpwnam("daemon")  # any user there is: initdb asks for the name
+    other = pwd.getpwnam("daemon")  # any existing user: initdb looks up the name
     user = privileges.Account(other.pw_uid, other.pw_gid, nobody.capability)
     os.chown(tmp_path, user.uid, user.gid)
     script = """
@@ -338,7 +310,7 @@ asyncio.run(main(pathlib.Path(sys.argv[1])))
     assert (process.returncode, output) == (0, b"%d\n" % user.uid)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up being root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops privileges")
 def test_root_keeps_only_needed_capability(tmp_path: Path) -> None:
     open_path, closed = tmp_path / "open", tmp_path / "closed"
     open_path.mkdir()

@@ -1,4 +1,4 @@
-"""The demo model: its protocol, its scripts, and what it says."""
+"""The demo model: its protocol, directives and replies."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ async def events(http: aiohttp.ClientSession, model: ModelServer, request: Any) 
     return [block if block == "[DONE]" else json.loads(block) for block in blocks]
 
 
-async def said(http: aiohttp.ClientSession, model: ModelServer, message: str, *more: Any, **options: Any) -> str:
+async def reply_to(http: aiohttp.ClientSession, model: ModelServer, message: str, *more: Any, **options: Any) -> str:
     received = await events(http, model, body(message, *more, **options))
     return "".join(e["choices"][0]["delta"].get("content", "") for e in received if e != "[DONE]" and e["choices"])
 
@@ -89,7 +89,7 @@ async def test_invalid_body_returns_400(http: aiohttp.ClientSession, model: Mode
 
 async def test_echo_returns_message_unchanged(http: aiohttp.ClientSession, model: ModelServer) -> None:
     for text in ("[[echo]]", "[[echo]]  two  spaces \n\n\ttab ünï 漢字\n", "x" * 5000 + "[[echo]]"):
-        assert await said(http, model, text) == text
+        assert await reply_to(http, model, text) == text
 
 
 @pytest.mark.parametrize(
@@ -142,19 +142,19 @@ async def test_fail_sends_error_in_stream(http: aiohttp.ClientSession, model: Mo
 
 
 async def test_held_reply_continues_after_let_go(http: aiohttp.ClientSession, model: ModelServer) -> None:
-    reply = asyncio.create_task(said(http, model, "[[tokens=7 hold=3]]"))
+    reply = asyncio.create_task(reply_to(http, model, "[[tokens=7 hold=3]]"))
     await model.until(lambda m: bool(m.requests) and m.requests[-1].sent == 3)
     model.let_go()
     await model.until(lambda m: m.requests[-1].sent == 6)
     assert model.open == 1
     model.let_go()
     assert await reply == "".join(f"word{n:02d} " for n in range(7))
-    # what is let go early is not held, and nothing of it is left for the next reply
-    reply = asyncio.create_task(said(http, model, "[[tokens=7 first=0.2 hold=3]]"))
+    # permits given early apply to later holds of the same reply, but not to the next reply
+    reply = asyncio.create_task(reply_to(http, model, "[[tokens=7 first=0.2 hold=3]]"))
     await model.until(lambda m: m.open == 1)
     model.let_go(times=9)
     assert (await reply).endswith("word06 ")
-    reply = asyncio.create_task(said(http, model, "[[tokens=4 hold=3]]"))
+    reply = asyncio.create_task(reply_to(http, model, "[[tokens=4 hold=3]]"))
     await model.until(lambda m: m.open == 1 and m.requests[-1].sent == 3)
     model.let_go()
     await reply
@@ -178,7 +178,7 @@ async def test_stall_lasts_until_client_disconnects(http: aiohttp.ClientSession,
 @pytest.mark.quiet
 async def test_stream_keeps_pace(http: aiohttp.ClientSession, model: ModelServer) -> None:
     begun = time.monotonic()
-    await said(http, model, "[[tokens=20 first=0.1 delay=0.01]]")
+    await reply_to(http, model, "[[tokens=20 first=0.1 delay=0.01]]")
     assert 0.28 < time.monotonic() - begun < 1
 
 
@@ -214,30 +214,30 @@ async def test_server_stops_with_open_streams(http: aiohttp.ClientSession) -> No
 async def test_model_answers_questions_about_project(
     http: aiohttp.ClientSession, model: ModelServer, question: str, word: str
 ) -> None:
-    answer = await said(http, model, question)
+    answer = await reply_to(http, model, question)
     assert word in answer
     assert "demo model" in answer.lower()
 
 
 async def test_model_remembers_conversation(http: aiohttp.ClientSession, model: ModelServer) -> None:
     earlier = (("user", "Hi, my name is Ada"), ("assistant", "Nice to meet you."))
-    assert "Ada" in await said(http, model, "What is my name?", earlier=earlier)
-    assert "Hi, my name is Ada" in await said(http, model, "What did I say?", earlier=earlier)
-    assert "haven't mentioned" in await said(http, model, "Do you know my name?")
+    assert "Ada" in await reply_to(http, model, "What is my name?", earlier=earlier)
+    assert "Hi, my name is Ada" in await reply_to(http, model, "What did I say?", earlier=earlier)
+    assert "haven't mentioned" in await reply_to(http, model, "Do you know my name?")
 
 
 async def test_code_request_returns_reply_and_files(http: aiohttp.ClientSession, model: ModelServer) -> None:
-    reply = json.loads(await said(http, model, "Write fibonacci in Python", CODE))
+    reply = json.loads(await reply_to(http, model, "Write fibonacci in Python", CODE))
     assert [file["path"] for file in reply["files"]] == ["fibonacci.py"]
     compile(reply["files"][0]["content"], "fibonacci.py", "exec")
     system = CODE + '\n<file path="x.py">\na = 1\n</file>'
-    reply = json.loads(await said(http, model, "change x.py please", system))
+    reply = json.loads(await reply_to(http, model, "change x.py please", system))
     assert reply["files"][0]["content"].startswith("a = 1\n\n# ")
-    assert json.loads(await said(http, model, "hello", CODE))["files"] == []
-    assert json.loads(await said(http, model, "[[text=hi]]", CODE)) == {"reply": "hi", "files": []}
+    assert json.loads(await reply_to(http, model, "hello", CODE))["files"] == []
+    assert json.loads(await reply_to(http, model, "[[text=hi]]", CODE)) == {"reply": "hi", "files": []}
     for count in (1, 4, 5, 50):
-        assert len((await said(http, model, f"[[tokens={count}]]", CODE)).split()) >= count
-    filler = json.loads(await said(http, model, "[[tokens=40]]", CODE))
+        assert len((await reply_to(http, model, f"[[tokens={count}]]", CODE)).split()) >= count
+    filler = json.loads(await reply_to(http, model, "[[tokens=40]]", CODE))
     assert len(filler["reply"].split()) == 10
     assert len(filler["files"][0]["content"].split()) == 30
 
@@ -255,19 +255,19 @@ async def test_code_request_returns_reply_and_files(http: aiohttp.ClientSession,
 async def test_comparison_lists_named_options(
     http: aiohttp.ClientSession, model: ModelServer, asked: str, names: list[str]
 ) -> None:
-    comparison = json.loads(await said(http, model, asked, COMPARISON))
+    comparison = json.loads(await reply_to(http, model, asked, COMPARISON))
     assert "demo model" in comparison["reply"]
     assert [option["name"] for option in comparison["options"]] == names
-    assert json.loads(await said(http, model, "[[text=hi]]", COMPARISON)) == {"reply": "hi", "options": []}
+    assert json.loads(await reply_to(http, model, "[[text=hi]]", COMPARISON)) == {"reply": "hi", "options": []}
 
 
 async def test_title_ignores_quoted_directive(http: aiohttp.ClientSession, model: ModelServer) -> None:
     quoted = "<question>\n[[error=500]] How do I deploy the worker?\n</question>\n<answer>\n…\n</answer>\n\nTitle:"
-    assert await said(http, model, quoted) == "Deploy the worker"
+    assert await reply_to(http, model, quoted) == "Deploy the worker"
 
 
 async def test_requests_endpoint_lists_requests(http: aiohttp.ClientSession, model: ModelServer) -> None:
-    await said(http, model, "[[tokens=2]]")
+    await reply_to(http, model, "[[tokens=2]]")
     async with http.get(model.url.removesuffix("/v1") + "/requests") as response:
         (seen,) = await response.json()
     assert (seen["outcome"], seen["sent"], seen["body"]["model"]) == ("complete", 2, "m")

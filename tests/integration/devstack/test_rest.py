@@ -1,4 +1,4 @@
-"""REST answers as PostgREST does, where a client can tell the difference."""
+"""REST behaves like PostgREST wherever a client could notice a difference."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ async def call(http: httpx.AsyncClient, headers: dict[str, str], name: str, **ar
 
 @pytest.mark.parametrize("value", [{"a": [1, "x", None]}, [1, "x"], "text", "7", 7, 1.5, True, None, {}, [], ""])
 async def test_rpc_round_trips_jsonb(http: httpx.AsyncClient, service: dict[str, str], value: object) -> None:
-    answer = await call(http, service, "echo", value=value)
-    assert answer.status_code == 200, answer.text
-    assert answer.json() == value
+    response = await call(http, service, "echo", value=value)
+    assert response.status_code == 200, response.text
+    assert response.json() == value
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ async def test_rpc_returns_void_and_table_results(http: httpx.AsyncClient, servi
     ],
 )
 async def test_raised_sqlstate_maps_to_status(http: httpx.AsyncClient, alice: User, state: str, status: int) -> None:
-    answer = await call(http, alice.headers, "fail", state=state)
-    assert answer.status_code == status
-    body = answer.json()
+    response = await call(http, alice.headers, "fail", state=state)
+    assert response.status_code == status
+    body = response.json()
     assert body["code"] == state
     assert body["message"] == "it failed"
     assert body["details"] == "the detail"
@@ -127,8 +127,8 @@ async def test_unknown_table_or_function_returns_404(http: httpx.AsyncClient, se
 
 async def test_rest_exposes_only_public_schema(http: httpx.AsyncClient, service: dict[str, str]) -> None:
     for schema in ("hidden", "auth", "realtime"):
-        answer = await http.get("/rest/v1/secrets", headers={**service, "Accept-Profile": schema})
-        assert (answer.status_code, answer.json()["code"]) == (406, "PGRST106"), schema
+        response = await http.get("/rest/v1/secrets", headers={**service, "Accept-Profile": schema})
+        assert (response.status_code, response.json()["code"]) == (406, "PGRST106"), schema
     assert (await http.get("/rest/v1/hidden.secrets", headers=service)).status_code == 404
     assert (await http.get("/rest/v1/users", headers=service)).status_code == 404
 
@@ -205,7 +205,7 @@ async def test_role_timeout_cancels_statement(
         assert (who["timeout"], who["lock_timeout"]) == (timeout, "8s")
     begun = time.monotonic()
     late = await call(http, anon, "nap", seconds=20)
-    assert 2.5 < time.monotonic() - begun < 8  # sooner than the other roles' time is over
+    assert 2.5 < time.monotonic() - begun < 8  # before the other roles' timeout
     assert (late.status_code, late.json()["code"]) == (500, "57014")
 
 
@@ -224,10 +224,10 @@ async def test_schema_change_is_picked_up(embedded: Stack, http: httpx.AsyncClie
         assert (await http.get(query, headers=service)).json() == [{"a": 1}]
         await connection.execute("alter table public.grown add column b int default 2")
         await connection.execute("notify pgrst, 'reload schema'")
-        # The announcement is asynchronous, as PostgREST's is; a deadline bounds the wait.
+        # The notification is asynchronous, as with PostgREST.
         deadline = time.monotonic() + 10
-        while (answer := (await http.get(query, headers=service)).json()) != [{"a": 1, "b": 2}]:
-            assert time.monotonic() < deadline, answer
+        while (response := (await http.get(query, headers=service)).json()) != [{"a": 1, "b": 2}]:
+            assert time.monotonic() < deadline, response
         await connection.execute("drop table public.grown")
 
 
@@ -249,14 +249,14 @@ async def test_requests_survive_schema_reload(
 class TestKeys:
     async def test_missing_key_returns_401(self, http: httpx.AsyncClient) -> None:
         for path in ("/rest/v1/notes", "/auth/v1/user"):
-            answer = await http.get(path)
-            assert answer.status_code == 401
-            assert answer.json()["message"] == "No API key found in request"
+            response = await http.get(path)
+            assert response.status_code == 401
+            assert response.json()["message"] == "No API key found in request"
 
     async def test_wrong_key_returns_401(self, http: httpx.AsyncClient) -> None:
         for key in ("sb_secret_wrong", "wrong", "a.b.c"):
-            answer = await http.get("/rest/v1/notes", headers={"apikey": key, "Authorization": f"Bearer {key}"})
-            assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key"), key
+            response = await http.get("/rest/v1/notes", headers={"apikey": key, "Authorization": f"Bearer {key}"})
+            assert (response.status_code, response.json()["message"]) == (401, "Invalid API key"), key
 
     async def test_key_in_query_is_accepted(self, embedded: Stack, http: httpx.AsyncClient) -> None:
         key = embedded.environment["SUPABASE_SECRET_KEY"]
@@ -278,17 +278,17 @@ class TestKeys:
         claims = {"sub": alice.id, "role": "authenticated", "aud": "authenticated"}
         expired = jwt.encode({**claims, "exp": time.time() - 60}, secret, "HS256")
         forged = jwt.encode({**claims, "exp": time.time() + 60}, "x" * 40, "HS256")
-        unsigned = jwt.encode(claims, None, "none")  # type: ignore[arg-type]  # there is no key
+        unsigned = jwt.encode(claims, None, "none")  # type: ignore[arg-type]  # no key needed
         for token in (expired, forged, unsigned):
-            answer = await http.get("/rest/v1/notes", headers={**anon, "Authorization": f"Bearer {token}"})
-            assert answer.status_code == 401, answer.text
+            response = await http.get("/rest/v1/notes", headers={**anon, "Authorization": f"Bearer {token}"})
+            assert response.status_code == 401, response.text
 
     async def test_token_cannot_select_privileged_role(
         self, embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]
     ) -> None:
-        """Even a signed one: the REST server itself may only become one of three roles."""
+        """Even with a valid signature: the REST server may only switch to one of three roles."""
         secret = embedded.environment["SUPABASE_JWT_SECRET"]
         for role in ("supabase_admin", "postgres", "supabase_auth_admin"):
             token = jwt.encode({"role": role, "exp": time.time() + 60}, secret, "HS256")
-            answer = await call(http, {**anon, "Authorization": f"Bearer {token}"}, "who")
-            assert answer.status_code in (401, 403), answer.text
+            response = await call(http, {**anon, "Authorization": f"Bearer {token}"}, "who")
+            assert response.status_code in (401, 403), response.text
