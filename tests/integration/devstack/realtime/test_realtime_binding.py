@@ -1,4 +1,4 @@
-"""The grammar of bindings and their filters."""
+"""Parsing bindings and their filters."""
 
 from __future__ import annotations
 

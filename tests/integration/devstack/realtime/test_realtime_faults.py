@@ -1,4 +1,4 @@
-"""What goes wrong around the server: Postgres goes away, clients do not read, do not speak, or speak nonsense."""
+"""Failures: Postgres outages, and clients that are slow, silent or send malformed frames."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 
-from devstack.__main__ import postgres_version
 from devstack.postgres import Postgres
 from devstack.realtime import wal
 from tests.integration.devstack.realtime.client import Client
-from tests.integration.devstack.realtime.service import PASSWORD, Service, execute, prepare, served, token
+from tests.integration.devstack.realtime.service import (
+    PASSWORD,
+    Service,
+    Sql,
+    execute,
+    running_postgres,
+    served,
+    token,
+)
 
-Sql = Callable[..., Awaitable[list[tuple[object, ...]]]]
 INSERTS = [{"event": "INSERT", "schema": "public", "table": "perf"}]
 
 
 @pytest.fixture
 async def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
-    """A server that a test may stop."""
-    folder = tmp_path_factory.mktemp("own")
-    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=postgres_version(), fsync=False)
-    await server.start()
-    try:
-        await prepare(server)
-        await execute(
-            server.dsn("postgres", PASSWORD),
-            "create table public.perf (id bigint generated always as identity primary key, v text);"
-            " alter publication supabase_realtime add table public.perf;"
-            " create policy everybody on realtime.messages for select to authenticated using (true)",
-        )
+    """A Postgres that a test may stop."""
+    setup = (
+        "create table public.perf (id bigint generated always as identity primary key, v text);"
+        " alter publication supabase_realtime add table public.perf;"
+        " create policy everybody on realtime.messages for select to authenticated using (true)"
+    )
+    async with running_postgres(tmp_path_factory.mktemp("own"), setup) as server:
         yield server
-    finally:
-        await server.stop()
 
 
 async def test_channels_survive_postgres_restart(own_postgres: Postgres) -> None:
@@ -49,10 +48,10 @@ async def test_channels_survive_postgres_restart(own_postgres: Postgres) -> None
         await client.subscribed()
         before = time.monotonic()
         await own_postgres.stop()
-        assert time.monotonic() - before < 5  # a stopping Postgres waits for its streams to be read to the end
+        assert time.monotonic() - before < 5  # on shutdown, Postgres waits until its streams have been read
         await own_postgres.start()
 
-        async def heard(statement: str, event: str) -> None:
+        async def receives(statement: str, event: str) -> None:
             async with asyncio.timeout(15):
                 while True:
                     await execute(dsn, statement)
@@ -60,9 +59,9 @@ async def test_channels_survive_postgres_restart(own_postgres: Postgres) -> None
                         if message["event"] == event:
                             return
 
-        await heard("select realtime.send('{}', 'e', 'room:1')", "broadcast")
-        await heard("insert into public.perf(v) values ('x')", "postgres_changes")
-        # and new joins are authorised
+        await receives("select realtime.send('{}', 'e', 'room:1')", "broadcast")
+        await receives("insert into public.perf(v) values ('x')", "postgres_changes")
+        # new joins are authorised too
         other = await service.connect()
         assert (await other.join("room:1", token(), private=True))["status"] == "ok"
 
@@ -74,7 +73,7 @@ async def test_private_join_without_postgres_is_rejected(own_postgres: Postgres)
         answer = await client.join("room:1", token(), private=True)
         assert answer["status"] == "error"
         assert "unable to connect to the project database" in answer["response"]["reason"]
-        assert (await client.join("room:1", token()))["status"] == "ok"  # public: nobody is asked
+        assert (await client.join("room:1", token()))["status"] == "ok"  # public: no authorisation needed
         await own_postgres.start()
 
 
@@ -104,13 +103,13 @@ async def test_slots_advance_with_wal(postgres: Postgres, sql: Sql, monkeypatch:
 
 async def test_stop_drops_slots(postgres: Postgres, sql: Sql) -> None:
     async with served(postgres):
-        # those of the test before may be about to vanish
+        # the slots of the previous test may not have been dropped yet
         await eventually(sql, "select count(*) = 2 from pg_replication_slots")
     await eventually(sql, "select count(*) = 0 from pg_replication_slots")
 
 
 async def eventually(sql: Sql, question: str) -> None:
-    """Ask until the answer is yes."""
+    """Repeat a query until it returns true."""
     async with asyncio.timeout(15):
         while (await sql(question))[0][0] is not True:
             await sql("select pg_sleep(0.02)")
@@ -210,7 +209,7 @@ async def test_slow_reader_is_disconnected(service: Service) -> None:
     for client in (slow, quick, sender):
         await client.join("flood")
     payload = {"event": "e", "type": "broadcast", "payload": {"x": "y" * 1_000_000}}
-    for _ in range(40):  # more than the sockets' buffers and what the server keeps
+    for _ in range(40):  # more than fits into the socket buffers and the server's own
         await sender.send("realtime:flood", "broadcast", payload)
         await quick.event("broadcast")
     assert await closed(slow) == 1006

@@ -1,4 +1,4 @@
-"""The limits of a plan: how rates are measured, and what happens above them."""
+"""The limits of a plan: how rates are measured, and what happens when they are exceeded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -30,7 +30,7 @@ def test_new_rate_averages_over_elapsed_intervals() -> None:
     clock.now += 5
     assert not rate.is_exceeded(), "499 in 5 s"
     rate.add(501)
-    assert not rate.is_exceeded(), "it is looked at every 5 s"
+    assert not rate.is_exceeded(), "it is updated every 5 s"
     clock.now += 5
     assert (rate.is_exceeded(), rate.average) == (True, 100)
 
@@ -81,27 +81,27 @@ def test_window_starts_at_first_call() -> None:
 async def test_event_limit_closes_receivers_and_drops_messages(
     postgres: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever hears one too many is cut off; nothing comes from the database or over HTTP any more."""
+    """The receiver that exceeds the limit is closed; messages from the database and over HTTP are dropped."""
     clock = Clock()
     async with served(postgres, limits=Limits(events_per_second=1), clock=clock) as service:
-        sender, hearer = await service.connect(), await service.connect()
-        for client in (sender, hearer):
+        sender, receiver = await service.connect(), await service.connect()
+        for client in (sender, receiver):
             assert (await client.join("busy", broadcast={"ack": True}))["status"] == "ok"
         message = {"type": "broadcast", "event": "e", "payload": {}}
         for _ in range(3):
             await sender.answer(await sender.send("realtime:busy", "broadcast", message))
         clock.now += 5
         await sender.answer(await sender.send("realtime:busy", "broadcast", message))
-        assert (await hearer.event("system"))["message"] == "Too many messages per second"
-        await hearer.event("phx_close")
-        assert len([m for m in await hearer.silent() if m["event"] == "broadcast"]) == 4, "also the last one"
-        assert await sender.silent() == [], "it heard nothing"
+        assert (await receiver.event("system"))["message"] == "Too many messages per second"
+        await receiver.event("phx_close")
+        assert len([m for m in await receiver.silent() if m["event"] == "broadcast"]) == 4, "including the last one"
+        assert await sender.silent() == [], "it received nothing"
 
-        assert (await hearer.join("busy"))["status"] == "ok", "it may come back"
+        assert (await receiver.join("busy"))["status"] == "ok", "it may rejoin"
         await execute(postgres.dsn("supabase_admin", PASSWORD), "select realtime.send('{}', 'e', 'busy', false)")
         await until(
             lambda: "dropped a message to busy: too many" in caplog.text, within=10
-        )  # it has come, by way of the log
+        )  # the insert has been replicated
         body = {"messages": [{"topic": "busy", "event": "e", "payload": {}}]}
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {SECRET_KEY}"}) as http:
             async with http.post(f"{service.url}/api/broadcast", json=body) as answer:
@@ -112,7 +112,7 @@ async def test_event_limit_closes_receivers_and_drops_messages(
                 assert (await answer.json())["message"].startswith("Too many messages to broadcast")
             async with http.post(f"{service.url}/api/broadcast", json=body) as answer:
                 assert answer.status == 202
-        assert len([m for m in await hearer.silent() if m["event"] == "broadcast"]) == 1
+        assert len([m for m in await receiver.silent() if m["event"] == "broadcast"]) == 1
 
 
 async def test_join_limit_closes_socket(postgres: Postgres) -> None:
@@ -139,7 +139,7 @@ async def test_client_limit_rejects_joins(postgres: Postgres) -> None:
         await clients[0].websocket.close()
         async with asyncio.timeout(5):
             while (await clients[2].join("room"))["status"] != "ok":
-                pass  # each refusal waits for the back-off
+                pass  # each rejection takes as long as the back-off
 
 
 async def test_presence_limit_closes_channel(postgres: Postgres) -> None:

@@ -1,4 +1,4 @@
-"""The codec alone."""
+"""Encoding and decoding frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from devstack.realtime.protocol import (
 
 
 def opened(frame: bytes | None) -> tuple[int, bytes]:
-    """Take a WebSocket frame apart: its opcode and payload."""
+    """Return the opcode and payload of a WebSocket frame."""
     assert frame is not None
     assert frame[0] & 0x80  # final
     size, at = frame[1], 2
@@ -44,7 +44,7 @@ def text_of(frame: bytes | None) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("asked", "vsn"),
+    ("text", "vsn"),
     [
         (None, Vsn.V1),
         ("1.0.0", Vsn.V1),
@@ -55,8 +55,8 @@ def text_of(frame: bytes | None) -> Any:
         ("2.1.0", None),
     ],
 )
-def test_vsn_selects_serializer(asked: str | None, vsn: Vsn | None) -> None:
-    assert Vsn.parse(asked) is vsn
+def test_vsn_selects_serializer(text: str | None, vsn: Vsn | None) -> None:
+    assert Vsn.parse(text) is vsn
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 1_000_000])

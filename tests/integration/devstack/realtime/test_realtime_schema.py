@@ -1,4 +1,4 @@
-"""Schema `realtime` is as restricted for the role that runs migrations as it is on the hosted service."""
+"""Schema `realtime` is restricted for the role that runs migrations, as on the hosted service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from devstack.__main__ import postgres_version
 from devstack.postgres import Postgres
-from tests.integration.devstack.realtime.service import PASSWORD, execute, prepare
+from tests.integration.devstack.realtime.service import PASSWORD, execute, running_postgres
 
 REFUSED = [
     "comment on table realtime.messages is 'x'",
@@ -38,26 +38,19 @@ REFUSED = [
 async def database(
     request: pytest.FixtureRequest, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[str]:
-    """The connection URL of the role `postgres`, on each version."""
-    preparation = """
+    """The connection URL of the role `postgres`, for each Postgres version."""
+    setup = """
         create policy allowed on realtime.messages for select to authenticated using (true);
         create function public.nothing() returns trigger language plpgsql as 'begin return null; end';
     """
     if request.param == postgres_version():
         dsn = postgres.dsn("postgres", PASSWORD)
-        await execute(dsn, preparation)
+        await execute(dsn, setup)
         yield dsn
         await execute(dsn, "drop policy allowed on realtime.messages; drop function public.nothing()")
         return
-    folder = tmp_path_factory.mktemp("other")
-    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=request.param, fsync=False)
-    await server.start()
-    try:
-        await prepare(server)
-        await execute(server.dsn("postgres", PASSWORD), preparation)
+    async with running_postgres(tmp_path_factory.mktemp("other"), setup, version=request.param) as server:
         yield server.dsn("postgres", PASSWORD)
-    finally:
-        await server.stop()
 
 
 @pytest.mark.parametrize("statement", REFUSED)
