@@ -136,16 +136,16 @@ class Gateway:
                 data=body,
                 allow_redirects=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            ) as answer:
-                length = answer.content_length
+            ) as upstream:
+                length = upstream.content_length
                 own = CIMultiDict(
-                    (name, value) for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP
+                    (name, value) for name, value in upstream.headers.items() if name.lower() not in _HOP_BY_HOP
                 )
-                if length is not None or request.method == "HEAD" or answer.status in (204, 304):
-                    return web.Response(status=answer.status, headers=own, body=await answer.read() or None)
-                response = web.StreamResponse(status=answer.status, headers=own)
+                if length is not None or request.method == "HEAD" or upstream.status in (204, 304):
+                    return web.Response(status=upstream.status, headers=own, body=await upstream.read() or None)
+                response = web.StreamResponse(status=upstream.status, headers=own)
                 await response.prepare(request)
-                async for chunk in answer.content.iter_any():
+                async for chunk in upstream.content.iter_any():
                     await response.write(chunk)
                 await response.write_eof()
                 return response

@@ -13,7 +13,7 @@ from typing import Any
 
 from devstack import DevstackError
 from devstack.node import node
-from devstack.process import before_exec, end, last_lines, open_log
+from devstack.process import before_exec, end, last_lines, open_log, running_pid
 
 _SCRIPT = Path(__file__).with_name("lite.mjs")
 _START_SECONDS = 60.0
@@ -38,8 +38,7 @@ class Lite:
     @property
     def pid(self) -> int | None:
         """The process id of Node while it runs."""
-        running = self._process is not None and self._process.returncode is None
-        return self._process.pid if running and self._process else None
+        return running_pid(self._process)
 
     async def load(self) -> None:
         """Start Node and let it load its modules ahead of `start`, to save time. Optional."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 
 from devstack import DevstackError, privileges
-from devstack.process import before_exec, end, free_port, last_lines, open_log
+from devstack.process import before_exec, end, free_port, last_lines, open_log, running_pid
 
 SUPERUSER = "supabase_admin"
 _FOLDERS = {18: "pginstall18", 16: "pginstall"}
@@ -60,8 +60,7 @@ class Postgres:
     @property
     def pid(self) -> int | None:
         """The process id of the postmaster while it runs."""
-        running = self._process is not None and self._process.returncode is None
-        return self._process.pid if running and self._process else None
+        return running_pid(self._process)
 
     def dsn(self, role: str, password: str) -> str:
         """Return a role's connection URL for the database `postgres`."""

@@ -50,6 +50,11 @@ async def end(process: asyncio.subprocess.Process, *steps: tuple[signal.Signals,
                 return
 
 
+def running_pid(process: asyncio.subprocess.Process | None) -> int | None:
+    """Return the process id, or None if there is no process or it has exited."""
+    return process.pid if process is not None and process.returncode is None else None
+
+
 def free_port() -> int:
     """Return a TCP port on 127.0.0.1 that is free right now."""
     with socket.socket() as probe:

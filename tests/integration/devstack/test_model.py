@@ -74,10 +74,10 @@ async def test_usage_is_sent_only_on_request(http: aiohttp.ClientSession, model:
 
 async def test_request_without_stream_returns_one_response(http: aiohttp.ClientSession, model: ModelServer) -> None:
     async with http.post(f"{model.url}/chat/completions", json=body("[[tokens=2]]", stream=False)) as response:
-        answer = await response.json()
-    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "word00 word01 "}
-    assert answer["choices"][0]["finish_reason"] == "stop"
-    assert answer["usage"]["completion_tokens"] == 2
+        completion = await response.json()
+    assert completion["choices"][0]["message"] == {"role": "assistant", "content": "word00 word01 "}
+    assert completion["choices"][0]["finish_reason"] == "stop"
+    assert completion["usage"]["completion_tokens"] == 2
 
 
 async def test_invalid_body_returns_400(http: aiohttp.ClientSession, model: ModelServer) -> None:
@@ -214,9 +214,9 @@ async def test_server_stops_with_open_streams(http: aiohttp.ClientSession) -> No
 async def test_model_answers_questions_about_project(
     http: aiohttp.ClientSession, model: ModelServer, question: str, word: str
 ) -> None:
-    answer = await reply_to(http, model, question)
-    assert word in answer
-    assert "demo model" in answer.lower()
+    reply = await reply_to(http, model, question)
+    assert word in reply
+    assert "demo model" in reply.lower()
 
 
 async def test_model_remembers_conversation(http: aiohttp.ClientSession, model: ModelServer) -> None:
@@ -243,7 +243,7 @@ async def test_code_request_returns_reply_and_files(http: aiohttp.ClientSession,
 
 
 @pytest.mark.parametrize(
-    ("asked", "names"),
+    ("question", "names"),
     [
         ("Train, bus or bicycle to work?", ["Train", "Bus", "Bicycle"]),
         ("Compare Postgres and MySQL, please", ["Postgres", "MySQL"]),
@@ -253,9 +253,9 @@ async def test_code_request_returns_reply_and_files(http: aiohttp.ClientSession,
     ],
 )
 async def test_comparison_lists_named_options(
-    http: aiohttp.ClientSession, model: ModelServer, asked: str, names: list[str]
+    http: aiohttp.ClientSession, model: ModelServer, question: str, names: list[str]
 ) -> None:
-    comparison = json.loads(await reply_to(http, model, asked, COMPARISON))
+    comparison = json.loads(await reply_to(http, model, question, COMPARISON))
     assert "demo model" in comparison["reply"]
     assert [option["name"] for option in comparison["options"]] == names
     assert json.loads(await reply_to(http, model, "[[text=hi]]", COMPARISON)) == {"reply": "hi", "options": []}

@@ -45,9 +45,9 @@ class Client:
             payload["access_token"] = token
         ref = str(next(self._refs))
         await self.send(f"realtime:{topic}", "phx_join", payload, ref, ref)
-        return await self.answer(ref)
+        return await self.reply(ref)
 
-    async def answer(self, ref: Any) -> dict[str, Any]:
+    async def reply(self, ref: Any) -> dict[str, Any]:
         """Return the payload of the reply to `ref`."""
         return (await self.until(lambda m: m["event"] == "phx_reply" and m["ref"] == ref))["payload"]  # type: ignore[no-any-return]  # JSON
 
@@ -81,7 +81,7 @@ class Client:
     async def silent(self) -> list[Any]:
         """Send a heartbeat and return the messages received before its reply; the server handles frames in order."""
         ref = await self.send("phoenix", "heartbeat", {})
-        await self.answer(ref)
+        await self.reply(ref)
         before, self.unread = list(self.unread), deque()
         return before
 

@@ -151,8 +151,8 @@ def topic(message: Any) -> str | None:
 class Names:
     """Replaces values that differ between runs with names, numbered in order of appearance.
 
-    Two runs are equal only if the values recur in the same places. Generated ids (UUIDs, row ids, binding ids, `phx_ref`)
-    are named; for timestamps, only the format is kept.
+    Two runs are equal only if the values recur in the same places. Generated ids are named: UUIDs, the ids of rows and
+    bindings, and `phx_ref`. For timestamps, only the format is kept.
     """
 
     def __init__(self) -> None:

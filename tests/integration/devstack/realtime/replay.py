@@ -222,8 +222,8 @@ class Player:
         elif isinstance(frame, dict) and "b64" in frame:
             await connection.send(base64.b64decode(frame["b64"]))
         else:
-            refused = event(frame) == "access_token" or "private channel" not in self._case
-            await connection.send(json.dumps(self.recording.fill(frame, self._case if refused else "")))
+            use_case = event(frame) == "access_token" or "private channel" not in self._case
+            await connection.send(json.dumps(self.recording.fill(frame, self._case if use_case else "")))
         return None
 
     async def _connect(self, name: str, line: dict[str, Any]) -> None:

@@ -97,7 +97,7 @@ async def test_permission_checks_leave_no_rows(service: Service, sql: Sql) -> No
     client = await service.connect()
     await client.join("room:probe", token(), private=True, broadcast={"ack": True})
     ref = await client.send("realtime:room:probe", "broadcast", {"event": "e", "type": "broadcast"})
-    assert (await client.answer(ref))["status"] == "ok"
+    assert (await client.reply(ref))["status"] == "ok"
     assert await sql("select 1 from realtime.messages where topic = 'room:probe'") == []
 
 
@@ -108,8 +108,8 @@ async def test_http_broadcast_checks_role_of_caller(service: Service) -> None:
 
     async def post(key: str, bearer: str) -> int:
         headers = {"apikey": key, "Authorization": f"Bearer {bearer}"}
-        async with service.session.post(f"{service.url}/api/broadcast", json=body, headers=headers) as answer:
-            return answer.status
+        async with service.session.post(f"{service.url}/api/broadcast", json=body, headers=headers) as response:
+            return response.status
 
     assert await post(PUBLISHABLE, "sb_secret_wrong") == 401
     assert await post(PUBLISHABLE, PUBLISHABLE) == 202
@@ -128,4 +128,4 @@ async def test_channel_closes_when_token_expires(service: Service) -> None:
     assert time.time() >= ends_at
     await client.event("phx_close")
     ref = await client.send("realtime:room:1", "broadcast", {})
-    assert (await client.answer(ref))["response"] == {"reason": "unmatched topic"}
+    assert (await client.reply(ref))["response"] == {"reason": "unmatched topic"}

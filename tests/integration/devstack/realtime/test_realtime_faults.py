@@ -70,9 +70,9 @@ async def test_private_join_without_postgres_is_rejected(own_postgres: Postgres)
     async with served(own_postgres) as service:
         client = await service.connect()
         await own_postgres.stop()
-        answer = await client.join("room:1", token(), private=True)
-        assert answer["status"] == "error"
-        assert "unable to connect to the project database" in answer["response"]["reason"]
+        reply = await client.join("room:1", token(), private=True)
+        assert reply["status"] == "error"
+        assert "unable to connect to the project database" in reply["response"]["reason"]
         assert (await client.join("room:1", token()))["status"] == "ok"  # public: no authorisation needed
         await own_postgres.start()
 
@@ -154,8 +154,8 @@ async def test_socket_is_limited_to_100_channels(service: Service) -> None:
     client = await service.connect()
     for number in range(100):
         assert (await client.join(f"topic {number}"))["status"] == "ok"
-    answer = await client.join("one too many")
-    assert answer["response"] == {"reason": "ChannelRateLimitReached: Too many channels"}
+    reply = await client.join("one too many")
+    assert reply["response"] == {"reason": "ChannelRateLimitReached: Too many channels"}
 
 
 async def test_unusual_table_and_column_names_are_quoted(service: Service, sql: Sql) -> None:
@@ -167,8 +167,8 @@ async def test_unusual_table_and_column_names_are_quoted(service: Service, sql: 
     )
     try:
         client = await service.connect()
-        asked = {"event": "*", "schema": "public", "table": 'odd % "t', "filter": 'v "%=eq.abc'}
-        await client.join("odd", postgres_changes=[asked])
+        binding = {"event": "*", "schema": "public", "table": 'odd % "t', "filter": 'v "%=eq.abc'}
+        await client.join("odd", postgres_changes=[binding])
         await client.subscribed()
         await sql("""insert into public."odd % ""t" values ('a%s', 'abc', '101')""")
         record = (await client.event("postgres_changes"))["data"]["record"]
@@ -186,10 +186,10 @@ async def test_failing_policy_does_not_affect_other_subscribers(service: Service
     )
     try:
         good, bad = await service.connect(), await service.connect()
-        asked = [{"event": "*", "schema": "public", "table": "fragile"}]
-        await bad.join("x", token(x="bad"), postgres_changes=asked)
+        binding = [{"event": "*", "schema": "public", "table": "fragile"}]
+        await bad.join("x", token(x="bad"), postgres_changes=binding)
         await bad.subscribed()
-        await good.join("x", token(), postgres_changes=asked)
+        await good.join("x", token(), postgres_changes=binding)
         await good.subscribed()
         await sql("insert into public.fragile values (1)")
         await good.event("postgres_changes")
@@ -227,8 +227,8 @@ async def test_malformed_frames_are_ignored(service: Service, vsn: str) -> None:
     await client.websocket.send_str(json.dumps(surrogate))
     await client.websocket.send_str('{"topic":"phoenix","event":"heartbeat","payload":NaN,"ref":"1"}')
     assert await client.silent() == []
-    odd: list[Any] = [5, [], "x", {"postgres_changes": [5]}, {"presence": 3}]
-    payloads: list[Any] = [None, 5, [], *({"config": value} for value in odd)]
+    configs: list[Any] = [5, [], "x", {"postgres_changes": [5]}, {"presence": 3}]
+    payloads: list[Any] = [None, 5, [], *({"config": value} for value in configs)]
     for payload in payloads:
-        ref = await client.send("realtime:odd", "phx_join", payload)
-        assert (await client.answer(ref))["status"] in ("ok", "error")
+        ref = await client.send("realtime:malformed", "phx_join", payload)
+        assert (await client.reply(ref))["status"] in ("ok", "error")

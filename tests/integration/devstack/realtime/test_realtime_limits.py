@@ -89,9 +89,9 @@ async def test_event_limit_closes_receivers_and_drops_messages(
             assert (await client.join("busy", broadcast={"ack": True}))["status"] == "ok"
         message = {"type": "broadcast", "event": "e", "payload": {}}
         for _ in range(3):
-            await sender.answer(await sender.send("realtime:busy", "broadcast", message))
+            await sender.reply(await sender.send("realtime:busy", "broadcast", message))
         clock.now += 5
-        await sender.answer(await sender.send("realtime:busy", "broadcast", message))
+        await sender.reply(await sender.send("realtime:busy", "broadcast", message))
         assert (await receiver.event("system"))["message"] == "Too many messages per second"
         await receiver.event("phx_close")
         assert len([m for m in await receiver.silent() if m["event"] == "broadcast"]) == 4, "including the last one"
@@ -104,14 +104,17 @@ async def test_event_limit_closes_receivers_and_drops_messages(
         )  # the insert has been replicated
         body = {"messages": [{"topic": "busy", "event": "e", "payload": {}}]}
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {SECRET_KEY}"}) as http:
-            async with http.post(f"{service.url}/api/broadcast", json=body) as answer:
-                assert (answer.status, await answer.json()) == (429, {"message": "You have exceeded your rate limit"})
+            async with http.post(f"{service.url}/api/broadcast", json=body) as response:
+                assert (response.status, await response.json()) == (
+                    429,
+                    {"message": "You have exceeded your rate limit"},
+                )
             clock.now += 70
-            async with http.post(f"{service.url}/api/broadcast", json={"messages": body["messages"] * 2}) as answer:
-                assert answer.status == 429
-                assert (await answer.json())["message"].startswith("Too many messages to broadcast")
-            async with http.post(f"{service.url}/api/broadcast", json=body) as answer:
-                assert answer.status == 202
+            async with http.post(f"{service.url}/api/broadcast", json={"messages": body["messages"] * 2}) as response:
+                assert response.status == 429
+                assert (await response.json())["message"].startswith("Too many messages to broadcast")
+            async with http.post(f"{service.url}/api/broadcast", json=body) as response:
+                assert response.status == 202
         assert len([m for m in await receiver.silent() if m["event"] == "broadcast"]) == 1
 
 
@@ -122,8 +125,8 @@ async def test_join_limit_closes_socket(postgres: Postgres) -> None:
         for number in range(5):
             assert (await client.join(f"room{number}"))["status"] == "ok"
         clock.now += 5
-        refused = await client.join("one more")
-        assert refused["response"] == {"reason": "ClientJoinRateLimitReached: Too many joins per second"}
+        rejected = await client.join("one more")
+        assert rejected["response"] == {"reason": "ClientJoinRateLimitReached: Too many joins per second"}
         with pytest.raises(ConnectionError):
             await client.next()
 
@@ -134,8 +137,8 @@ async def test_client_limit_rejects_joins(postgres: Postgres) -> None:
         for client in clients[:2]:
             assert (await client.join("room"))["status"] == "ok"
             assert (await client.join("another"))["status"] == "ok"
-        refused = await clients[2].join("room")
-        assert refused["response"] == {"reason": "ConnectionRateLimitReached: Too many connected users"}
+        rejected = await clients[2].join("room")
+        assert rejected["response"] == {"reason": "ConnectionRateLimitReached: Too many connected users"}
         await clients[0].websocket.close()
         async with asyncio.timeout(5):
             while (await clients[2].join("room"))["status"] != "ok":
@@ -149,7 +152,7 @@ async def test_presence_limit_closes_channel(postgres: Postgres) -> None:
         await client.join("room", presence={"enabled": True, "key": "me"})
         for number in range(4):
             track = {"type": "presence", "event": "track", "payload": {"n": number}}
-            assert (await client.answer(await client.send("realtime:room", "presence", track)))["status"] == "ok"
+            assert (await client.reply(await client.send("realtime:room", "presence", track)))["status"] == "ok"
         clock.now += 5
         await client.send("realtime:room", "presence", {"event": "track", "payload": {"n": 9}})
         assert (await client.event("system"))["message"] == "Too many presence messages per second"

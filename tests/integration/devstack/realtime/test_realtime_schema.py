@@ -11,7 +11,7 @@ from devstack.__main__ import postgres_version
 from devstack.postgres import Postgres
 from tests.integration.devstack.realtime.service import PASSWORD, execute, running_postgres
 
-REFUSED = [
+REJECTED = [
     "comment on table realtime.messages is 'x'",
     "comment on policy allowed on realtime.messages is 'x'",
     "alter policy allowed on realtime.messages using (false)",
@@ -53,7 +53,7 @@ async def database(
         yield server.dsn("postgres", PASSWORD)
 
 
-@pytest.mark.parametrize("statement", REFUSED)
+@pytest.mark.parametrize("statement", REJECTED)
 async def test_ddl_is_rejected(database: str, statement: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         await execute(database, statement)
