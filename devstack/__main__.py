@@ -1,4 +1,4 @@
-"""`python -m devstack`: an embedded Supabase on this machine, until it is stopped."""
+"""`python -m devstack`: run an embedded Supabase on this machine until it is stopped."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ from devstack.stack import Stack
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 stopped, 1 a fault, 2 bad arguments or a port in use."""
+    """Run the command and return its exit code: 0 stopped, 1 failed, 2 bad arguments or port in use."""
     parser = argparse.ArgumentParser(
         prog="python -m devstack",
-        description="Run an embedded Supabase (Postgres, REST, Auth, Realtime) on 127.0.0.1 until it is "
-        "stopped by Ctrl-C or SIGTERM, with supabase/migrations applied. It prints `ready` and its URL "
-        "when it can be used.",
-        epilog="DEVSTACK_POSTGRES chooses the version of Postgres: 18 (default) or 16. DEVSTACK_LIMITS chooses "
-        "the limits of Realtime: free (default, the hosted Free plan's) or none.",
+        description="Run an embedded Supabase (Postgres, REST, Auth, Realtime) on 127.0.0.1 with supabase/migrations "
+        "applied. It prints `ready` and its URL once it accepts requests, and stops on Ctrl-C or SIGTERM.",
+        epilog="DEVSTACK_POSTGRES sets the Postgres version: 18 (default) or 16. DEVSTACK_LIMITS sets the Realtime "
+        "limits: free (default, those of the hosted Free plan) or none.",
     )
     parser.add_argument(
         "command",
         nargs="?",
         choices=("run", "env"),
         default="run",
-        help="run (default), or env: print the variables of the one that runs, as KEY=VALUE",
+        help="run (default), or env: print the variables of the running devstack as KEY=VALUE",
     )
     parser.add_argument(
-        "--data", type=Path, default=Path(".devstack"), metavar="DIR", help="where it keeps its data (.devstack)"
+        "--data", type=Path, default=Path(".devstack"), metavar="DIR", help="data folder (default: .devstack)"
     )
     parser.add_argument(
-        "--port", type=port_number, default=54321, metavar="N", help="its port (54321); 0 picks a free one"
+        "--port", type=port_number, default=54321, metavar="N", help="port (default: 54321; 0 picks a free one)"
     )
     options = parser.parse_args(arguments)
     try:
@@ -55,18 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def postgres_version() -> int:
-    """Return the major version that DEVSTACK_POSTGRES asks for. Raises `DevstackError` if it is no number."""
+    """Return the major version set by DEVSTACK_POSTGRES. Raises `DevstackError` if it is not a number."""
     wanted = os.environ.get("DEVSTACK_POSTGRES") or "18"
     if not wanted.isdigit():
-        raise DevstackError(f"DEVSTACK_POSTGRES is {wanted!r}: it may be 18 or 16")
+        raise DevstackError(f"DEVSTACK_POSTGRES is {wanted!r}: set it to 18 or 16")
     return int(wanted)
 
 
 def plan_limits() -> Limits:
-    """Return the limits that DEVSTACK_LIMITS asks for. Raises `DevstackError` if there are none of that name."""
+    """Return the limits set by DEVSTACK_LIMITS. Raises `DevstackError` if the name is unknown."""
     wanted = os.environ.get("DEVSTACK_LIMITS") or "free"
     if wanted not in ("free", "none"):
-        raise DevstackError(f"DEVSTACK_LIMITS is {wanted!r}: it may be free or none")
+        raise DevstackError(f"DEVSTACK_LIMITS is {wanted!r}: set it to free or none")
     return FREE if wanted == "free" else NO_LIMITS
 
 
@@ -105,7 +104,7 @@ async def _run(data: Path, port: int) -> int:
 
 
 async def _unless(stop: asyncio.Task[bool], work: Awaitable[object]) -> bool:
-    """Await `work` and say True; if `stop` ends before, cancel it, let it clean up, and say False."""
+    """Await `work` and return True. If `stop` finishes first, cancel `work`, let it clean up and return False."""
     task = asyncio.ensure_future(work)
     await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
     if task.done():
@@ -118,9 +117,9 @@ async def _unless(stop: asyncio.Task[bool], work: Awaitable[object]) -> bool:
 
 
 def port_number(text: str) -> int:
-    """Read a port off the command line."""
+    """Parse a port from the command line."""
     if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port: 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port number (0 to 65535)")
     return int(text)
 
 

@@ -1,5 +1,5 @@
-// The users' part of Auth's admin API, which Lite 0.10.0 lacks: create, list, get, update, delete, for a token with
-// the role service_role. Statuses and codes are GoTrue's. Lite's own service stores users and writes the answers.
+// The user endpoints of Auth's admin API, which Lite 0.10.0 lacks: create, list, get, update and delete, for tokens with
+// the role service_role. Statuses and error codes are GoTrue's. Lite's own service stores and formats users.
 // Used by lite.mjs.
 
 import { randomUUID } from "node:crypto";
@@ -8,8 +8,8 @@ import { jwtVerify } from "jose";
 
 const USERS = /^\/auth\/v1\/admin\/users(?:\/([^/]+))?$/;
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
-const MISSING = ["phone", "ban_duration", "password_hash", "should_soft_delete"];
-const PAGE = 50; // users, GoTrue's default
+const UNSUPPORTED = ["phone", "ban_duration", "password_hash", "should_soft_delete"];
+const PAGE_SIZE = 50; // GoTrue's default
 
 class Refused extends Error {
   constructor(code, errorCode, msg, more = {}) {
@@ -18,9 +18,9 @@ class Refused extends Error {
   }
 }
 
-const missing = (what) => new Refused(501, "not_implemented", `The devstack's Auth has no ${what}.`);
+const unsupported = (feature) => new Refused(501, "not_implemented", `The devstack's Auth does not support ${feature}.`);
 
-/** A middleware of Lite's Auth. `sql` is a driver that may write to the schema auth. */
+/** Middleware for Lite's Auth. `sql` must be able to write to schema auth. */
 export function userAdmin({ jwtSecret, sql }) {
   const secret = new TextEncoder().encode(jwtSecret);
   return async (context, next) => {
@@ -29,7 +29,7 @@ export function userAdmin({ jwtSecret, sql }) {
     try {
       await requireAdmin(context.req.header("authorization"), secret);
       const [path, id] = USERS.exec(pathname) ?? [];
-      if (!path) throw missing("admin API but that of users: no links, factors and clients");
+      if (!path) throw unsupported("this admin endpoint; only those under /admin/users");
       const service = context.get("authService");
       const { method } = context.req;
       if (id === undefined && method === "GET") return await list(service, sql, searchParams);
@@ -44,7 +44,7 @@ export function userAdmin({ jwtSecret, sql }) {
       await sql`delete from auth.users where id = ${id}`;
       return Response.json({});
     } catch (error) {
-      if (!(error instanceof Refused)) throw error; // Lite answers
+      if (!(error instanceof Refused)) throw error; // Lite responds
       return Response.json(error.body, { status: error.body.code });
     }
   };
@@ -67,14 +67,14 @@ async function read(request) {
   } catch (error) {
     throw new Refused(400, "bad_json", `Could not decode admin user params: ${error.message}`);
   }
-  for (const name of MISSING) if (body[name]) throw missing(`"${name}"`);
+  for (const name of UNSUPPORTED) if (body[name]) throw unsupported(`"${name}"`);
   return body;
 }
 
 async function list(service, sql, query) {
-  const [page, size] = [query.get("page") || 1, query.get("per_page") || PAGE].map(Number);
+  const [page, size] = [query.get("page") || 1, query.get("per_page") || PAGE_SIZE].map(Number);
   if (![page, size].every((number) => Number.isInteger(number) && number > 0)) {
-    throw new Refused(400, "validation_failed", "Bad Pagination Parameters: a page and its size are positive");
+    throw new Refused(400, "validation_failed", "Bad Pagination Parameters: page and per_page must be positive");
   }
   const rows = await sql`
     select id from auth.users order by created_at desc, id desc limit ${size} offset ${(page - 1) * size}`;
@@ -87,7 +87,7 @@ async function list(service, sql, query) {
   return Response.json({ users, aud: "authenticated" }, { headers });
 }
 
-/** Refuse what may not be stored before anything is. */
+/** Validate an email address and a password before anything is stored. */
 async function check(service, { email, password }, id) {
   if (email) {
     const known = await service.repo.findUserByEmail(email.toLowerCase());
@@ -99,8 +99,8 @@ async function check(service, { email, password }, id) {
     }
   }
   if (password && password.length < 6) {
-    const why = { weak_password: { reasons: ["length"] } };
-    throw new Refused(422, "weak_password", "Password should be at least 6 characters.", why);
+    const reasons = { weak_password: { reasons: ["length"] } };
+    throw new Refused(422, "weak_password", "Password should be at least 6 characters.", reasons);
   }
 }
 
@@ -129,7 +129,7 @@ async function create(service, body) {
   return body.password ? service.updateUser(id, { password: body.password }) : service.getUser(id);
 }
 
-/** Metadata are merged, and what is null is removed, as in GoTrue. */
+/** Merge metadata and drop null values, as GoTrue does. */
 function merged(old, changes) {
   return Object.fromEntries(Object.entries({ ...old, ...changes }).filter(([, value]) => value !== null));
 }
@@ -143,7 +143,7 @@ async function update(service, row, body) {
   if (body.email_confirm && !user.confirmed_at) changes.confirmed_at = new Date().toISOString();
   if (body.app_metadata) changes.raw_app_meta_data = merged(user.raw_app_meta_data, body.app_metadata);
   if (body.user_metadata) changes.raw_user_meta_data = merged(user.raw_user_meta_data, body.user_metadata);
-  if (body.password) changes.encrypted_password = null; // unlike its user, an admin may set the same again
+  if (body.password) changes.encrypted_password = null; // unlike the user, an admin may set the same password again
   if (Object.keys(changes).length > 0) await service.repo.updateUser(user.id, changes);
   if (changes.email) {
     for (const identity of await service.repo.findIdentitiesByUserId(user.id)) {

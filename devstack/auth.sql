@@ -1,7 +1,7 @@
--- What policies and functions call to learn who asks. REST sets the claims of the request's token
--- as the setting request.jwt.claims (older servers set one setting a claim).
--- Applied at every start, by supabase_admin. No search_path is set: that would keep Postgres from
--- inlining them, and they name nothing outside pg_catalog.
+-- The functions that policies call to find out who is making a request. REST stores the claims of
+-- the request's token in the setting request.jwt.claims (older servers used one setting per claim).
+-- Applied by supabase_admin at every start. The functions set no search_path, which would keep
+-- Postgres from inlining them; they only use pg_catalog.
 
 create or replace function auth.jwt() returns jsonb
   language sql stable
@@ -11,7 +11,7 @@ as $$
     nullif(current_setting('request.jwt.claims', true), '')
   )::jsonb
 $$;
-comment on function auth.jwt() is 'The claims of the request''s token.';
+comment on function auth.jwt() is 'Claims of the request''s token.';
 
 create or replace function auth.uid() returns uuid
   language sql stable
@@ -21,7 +21,7 @@ as $$
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
   )::uuid
 $$;
-comment on function auth.uid() is 'The id of the user who asks, null if nobody is signed in.';
+comment on function auth.uid() is 'Id of the signed-in user, null if there is none.';
 
 create or replace function auth.role() returns text
   language sql stable
@@ -31,7 +31,7 @@ as $$
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role'
   )
 $$;
-comment on function auth.role() is 'The database role of the request''s token.';
+comment on function auth.role() is 'Database role of the request''s token.';
 
 create or replace function auth.email() returns text
   language sql stable
@@ -41,7 +41,7 @@ as $$
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'email'
   )
 $$;
-comment on function auth.email() is 'The address of the user who asks.';
+comment on function auth.email() is 'Email address of the signed-in user.';
 
 grant execute on function auth.jwt(), auth.uid(), auth.role(), auth.email()
   to postgres, anon, authenticated, service_role;

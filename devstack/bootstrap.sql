@@ -1,6 +1,6 @@
--- The roles, schemas, rights and settings that the hosted database has before any migration runs.
--- Applied by the superuser supabase_admin at every start: every statement may run again.
--- Passwords are set by the caller, they are different in every data folder.
+-- The roles, schemas, privileges and settings that a hosted database has before any migration runs.
+-- Applied by the superuser supabase_admin at every start, so every statement must be idempotent.
+-- The caller sets the passwords, which differ between data folders.
 
 do $$
 declare
@@ -13,7 +13,7 @@ begin
       ('service_role',        'nologin noinherit bypassrls'),
       ('authenticator',       'login noinherit'),
       ('supabase_auth_admin', 'login noinherit createrole'),
-      -- runs the migrations; as on the hosted service no superuser
+      -- runs the migrations; not a superuser, as on the hosted service
       ('postgres',            'login createdb createrole replication bypassrls')
     ) as roles (name, options)
   loop
@@ -28,7 +28,7 @@ grant anon, authenticated, service_role to authenticator;
 grant anon, authenticated, service_role to postgres with admin option;
 grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;
 
--- The hosted limits: what has no limit of its own (service_role) runs under the authenticator's.
+-- Timeouts of the hosted service. A role without one (service_role) runs under the authenticator's.
 alter role anon set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';
 alter role authenticator set statement_timeout = '8s';
@@ -39,7 +39,7 @@ alter role supabase_auth_admin set idle_in_transaction_session_timeout = '60s';
 alter database postgres owner to postgres;
 alter database postgres set search_path = "$user", public, extensions;
 
--- public: a new table of a migration is reachable through the API, and RLS decides about rows
+-- public: tables created by a migration are reachable through the API; RLS decides which rows are
 grant usage on schema public to anon, authenticated, service_role;
 alter default privileges for role postgres in schema public
   grant all on tables to anon, authenticated, service_role;
@@ -51,12 +51,12 @@ alter default privileges for role postgres in schema public
 create schema if not exists extensions authorization postgres;
 grant usage on schema extensions to anon, authenticated, service_role;
 
--- auth: its tables are made by the Auth server, its functions are in auth.sql
+-- auth: the Auth server creates the tables, auth.sql the functions
 create schema if not exists auth authorization supabase_auth_admin;
 grant create on database postgres to supabase_auth_admin;
 grant usage on schema auth to anon, authenticated, service_role;
 grant all on schema auth to postgres with grant option;
--- so that migrations may refer to auth.users and put triggers on it
+-- lets migrations reference auth.users and add triggers to it
 alter default privileges for role supabase_auth_admin in schema auth grant all on tables to postgres;
 alter default privileges for role supabase_auth_admin in schema auth grant all on sequences to postgres;
 
@@ -69,13 +69,13 @@ end
 $$;
 alter publication supabase_realtime owner to postgres;
 
--- REST reads the schema again after every change of it, as PostgREST does on the hosted service.
+-- REST reloads the schema after every change, as PostgREST does on the hosted service.
 create or replace function extensions.pgrst_ddl_watch() returns event_trigger
   language plpgsql
   set search_path = ''
 as $$
 begin
-  -- Temporary objects and comments of other sessions make no difference to REST.
+  -- Temporary objects do not matter to REST.
   if exists (
     select from pg_catalog.pg_event_trigger_ddl_commands() as command
     where command.schema_name is distinct from 'pg_temp'
@@ -84,7 +84,7 @@ begin
   end if;
 end
 $$;
-comment on function extensions.pgrst_ddl_watch() is 'Tells REST that the schema has changed.';
+comment on function extensions.pgrst_ddl_watch() is 'Notifies REST that the schema has changed.';
 
 create or replace function extensions.pgrst_drop_watch() returns event_trigger
   language plpgsql
@@ -98,7 +98,7 @@ begin
   end if;
 end
 $$;
-comment on function extensions.pgrst_drop_watch() is 'Tells REST that the schema has changed.';
+comment on function extensions.pgrst_drop_watch() is 'Notifies REST that the schema has changed.';
 
 do $$
 begin

@@ -1,8 +1,8 @@
-"""`python -m devstack.dev`: everything a developer needs, in one terminal, until Ctrl-C.
+"""`make dev` (`python -m devstack.dev`): run the whole project in one terminal until Ctrl-C.
 
-The embedded Supabase, the demo model, the worker and the web app are started in order. With
-`SUPABASE_URL` set (in the environment or `.env`) that project is used instead of the embedded one,
-with `LLM_BASE_URL` set that model instead of the demo model.
+Starts the embedded Supabase, the demo model, the worker and the web app. If `SUPABASE_URL` is set
+(in the environment or `.env`), that project replaces the embedded Supabase; if `LLM_BASE_URL` is
+set, that model replaces the demo model.
 """
 
 from __future__ import annotations
@@ -29,46 +29,46 @@ from devstack.process import free_port
 from devstack.stack import Stack
 
 WEB_PORT = 5173
-# every function of baml_src: what a developer can try without setting anything
+# All functions in baml_src, so that they can be tried without any configuration.
 FUNCTIONS = "Chat,Code,Compare,Title"
 _READY_SECONDS = 60.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 stopped, 1 a fault, 2 a bad setting or a port in use."""
+    """Run the command and return its exit code: 0 stopped, 1 failed, 2 bad setting or port in use."""
     parser = argparse.ArgumentParser(
         prog="python -m devstack.dev",
         description="Run the embedded Supabase, the demo model, the worker and the web app until Ctrl-C. "
-        "SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY and SUPABASE_SECRET_KEY (environment or .env) name another "
-        "Supabase to use; LLM_BASE_URL, LLM_API_KEY and LLM_MODEL another model.",
+        "To use another Supabase project, set SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY and SUPABASE_SECRET_KEY in the "
+        "environment or .env; to use another model, set LLM_BASE_URL, LLM_API_KEY and LLM_MODEL.",
     )
     parser.add_argument(
         "--data",
         type=Path,
         default=PROJECT / ".devstack",
         metavar="DIR",
-        help="where the embedded Supabase keeps its data (.devstack)",
+        help="data folder of the embedded Supabase (default: .devstack)",
     )
     parser.add_argument(
         "--port",
         type=port_number,
         default=54321,
         metavar="N",
-        help="the port of the embedded Supabase (54321); 0 picks a free one",
+        help="port of the embedded Supabase (default: 54321; 0 picks a free one)",
     )
     parser.add_argument(
         "--web-port",
         type=port_number,
         default=WEB_PORT,
         metavar="N",
-        help=f"the port of the web app ({WEB_PORT}), or the next free one",
+        help=f"port of the web app (default: {WEB_PORT}; the next free one if it is in use)",
     )
     parser.add_argument(
         "--env-file",
         type=Path,
         default=PROJECT / ".env",
         metavar="FILE",
-        help="variables besides the environment (.env)",
+        help="file with more variables; the environment takes precedence (default: .env)",
     )
     options = parser.parse_args(arguments)
     try:
@@ -83,17 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class SettingError(DevstackError):
-    """A variable is missing. The text names it and the remedy."""
+    """A variable is missing. The message names it and says how to fix it."""
 
 
 def settings(file: Path) -> dict[str, str]:
-    """Return the environment over the variables of a file; what is empty counts as unset."""
+    """Return the variables of a file, overridden by the environment; empty ones count as unset."""
     filed = {name: value for name, value in dotenv_values(file).items() if value}
     return filed | {name: value for name, value in os.environ.items() if value}
 
 
 def hosted(env: Mapping[str, str]) -> dict[str, str] | None:
-    """Return URL and keys of the Supabase project that is set, None if none is.
+    """Return the URL and keys of the configured Supabase project, or None if there is none.
 
     Raises `SettingError` if a key is missing.
     """
@@ -107,7 +107,7 @@ def hosted(env: Mapping[str, str]) -> dict[str, str] | None:
         key = env.get(name) or env.get(legacy)
         if key is None:
             raise SettingError(
-                f"SUPABASE_URL is set but {name} is not: set it to that project's key, "
+                f"SUPABASE_URL is set but {name} is not: set it to the key of that project, "
                 "or unset SUPABASE_URL to use the embedded Supabase"
             )
         found[name] = key
@@ -115,13 +115,16 @@ def hosted(env: Mapping[str, str]) -> dict[str, str] | None:
 
 
 def model(env: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the model that is set, None if none is. Raises `SettingError` if a part of it is missing."""
+    """Return the variables of the configured model, or None if none are set.
+
+    Raises `SettingError` if only some are set.
+    """
     names = ("LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL")
     if not any(name in env for name in names):
         return None
     for name in names:
         if name not in env:
-            raise SettingError(f"{name} is not set: set all of {', '.join(names)}, or none for the demo model")
+            raise SettingError(f"{name} is not set: set all of {', '.join(names)}, or none to use the demo model")
     return {name: env[name] for name in names}
 
 
@@ -158,11 +161,12 @@ async def _start_all(
     port: int,
     web_port: int,
 ) -> str:
-    """Start everything in order, then wait for the first part to fail; return what to say about it."""
+    """Start everything in order, then wait for the first part to fail; return the reason."""
     stack: Stack | None = None
-    where = "SUPABASE_URL"
+    where = "from SUPABASE_URL"
     if project is None:
-        console.say(f"embedded Supabase, data in {_short(data)}")
+        where = f"embedded, data in {_short(data)}"
+        console.say(f"starting the embedded Supabase, data in {_short(data)}")
         stack = Stack(
             data,
             port,
@@ -172,7 +176,6 @@ async def _start_all(
         )
         await opened.enter_async_context(stack)
         project = stack.environment
-        where = f"embedded, data in {_short(data)}"
 
     async def run(part: Part) -> Part:
         parts.append(part)
@@ -182,8 +185,7 @@ async def _start_all(
 
     python = [sys.executable, "-u", "-m"]
     base = {**env, **project}
-    failed: list[asyncio.Task[str]] = []
-    what = f"{llm['LLM_MODEL']} at {llm['LLM_BASE_URL']}" if llm else "the demo model, which says so"
+    model_in_use = f"{llm['LLM_MODEL']} at {llm['LLM_BASE_URL']}" if llm else "demo model (canned replies)"
     if llm is None:
         model_port = free_port()
         demo = await run(Part("model", [*python, "devstack.model", "--port", str(model_port)], env, console))
@@ -194,7 +196,7 @@ async def _start_all(
     worker_env = {
         "BRIDGE_LOG_FORMAT": "console",
         "BRIDGE_FUNCTIONS": FUNCTIONS,
-        "BRIDGE_DRAIN_SECONDS": "2",  # a reply in the making begins again at the next start
+        "BRIDGE_DRAIN_SECONDS": "2",  # an unfinished reply is retried at the next start
         **base,
         **llm,
         "BRIDGE_HEALTH_HOST": "127.0.0.1",
@@ -204,7 +206,7 @@ async def _start_all(
 
     free = _next_free(web_port)
     if free != web_port:
-        console.say(f"port {web_port} is in use, the web app takes {free}")
+        console.say(f"port {web_port} is in use, so the web app uses {free}")
     web_env = {
         **env,
         "VITE_SUPABASE_URL": project["SUPABASE_URL"],
@@ -221,10 +223,10 @@ async def _start_all(
     await _until_ready(web, f"http://127.0.0.1:{free}/")
 
     console.block(
-        ("The chat", f"http://127.0.0.1:{free}"),
+        ("Chat", f"http://127.0.0.1:{free}"),
         ("Supabase", f"{project['SUPABASE_URL']}  ({where})"),
-        ("Model", what),
-        ("", "Ctrl-C stops everything."),
+        ("Model", model_in_use),
+        ("", "Press Ctrl-C to stop."),
     )
     failed = [asyncio.create_task(part.ended()) for part in parts]
     if stack is not None:
@@ -239,14 +241,14 @@ async def _start_all(
 
 
 async def _until_ready(part: Part, url: str, *, any_status: bool = False) -> None:
-    """Wait until the part answers well at this address. Raises `DevstackError` if it ends or takes too long."""
+    """Wait until a program responds at a URL. Raises `DevstackError` if it exits or takes too long."""
     ended = asyncio.create_task(part.ended())
     try:
         async with asyncio.timeout(_READY_SECONDS), aiohttp.ClientSession() as session:
             while not ended.done():
                 with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(url) as answer:
-                        if any_status or answer.status == 200:
+                    async with session.get(url) as response:
+                        if any_status or response.status == 200:
                             return
                 await asyncio.wait((ended,), timeout=0.1)
         raise DevstackError(ended.result())
@@ -258,7 +260,7 @@ async def _until_ready(part: Part, url: str, *, any_status: bool = False) -> Non
 
 
 def _on_signals(stopping: asyncio.Event, parts: Sequence[Part]) -> None:
-    """The first Ctrl-C (SIGTERM, SIGHUP) stops everything in order, a second one kills."""
+    """Stop everything in order on the first Ctrl-C (SIGTERM, SIGHUP), and kill everything on the second."""
 
     def received() -> None:
         if not stopping.is_set():
@@ -266,7 +268,7 @@ def _on_signals(stopping: asyncio.Event, parts: Sequence[Part]) -> None:
             return
         for part in parts:
             part.kill()
-        os._exit(130)  # Postgres, REST and Auth end with us
+        os._exit(130)  # Postgres, REST and Auth end with this process
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, received)
@@ -279,7 +281,7 @@ def _next_free(port: int) -> int:
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", candidate))
                 return candidate
-    raise PortInUse(f"no port from {port} on is free: choose another with --web-port")
+    raise PortInUse(f"ports {port} to {min(port + 49, 65535)} are all in use: choose another with --web-port")
 
 
 def _short(path: Path) -> str:

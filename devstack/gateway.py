@@ -1,7 +1,7 @@
-"""The one front port: the hosted service's paths, handed to the parts behind them.
+"""The HTTP gateway: one port with the paths of the hosted service.
 
-`/rest/v1` and `/auth/v1` go to Lite, which also refuses requests without a valid `apikey`;
-`/realtime/v1` is served in this process. CORS is answered here for all of them.
+`/rest/v1` and `/auth/v1` are proxied to Lite, which rejects requests without a valid `apikey`;
+`/realtime/v1` is served in this process. The gateway answers CORS for all of them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from yarl import URL
 from devstack import DevstackError, PortInUse
 
 HOST = "127.0.0.1"
-_PATIENCE = 120.0  # seconds a proxied request may take; the statement timeouts end it long before
-_LARGEST_BODY = 64 * 1024 * 1024
-_SMALL_BODY = 256 * 1024  # is passed on in one piece; a larger one as it comes
+_PROXY_SECONDS = 120.0  # per request; the statement timeouts are far shorter
+_MAX_BODY_BYTES = 64 * 1024 * 1024
+_BUFFERED_BODY_BYTES = 256 * 1024  # smaller bodies are buffered, larger ones streamed
 
-# Headers that belong to one connection, not to the message (RFC 9110, section 7.6.1).
+# Hop-by-hop headers (RFC 9110, section 7.6.1) and those that the HTTP library sets itself.
 _HOP_BY_HOP = frozenset(
     (
         "connection",
@@ -45,7 +45,7 @@ _EXPOSED = (
 
 
 class Gateway:
-    """The front server. `lite_port` says where Lite listens at this moment, None while it does not."""
+    """The front server. `lite_port` returns the port of Lite, or None while Lite is down."""
 
     def __init__(self, *, port: int, lite_port: Callable[[], int | None]) -> None:
         self.port = port
@@ -57,11 +57,11 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """The base URL, as clients want it."""
+        """The base URL for clients."""
         return f"http://{HOST}:{self.port}"
 
     def reserve(self) -> None:
-        """Take the port, before anything else is begun. Port 0 becomes a free one.
+        """Bind the port before anything else starts. Port 0 becomes a free one.
 
         Raises `PortInUse` if another program has it.
         """
@@ -75,17 +75,17 @@ class Gateway:
             if error.errno != errno.EADDRINUSE:
                 raise DevstackError(f"port {self.port} cannot be used: {error.strerror}") from error
             raise PortInUse(
-                f"port {self.port} is in use: stop what listens there, or choose another with --port"
+                f"port {self.port} is in use: stop the program that uses it, or choose another port with --port"
             ) from error
         self.port = int(self._socket.getsockname()[1])
 
     async def start(self, routes: Iterable[web.AbstractRouteDef] | None = None) -> None:
-        """Listen, with these routes besides our own (without any, the ones of the last start)."""
+        """Listen, serving `routes` as well; without `routes`, those of the last start."""
         if routes is not None:
             self._routes = tuple(routes)
         if self._socket is None:
             self.reserve()
-        app = web.Application(middlewares=(_preflight,), client_max_size=_LARGEST_BODY)
+        app = web.Application(middlewares=(_preflight,), client_max_size=_MAX_BODY_BYTES)
         app.on_response_prepare.append(_allow_every_origin)
         app.add_routes(self._routes)
         for prefix in ("/rest/v1", "/auth/v1"):
@@ -93,7 +93,7 @@ class Gateway:
         app.router.add_route("*", "/{tail:.*}", _unknown)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=_PATIENCE, connect=5),
+            timeout=aiohttp.ClientTimeout(total=_PROXY_SECONDS, connect=5),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -101,15 +101,15 @@ class Gateway:
         await self._runner.setup()
         assert self._socket is not None
         await web.SockSite(self._runner, self._socket).start()
-        self._socket = None  # the server's now
+        self._socket = None  # the server owns it now
 
     async def stop(self) -> None:
         """Close the port and every connection; a second call does nothing."""
         runner, self._runner = self._runner, None
         session, self._session = self._session, None
-        port, self._socket = self._socket, None
-        if port is not None:  # reserved, but never listened on
-            port.close()
+        reserved, self._socket = self._socket, None
+        if reserved is not None:
+            reserved.close()
         if runner is not None:
             await runner.cleanup()
         if session is not None:
@@ -124,7 +124,7 @@ class Gateway:
         )
         body: bytes | aiohttp.StreamReader | None = None
         if request.can_read_body:
-            small = (request.content_length or _SMALL_BODY) < _SMALL_BODY
+            small = (request.content_length or _BUFFERED_BODY_BYTES) < _BUFFERED_BODY_BYTES
             body = await request.read() if small else request.content
         target = f"http://{HOST}:{port}{request.raw_path}"
         response: web.StreamResponse | None = None
@@ -136,28 +136,28 @@ class Gateway:
                 data=body,
                 allow_redirects=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            ) as answer:
-                length = answer.content_length
+            ) as upstream:
+                length = upstream.content_length
                 own = CIMultiDict(
-                    (name, value) for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP
+                    (name, value) for name, value in upstream.headers.items() if name.lower() not in _HOP_BY_HOP
                 )
-                if length is not None or request.method == "HEAD" or answer.status in (204, 304):
-                    return web.Response(status=answer.status, headers=own, body=await answer.read() or None)
-                response = web.StreamResponse(status=answer.status, headers=own)
+                if length is not None or request.method == "HEAD" or upstream.status in (204, 304):
+                    return web.Response(status=upstream.status, headers=own, body=await upstream.read() or None)
+                response = web.StreamResponse(status=upstream.status, headers=own)
                 await response.prepare(request)
-                async for chunk in answer.content.iter_any():
+                async for chunk in upstream.content.iter_any():
                     await response.write(chunk)
                 await response.write_eof()
                 return response
         except (aiohttp.ClientError, TimeoutError):
-            if response is not None:  # too late for another answer: the client sees a cut one
+            if response is not None:  # headers are sent: all we can do is cut the response short
                 raise
             return _unavailable()
 
 
 @web.middleware
 async def _preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer what a browser asks before a request to another origin."""
+    """Answer CORS preflight requests."""
     if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
         wanted = request.headers.get("Access-Control-Request-Headers", "*")
         return web.Response(
@@ -182,4 +182,4 @@ async def _unknown(_: web.Request) -> web.Response:
 
 
 def _unavailable() -> web.Response:
-    return web.json_response({"message": "REST and Auth are not running at this moment"}, status=503)
+    return web.json_response({"message": "REST and Auth are not running; try again in a moment"}, status=503)

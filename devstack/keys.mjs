@@ -1,4 +1,4 @@
-// API keys of the hosted service: the two opaque ones, and the legacy ones, which are tokens. Used by lite.mjs.
+// Checks API keys: the opaque publishable and secret keys, and legacy keys, which are JWTs. Used by lite.mjs.
 
 import { createHmac, timingSafeEqual } from "node:crypto";
 
@@ -9,7 +9,7 @@ const same = (one, other) => {
   return timingSafeEqual(digest(one), digest(other));
 };
 
-/** Who holds an API key: the two opaque ones, or a legacy one, which is a token with a role. */
+/** Returns a function that maps an API key to its type and claims, or null for an unknown key. */
 export function keyHolder({ publishableKey, secretKey, jwtSecret }) {
   const secret = new TextEncoder().encode(jwtSecret);
   return async (key) => {
@@ -20,13 +20,13 @@ export function keyHolder({ publishableKey, secretKey, jwtSecret }) {
       if (payload.role === "anon") return { type: "publishable", claims: payload };
       if (payload.role === "service_role") return { type: "secret", claims: payload };
     } catch {
-      // not one of our tokens
+      // not a token signed with our secret
     }
     return null;
   };
 }
 
-/** The request as the hosted gateway hands it to Auth: with a token of the key's role where there is but the key. */
+/** Returns a function that, like the hosted gateway, adds a token of the key's role to a request that has only the key. */
 export function keyAsToken({ publishableKey, secretKey, jwtSecret }) {
   const secret = new TextEncoder().encode(jwtSecret);
   return async (request) => {

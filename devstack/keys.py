@@ -1,4 +1,4 @@
-"""The secrets of one data folder: made at its first start, kept in a file only its owner can read."""
+"""The secrets of a data folder: generated on first start and stored in a file only its owner can read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from devstack import DevstackError
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """API keys as the hosted service gives them out, the JWT secret, and a password for each login role."""
+    """API keys in the hosted format, the JWT secret, and a password for each login role."""
 
     publishable_key: str
     secret_key: str
@@ -25,21 +25,21 @@ class Keys:
 
     @property
     def passwords(self) -> dict[str, str]:
-        """The login roles and their passwords."""
+        """Passwords by login role."""
         return {
             role: getattr(self, role) for role in ("supabase_admin", "supabase_auth_admin", "authenticator", "postgres")
         }
 
 
 def load(file: Path) -> Keys:
-    """Read the keys, or make them if the file is not there. Raises `DevstackError` if it is damaged."""
+    """Read the keys, or generate them if the file does not exist. Raises `DevstackError` if it is damaged."""
     try:
         values = json.loads(file.read_text())
         return Keys(**{field.name: str(values[field.name]) for field in fields(Keys)})
     except FileNotFoundError:
         return _make(file)
     except (ValueError, KeyError, TypeError) as error:
-        raise DevstackError(f"{file} is damaged: remove the folder {file.parent} to begin anew") from error
+        raise DevstackError(f"{file} is damaged: delete the folder {file.parent} to start over") from error
 
 
 def _make(file: Path) -> Keys:
@@ -52,7 +52,7 @@ def _make(file: Path) -> Keys:
         authenticator=secrets.token_hex(16),
         postgres=secrets.token_hex(16),
     )
-    # A rename makes it whole or absent: a start that is killed here leaves no half file.
+    # Written to a draft and renamed, so that a killed start leaves no partial file.
     draft = file.with_suffix(".new")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

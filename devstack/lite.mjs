@@ -1,9 +1,9 @@
-// REST and Auth: @supabase/lite 0.10.0 on Postgres, mended from outside where it differs from
-// PostgREST and GoTrue in something that matters to us. Started by lite.py, which sends
-//   1. one line of JSON: {rest, auth, reader: connection URLs, publishableKey, secretKey, jwtSecret}
-//   2. lines "reload": the schema is read again
-// on stdin, and reads one line of JSON for each on stdout. The end of stdin ends the process, so it
-// cannot outlive its parent. Everything Lite prints goes to stderr.
+// REST and Auth: @supabase/lite 0.10.0 on Postgres, patched from outside where it differs from
+// PostgREST and GoTrue in ways that matter to this project. lite.py starts it and writes to stdin:
+//   1. one line of JSON: {rest, auth, reader: connection URLs, publishableKey, secretKey, jwtSecret, siteUrl}
+//   2. a line "reload" whenever the schema has to be read again
+// It gets one line of JSON on stdout for each. The process exits when stdin closes, so it cannot
+// outlive its parent. Everything Lite prints goes to stderr.
 
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -15,7 +15,7 @@ import postgres from "postgres";
 
 import { userAdmin } from "./admin.mjs";
 import { keyAsToken, keyHolder } from "./keys.mjs";
-import { wholeTokens } from "./tokens.mjs";
+import { completeTokens } from "./tokens.mjs";
 import { types } from "./values.mjs";
 
 const POOL = 10; // PostgREST's default
@@ -26,7 +26,7 @@ for (const name of ["log", "info", "warn", "error", "debug"]) {
   console[name] = (...parts) => process.stderr.write(`${parts.map(oneLine).join(" ")}\n`);
 }
 
-// postgres 3.4.9 rejects promises that nobody holds when a connection is lost in the wrong moment.
+// postgres 3.4.9 leaves unhandled rejections when a connection is lost at the wrong moment.
 process.on("unhandledRejection", (error) => console.error("unhandled:", error));
 
 function oneLine(part) {
@@ -39,19 +39,19 @@ function connect(url, max) {
     url,
     postgresOptions: { max, types, connect_timeout: CONNECT_SECONDS, backoff: RETRY_SECONDS, onnotice: () => {} },
   });
-  // Lite would define auth.uid() and its like here, by older rules than the hosted service's
-  // (auth.sql has them), and would grant everything on every table with RLS to everybody.
+  // Lite would define outdated versions of auth.uid() and the like here (auth.sql has the hosted
+  // ones), and would grant every role everything on every table with RLS.
   connection.config.baseSchema = "";
   connection.rlsState = "active";
   return connection;
 }
 
-// --- the schema, and what belongs to it ----------------------------------------------------------
+// --- the schema ----------------------------------------------------------------------------------
 
-/** The schema as Lite wants it, with the settings of roles and of functions that PostgREST applies. */
+/** Reads the schema in Lite's format, and the role and function settings that PostgREST applies. */
 async function readSchema(reader) {
   const tables = await reader.introspect();
-  if (tables.functions === undefined) throw new Error("the schema cannot be read"); // it hides errors
+  if (tables.functions === undefined) throw new Error("the schema cannot be read"); // introspect() hides the error
   const roles = await reader.driver`
     select rolname as name, split_part(setting, '=', 1) as key, substr(setting, strpos(setting, '=') + 1) as value
     from pg_catalog.pg_roles, unnest(rolconfig) as setting
@@ -84,7 +84,7 @@ class Schema {
     this.#reader = reader;
   }
 
-  /** What the last reading found; everybody who asks meanwhile shares one reading. */
+  /** Returns the schema; concurrent callers share one read. */
   get() {
     const read = (this.#read ??= readSchema(this.#reader));
     read.catch(() => this.#read === read && this.forget());
@@ -96,7 +96,7 @@ class Schema {
   }
 }
 
-/** Call `changed` when somebody announces it, and after each time that nobody could be heard. */
+/** Calls `changed` on each notification that the schema has changed, and after each (re)connection. */
 async function listen(url, changed) {
   for (;;) {
     let lost;
@@ -125,17 +125,17 @@ async function listen(url, changed) {
 
 // --- errors --------------------------------------------------------------------------------------
 
-// The status PostgREST 14 gives an SQLSTATE: the longest beginning counts, anything else is a 400.
+// The status that PostgREST 14 gives an SQLSTATE: the longest matching prefix wins, the default is 400.
 const STATUS = {
   "08": 503, "09": 500, "0L": 403, "0P": 403, 21000: 500, 23503: 409, 23505: 409, 25: 500, 25006: 405, 28: 403,
   "2D": 500, 38: 500, 39: 500, "3B": 500, 40: 500, 42883: 404, "42P01": 404, "42P17": 500, 53: 503, 53400: 500,
   54: 500, 55: 500, 57: 500, "57P01": 503, 58: 500, F0: 500, HV: 500, P0: 500, P0001: 400, XX: 500,
 };
-// Lite answers these as PostgREST does; 42501 depends on who asked, 42703 and 42P01 on the query.
+// Lite handles these as PostgREST does; 42501 depends on the caller, 42703 and 42P01 on the query.
 const LEFT_TO_LITE = /^(42501|42703|42883|42P01|PGRST|PT...)$/;
 
-/** An error in the shape that Lite passes on to the client as it is. */
-function answer(status, { code, message, detail = null, hint = null }) {
+/** Returns an error in the form that Lite passes to the client unchanged. */
+function responseError(status, { code, message, detail = null, hint = null }) {
   return Object.assign(new Error(JSON.stringify({ code, message, details: detail, hint })), {
     code: "PGRST",
     detail: JSON.stringify({ status, headers: {} }),
@@ -146,10 +146,10 @@ function asPostgrest(error) {
   const code = error?.code;
   if (typeof code !== "string" || LEFT_TO_LITE.test(code)) return error;
   if (/^(CONNECT|CONNECTION_|E[A-Z]+$)/.test(code)) {
-    return answer(503, { code: "PGRST001", message: "Database client error. Retrying the connection." });
+    return responseError(503, { code: "PGRST001", message: "Database client error. Retrying the connection." });
   }
   if (!/^[0-9A-Z]{5}$/.test(code)) return error;
-  return answer(STATUS[code] ?? STATUS[code.slice(0, 2)] ?? 400, error);
+  return responseError(STATUS[code] ?? STATUS[code.slice(0, 2)] ?? 400, error);
 }
 
 // --- REST ----------------------------------------------------------------------------------------
@@ -160,8 +160,8 @@ function encode(values, name, times) {
 }
 
 /**
- * What `columns` names and a row lacks is null, unless the default is preferred. Lite takes the default always, and
- * answers null for it, but not where `columns` has no length.
+ * Sets columns that `columns` lists and a row lacks to null, unless the request prefers defaults. Lite always uses the
+ * default but returns null for it, except where `columns` has no length (a Set).
  */
 function fillMissing({ values, $meta: meta }) {
   if (!values || !meta?.columns) return;
@@ -171,7 +171,7 @@ function fillMissing({ values, $meta: meta }) {
   meta.columns = new Set(meta.columns);
 }
 
-/** Ends a transaction whose answer is an error: PostgREST keeps nothing of such a request. */
+/** Rolls back a transaction whose response is an error, as PostgREST does. */
 class Refused extends Error {
   constructor(response) {
     super("refused");
@@ -181,7 +181,7 @@ class Refused extends Error {
 
 const SET_ALL = "select set_config(key, value, true) from json_each_text($1::text::json)";
 
-/** A statement as Kysely compiles it. */
+/** Returns a statement in Kysely's compiled form. */
 const raw = (text, ...parameters) => ({
   query: { kind: "RawNode", sqlFragments: [text], parameters: [] },
   queryId: { queryId: text },
@@ -189,7 +189,7 @@ const raw = (text, ...parameters) => ({
   parameters,
 });
 
-/** Lite names the arguments of a function without quotes, so that keywords and capitals would not do. */
+/** Quotes function argument names, which Lite does not: keywords and capitals would fail. */
 const quotedArguments = {
   transformQuery: ({ node }) => quoteArguments(node),
   transformResult: async ({ result }) => result,
@@ -210,14 +210,14 @@ function restConnection(url, schema) {
   const connection = connect(url, POOL);
   connection.kysely = connection.kysely.withPlugin(quotedArguments);
   let pool = { driver: connection.driver, kysely: connection.kysely, requests: 0 };
-  // A pool that ends while a request waits for one of its connections leaves that request waiting.
-  const endIfIdle = (one) => {
-    if (one !== pool && one.requests === 0) one.driver.end().catch((error) => console.error(error));
+  // Ending a pool while a request waits for a connection would leave that request hanging.
+  const endIfIdle = (old) => {
+    if (old !== pool && old.requests === 0) old.driver.end().catch((error) => console.error(error));
   };
   connection.introspect = async () => (await schema.get()).tables;
   connection.normalizeDbError = asPostgrest;
-  // Lite takes a JSON string in a request's body for the text of a JSON value, for a column even
-  // twice, and a boolean for one of SQL: both are encoded once more as an argument, twice in a row.
+  // Lite parses a JSON string in a request body as JSON text (twice for a column) and treats a boolean
+  // as an SQL boolean. To undo that, both are encoded once more in arguments and twice more in rows.
   const asPostgres = connection.onPostgrestAST.bind(connection);
   connection.onPostgrestAST = async (request, context) => {
     const { tables, jsonColumns } = await schema.get();
@@ -233,8 +233,8 @@ function restConnection(url, schema) {
     }
     return asPostgres(request, context);
   };
-  // Lite sets role and claims in up to ten statements and no timeout; PostgREST in one, with the
-  // settings of the role and the statement_timeout of the function that is called.
+  // Lite sets role and claims in up to ten statements and no timeout. PostgREST uses one statement,
+  // and adds the role's settings and the called function's statement_timeout.
   connection.withContext = async (context, work, options) => {
     const { roles, functions } = await schema.get();
     const role = context?.auth?.role ?? "anon";
@@ -270,7 +270,7 @@ function restConnection(url, schema) {
       endIfIdle(mine);
     }
   };
-  /** Begin a new pool: prepared statements of the old one may not fit the changed schema. */
+  /** Replaces the pool: prepared statements of the old one may not match the changed schema. */
   connection.renew = () => {
     const old = pool;
     const { driver, kysely: plain } = connect(url, POOL);
@@ -284,10 +284,10 @@ function restConnection(url, schema) {
 
 // --- the server ----------------------------------------------------------------------------------
 
-// In the REST app nothing looks a token's user up: PostgREST takes a valid token as it is.
-const anybody = { repo: { findUserById: async () => true, findSessionById: async () => true } };
-const unknownAuth = async (context, next) => {
-  context.set("authService", anybody);
+// PostgREST accepts any valid token without looking up its user, so the REST app must not either.
+const acceptAnyUser = { repo: { findUserById: async () => true, findSessionById: async () => true } };
+const skipUserLookup = async (context, next) => {
+  context.set("authService", acceptAnyUser);
   await next();
 };
 
@@ -304,13 +304,14 @@ async function start(config) {
     ...common,
     connection: rest,
     auth: { enabled: false, jwt_secret: config.jwtSecret },
-    // The hosted service loads safeupdate for whoever comes over REST.
+    // The hosted service loads safeupdate for REST.
     api: { enabled: true, schemas: ["public"], max_rows: 1000, pg_safe_update: true },
-    options: { server: { ...server, middlewares: [unknownAuth] } },
+    options: { server: { ...server, middlewares: [skipUserLookup] } },
   });
   const auth = connect(config.auth, 4);
   const { jwtSecret, siteUrl } = config;
-  const authMiddlewares = [userAdmin({ jwtSecret, sql: auth.driver }), wholeTokens({ jwtSecret, siteUrl, sql: auth.driver })];
+  const sql = auth.driver;
+  const authMiddlewares = [userAdmin({ jwtSecret, sql }), completeTokens({ jwtSecret, siteUrl, sql })];
   const authApp = new App({
     ...common,
     connection: auth,
@@ -330,7 +331,7 @@ async function start(config) {
   await authApp.init();
   await authApp.ensureSystemSchema();
   const [{ users }] = await reader.driver`select to_regclass('auth.users') is not null as users`;
-  if (!users) throw new Error("the tables of auth could not be made"); // Lite hides why
+  if (!users) throw new Error("the tables of auth could not be created"); // Lite hides the reason
 
   const changed = () => {
     schema.forget();
@@ -352,8 +353,8 @@ async function start(config) {
   };
   const port = await new Promise((resolve, reject) => {
     const listening = serve({ fetch, port: 0, hostname: "127.0.0.1" }, (address) => resolve(address.port));
-    // The gateway keeps its connections and closes the idle ones: if both did, one could close
-    // what the other is about to use.
+    // The gateway closes idle connections; if both sides did, one could close a connection that the
+    // other is about to use.
     listening.keepAliveTimeout = 0;
     listening.on("error", reject);
   });
@@ -362,23 +363,23 @@ async function start(config) {
 
 const lines = createInterface({ input: process.stdin });
 lines.on("close", () => process.exit(0));
-const tell = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
+const respond = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 let running;
-let turn = Promise.resolve();
+let queue = Promise.resolve(); // one line at a time
 lines.on("line", (line) => {
-  turn = turn.then(async () => {
+  queue = queue.then(async () => {
     try {
       if (!running) {
         running = await start(JSON.parse(line));
-        tell({ port: running.port });
+        respond({ port: running.port });
       } else {
         running.changed();
         await running.schema.get();
-        tell({ reloaded: true });
+        respond({ reloaded: true });
       }
     } catch (error) {
       console.error(error?.stack ?? error);
-      tell({ error: oneLine(error) });
+      respond({ error: oneLine(error) });
     }
   });
 });

@@ -13,7 +13,7 @@ from typing import Any
 
 from devstack import DevstackError
 from devstack.node import node
-from devstack.process import before_exec, end, last_lines, open_log
+from devstack.process import before_exec, end, last_lines, open_log, running_pid
 
 _SCRIPT = Path(__file__).with_name("lite.mjs")
 _START_SECONDS = 60.0
@@ -21,10 +21,10 @@ _RELOAD_SECONDS = 30.0
 
 
 class Lite:
-    """A server that can be started and stopped again; its port (127.0.0.1) is another at each start.
+    """The REST and Auth server. It can be stopped and restarted; each start picks a new port on 127.0.0.1.
 
-    It ends when its stdin does, so it cannot outlive us. `fast_passwords` makes password hashes
-    cheap, for tests that sign up many users.
+    It exits when its stdin closes, so it cannot outlive this process. `fast_passwords` makes
+    password hashing cheap, for tests that sign up many users.
     """
 
     def __init__(self, *, log: Path, fast_passwords: bool = False) -> None:
@@ -37,12 +37,11 @@ class Lite:
 
     @property
     def pid(self) -> int | None:
-        """Node's process id while it runs."""
-        running = self._process is not None and self._process.returncode is None
-        return self._process.pid if running and self._process else None
+        """The process id of Node while it runs."""
+        return running_pid(self._process)
 
     async def load(self) -> None:
-        """Start Node, which then loads its modules and waits for `start`. Saves the time, no more."""
+        """Start Node and let it load its modules ahead of `start`, to save time. Optional."""
         if self._process is not None:
             return
         if not (_SCRIPT.parents[1] / "node_modules" / "@supabase" / "lite").is_dir():
@@ -68,18 +67,19 @@ class Lite:
             os.close(log)
 
     async def start(self, config: Mapping[str, str] | None = None) -> None:
-        """Start the server: `config` is what lite.mjs wants first; without one, the last one again.
+        """Start the server; return once it listens and the tables of `auth` exist.
 
-        Returns when it listens and the tables of `auth` are there. Raises `DevstackError` if not.
+        `config` is the first line for lite.mjs; without it, the last one is used again.
+        Raises `DevstackError` if the server does not start.
         """
         self._config = config or self._config
         await self.load()
-        told = await self._ask(json.dumps(dict(self._config)), _START_SECONDS)
-        self.port = int(told["port"])
+        started = await self._request(json.dumps(dict(self._config)), _START_SECONDS)
+        self.port = int(started["port"])
 
     async def reload(self) -> None:
-        """Have the schema read again; returns when it is. Raises `DevstackError` if it cannot be."""
-        await self._ask("reload", _RELOAD_SECONDS)
+        """Reload the database schema. Raises `DevstackError` on failure."""
+        await self._request("reload", _RELOAD_SECONDS)
 
     async def stop(self) -> None:
         """Stop the server; a second call does nothing."""
@@ -97,18 +97,18 @@ class Lite:
             await end(process, (signal.SIGTERM, 2.0))
 
     async def ended(self) -> str:
-        """Wait until the server ends without having been stopped; return why, in one line."""
+        """Wait until the server exits without `stop`; return the reason, in one line."""
         while True:
             await self._running.wait()
             process = self._process
             if process is not None:
                 await process.wait()
-                if self._process is process:  # else it was stopped on purpose, and perhaps another one runs
+                if self._process is process:  # otherwise it was stopped, and may have been restarted
                     break
-        return f"REST and Auth ended unexpectedly ({self._log}): {last_lines(self._log)}"
+        return f"REST and Auth exited unexpectedly ({self._log}): {last_lines(self._log)}"
 
-    async def _ask(self, line: str, seconds: float) -> dict[str, Any]:
-        """Send a line, return the answer. Raises `DevstackError` if there is none or it is an error."""
+    async def _request(self, line: str, seconds: float) -> dict[str, Any]:
+        """Send a line and return the response. Raises `DevstackError` on an error or a timeout."""
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise DevstackError("REST and Auth are not running")
@@ -116,12 +116,12 @@ class Lite:
             async with asyncio.timeout(seconds):
                 process.stdin.write(line.encode() + b"\n")
                 await process.stdin.drain()
-                answer = await process.stdout.readline()
+                raw = await process.stdout.readline()
         except (TimeoutError, ConnectionError):
-            answer = b""
-        told = json.loads(answer) if answer else {"error": last_lines(self._log) or "no answer"}
-        if "error" in told:
+            raw = b""
+        response = json.loads(raw) if raw else {"error": last_lines(self._log) or "no response"}
+        if "error" in response:
             await self.stop()
-            raise DevstackError(f"REST and Auth did not start ({self._log}): {told['error']}")
-        assert isinstance(told, dict)
-        return told
+            raise DevstackError(f"REST and Auth did not start ({self._log}): {response['error']}")
+        assert isinstance(response, dict)
+        return response

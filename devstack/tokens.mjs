@@ -1,28 +1,27 @@
-// Access tokens with the claims that the hosted Auth gives them, which policies read by auth.jwt(): Lite's have but a
-// part of them. Used by lite.mjs.
+// Adds the claims of hosted access tokens that Lite's tokens lack; policies read them with auth.jwt(). Used by lite.mjs.
 
 import { SignJWT, decodeJwt } from "jose";
 
-/** A middleware of Lite's Auth: what it answers with an access token gets a whole one. `sql` may read the schema auth. */
-export function wholeTokens({ jwtSecret, siteUrl, sql }) {
+/** Middleware for Lite's Auth that completes the access token in a response. `sql` must be able to read schema auth. */
+export function completeTokens({ jwtSecret, siteUrl, sql }) {
   const secret = new TextEncoder().encode(jwtSecret);
   return async (context, next) => {
     await next();
-    const answer = context.res;
-    if (answer.status !== 200 || !answer.headers.get("content-type")?.startsWith("application/json")) return;
-    const body = await answer.clone().json();
+    const response = context.res;
+    if (response.status !== 200 || !response.headers.get("content-type")?.startsWith("application/json")) return;
+    const body = await response.clone().json();
     if (typeof body?.access_token !== "string" || !body.user) return;
     const claims = decodeJwt(body.access_token);
     const [session] = await sql`select created_at from auth.sessions where id = ${claims.session_id}`;
     const signedIn = Math.floor(Date.parse(session?.created_at ?? new Date()) / 1000);
     const { phone, app_metadata, user_metadata, is_anonymous } = body.user;
-    const whole = {
+    const complete = {
       ...{ ...claims, iss: `${siteUrl}/auth/v1`, phone: phone ?? "", app_metadata, user_metadata },
       ...{ aal: "aal1", amr: [{ method: "password", timestamp: signedIn }], is_anonymous: is_anonymous ?? false },
     };
-    const token = await new SignJWT(whole).setProtectedHeader({ alg: "HS256", typ: "JWT" }).sign(secret);
-    context.res = undefined; // else its headers would be joined
-    context.res = Response.json({ ...body, access_token: token }, { headers: withoutLength(answer.headers) });
+    const token = await new SignJWT(complete).setProtectedHeader({ alg: "HS256", typ: "JWT" }).sign(secret);
+    context.res = undefined; // otherwise Hono merges the old headers into the new response
+    context.res = Response.json({ ...body, access_token: token }, { headers: withoutLength(response.headers) });
   };
 }
 

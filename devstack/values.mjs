@@ -1,15 +1,14 @@
-// How values of Postgres and those of JSON become each other, where the driver would do it otherwise than PostgREST.
-// Used by lite.mjs.
+// Converts between Postgres and JSON values where the driver's conversion differs from PostgREST's. Used by lite.mjs.
 
-// Lite hands out timestamps in Postgres' own notation; PostgREST in ISO 8601.
+// Lite returns timestamps in Postgres' notation; PostgREST returns ISO 8601.
 const iso = (text) => text.replace(" ", "T").replace(/([+-]\d\d)$/, "$1:00");
-// Lite encodes some JSON values itself and leaves others to the driver, which then encodes twice.
+// Lite encodes some JSON values itself; the driver would encode those a second time.
 const json = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 const same = (value) => value;
-/** The driver would leave it a text. `NaN` and the infinities are no numbers of JSON. */
+/** The driver would return a string. `NaN` and the infinities stay strings: JSON has no such numbers. */
 const numeric = (text) => (Number.isFinite(Number(text)) ? Number(text) : text);
 
-/** The items of an array in Postgres' notation; the driver would make the text "NULL" of null. */
+/** Parses a Postgres array literal; the driver would turn null into the string "NULL". */
 function items(text) {
   const stack = [[]];
   for (const [, opens, closes, quoted, bare] of text.matchAll(/(\{)|(\})|"((?:[^"\\]|\\.)*)"|([^,{}"]+)/gs)) {
@@ -25,7 +24,7 @@ const quote = (value) => (value === null ? "NULL" : `"${String(value).replace(/[
 const list = (value) =>
   Array.isArray(value) ? `{${value.map((item) => (Array.isArray(item) ? list(item) : quote(item)))}}` : value;
 
-/** Types of the driver, by their numbers in `pg_type`. */
+/** Type handlers for the driver, by OID. */
 export const types = {
   timestamp: { to: 1114, from: [1114], serialize: same, parse: iso },
   timestamptz: { to: 1184, from: [1184], serialize: same, parse: iso },

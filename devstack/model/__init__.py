@@ -1,13 +1,11 @@
-"""A demo model: OpenAI's streaming chat completions, without a model, a key or a bill.
+"""A demo model: an OpenAI-compatible server with canned replies, free and without an API key.
 
-It answers by keyword about this project, writes a small code file when it is asked for code, compares what it is asked
-to compare, and can be told by a directive in the last user message to be slow, busy, broken or precise, which is how
-tests and benchmarks steer it.
+    python -m devstack.model --port 54330          on the command line
+    async with ModelServer() as server: ...        in tests; `server.url` is the base URL
 
-    python -m devstack.model --port 54330          for people
-    async with ModelServer() as server: ...        for tests; `server.url` is the base URL
-
-Directives are described in `devstack.model.script`, and by `python -m devstack.model --help`.
+It answers questions about this project by keyword, writes small code files and compares options. Tests and benchmarks
+control it with directives in the last user message, which can make a reply slow, failing or exact; see
+`devstack.model.script` or `python -m devstack.model --help`.
 """
 
 from .script import Script, read_script

@@ -1,4 +1,4 @@
-"""`python -m devstack.model`: serve the demo model until it is told to stop."""
+"""`python -m devstack.model`: serve the demo model until it is stopped."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .server import ModelServer
 
 
 async def serve(port: int, first: float, delay: float) -> int:
-    """Serve until SIGTERM or SIGINT. Give the exit code: 0, or 2 if the port cannot be had."""
+    """Serve until SIGTERM or SIGINT. Return the exit code: 0, or 2 if the port cannot be used."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     try:
         async with ModelServer(port=port, first=first, delay=delay) as server:
-            print(f"The demo model answers at {server.url}", flush=True)
+            print(f"The demo model is ready at {server.url}", flush=True)
             await stop.wait()
     except OSError as error:
         reason = error.strerror or str(error)
@@ -29,18 +29,20 @@ async def serve(port: int, first: float, delay: float) -> int:
 
 
 def main() -> int:
-    """Read the command line and serve."""
+    """Parse the command line and serve."""
     parser = argparse.ArgumentParser(
         prog="python -m devstack.model",
-        description="Serve a demo model that speaks OpenAI's streaming chat completions, on loopback.",
+        description="Serve a demo model with an OpenAI-compatible API on 127.0.0.1.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=54330, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=54330, help="0 picks a free port (default: %(default)s)")
     parser.add_argument(
         "--first", type=float, default=0.15, help="seconds before the first token (default: %(default)s)"
     )
-    parser.add_argument("--rate", type=float, default=60.0, help="tokens a second; 0: as fast as it goes")
+    parser.add_argument(
+        "--rate", type=float, default=60.0, help="tokens per second, 0 for no limit (default: %(default)s)"
+    )
     options = parser.parse_args()
     delay = 1 / options.rate if options.rate > 0 else 0.0
     return asyncio.run(serve(options.port, options.first, delay))

@@ -1,4 +1,4 @@
-"""The demo model's small stock of code files."""
+"""The demo model's sample code files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 
 class File(TypedDict):
-    """A file as the function `Code` wants it."""
+    """A file in the output of the function `Code`."""
 
     path: str
     content: str
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 
 def fibonacci() -> Iterator[int]:
-    """Yield 0, 1, 1, 2, 3, 5 … without end."""
+    """Yield 0, 1, 1, 2, 3, 5 and so on, forever."""
     a, b = 0, 1
     while True:
         yield a
@@ -32,7 +32,7 @@ if __name__ == "__main__":
     for number, _ in zip(fibonacci(), range(10)):
         print(number)
 ''',
-    "javascript": """// Yields 0, 1, 1, 2, 3, 5 … without end.
+    "javascript": """// Yields 0, 1, 1, 2, 3, 5 and so on, forever.
 export function* fibonacci() {
   let [a, b] = [0, 1];
   for (;;) {
@@ -47,7 +47,7 @@ _FIZZBUZZ = {
 
 
 def fizzbuzz(n: int) -> str:
-    """Give Fizz for multiples of 3, Buzz for those of 5, both for those of 15, else the number."""
+    """Return Fizz for multiples of 3, Buzz for multiples of 5, FizzBuzz for both, otherwise the number."""
     return ("Fizz" * (n % 3 == 0) + "Buzz" * (n % 5 == 0)) or str(n)
 
 
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     for n in range(1, 101):
         print(fizzbuzz(n))
 ''',
-    "javascript": """// Fizz for multiples of 3, Buzz for those of 5, both for those of 15, else the number.
+    "javascript": """// Fizz for multiples of 3, Buzz for multiples of 5, FizzBuzz for both, otherwise the number.
 export function fizzbuzz(n) {
   return (n % 3 ? "" : "Fizz") + (n % 5 ? "" : "Buzz") || String(n);
 }
@@ -66,20 +66,20 @@ _HELLO = {
 
 
 def hello(name: str = "world") -> str:
-    """Greet somebody."""
+    """Return a greeting."""
     return f"Hello, {name}!"
 
 
 if __name__ == "__main__":
     print(hello())
 ''',
-    "javascript": """// Greets somebody.
+    "javascript": """// Returns a greeting.
 export function hello(name = "world") {
   return `Hello, ${name}!`;
 }
 """,
 }
-_TABLE = """-- Notes, each visible to its owner alone.
+_TABLE = """-- Notes that only their owner can read and write.
 create table public.notes (
   id uuid primary key default gen_random_uuid(),
   user_id uuid not null default auth.uid() references auth.users on delete cascade,
@@ -89,31 +89,36 @@ create table public.notes (
 
 alter table public.notes enable row level security;
 
-create policy "owners read and write" on public.notes
+create policy "owners can read and write" on public.notes
   for all to authenticated
   using (user_id = (select auth.uid()))
   with check (user_id = (select auth.uid()));
 """
-_STOCK = (("fibonacci", _FIBONACCI), ("fizzbuzz", _FIZZBUZZ), ("hello", _HELLO))
+_SAMPLES = (("fibonacci", _FIBONACCI), ("fizzbuzz", _FIZZBUZZ), ("hello", _HELLO))
 _ENDING = {"python": "py", "javascript": "js"}
 _COMMENT = {"py": "#", "sh": "#", "yaml": "#", "toml": "#", "sql": "--", "js": "//", "ts": "//", "tsx": "//"}
-_GIVEN = re.compile(r'<file path="([^"]+)">\n(.*?)\n?</file>', re.S)
+_EXISTING = re.compile(r'<file path="([^"]+)">\n(.*?)\n?</file>', re.S)
 
 
 def write(request: str, system: str) -> dict[str, Any]:
-    """Answer a request for code: what `Code` promises, `reply` and `files`.
+    """Return the output of the function `Code`, `reply` and `files`.
 
-    A file of the session (`<file path="…">` in the system prompt) that the request names is changed; else one is made.
+    If the request names a file of the session (`<file path="…">` in the system prompt), that file is changed;
+    otherwise a new one is written.
     """
-    for path, content in _GIVEN.findall(system):
+    for path, content in _EXISTING.findall(system):
         if path in request:
             return _changed(path, content, request)
     if not re.search(r"\w", request) or re.match(r"^\W*(hi|hello|hey|thanks?|thank you)\W*$", request, re.I):
-        return {"reply": "The demo model here. Ask me for a function, a script or a table.", "files": []}
+        return {
+            "reply": "Hi, I'm the demo model. Ask me for a small piece of code, such as *FizzBuzz in JavaScript* or "
+            "*a table for notes*.",
+            "files": [],
+        }
     file = _file(request)
     reply = (
-        f"I wrote `{file['path']}`. I am the demo model, so it comes from a small stock and not from thought; with a "
-        "real model this is where your code would appear."
+        f"Here's `{file['path']}`. I'm the demo model, so this is one of a few samples I have on hand. "
+        "A real model would write the code you asked for."
     )
     return {"reply": reply, "files": [file]}
 
@@ -121,10 +126,13 @@ def write(request: str, system: str) -> dict[str, Any]:
 def _changed(path: str, content: str, request: str) -> dict[str, Any]:
     ending = path.rpartition(".")[2]
     mark = _COMMENT.get(ending, "#")
-    asked = " ".join(request.split())[:120]
-    new = f"{content.rstrip()}\n\n{mark} Asked of the demo model: {asked}\n"
+    summary = " ".join(request.split())[:120]
+    new = f"{content.rstrip()}\n\n{mark} Requested change (demo model): {summary}\n"
     language = {"py": "python", "js": "javascript", "ts": "typescript"}.get(ending, ending)
-    reply = f"I added a line to the end of `{path}`. The demo model can do no more than that."
+    reply = (
+        f"I added your request as a comment at the end of `{path}`. "
+        "I'm the demo model, so that's the only edit I can make."
+    )
     return {"reply": reply, "files": [{"path": path, "content": new, "language": language}]}
 
 
@@ -133,7 +141,7 @@ def _file(request: str) -> File:
         return {"path": "notes.sql", "content": _TABLE, "language": "sql"}
     script = re.search(r"\b(java ?script|js|node|type ?script|react)\b", request, re.I)
     language = "javascript" if script else "python"
-    for name, versions in _STOCK:
+    for name, versions in _SAMPLES:
         if re.search(rf"\b{name}", request, re.I):
             return {
                 "path": f"{name}.{_ENDING[language]}",

@@ -1,4 +1,4 @@
-"""The demo model's comparisons: a small stock of things, and the names that it is asked about."""
+"""The demo model's comparisons: a few sample options, and placeholders for any others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 
 class Option(TypedDict):
-    """A row as the function `Compare` wants it."""
+    """A row in the output of the function `Compare`."""
 
     name: str
     price: float | None
@@ -16,41 +16,41 @@ class Option(TypedDict):
     verdict: str
 
 
-_STOCK: tuple[Option, ...] = (
+_SAMPLES: tuple[Option, ...] = (
     {
         "name": "Bicycle",
         "price": 600,
-        "pros": ["door to door", "costs next to nothing to run", "keeps you fit"],
-        "cons": ["wet when it rains", "short distances only"],
-        "verdict": "For whoever lives near by and minds no weather.",
+        "pros": ["Takes you door to door", "Costs almost nothing to run", "Keeps you fit"],
+        "cons": ["No fun in the rain", "Only practical for short distances"],
+        "verdict": "Best if you live nearby and don't mind the weather.",
     },
     {
         "name": "Train",
         "price": 1188,
-        "pros": ["time to read", "no traffic jams"],
-        "cons": ["a timetable to keep to", "the station may be far"],
-        "verdict": "For long ways between two towns.",
+        "pros": ["Gives you time to read", "Avoids traffic jams"],
+        "cons": ["Ties you to a timetable", "The station may be far away"],
+        "verdict": "Best for longer trips between cities.",
     },
     {
         "name": "Bus",
         "price": 828,
-        "pros": ["stops nearly everywhere"],
-        "cons": ["slow", "full in the morning"],
-        "verdict": "For a town without rails.",
+        "pros": ["Stops almost everywhere"],
+        "cons": ["Slow", "Crowded at rush hour"],
+        "verdict": "Best where there is no train.",
     },
     {
         "name": "Car",
         "price": 5400,
-        "pros": ["leaves when you do", "carries a load"],
-        "cons": ["the dearest by far", "wants a parking place"],
-        "verdict": "For places that nothing else reaches.",
+        "pros": ["Leaves when you do", "Carries heavy loads"],
+        "cons": ["By far the most expensive", "Needs a parking space"],
+        "verdict": "Best for places you can't reach any other way.",
     },
     {
         "name": "On foot",
         "price": None,
-        "pros": ["free", "always ready"],
-        "cons": ["slow"],
-        "verdict": "For the last mile.",
+        "pros": ["Free", "Always available"],
+        "cons": ["Slow"],
+        "verdict": "Best for the last mile.",
     },
 )
 _SEPARATOR = re.compile(r"\s*(?:,|;|/|\bor\b|\band\b|\bvs\b\.?|\bversus\b|\bwith\b)\s*", re.I)
@@ -60,22 +60,26 @@ _COURTESY = re.compile(
     re.I,
 )
 _TAIL = re.compile(r"\s+(to|for|in|as|at|please)\b.*$|[?!.]+\s*.*$", re.I | re.S)
-_ASKS = re.compile(r"\b(compare|comparison|better|best|versus|vs|or|which|options?|choose|between)\b", re.I)
-_MOST = 6
+_IS_COMPARISON = re.compile(r"\b(compare|comparison|better|best|versus|vs|or|which|options?|choose|between)\b", re.I)
+_MAX_OPTIONS = 6
 
 
 def write(request: str) -> dict[str, Any]:
-    """Answer a request for a comparison: what `Compare` promises, `reply` and `options`.
+    """Return the output of the function `Compare`, `reply` and `options`.
 
-    What the request names is compared, with the stock's words where it knows the name; else ways to get to work.
+    Compares the options that the request names, using the samples where the name is known. If it names none, compares
+    ways to get to work.
     """
-    if not _ASKS.search(request):
-        return {"reply": "The demo model here. Ask me to compare things: *train, bus or bicycle?*", "options": []}
+    if not _IS_COMPARISON.search(request):
+        return {
+            "reply": "Hi, I'm the demo model. Ask me to compare a few options, such as *train, bus or bicycle?*",
+            "options": [],
+        }
     names = _names(request)
-    options = [_option(name, number) for number, name in enumerate(names)] if len(names) > 1 else list(_STOCK[:4])
+    options = [_option(name, number) for number, name in enumerate(names)] if len(names) > 1 else list(_SAMPLES[:4])
     reply = (
-        f"**{options[0]['name']}** comes first here. I am the demo model, so the table comes from a small stock and "
-        "not from thought. Prices are made up, in euros a year."
+        f"I'd pick **{options[0]['name']}**, but only because it's first in the list: I'm the demo model, and this "
+        "table is sample data. Prices are made up, in euros per year."
     )
     return {"reply": reply, "options": options}
 
@@ -83,17 +87,17 @@ def write(request: str) -> dict[str, Any]:
 def _names(request: str) -> list[str]:
     line = " ".join(request.split())[:300].rpartition(": ")[2]
     parts = [_TAIL.sub("", _COURTESY.sub("", part)).strip(" \"'“”*`") for part in _SEPARATOR.split(line)]
-    return list(dict.fromkeys(part[:1].upper() + part[1:] for part in parts if 0 < len(part) <= 40))[:_MOST]
+    return list(dict.fromkeys(part[:1].upper() + part[1:] for part in parts if 0 < len(part) <= 40))[:_MAX_OPTIONS]
 
 
 def _option(name: str, number: int) -> Option:
-    for known in _STOCK:
+    for known in _SAMPLES:
         if re.fullmatch(rf"{known['name']}s?", name, re.I):
             return known
     return {
         "name": name,
         "price": None,
-        "pros": ["you named it", "you named it first"][: 1 if number else 2],
-        "cons": ["not in the demo model's stock"],
-        "verdict": "A real model would know whom it suits.",
+        "pros": ["You thought of it", "You listed it first"][: 1 if number else 2],
+        "cons": ["The demo model has no data about it"],
+        "verdict": "A real model could say who it suits.",
     }

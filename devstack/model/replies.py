@@ -1,4 +1,4 @@
-"""What the demo model says: about this project by keyword, a small code file, a comparison, a short title."""
+"""The demo model's replies: answers about this project by keyword, code files, comparisons and session titles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Kind = Literal["chat", "code", "compare", "title"]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A request as the demo model understands it. `last` is the last user message, byte by byte."""
+    """A parsed request. `last` is the last user message, unmodified; `tokens` is an estimate of the prompt's size."""
 
     kind: Kind
     system: str
@@ -25,21 +25,21 @@ class Prompt:
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
-        """Read a chat completion request. Raises ValueError, TypeError, KeyError or AttributeError if it is none."""
+        """Parse a chat completion request. An invalid one raises ValueError, TypeError, KeyError or AttributeError."""
         messages = [(str(m["role"]), _text(m["content"])) for m in body["messages"]]
         if not messages:
             raise ValueError("no messages")
         system = "\n".join(text for role, text in messages if role in ("system", "developer"))
-        spoken = [(role, text) for role, text in messages if role not in ("system", "developer")]
-        at = max((n for n, (role, _) in enumerate(spoken) if role == "user"), default=None)
-        last = "" if at is None else spoken[at][1]
-        earlier = [m for n, m in enumerate(spoken) if n != at]
+        conversation = [(role, text) for role, text in messages if role not in ("system", "developer")]
+        at = max((n for n, (role, _) in enumerate(conversation) if role == "user"), default=None)
+        last = "" if at is None else conversation[at][1]
+        earlier = [m for n, m in enumerate(conversation) if n != at]
         tokens = max(1, sum(len(text) for _, text in messages) // 4)
         return cls(_kind(system, last), system, earlier, last, tokens)
 
 
 def answer(prompt: Prompt) -> str:
-    """Give the whole reply to a prompt, as the model's raw output."""
+    """Return the complete reply to a prompt, as the raw output of a model."""
     if prompt.kind == "title":
         return _title(prompt.last)
     if prompt.kind == "code":
@@ -56,7 +56,7 @@ def _text(content: Any) -> str:
 
 
 def _kind(system: str, last: str) -> Kind:
-    # By what the functions in baml_src ask for: an output format with `reply` and `files` or `options`, or a title.
+    # Recognises the functions in baml_src by their output format (`reply` with `files` or `options`) or title prompt.
     if re.search(r"^\s*reply:", system, re.M):
         if re.search(r"^\s*files:", system, re.M):
             return "code"
@@ -68,92 +68,96 @@ def _kind(system: str, last: str) -> Kind:
 
 
 _IDENTITY = (
-    "I am the **demo model**: a small program on your machine, not a language model. I answer by keyword, so that "
-    "you can see the whole path work without a key or a bill."
+    "I'm the **demo model**: not a language model, but a small program on your machine that recognises a few keywords. "
+    "I'm here so you can try everything without an API key."
 )
 
 _TOPICS: tuple[tuple[str, str], ...] = (
     (
         r"\b(real|other|another|own|actual|openai|anthropic|claude|gemini|ollama|gpt|llama)\b.*\b(model|provider|llm)\b"
         r"|\b(switch|change|replace|use)\b.*\b(model|provider)\b|\b(LLM_|api key|openai|anthropic|gemini|ollama)",
-        "To use a real model, set three variables in `.env` and start again:\n\n"
+        "To use a real model, set three variables in `.env`, then restart:\n\n"
         "```\nLLM_BASE_URL=https://api.openai.com/v1\nLLM_API_KEY=...\nLLM_MODEL=gpt-5-mini\n```\n\n"
-        "Anything that speaks OpenAI's chat completions works. For Anthropic, Gemini or Ollama, "
-        "`baml_src/clients.baml` has an example of each: put it in the place of the client `Model`.",
+        "Any provider with an OpenAI-compatible API works. For Anthropic, Gemini or Ollama, replace the client `Model` "
+        "with one of the examples in `baml_src/clients.baml`.",
     ),
     (
         r"\b(add|new|write|create|make|define)\b.*\b(functions?|endpoints?)\b|\bbaml\b",
         "To add a function:\n\n"
-        "1. Write it in a file of its own in `baml_src/`, say `summary.baml`.\n"
-        "2. Run `baml-cli generate`, or any `make` target, which does it for you.\n"
+        "1. Write it in a new file in `baml_src/`, for example `summary.baml`.\n"
+        "2. Run `baml-cli generate`, or any `make` target, which runs it for you.\n"
         "3. Add its name to `BRIDGE_FUNCTIONS`.\n"
         "4. Set `function` to that name on a session.\n\n"
         '```baml\nfunction Summary(message: string) -> string {\n  client Model\n  prompt #"\n'
-        '    {{ _.role("user") }}\n    Sum this up in two sentences: {{ message }}\n  "#\n}\n```\n\n'
-        "Parameters are bound by name: `messages`, `message`, `files`, `session`, `user_id`; any other comes from the "
-        "message's `data`. Nobody writes a server.",
+        '    {{ _.role("user") }}\n    Summarise this in two sentences: {{ message }}\n  "#\n}\n```\n\n'
+        "Parameters are filled in by name: `messages`, `message`, `files`, `session` and `user_id` are provided, and "
+        "anything else is taken from the message's `data`. There's no server code to write.",
     ),
     (
         r"\bhandlers?\b|\bpython code\b|\btools?\b|\bagents?\b",
-        "Python joins in with a handler: an async generator that gets the turn and yields text, structured values or "
-        'files.\n\n```python\nfrom bridge import Turn, handler\n\n\n@handler("Shout")\nasync def shout(turn: Turn):\n'
-        "    yield turn.message.upper()\n```\n\nName its module in `BRIDGE_HANDLERS` and `Shout` in "
-        "`BRIDGE_FUNCTIONS`.",
+        "To run your own Python code, write a handler: an async generator that receives the turn and yields text, "
+        'structured values or files.\n\n```python\nfrom bridge import Turn, handler\n\n\n@handler("Shout")\n'
+        "async def shout(turn: Turn):\n    yield turn.message.upper()\n```\n\nThen add its module to "
+        "`BRIDGE_HANDLERS` and `Shout` to `BRIDGE_FUNCTIONS`.",
     ),
     (
         r"\bdeploy|\bhost(ed|ing)?\b|\bproduction\b|\bfly\b|\brailway\b|\brender\b|\bdocker\b",
-        "To deploy it, you need a Supabase project and one place that runs a container.\n\n"
-        "1. `supabase db push --remote` applies the migrations to your project.\n"
-        "2. Set `SUPABASE_URL`, `SUPABASE_SECRET_KEY` and the `LLM_...` variables where the worker runs.\n"
-        "3. Start the image. It opens no public port: it only calls Supabase and your model.\n\n"
-        "`bridge doctor` checks every precondition and says how to mend what fails. Run as many workers as you like: "
-        "each message is worked on by one of them at a time.",
+        "To deploy, you need a Supabase project and somewhere to run a container.\n\n"
+        "1. Apply the migrations to your project with `supabase db push --remote`.\n"
+        "2. Set `SUPABASE_URL`, `SUPABASE_SECRET_KEY` and the `LLM_...` variables for the worker.\n"
+        "3. Start the image. It needs no public port, because it only calls Supabase and your model.\n\n"
+        "`bridge doctor` checks the setup and tells you how to fix any problem. You can run as many workers as you "
+        "like: only one of them handles each message at a time.",
     ),
     (
         r"\bstream|\bdelta|\brealtime\b|\bwebsocket|\blive\b",
-        "A reply is streamed in two lanes:\n\n"
-        "- **Deltas** go by Realtime broadcast to the private topic `session:<id>`, the first at once, then a few "
-        "a second. They are fast and may be lost.\n"
-        "- **The reply's row** is checkpointed about once a second and finally written. It is the truth.\n\n"
-        "Each delta carries an `attempt` and a `seq`, so a page that joins late or misses one reads the row and goes "
-        "on from there. You can try it: reload this page while I am still writing.",
+        "A reply reaches your page in two ways:\n\n"
+        "- **Deltas** are broadcast through Realtime on the private topic `session:<id>`, the first one immediately, "
+        "then a few per second. They are fast, but may get lost.\n"
+        "- **The reply's row** is checkpointed about once per second and written in full at the end. It is the source "
+        "of truth.\n\n"
+        "Each delta has an `attempt` and a `seq`, so a page that joins late or misses a delta can read the row and "
+        "continue from there. Try it: reload this page while I'm still writing.",
     ),
     (
         r"\bcancel|\bstop\b|\binterrupt",
-        "Press stop, or call `cancel_message` with the message's id. The worker closes its connection to the model "
-        "at once, keeps the text so far, and marks the reply `cancelled`.",
+        "Press Stop, or call `cancel_message` with the message's id. The worker immediately closes its connection to "
+        "the model, keeps the text received so far, and marks the reply as `cancelled`.",
     ),
     (
         r"\bfail|\bcrash|\berrors?\b|\bretry|\blost\b|\bdown\b|\breliab",
-        "Nothing is lost when something breaks. A message is worked on under a lease: if a worker dies, another takes "
-        "over when the lease ends. If Realtime is down, a sweep still finds every message. A busy model is tried "
-        "again; a message that keeps failing ends with an error that you can read on it and retry.",
+        "No message is lost when something fails:\n\n"
+        "- A worker holds a lease on each message it handles. If the worker dies, another one takes over when the "
+        "lease expires.\n"
+        "- If Realtime is down, workers still find every message by polling the database.\n"
+        "- If the model is overloaded, the call is retried. If it keeps failing, the message ends with an error that "
+        "you can see and retry.",
     ),
     (
         r"\bsecur|\brls\b|\bpolic(y|ies)\b|\bauth|\bprivate\b|\bpermission|\bwho can\b",
-        "Row level security decides everything: a user reads and writes own sessions, messages and files alone, and "
-        "the topic `session:<id>` is open to that session's owner only. The worker's functions can be called with the "
-        "secret key alone. Your page needs nothing but the publishable key.",
+        "Row level security controls all access. Users can only read and write their own sessions, messages and files, "
+        "and only the owner of a session can join its topic, `session:<id>`. The worker's database functions require "
+        "the secret key; your page only needs the publishable key.",
     ),
     (
         r"\bfront ?end|\breact\b|\bclient\b|\bpage\b|\bbrowser\b|\bjavascript\b|\btypescript\b",
-        "A frontend talks to Supabase alone: it inserts a row into `messages`, subscribes to `session:<id>`, and reads "
-        "the rows. It needs nothing but the project's URL and publishable key. `client/` has a small TypeScript client "
-        "that merges deltas and rows, and `web/` is this page, built on it.",
+        "A frontend only talks to Supabase: it inserts a row into `messages`, subscribes to `session:<id>` and reads "
+        "the rows. All it needs is the project's URL and publishable key. `client/` contains a small TypeScript client "
+        "that merges deltas and rows, and `web/` contains this page, which is built on it.",
     ),
     (
         r"\bfiles?\b",
-        "A session keeps code files beside the conversation. Set the session's function to `Code` and ask me for "
-        "some code: the file appears next to the chat, with its earlier versions kept.",
+        "A session can store code files alongside the conversation. Set the session's function to `Code` and ask me "
+        "for some code: the file appears next to the chat, together with its version history.",
     ),
     (
         r"\bwhat (is|does|are)\b.*\b(this|it|project|bridge|you)\b"
         r"|\bhow does (this|it) work|\babout this\b|\bwho are you",
-        "This is **supabase-baml-bridge**: it joins a frontend, a Supabase project and functions written in BAML, "
-        "without a server in between.\n\n"
-        "Your page inserts a row into `messages`. A trigger makes it a job and wakes a worker. The worker calls the "
-        "BAML function, streams its reply to you through Supabase Realtime, and writes the finished row. Adding a "
-        "function to `baml_src/` adds an endpoint.\n\n" + _IDENTITY,
+        "This is **supabase-baml-bridge**. It connects a frontend to LLM functions written in BAML through a Supabase "
+        "project, so you don't need an API server.\n\n"
+        "Your page inserts a row into `messages`. A trigger turns it into a job and wakes a worker. The worker calls "
+        "the BAML function, streams the reply to your page through Supabase Realtime, and saves the finished row. To "
+        "add an endpoint, add a function to `baml_src/`.\n\n" + _IDENTITY,
     ),
 )
 
@@ -162,7 +166,7 @@ _SNIPPET = re.compile(
     r"|\b(fibonacci|fizzbuzz|hello world|sort(s|ing)?)\b",
     re.I | re.S,
 )
-_ABOUT_US = re.compile(r"^\W*how\b|\bbaml\b|\bendpoint", re.I)
+_ABOUT_PROJECT = re.compile(r"^\W*how\b|\bbaml\b|\bendpoint", re.I)
 _NAME = re.compile(r"\bmy name is (\w[\w'-]{0,40})|\bi am called (\w[\w'-]{0,40})", re.I)
 _GREETING = re.compile(r"^\W*(hi|hello|hey|hallo|good (morning|day|evening))\b", re.I)
 _THANKS = re.compile(r"\b(thanks|thank you|great|perfect|nice|cool)\b", re.I)
@@ -172,24 +176,24 @@ def _chat(prompt: Prompt) -> str:
     last = prompt.last
     name = _name(prompt)
     if re.search(r"\bmy name\b", last, re.I) and re.search(r"\b(what|know|remember)\b", last, re.I):
-        return f"Your name is {name}: you told me earlier." if name else "You have not told me yet."
-    if told := _NAME.search(last):
-        return f"Nice to meet you, {told[1] or told[2]}! {_IDENTITY} What would you like to know about this project?"
+        return f"Your name is {name}." if name else "You haven't mentioned your name yet."
+    if match := _NAME.search(last):
+        return f"Nice to meet you, {match[1] or match[2]}! {_IDENTITY} What would you like to know about this project?"
     if re.search(r"\bwhat did (i|we)\b.*\b(say|ask|talk)", last, re.I):
-        asked = [text for role, text in prompt.earlier if role == "user"]
-        if not asked:
-            return "Nothing yet: this is your first message here."
-        return "You asked:\n\n" + "\n".join(f"- {_short(text)}" for text in asked[-5:])
-    if _SNIPPET.search(last) and not _ABOUT_US.search(last):
+        questions = [text for role, text in prompt.earlier if role == "user"]
+        if not questions:
+            return "Nothing yet. This is your first message here."
+        return "You wrote:\n\n" + "\n".join(f"- {_short(text)}" for text in questions[-5:])
+    if _SNIPPET.search(last) and not _ABOUT_PROJECT.search(last):
         file = code.write(last, "")["files"][0]
         return (
-            f"Here is `{file['path']}`, from the demo model's small stock:\n\n"
+            f"Here's `{file['path']}`, one of the demo model's samples:\n\n"
             f"```{file['language']}\n{file['content']}```\n\n"
-            "In a session whose function is `Code` I would have saved it as a file."
+            "In a session that uses the function `Code`, I would have saved it as a file."
         )
     for pattern, reply in _TOPICS:
         if re.search(pattern, last, re.I | re.S):
-            return reply if _IDENTITY in reply else f"{reply}\n\n*(The demo model speaking.)*"
+            return reply if _IDENTITY in reply else f"{reply}\n\n*This is a canned reply from the demo model.*"
     if _GREETING.search(last):
         return (
             f"Hello{f', {name}' if name else ''}! {_IDENTITY}\n\nTry one of these:\n\n- What is this?\n"
@@ -197,17 +201,17 @@ def _chat(prompt: Prompt) -> str:
             "- How do I deploy it?"
         )
     if _THANKS.search(last):
-        return "You are welcome. Ask me how a reply is streamed, or how to deploy this, whenever you like."
+        return "You're welcome! If you have more questions, ask me how replies are streamed or how to deploy this."
     return (
-        f"You wrote: “{_short(last)}”\n\n{_IDENTITY} I know something about this project, though: ask me what it is, "
-        "how to add a function, how a reply is streamed, how to use a real model, or how to deploy it."
+        f"You wrote: “{_short(last)}”\n\n{_IDENTITY} I can answer questions about this project: ask me what it is, "
+        "how to add a function, how replies are streamed, how to use a real model, or how to deploy it."
     )
 
 
 def _name(prompt: Prompt) -> str | None:
     for role, text in reversed(prompt.earlier):
-        if role == "user" and (told := _NAME.search(text)):
-            return str(told[1] or told[2])
+        if role == "user" and (match := _NAME.search(text)):
+            return str(match[1] or match[2])
     return None
 
 

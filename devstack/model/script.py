@@ -1,8 +1,7 @@
-"""What a test may ask of the demo model, read from the last user message.
+"""Directives that control the demo model, in the last user message: `[[tokens=50 delay=0.01]]`.
 
-A directive stands anywhere in the message: `[[tokens=50 delay=0.01]]`. Values hold no spaces unless they are written
-as JSON: `[[text="two words"]]`, `[[json={"reply": "hi", "files": []}]]`. Brackets with anything else in them, such as
-`[[a link]]`, are ordinary text.
+A directive may appear anywhere in the message. Values that contain spaces must be JSON: `[[text="two words"]]`,
+`[[json={"reply": "hi", "files": []}]]`. Other text in double brackets, such as `[[a link]]`, is ignored.
 """
 
 from __future__ import annotations
@@ -13,29 +12,29 @@ from typing import Any
 
 HELP = """\
 Directives, in double square brackets in the last user message:
-  echo             answer with exactly the last user message
-  text=TEXT        answer with this text (in quotes if it has spaces)
-  json=VALUE       answer with this JSON, as it stands; json="..." sends the string, well-formed or not
-  tokens=N         answer with N tokens of filler
-  first=S          seconds before the first token
-  delay=S          seconds between two tokens
-  finish=REASON    the finish_reason to end with (stop)
-  error=STATUS     answer with this HTTP status and an error instead
-  retry_after=S    with error: the Retry-After header
+  echo             reply with the last user message, unchanged
+  text=TEXT        reply with this text (in quotes if it contains spaces)
+  json=VALUE       reply with this JSON; json="..." sends the string itself, valid JSON or not
+  tokens=N         reply with N filler tokens
+  first=S          wait S seconds before the first token
+  delay=S          wait S seconds between tokens
+  finish=REASON    end with this finish_reason (default: stop)
+  error=STATUS     respond with an error and this HTTP status
+  retry_after=S    with error: set the Retry-After header
   fail=N           send an error in the stream after N tokens
   cut=N            drop the connection after N tokens
   clean_cut=N      end the stream after N tokens, without a finish_reason
-  stall=N          after N tokens send nothing more, until the client leaves
-  hold=N           after every N tokens wait for `ModelServer.let_go`: for tests that run the server themselves
-  no_usage         leave out the token counts
-  times=K          do the above error, fail, cut, clean_cut or stall for the first K such requests only
+  stall=N          send nothing after N tokens, until the client disconnects
+  hold=N           wait for `ModelServer.let_go` after every N tokens (for tests that run the server themselves)
+  no_usage         omit the token counts
+  times=K          limit error, fail, cut, clean_cut or stall to the first K requests with this directive
 Example: [[tokens=50 delay=0.01 cut=10 times=2]]
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One directive. Durations are in seconds, counts in tokens; None means: as the server does it by default."""
+    """A directive. Durations are in seconds, counts in tokens; None selects the server's default."""
 
     echo: bool = False
     text: str | None = None
@@ -56,19 +55,19 @@ class Script:
     source: str = ""
 
     def without_fault(self) -> Script:
-        """Give the same without what `times` limits."""
+        """Return a copy without the failures that `times` limits."""
         return replace(self, error=None, fail=None, cut=None, clean_cut=None, stall=None)
 
 
 _FLAGS = {"echo", "no_usage"}
-_WHOLE = {"tokens", "error", "fail", "cut", "clean_cut", "stall", "hold", "times"}
+_INTEGERS = {"tokens", "error", "fail", "cut", "clean_cut", "stall", "hold", "times"}
 _SECONDS = {"first", "delay", "retry_after"}
 _KEYS = {f.name for f in fields(Script)} - {"source"}
 _DECODER = json.JSONDecoder()
 
 
 def read_script(message: str) -> Script | None:
-    """Give the first directive in `message`, or None if it has none."""
+    """Return the first directive in `message`, or None if there is none."""
     start = message.find("[[")
     while start >= 0:
         script = _read(message, start + 2)
@@ -99,7 +98,7 @@ def _read(message: str, at: int) -> Script | None:
             return None
         value, at = _value(message, end + 1)
         try:
-            found[key] = int(value) if key in _WHOLE else float(value) if key in _SECONDS else value
+            found[key] = int(value) if key in _INTEGERS else float(value) if key in _SECONDS else value
         except (TypeError, ValueError):
             return None
 

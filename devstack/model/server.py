@@ -1,4 +1,4 @@
-"""The demo model's HTTP side: one endpoint, streaming or not, with a record of what it was asked."""
+"""The demo model's HTTP server: OpenAI's chat completions, streaming or not, with a record of the requests."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Outcome = Literal["open", "complete", "refused", "cut", "dropped"]
 
 @dataclass(eq=False, slots=True)
 class Exchange:
-    """One request and what became of it. Times are `time.monotonic()`.
+    """A request and its outcome. Times are `time.monotonic()`.
 
-    `outcome`: `complete`, `refused` (an error status), `cut` (by the server, as its script asked) or `dropped` (the
-    client closed the connection first). `ended` is set when it is known.
+    `outcome` is `complete`, `refused` (an error status), `cut` (by the server, following its script) or `dropped` (the
+    client closed the connection). `ended` is set once the outcome is known.
     """
 
     body: Mapping[str, Any]
@@ -39,20 +39,20 @@ class Exchange:
     outcome: Outcome = "open"
     ended_at: float | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    permits: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # to go on from a `hold`
+    permits: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # to continue after a `hold`
 
     def end(self, outcome: Outcome) -> None:
-        """Note how it ended; the first to say so is right."""
+        """Record the outcome; only the first call counts."""
         if self.ended_at is None:
             self.outcome, self.ended_at = outcome, time.monotonic()
             self.ended.set()
 
 
 class ModelServer:
-    """An OpenAI-compatible server on loopback. Use it as an async context manager.
+    """An OpenAI-compatible server on 127.0.0.1, as an async context manager.
 
-    `first` and `delay` are the default seconds before the first token and between two; `port` 0 picks a free one.
-    Raises OSError on entry if the port is taken.
+    `first` and `delay` are the default seconds before the first token and between tokens; `port` 0 picks a free port;
+    `keep` is the number of requests to remember. Raises OSError on entry if the port is taken.
     """
 
     def __init__(self, *, port: int = 0, first: float = 0.0, delay: float = 0.0, keep: int = 1000) -> None:
@@ -91,18 +91,18 @@ class ModelServer:
         await self._runner.cleanup()
 
     async def until(self, reached: Callable[[ModelServer], bool], *, within: float = 5.0) -> None:
-        """Wait until `reached(self)` holds, looking again at every request, token and end. Raises TimeoutError."""
+        """Wait until `reached(self)` is true, checking at each request, token and end. Raises TimeoutError."""
         async with asyncio.timeout(within), self._changed:
             await self._changed.wait_for(lambda: reached(self))
 
     def let_go(self, times: int = 1) -> None:
-        """Let every open reply whose script has a `hold` go on, past so many of its holds: the next ones if need be."""
+        """Let every open reply with a `hold` continue past `times` holds, including ones it has not reached yet."""
         for exchange in self.requests:
             if exchange.outcome == "open":
                 for _ in range(times):
                     exchange.permits.release()
 
-    async def _note(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -110,7 +110,7 @@ class ModelServer:
         return web.json_response({"object": "list", "data": [{"id": NAME, "object": "model"}]})
 
     async def _requests(self, request: web.Request) -> web.Response:
-        """Give what was received lately, for tests that run the server in another process."""
+        """Return the recent requests, for tests that run the server in another process."""
         return web.json_response([{"body": dict(e.body), "outcome": e.outcome, "sent": e.sent} for e in self.requests])
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -118,7 +118,7 @@ class ModelServer:
             body = await request.json()
             prompt = Prompt.read(body)
         except (ValueError, TypeError, KeyError, AttributeError):
-            return _error(400, "the body is not a chat completion request")
+            return _error(400, "the request body is not a chat completion request")
         peer = request.transport.get_extra_info("peername") if request.transport else None
         exchange = Exchange(body, prompt, f"{peer}")
         self.requests.append(exchange)
@@ -127,7 +127,7 @@ class ModelServer:
         self._tasks.add(task)
         self.open += 1
         try:
-            await self._note()
+            await self._notify()
             return await self._answer(request, exchange)
         except (asyncio.CancelledError, ConnectionError):
             exchange.end("dropped")
@@ -136,11 +136,11 @@ class ModelServer:
             self._tasks.discard(task)
             self.open -= 1
             exchange.end("complete")
-            await self._note()
+            await self._notify()
 
     async def _answer(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         prompt = exchange.prompt
-        # A title's prompt quotes the question, directive and all: that one was not meant for it.
+        # A title prompt quotes the question with its directive, which does not apply to the title.
         script = (read_script(prompt.last) if prompt.kind != "title" else None) or Script()
         if script.times is not None:
             self._seen[script.source] += 1
@@ -148,7 +148,7 @@ class ModelServer:
                 script = script.without_fault()
         if script.error is not None:
             exchange.end("refused")
-            return _error(script.error, "the script asked for this error", script.retry_after)
+            return _error(script.error, "error requested by a directive", script.retry_after)
         tokens = _tokens(script, prompt)
         usage = {
             "prompt_tokens": prompt.tokens,
@@ -179,9 +179,9 @@ class ModelServer:
         script: Script,
         tokens: list[str],
     ) -> None:
-        """Write the tokens at their pace, up to the fault that the script asks for."""
+        """Write the tokens at the requested pace, up to the failure that the script asks for."""
         delay = self._delay if script.delay is None else script.delay
-        # Against the clock, so that the pace does not drift by what each write costs.
+        # Scheduled by absolute time, so that the duration of each write does not slow the pace.
         due = time.monotonic() + (self._first if script.first is None else script.first)
         for count, token in enumerate([*tokens, None]):
             if count == script.cut:
@@ -199,12 +199,12 @@ class ModelServer:
                 await response.write_eof()
                 return
             if count == script.stall:
-                await asyncio.Event().wait()  # until the client leaves, or the server stops
+                await asyncio.Event().wait()  # until the client disconnects or the server stops
             if token is None:
                 return
             if script.hold and count and count % script.hold == 0:
                 await exchange.permits.acquire()
-                due = max(due, time.monotonic())  # what follows has its pace again
+                due = max(due, time.monotonic())  # resume the normal pace
             wait = due - time.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
@@ -212,16 +212,16 @@ class ModelServer:
             role = {} if count else {"role": "assistant"}
             await response.write(_event(_chunk({**role, "content": token}, None)))
             exchange.sent += 1
-            await self._note()
+            await self._notify()
 
 
 def _tokens(script: Script, prompt: Prompt) -> list[str]:
     if script.echo:
-        text = _as_asked(prompt, prompt.last)
+        text = _structured(prompt, prompt.last)
     elif script.json is not None:
         text = script.json if isinstance(script.json, str) else json.dumps(script.json)
     elif script.text is not None:
-        text = _as_asked(prompt, script.text)
+        text = _structured(prompt, script.text)
     elif script.tokens is not None:
         return _filler(script.tokens, structured=prompt.kind == "code")
     else:
@@ -229,8 +229,8 @@ def _tokens(script: Script, prompt: Prompt) -> list[str]:
     return _TOKEN.findall(text)
 
 
-def _as_asked(prompt: Prompt, text: str) -> str:
-    """Give the text alone, or as the `reply` of the structure that the prompt asks for."""
+def _structured(prompt: Prompt, text: str) -> str:
+    """Return the text, wrapped as `reply` in the structure that the prompt asks for, if any."""
     rest = {"code": "files", "compare": "options"}.get(prompt.kind)
     return text if rest is None else json.dumps({"reply": text, rest: []})
 

@@ -1,6 +1,6 @@
-"""Who somebody is, and what they may do: tokens, and the policies on `realtime.messages`.
+"""Authentication and authorisation: tokens, and the policies on `realtime.messages`.
 
-Error texts are those of Realtime v2.129.8, as recorded.
+Error texts are copied from recordings of Realtime v2.129.8.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ALGORITHMS = ("HS256", "HS384", "HS512")
 
 
 class TokenRefused(Exception):
-    """A token that is not accepted. `code` opens the reason of a refused join; `pushed` answers a push of it."""
+    """A rejected token. A rejected join gives `code` and the text as its reason; a pushed token gets `pushed`."""
 
     def __init__(self, code: str, text: str, *, pushed: str | None = None) -> None:
         super().__init__(text)
@@ -32,12 +32,12 @@ class TokenRefused(Exception):
 
 
 class AccessUnavailable(Exception):
-    """Postgres could not be asked."""
+    """Postgres cannot be reached, so access cannot be checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A verified token. `expires` is in seconds of Unix time, None for an opaque API key."""
+    """A verified token. `expires` is a Unix time in seconds, None for an opaque API key."""
 
     token: str
     role: str
@@ -46,19 +46,19 @@ class Credential:
 
     @property
     def claims_json(self) -> str:
-        """The claims as Postgres gets them in `request.jwt.claims`."""
+        """The claims as JSON, for the setting `request.jwt.claims`."""
         return json.dumps(self.claims, separators=(",", ":"), sort_keys=True)
 
 
 class Tokens:
-    """Verifies tokens: JWTs signed with the project's secret, and opaque API keys (key → role)."""
+    """Verifies JWTs signed with the project's secret, and opaque API keys (a mapping from key to role)."""
 
     def __init__(self, jwt_secret: str, api_keys: Mapping[str, str]) -> None:
         self._secret = jwt_secret
         self._api_keys = dict(api_keys)
 
     def verify(self, token: str) -> Credential:
-        """Return what `token` says. Raises TokenRefused."""
+        """Verify a token. Raises TokenRefused."""
         role = self._api_keys.get(token)
         if role is not None:
             return Credential(token, role, {"iss": "supabase", "role": role}, None)
@@ -92,21 +92,21 @@ _UNCHECKED: Options = {"verify_exp": False, "verify_nbf": False, "verify_iat": F
 
 
 def check_expiry(credential: Credential) -> None:
-    """Raise TokenRefused if the token is no longer valid."""
+    """Raise TokenRefused if the token has expired."""
     if credential.expires is not None and (over := int(time.time()) - int(credential.expires)) >= 0:
         raise TokenRefused("InvalidJWTToken", f"Token has expired {over} seconds ago")
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """What the policies allow on a topic, for each extension of Realtime."""
+    """What the policies allow on a topic, for each Realtime extension."""
 
     broadcast: bool
     presence: bool
 
 
 class Authorization:
-    """Asks the policies on `realtime.messages`, each time in a transaction that is rolled back."""
+    """Checks the policies on `realtime.messages`, in transactions that are rolled back."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -114,37 +114,37 @@ class Authorization:
     async def read(
         self, topic: str, credential: Credential, headers: Mapping[str, str], *, presence: bool
     ) -> Permission:
-        """Say whether a row of each extension on `topic` could be selected. Raises AccessUnavailable.
+        """Return which extensions' rows on `topic` could be selected. Raises AccessUnavailable.
 
-        A policy that fails, and a role that does not exist, count as a refusal.
+        A policy that fails and a role that does not exist count as denied.
         """
-        extensions = {"broadcast": uuid.uuid4()}
+        probes = {"broadcast": uuid.uuid4()}
         if presence:
-            extensions["presence"] = uuid.uuid4()
+            probes["presence"] = uuid.uuid4()
 
-        async def ask(connection: Connection) -> set[object]:
+        async def select_probes(connection: Connection) -> set[object]:
             async with connection.pipeline():
                 await connection.execute("begin")
-                for extension, probe in extensions.items():
+                for extension, probe in probes.items():
                     await connection.execute(
                         "insert into realtime.messages (id, topic, extension) values (%s, %s, %s)",
                         (probe, topic, extension),
                     )
                 await _become(connection, topic, credential, headers)
-                seen = await connection.execute(
-                    "select id from realtime.messages where id = any(%s)", (list(extensions.values()),)
+                visible = await connection.execute(
+                    "select id from realtime.messages where id = any(%s)", (list(probes.values()),)
                 )
-                rows = await seen.fetchall()
+                rows = await visible.fetchall()
             await connection.rollback()
             return {row[0] for row in rows}
 
-        found = await self._ask(ask, credential)
-        return Permission(broadcast=extensions["broadcast"] in found, presence=extensions.get("presence") in found)
+        found = await self._run(select_probes, credential)
+        return Permission(broadcast=probes["broadcast"] in found, presence=probes.get("presence") in found)
 
     async def write(self, topic: str, credential: Credential, headers: Mapping[str, str], extension: str) -> bool:
-        """Say whether a row of `extension` on `topic` could be inserted. Raises AccessUnavailable."""
+        """Return whether a row of `extension` on `topic` could be inserted. Raises AccessUnavailable."""
 
-        async def ask(connection: Connection) -> set[object]:
+        async def insert_probe(connection: Connection) -> set[object]:
             async with connection.pipeline():
                 await connection.execute("begin")
                 await _become(connection, topic, credential, headers)
@@ -154,13 +154,13 @@ class Authorization:
             await connection.rollback()
             return {extension}
 
-        return extension in await self._ask(ask, credential)
+        return extension in await self._run(insert_probe, credential)
 
-    async def _ask(self, ask: Any, credential: Credential) -> set[object]:
-        if credential.role == "none":  # SET ROLE none would mean the superuser
+    async def _run(self, check: Any, credential: Credential) -> set[object]:
+        if credential.role == "none":  # SET ROLE none would switch to the superuser
             return set()
         try:
-            found: set[object] = await self._pool.run(ask)
+            found: set[object] = await self._pool.run(check)
         except (psycopg.OperationalError, TimeoutError, OSError) as error:
             if isinstance(error, psycopg.errors.QueryCanceled):
                 return set()

@@ -1,7 +1,7 @@
-"""What a client asks to be told of: one entry of `postgres_changes` in a join. Pure, no I/O.
+"""Parses bindings, the entries of `postgres_changes` in a join. Pure, no I/O.
 
-Filter grammar: `column=operator.value`, several joined by commas, `not.` before the operator negates; the value may
-be quoted; `in` takes a parenthesised list. Texts of errors are those of Realtime v2.129.8, as recorded.
+Filter grammar: `column=operator.value`, several separated by commas. `not.` before the operator negates it, the value
+may be quoted, and `in` takes a list in parentheses. Error texts are copied from recordings of Realtime v2.129.8.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ IS_VALUES = ("null", "true", "false", "unknown")
 
 
 class BindingRefused(Exception):
-    """A binding that cannot be subscribed to; the text is what the client is told."""
+    """A binding that cannot be subscribed to; the text is sent to the client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One condition on a column. `value` is text as Postgres reads it; for `in` an array literal."""
+    """A condition on a column. `value` is a Postgres literal, an array literal for `in`."""
 
     column: str
     operator: str
@@ -47,7 +47,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A subscription to changes. `event` is * or an action; `columns` None means all."""
+    """A subscription to row changes. `event` is * or an action; `columns` None means all columns."""
 
     event: str
     schema: str
@@ -56,7 +56,7 @@ class Binding:
     columns: tuple[str, ...] | None
 
     def __str__(self) -> str:
-        """Return it as the server names it in errors."""
+        """Format the binding as the hosted server does in error texts."""
         return (
             f"event: {self.event}, schema: {self.schema}, table: {self.table}, "
             f"filters: {inspect([(f.column, f.operator, f.value, f.negated) for f in self.filters])}, "
@@ -65,12 +65,12 @@ class Binding:
 
 
 def binding_id(params: Any) -> int:
-    """Return the number that names a binding to its client: equal parameters have equal numbers."""
+    """Return the id of a binding: equal parameters have equal ids."""
     return zlib.crc32(dump(params).encode()) & 0x07FFFFFF
 
 
 def parse(params: Any) -> Binding:
-    """Return the binding that `params` asks for. Raises BindingRefused."""
+    """Parse a binding. Raises BindingRefused."""
     if not isinstance(params, Mapping):
         raise BindingRefused(_nothing_to_subscribe(params))
     columns = _columns(params)
@@ -141,7 +141,7 @@ def _filter(segment: str) -> Filter:
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas that stand in neither quotes nor parentheses."""
+    """Split at commas outside quotes and parentheses."""
     segments: list[str] = []
     start = depth = 0
     quoted = escaped = False
@@ -173,14 +173,14 @@ def _unquote(value: str) -> str:
             unquoted.append(char)
             escaped = False
         elif char == '"':
-            return value  # it ends before the end
+            return value  # the closing quote is not at the end
         else:
             escaped = True
     return value if escaped else "".join(unquoted)
 
 
 def inspect(value: Any) -> str:
-    """Return a JSON value (or a tuple) in Elixir's notation, which the server's error texts use."""
+    """Format a JSON value (or a tuple) in Elixir notation, as the hosted server's error texts do."""
     if value is None:
         return "nil"
     if isinstance(value, bool):

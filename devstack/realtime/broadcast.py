@@ -1,4 +1,4 @@
-"""Broadcasts: who listens to which topic, and the way from an insert into `realtime.messages` to them."""
+"""Broadcasts: which channels are joined to which topic, and delivery of inserts into `realtime.messages`."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ TOPIC_PREFIX = "realtime:"
 MAX_REPLAYED = 25
 
 
-class Hearer(Protocol):
-    """Who is joined to a topic: a channel."""
+class Subscriber(Protocol):
+    """A channel joined to a topic."""
 
     @property
     def name(self) -> str:
-        """The topic without `realtime:`."""
+        """The topic without the prefix `realtime:`."""
 
     @property
     def private(self) -> bool:
-        """A private and a public channel of one name are apart."""
+        """Whether the channel is private. Public and private channels of the same name are separate."""
 
     def deliver_broadcast(self, message: Fanout) -> None:
-        """Take a broadcast."""
+        """Send a broadcast to the client."""
 
     def deliver_presence(self, message: Fanout) -> None:
-        """Take a presence message."""
+        """Send a presence message to the client."""
 
     def exceed(self) -> None:
-        """End, because the project sent and got more than it may."""
+        """End the channel because the project exceeded its rate limit."""
 
 
 class Topics:
-    """The channels of each topic, and the number of events so far, as the service bills them: sends and deliveries."""
+    """The channels of each topic. `events` counts sends and deliveries, as the hosted service bills them."""
 
     def __init__(self, rate: Rate, presence_rate: Rate) -> None:
-        self._joined: dict[tuple[str, bool], dict[Hearer, None]] = {}
+        self._joined: dict[tuple[str, bool], dict[Subscriber, None]] = {}
         self.events = 0
         self.rate = rate
         self.presence_rate = presence_rate
 
-    def join(self, channel: Hearer) -> None:
-        """Let a channel hear its topic."""
+    def join(self, channel: Subscriber) -> None:
+        """Start delivering a topic's messages to a channel."""
         self._joined.setdefault((channel.name, channel.private), {})[channel] = None
 
-    def leave(self, channel: Hearer) -> None:
-        """Let it hear nothing any more."""
+    def leave(self, channel: Subscriber) -> None:
+        """Stop delivering to a channel."""
         key = (channel.name, channel.private)
         joined = self._joined.get(key)
         if joined is not None:
@@ -71,37 +71,37 @@ class Topics:
             if not joined:
                 del self._joined[key]
 
-    def send(self, name: str, private: bool, message: Fanout, *, but: Hearer | None = None) -> None:
-        """Deliver a message to all channels of a topic, `but` one; those channels end if there were too many."""
-        hearers = [channel for channel in self._joined.get((name, private), ()) if channel is not but]
-        for channel in hearers:
+    def send(self, name: str, private: bool, message: Fanout, *, exclude: Subscriber | None = None) -> None:
+        """Broadcast to a topic, then end its channels if the project has exceeded its rate limit."""
+        channels = [channel for channel in self._joined.get((name, private), ()) if channel is not exclude]
+        for channel in channels:
             channel.deliver_broadcast(message)
-        self.events += 1 + len(hearers)
-        self.rate.add(1 + len(hearers))
+        self.events += 1 + len(channels)
+        self.rate.add(1 + len(channels))
         if self.rate.is_exceeded():
-            for channel in hearers:
+            for channel in channels:
                 channel.exceed()
 
-    def tell_presence(self, name: str, private: bool, message: Fanout) -> None:
-        """Deliver a presence message to all channels of a topic."""
+    def send_presence(self, name: str, private: bool, message: Fanout) -> None:
+        """Send a presence message to a topic."""
         channels = list(self._joined.get((name, private), ()))
         self.presence_rate.add(len(channels))
         for channel in channels:
             channel.deliver_presence(message)
 
     def send_inserted(self, change: Change, _committed_at: int) -> None:
-        """Deliver a committed row of `realtime.messages`."""
+        """Broadcast a committed row of `realtime.messages`."""
         if change.new is None:
             return
         row = dict(zip(_names(change.relation), change.new, strict=True))
         if row["extension"] != "broadcast":
             return
         name, private = str(row["topic"]), row["private"] == "t"
-        message = _stored(name, row)
+        message = _message(name, row)
         if message is None:
-            logger.warning("a message to %s is too large or empty, and is dropped", name)
+            logger.warning("dropped a message to %s: it is empty or too large", name)
         elif self.rate.is_exceeded():
-            logger.warning("too many messages per second: one to %s is dropped", name)
+            logger.warning("dropped a message to %s: too many messages per second", name)
         else:
             self.send(name, private, message)
 
@@ -110,7 +110,7 @@ def _names(relation: Relation) -> list[str]:
     return [column.name for column in relation.columns]
 
 
-def _stored(name: str, row: Mapping[str, Value]) -> Fanout | None:
+def _message(name: str, row: Mapping[str, Value]) -> Fanout | None:
     binary, payload, event = row.get("binary_payload"), row["payload"], row["event"]
     if isinstance(binary, str):
         body, is_json = bytes.fromhex(binary.removeprefix("\\x")), False
@@ -125,7 +125,7 @@ def _stored(name: str, row: Mapping[str, Value]) -> Fanout | None:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A stored message that is replayed to a channel that joined later; exactly one of the payloads is set."""
+    """A stored message to replay to a new channel; exactly one of `payload` and `binary` is set."""
 
     id: str
     event: str
@@ -133,7 +133,7 @@ class Stored:
     binary: bytes | None
 
     def frame(self, vsn: Vsn, topic: str, join_ref: Ref) -> bytes | None:
-        """Return the WebSocket frame of the replayed message, or None if this serializer has no shape for it."""
+        """Return the WebSocket frame, or None if this serializer cannot represent the message."""
         meta = {"id": self.id, "replayed": True}
         if self.binary is not None:
             return user_broadcast_fanout(topic, UserBroadcast(self.event, self.binary, False), meta).frame(vsn)

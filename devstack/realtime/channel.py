@@ -1,39 +1,26 @@
-"""A channel: one topic joined on one socket. Behaviour and texts as recorded from Realtime v2.129.8."""
+"""A channel: one topic joined on one socket. Behaviour and texts are those of Realtime v2.129.8, as recorded."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 import psycopg
 
-from devstack.realtime.access import (
-    AccessUnavailable,
-    Authorization,
-    Credential,
-    Permission,
-    TokenRefused,
-    Tokens,
-    check_expiry,
-)
+from devstack.realtime.access import AccessUnavailable, Credential, Permission, TokenRefused, check_expiry
 from devstack.realtime.binding import BindingRefused, binding_id, parse
-from devstack.realtime.broadcast import TOPIC_PREFIX, Stored, Topics, stored
-from devstack.realtime.changes import Changes
-from devstack.realtime.joining import JoinConfig, JoinRefused, parse_join
-from devstack.realtime.limits import Limits, Rate, Window
-from devstack.realtime.pool import Pool
-from devstack.realtime.presence import Presence
+from devstack.realtime.broadcast import TOPIC_PREFIX, Stored, stored
+from devstack.realtime.joining import JoinConfig, JoinRefused, parse_join, parse_replay
+from devstack.realtime.limits import Window
 from devstack.realtime.protocol import (
     MAX_PAYLOAD_BYTES,
     Fanout,
     Message,
     Ref,
     UserBroadcast,
-    Vsn,
     dump,
     event_fanout,
     push,
@@ -41,48 +28,16 @@ from devstack.realtime.protocol import (
     reply,
     user_broadcast_fanout,
 )
-from devstack.realtime.wal import ReplicationStream
+from devstack.realtime.services import Services, Sink
 
-CONFIRM_SECONDS = 300.0
+TOKEN_CHECK_SECONDS = 300.0
 READY_SECONDS = 15.0
 REPLICATION_READY = "Replication connection established"
 PRESENCE_CALLS, PRESENCE_SECONDS = 5, 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What channels work with. `denied_delay` and `idle_seconds` (seconds) are explained at `Realtime`."""
-
-    tokens: Tokens
-    authorization: Authorization
-    topics: Topics
-    presence: Presence
-    changes: Changes
-    messages: ReplicationStream
-    pool: Pool
-    joins: Rate
-    limits: Limits
-    clients: set[Sink]
-    denied_delay: float
-    idle_seconds: float
-
-
-class Sink(Protocol):
-    """What a channel knows of its socket."""
-
-    vsn: Vsn
-    credential: Credential
-    headers: Mapping[str, str]
-
-    def send(self, frame: bytes) -> None:
-        """Send one WebSocket frame."""
-
-    def forget(self, channel: Channel) -> None:
-        """The channel has ended itself."""
-
-
 class Channel:
-    """One topic joined on one socket."""
+    """A topic joined on a socket."""
 
     def __init__(self, socket: Sink, services: Services, topic: str, join_ref: Ref) -> None:
         self.topic = topic
@@ -96,7 +51,7 @@ class Channel:
         self._services = services
         self._config: JoinConfig
         self._credential = socket.credential
-        self._timer: asyncio.TimerHandle | None = None
+        self._expiry_timer: asyncio.TimerHandle | None = None
         self._readable = Permission(broadcast=True, presence=True)
         self._writable: dict[str, bool] = {}
         self._presence_calls = Window(PRESENCE_CALLS, PRESENCE_SECONDS)
@@ -107,7 +62,7 @@ class Channel:
         self._presence_enabled = False
 
     async def join(self, payload: Any) -> dict[str, Any]:
-        """Check and begin the channel; return what the join is answered with. Raises JoinRefused."""
+        """Authorise and open the channel; return the response to the join. Raises JoinRefused."""
         if not self.name:
             raise JoinRefused("TopicNameRequired: You must provide a topic name")
         self._config = config = parse_join(self.name, payload)
@@ -130,13 +85,13 @@ class Channel:
             self._replayed = await self._fetch_replayed(config.replay)
         self._open = True
         self._services.topics.join(self)
-        self._arm()
+        self._schedule_token_check()
         if config.bindings:
-            self._subscribing = self._start(self._subscribe(0.0, self._services.changes.expect()))
+            self._subscribing = self._start(self._subscribe(0.0, self._services.changes.retain()))
         return config.response()
 
     def joined(self) -> None:
-        """Send what follows the answer to the join."""
+        """Send the messages that follow the response to the join."""
         for message in self._replayed:
             if (frame := message.frame(self._socket.vsn, self.topic, self.join_ref)) is not None:
                 self._socket.send(frame)
@@ -145,25 +100,25 @@ class Channel:
             if self._services.messages.live.is_set():
                 self._system("system", "ok", REPLICATION_READY)
             else:
-                self._start(self._say_ready())
+                self._start(self._await_replication())
         if self._config.presence_enabled and self._readable.presence:
             self._push("presence_state", dump(self._services.presence.state(self)))
 
     def close(self) -> None:
-        """End the channel without telling the client."""
+        """Close the channel without notifying the client."""
         if not self._open:
             return
         self._open = False
         self._services.topics.leave(self)
         self._services.presence.untrack(self)
         self._services.changes.unsubscribe(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
         for task in self.tasks:
             task.cancel()
 
     async def handle(self, message: Message) -> None:
-        """Handle a message of the client on this channel; an unknown one is ignored."""
+        """Handle a message from the client; unknown events are ignored."""
         self._handling = True
         match message.event:
             case "broadcast":
@@ -187,17 +142,17 @@ class Channel:
             self._socket.send(frame)
 
     def exceed(self) -> None:
-        """End, because the project sent and got more than it may; what is being handled is answered first."""
+        """Close the channel because the project exceeded its rate limit, after replying to the current message."""
         self._exceeded = True
         if self._open and not self._handling:
             self._shut_down("Too many messages per second")
 
     def deliver_change(self, action: str, data: str, ids: Sequence[int]) -> None:
         """Send a row change to the client."""
-        if self._config.whole:
-            event, payload = "postgres_changes", f'{{"data":{data},"ids":{dump(list(ids))}}}'
-        else:
+        if self._config.legacy:
             event, payload = action, data
+        else:
+            event, payload = "postgres_changes", f'{{"data":{data},"ids":{dump(list(ids))}}}'
         self._services.topics.events += 1
         self._socket.send(push(self._socket.vsn, self.topic, event, payload))
 
@@ -229,40 +184,40 @@ class Channel:
         if self._readable.broadcast and not readable.broadcast:
             return self._shut_down(f"You no longer have permission to read from this Channel topic: {self.name}")
         self._credential, self._readable, self._writable = credential, readable, {}
-        self._arm()
+        self._schedule_token_check()
         if self._config.bindings:
             if self._subscribing is not None:
                 self._subscribing.cancel()
-            # The hosted server takes up the new claims after 1 to 3 s.
+            # The hosted server applies new claims after 1 to 3 s.
             delay = self._services.denied_delay * random.uniform(0.2, 0.6)
             self._subscribing = self._start(self._subscribe(delay))
         return None
 
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _schedule_token_check(self) -> None:
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+            self._expiry_timer = None
         if self._credential.expires is not None:
             left = self._credential.expires - int(time.time())
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(min(CONFIRM_SECONDS, max(0.0, left)), self._confirm)
+            delay = min(TOKEN_CHECK_SECONDS, max(0.0, left))
+            self._expiry_timer = asyncio.get_running_loop().call_later(delay, self._check_token)
 
-    def _confirm(self) -> None:
+    def _check_token(self) -> None:
         try:
             check_expiry(self._credential)
         except TokenRefused as error:
             self._shut_down(error.pushed)
         else:
-            self._arm()
+            self._schedule_token_check()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin what ends with the channel at the latest."""
+        """Start a task that is cancelled when the channel closes."""
         task = asyncio.create_task(work, name=f"channel {self.topic}")
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
 
-    async def _say_ready(self) -> None:
+    async def _await_replication(self) -> None:
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await self._services.messages.live.wait()
@@ -273,7 +228,7 @@ class Channel:
 
     # -- postgres_changes
 
-    async def _subscribe(self, delay: float, expected: Any = None) -> None:
+    async def _subscribe(self, delay: float, release: Callable[[], None] | None = None) -> None:
         try:
             while True:
                 if delay:
@@ -289,8 +244,8 @@ class Channel:
                 else:
                     return self._system("postgres_changes", "ok", "Subscribed to PostgreSQL")
         finally:
-            if expected is not None:
-                expected()
+            if release is not None:
+                release()
 
     # -- broadcast and presence
 
@@ -321,8 +276,8 @@ class Channel:
             if self._config.ack:
                 self._reply(message, "error", "payload_size_exceeded")
             return
-        but = None if self._config.hear_self else self
-        self._services.topics.send(self.name, self.private, fanout, but=but)
+        exclude = None if self._config.receive_self else self
+        self._services.topics.send(self.name, self.private, fanout, exclude=exclude)
         if self._config.ack:
             self._reply(message, "ok", {})
 
@@ -350,28 +305,23 @@ class Channel:
                 )
             except AccessUnavailable:
                 allowed = False
-        # As recorded: whoever joined without presence hears of itself before the answer to its first track.
-        late = not self._presence_enabled and event == "track"
+        # As recorded: if presence was off at the join, the first track is replied to after its own presence message.
+        reply_last = not self._presence_enabled and event == "track"
         self._presence_enabled = True
-        if not late:
+        if not reply_last:
             self._reply(message, "ok", {})
         if allowed and event == "track":
             self._services.presence.track(self, tracked)
         elif allowed:
             self._services.presence.untrack(self)
-        if late:
+        if reply_last:
             self._reply(message, "ok", {})
         return None
 
     # -- sending
 
     async def _fetch_replayed(self, replay: Any) -> list[Stored]:
-        if not self.private:
-            raise JoinRefused("UnableToReplayMessages: Replay is not allowed for public channels")
-        since = replay.get("since") if isinstance(replay, Mapping) else None
-        limit = replay.get("limit", 25) if isinstance(replay, Mapping) else None
-        if not isinstance(since, int) or not isinstance(limit, int):
-            raise JoinRefused("UnableToReplayMessages: Replay params are not valid")
+        since, limit = parse_replay(replay, private=self.private)
         try:
             return await stored(self._services.pool, self.name, since, limit)
         except (psycopg.Error, TimeoutError, OSError) as error:
@@ -387,8 +337,8 @@ class Channel:
         payload = {"message": text, "status": status, "extension": extension, "channel": self.name}
         self._push("system", dump(payload))
 
-    def say_closed(self) -> None:
-        """Tell the client that the channel has ended."""
+    def send_close(self) -> None:
+        """Notify the client that the channel has closed."""
         self._socket.send(
             push(self._socket.vsn, self.topic, "phx_close", "{}", join_ref=self.join_ref, ref=self.join_ref)
         )
@@ -396,5 +346,5 @@ class Channel:
     def _shut_down(self, text: str) -> None:
         self._system("system", "error", text)
         self.close()
-        self.say_closed()
+        self.send_close()
         self._socket.forget(self)

@@ -1,6 +1,7 @@
-"""What a client asks for when it joins a channel. Pure, no I/O.
+"""Parses the payload of a join. Pure, no I/O.
 
-What is missing or of a wrong type counts as not asked for, as on the hosted server (v2.129.8), unless that fails there.
+As on the hosted server (v2.129.8), options that are missing or have the wrong type count as not set, except where the
+hosted server fails.
 """
 
 from __future__ import annotations
@@ -14,41 +15,41 @@ from devstack.realtime.binding import binding_id, inspect
 
 
 class JoinRefused(Exception):
-    """A join that is answered with an error; the text is its reason."""
+    """A join that is rejected; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class JoinConfig:
     """The parsed payload of `phx_join`.
 
-    `token` None: none was sent. `replay` is what was asked for, unchecked. `whole`: false for clients of the first
-    protocol, that join `realtime:schema:table:filter` and get changes under the action's name.
+    `token` is None if the client sent none. `replay` is not validated yet, see `parse_replay`. `legacy` clients use
+    the original protocol: they join `realtime:schema:table:filter`, and a change's event is named after its action.
     """
 
     token: str | None
     private: bool
     ack: bool
-    hear_self: bool
+    receive_self: bool
     presence_enabled: bool
     presence_key: str
     bindings: tuple[Mapping[str, Any], ...]
     replay: Any
     replication_ready: bool
-    whole: bool
+    legacy: bool
 
     def response(self) -> dict[str, Any]:
-        """Return what an accepted join is answered with."""
+        """Return the response to an accepted join."""
         return {"postgres_changes": [{"id": binding_id(params), **params} for params in self.bindings]}
 
 
 def parse_join(name: str, payload: Any) -> JoinConfig:
-    """Read the payload of a join of the topic `name` (without `realtime:`). Raises JoinRefused."""
+    """Parse a join of the topic `name` (without the prefix `realtime:`). Raises JoinRefused."""
     if not isinstance(payload, Mapping):
         raise JoinRefused(f"UnknownErrorOnChannel: expected params to be a :map, got: `{inspect(payload)}`")
-    asked = payload.get("config")
-    config: Mapping[str, Any] = asked if isinstance(asked, Mapping) else {}
+    sent = payload.get("config")
+    config: Mapping[str, Any] = sent if isinstance(sent, Mapping) else {}
     broadcast = config.get("broadcast")
-    if (asked is not None and not isinstance(asked, Mapping)) or (
+    if (sent is not None and not isinstance(sent, Mapping)) or (
         broadcast is not None and not isinstance(broadcast, Mapping)
     ):
         raise JoinRefused("UnknownErrorOnChannel: no function clause matching in Access.get/3")
@@ -56,18 +57,30 @@ def parse_join(name: str, payload: Any) -> JoinConfig:
     presence = config.get("presence")
     presence = presence if isinstance(presence, Mapping) else {}
     key = presence.get("key")
+    legacy = "config" not in payload
     return JoinConfig(
         token=_token(payload),
         private=_flag(config.get("private")),
         ack=_flag(broadcast.get("ack")),
-        hear_self=_flag(broadcast.get("self")),
+        receive_self=_flag(broadcast.get("self")),
         presence_enabled=_flag(presence.get("enabled")),
         presence_key=key if isinstance(key, str) and key else str(uuid.uuid1()),
-        bindings=_bindings(name, config, whole="config" in payload),
+        bindings=_bindings(name, config, legacy=legacy),
         replay=broadcast.get("replay"),
         replication_ready=bool(broadcast.get("replication_ready")),
-        whole="config" in payload,
+        legacy=legacy,
     )
+
+
+def parse_replay(replay: Any, *, private: bool) -> tuple[int, int]:
+    """Return `since` (Unix time in ms) and `limit` of a replay. Raises JoinRefused."""
+    if not private:
+        raise JoinRefused("UnableToReplayMessages: Replay is not allowed for public channels")
+    since = replay.get("since") if isinstance(replay, Mapping) else None
+    limit = replay.get("limit", 25) if isinstance(replay, Mapping) else None
+    if not isinstance(since, int) or not isinstance(limit, int):
+        raise JoinRefused("UnableToReplayMessages: Replay params are not valid")
+    return since, limit
 
 
 def _token(payload: Mapping[str, Any]) -> str | None:
@@ -81,13 +94,13 @@ def _flag(value: Any) -> bool:
     return value is True or (isinstance(value, str) and value.lower() == "true")
 
 
-def _bindings(name: str, config: Mapping[str, Any], *, whole: bool) -> tuple[Mapping[str, Any], ...]:
-    if not whole:
+def _bindings(name: str, config: Mapping[str, Any], *, legacy: bool) -> tuple[Mapping[str, Any], ...]:
+    if legacy:
         return (dict(zip(("schema", "table", "filter"), name.split(":", 2), strict=False)),)
-    asked = config.get("postgres_changes")
-    if not isinstance(asked, list):
+    sent = config.get("postgres_changes")
+    if not isinstance(sent, list):
         return ()
-    bindings = tuple(params for params in asked if params is not None)
+    bindings = tuple(params for params in sent if params is not None)
     if not all(isinstance(params, Mapping) for params in bindings):
         raise JoinRefused("UnknownErrorOnChannel: expected a map")
     return bindings

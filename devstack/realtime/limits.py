@@ -1,7 +1,7 @@
-"""What a project may ask of Realtime, and how the hosted service measures it (v2.129.8).
+"""The Realtime limits of a plan, measured as the hosted service does (v2.129.8).
 
-Rates are averages over the last minute, taken every 5 s, in 12 parts; a counter that has just begun averages over
-what it has, and one that saw nothing for 5 minutes begins anew.
+A rate is an average over the last minute: 12 intervals of 5 s, updated at the end of each. A new counter averages over
+the intervals it has so far; a counter with no events for 5 minutes starts over.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a project's plan; None: none. Two are the same in every plan, and no setting here.
+    """The limits of a plan; None means unlimited. Limits that are the same in every plan are constants elsewhere.
 
-    `events_per_second`: sends and deliveries of broadcasts; `presence_per_second`: the same of presence;
-    `joins_per_second`: of channels; `clients`: connections with a joined channel at one time.
+    `events_per_second`: broadcasts sent and delivered. `presence_per_second`: the same for presence messages.
+    `joins_per_second`: channel joins. `clients`: concurrent connections with at least one joined channel.
     """
 
     events_per_second: float | None = None
@@ -37,31 +37,31 @@ FREE = Limits(events_per_second=100, presence_per_second=20, joins_per_second=10
 
 
 class Rate:
-    """Counts something, and says whether there was too much of it. `clock` is in seconds."""
+    """Measures a rate and compares it with a limit. `clock` returns seconds."""
 
     def __init__(self, limit: float | None, clock: Clock = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
-        self._parts: deque[int] = deque(maxlen=TICKS)
+        self._intervals: deque[int] = deque(maxlen=TICKS)
         self._count = 0
         self._idle = 0
         self._average = 0.0
         self._next: float | None = None
 
     def add(self, count: int = 1) -> None:
-        """Count."""
+        """Count events."""
         if self._limit is not None:
             self._tick()
             self._count += count
 
     @property
     def average(self) -> float:
-        """What came in a second, on average, as of the last tick."""
+        """Events per second as of the last tick."""
         self._tick()
         return self._average
 
     def is_exceeded(self) -> bool:
-        """Say whether the average has reached the limit."""
+        """Return whether the average has reached the limit."""
         return self._limit is not None and self.average >= self._limit
 
     def _tick(self) -> None:
@@ -74,16 +74,16 @@ class Rate:
         self._next += passed * TICK_SECONDS
         for _ in range(min(passed, IDLE_TICKS + 1)):
             self._idle = 0 if self._count else self._idle + 1
-            self._parts.append(self._count)
+            self._intervals.append(self._count)
             self._count = 0
         if self._idle >= IDLE_TICKS:
-            self._parts.clear()
+            self._intervals.clear()
             self._idle = 0
-        self._average = sum(self._parts) / (len(self._parts) or 1) / TICK_SECONDS
+        self._average = sum(self._intervals) / (len(self._intervals) or 1) / TICK_SECONDS
 
 
 class Window:
-    """Allows so many calls in a span of time, which begins at the first call."""
+    """Allows `calls` calls within `seconds`, counted from the first call."""
 
     def __init__(self, calls: int, seconds: float, clock: Clock = time.monotonic) -> None:
         self._calls = calls
@@ -93,7 +93,7 @@ class Window:
         self._ends = float("-inf")
 
     def allows(self) -> bool:
-        """Take note of a call; False if it is one too many."""
+        """Count a call; return whether it is within the limit."""
         now = self._clock()
         if now > self._ends:
             self._count, self._ends = 0, now + self._seconds

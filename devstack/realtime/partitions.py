@@ -1,4 +1,4 @@
-"""The daily partitions of `realtime.messages`: made ahead, dropped after three days, as the hosted service does."""
+"""The daily partitions of `realtime.messages`, created ahead and dropped after three days as on the hosted service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECK_SECONDS = 3600.0
 
 
 async def make_partitions(connection: Connection) -> None:
-    """Make the partitions of yesterday to three days ahead, and drop those older than three days."""
+    """Create the partitions from yesterday to three days ahead, and drop those older than three days."""
     today = datetime.now(UTC).date()
     cursor = await connection.execute(
         "select c.relname::text from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid"
@@ -42,13 +42,13 @@ async def make_partitions(connection: Connection) -> None:
 
 
 async def keep_partitions(pool: Pool) -> None:
-    """Look after the partitions once an hour, for ever."""
+    """Create and drop partitions once an hour, until cancelled."""
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         try:
             await pool.run(make_partitions)
         except (psycopg.Error, TimeoutError, OSError) as error:
-            logger.warning("the partitions of realtime.messages could not be made: %s", str(error).strip())
+            logger.warning("could not update the partitions of realtime.messages: %s", str(error).strip())
 
 
 def _name(day: date) -> str:

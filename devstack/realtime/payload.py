@@ -1,4 +1,4 @@
-"""The payload of one change as subscribers get it. Pure, no I/O; shapes as recorded from Realtime v2.129.8."""
+"""Builds the payload of a row change. Pure, no I/O; the format is that of Realtime v2.129.8, as recorded."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from devstack.realtime.protocol import dump
 from devstack.realtime.rows import Rendered, Table
 
 MAX_RECORD_BYTES = 1024 * 1024
-MAX_VALUE_BYTES = 64  # of a value that is still told when the record is too large
+MAX_VALUE_BYTES = 64  # longer values are omitted if the record is too large
 
 
-def payload(table: Table, one: Rendered, stamp: str, role: str, columns: Collection[str] | None) -> str:
-    """Return the change as JSON text for a role and a selection of columns (None: all).
+def payload(table: Table, rendered: Rendered, stamp: str, role: str, columns: Collection[str] | None) -> str:
+    """Return a change as JSON text, for a role and a selection of columns (None: all).
 
-    A row over 1 MiB is reduced to its short values. `stamp` is the time of the commit.
+    Rows over 1 MiB include only their short values. `stamp` is the commit time.
     """
-    shown = [
+    readable = [
         column
         for column in table.columns
         if role in column.readers and (columns is None or column.primary or column.name in columns)
     ]
-    allowed = {column.name for column in shown}
-    action = one.change.action
-    too_large = _size(one.record) + (_size(one.old) if one.change.old else 0) > MAX_RECORD_BYTES
+    allowed = {column.name for column in readable}
+    change = rendered.change
+    too_large = _size(rendered.record) + (_size(rendered.old) if change.old else 0) > MAX_RECORD_BYTES
 
     def record(values: Mapping[str, str | None], names: Collection[str]) -> str:
         kept = {
@@ -33,34 +33,35 @@ def payload(table: Table, one: Rendered, stamp: str, role: str, columns: Collect
         }
         return _object(kept)
 
-    parts = {"table": dump(one.change.relation.table), "type": dump(action)}
-    if action != "DELETE":
-        parts["record"] = record(one.record, allowed)
-    parts["columns"] = dump([{"name": column.name, "type": column.type_name} for column in shown])
+    parts = {"table": dump(change.relation.table), "type": dump(change.action)}
+    if change.action != "DELETE":
+        parts["record"] = record(rendered.record, allowed)
+    parts["columns"] = dump([{"name": column.name, "type": column.type_name} for column in readable])
     parts["errors"] = dump(["Error 413: Payload Too Large"] if too_large else None)
-    parts["schema"] = dump(one.change.relation.schema)
+    parts["schema"] = dump(change.relation.schema)
     parts["commit_timestamp"] = dump(stamp)
-    if action == "UPDATE":
-        parts["old_record"] = record(one.old, allowed)
-    elif action == "DELETE":
-        # A deleted row cannot be checked any more: with row level security only its key is told.
+    if change.action == "UPDATE":
+        parts["old_record"] = record(rendered.old, allowed)
+    elif change.action == "DELETE":
+        # Policies cannot be checked for a deleted row, so with row level security only its key is sent.
         primary = {column.name for column in table.key}
-        parts["old_record"] = record(one.old, allowed & primary if table.secured else allowed)
+        parts["old_record"] = record(rendered.old, allowed & primary if table.secured else allowed)
     return _join(parts)
 
 
-def error_payload(one: Rendered, error: str) -> str:
-    """Return what subscribers get in place of a change that cannot be shown to them."""
+def error_payload(rendered: Rendered, error: str) -> str:
+    """Return the payload that replaces a change which the subscriber may not read."""
+    change = rendered.change
     parts = {
-        "table": dump(one.change.relation.table),
-        "type": dump(one.change.action),
+        "table": dump(change.relation.table),
+        "type": dump(change.action),
         "record": "{}",
         "columns": "[]",
         "errors": dump([error]),
-        "schema": dump(one.change.relation.schema),
+        "schema": dump(change.relation.schema),
         "commit_timestamp": "null",
     }
-    if one.change.action == "UPDATE":
+    if change.action == "UPDATE":
         parts["old_record"] = "{}"
     return _join(parts)
 
@@ -70,7 +71,7 @@ def _size(values: Mapping[str, str | None]) -> int:
 
 
 def _object(values: Mapping[str, str | None]) -> str:
-    # The order of jsonb: shorter names first.
+    # jsonb order: shorter names first.
     ordered = sorted(values, key=lambda name: (len(name.encode()), name.encode()))
     return _join({name: values[name] or "null" for name in ordered})
 

@@ -15,7 +15,7 @@ POSTGRES_EPOCH = 946_684_800  # 2000-01-01T00:00:00Z in seconds of Unix time
 
 
 class Unchanged(Enum):
-    """Stands for a TOASTed value that an UPDATE did not touch and Postgres therefore does not send."""
+    """A TOASTed value that an UPDATE did not change; Postgres does not send it."""
 
     TOAST = "unchanged"
 
@@ -26,7 +26,7 @@ Row = tuple[Value, ...]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a replicated table. `key`: it belongs to the replica identity."""
+    """A column of a replicated table. `key` is true if it is part of the replica identity."""
 
     name: str
     type_oid: int
@@ -35,7 +35,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A replicated table as it was when the change was made. `identity` is pg_class.relreplident."""
+    """A replicated table at the time of the change. `identity` is pg_class.relreplident."""
 
     oid: int
     schema: str
@@ -46,7 +46,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One row change. `old` is the replica identity (other columns None), if Postgres sent it."""
+    """A row change. `old` is the replica identity (other columns None), if Postgres sent it."""
 
     action: Action
     relation: Relation
@@ -56,26 +56,26 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The start of a committed transaction. `committed_at` is microseconds of Unix time."""
+    """The start of a committed transaction. `committed_at` is a Unix time in microseconds."""
 
     committed_at: int
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The end of a transaction. `end` is the position after it in the WAL."""
+    """The end of a transaction. `end` is the WAL position after it."""
 
     end: int
 
 
 class Decoder:
-    """Turns the messages of one replication stream into events; remembers the tables it was told of."""
+    """Decodes the messages of one replication stream. It keeps the table definitions that the stream announces."""
 
     def __init__(self) -> None:
         self._relations: dict[int, Relation] = {}
 
     def decode(self, data: bytes) -> Begin | Commit | Change | None:
-        """Return the event in `data`, or None if it holds nothing of interest (types, origins, truncates)."""
+        """Decode a message. Returns None for messages that are not needed (types, origins, truncates)."""
         match data[0]:
             case 0x49:  # I: new tuple
                 new, _ = _row(data, 6)
@@ -118,7 +118,7 @@ class Decoder:
             (type_oid,) = struct.unpack_from(">I", data, at)
             columns.append(Column(name, type_oid, key))
             at += 8  # the type and its modifier
-        # An empty schema stands for pg_catalog.
+        # An empty schema means pg_catalog.
         self._relations[oid] = Relation(oid, schema or "pg_catalog", table, identity, tuple(columns))
 
 

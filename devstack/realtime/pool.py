@@ -1,4 +1,4 @@
-"""A small bounded pool of Postgres connections that survives a restart of the server."""
+"""A small, bounded pool of Postgres connections that survives server restarts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
 
 class Pool:
-    """At most `size` connections, opened when they are needed. They are in autocommit mode.
+    """At most `size` connections in autocommit mode, opened on demand.
 
-    `timeout` (seconds) bounds the wait for a free connection and for opening one.
+    `timeout` is the number of seconds to wait for a free connection, and for a new one to open.
     """
 
     def __init__(self, dsn: str, *, size: int = 4, timeout: float = 5.0) -> None:
@@ -26,9 +26,9 @@ class Pool:
         self._closed = False
 
     async def run(self, work: Callable[[Connection], Awaitable[T]], *, seconds: float = 10.0) -> T:
-        """Run `work` with a connection of its own, for at most `seconds`, and return its result.
+        """Run `work` with an exclusive connection for at most `seconds`, and return its result.
 
-        A connection that turns out to be dead (Postgres was restarted) is replaced, and `work` starts again once.
+        If a pooled connection turns out to be closed (Postgres was restarted), `work` is retried with another one.
         Raises psycopg.Error as `work` does, psycopg.OperationalError if Postgres cannot be reached, TimeoutError.
         """
         async with asyncio.timeout(self._timeout):
@@ -47,11 +47,11 @@ class Pool:
             self._free.release()
 
     def open(self) -> None:
-        """Keep connections again after `close`."""
+        """Reopen the pool after `close`."""
         self._closed = False
 
     async def close(self) -> None:
-        """Close the idle connections; those in use are closed when their work is done."""
+        """Close idle connections now, and connections in use when their work is done."""
         self._closed = True
         while self._idle:
             await self._idle.pop().close()
@@ -72,7 +72,7 @@ class Pool:
             clean = True
             return result
         except psycopg.Error:
-            # An error of the statement leaves the connection usable once its transaction is over.
+            # After a failed statement, the connection is usable again once its transaction is rolled back.
             clean = not connection.broken and not connection.closed
             if clean:
                 await connection.rollback()

@@ -1,7 +1,8 @@
-"""The Phoenix channel protocol as Realtime speaks it: serializers 1.0.0 and 2.0.0. Pure, no I/O.
+"""Realtime's Phoenix channel protocol, serializers 1.0.0 and 2.0.0. Pure, no I/O.
 
-1.0.0 is a JSON object a frame. 2.0.0 is a JSON array a frame, and binary frames: 0 (push) and 3 (broadcast push)
-from the client, 2 (broadcast) and 4 (user broadcast) from the server. Shapes: recorded from Realtime v2.129.8.
+With 1.0.0, each frame is a JSON object. With 2.0.0, each frame is a JSON array or binary: kinds 0 (push) and 3
+(broadcast push) from the client, 2 (broadcast) and 4 (user broadcast) from the server. The formats are those of
+Realtime v2.129.8, as recorded.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-Ref = Any  # a string, as a rule; any JSON value is given back as it came
+Ref = Any  # usually a string, but any JSON value is echoed
 MAX_FRAME_BYTES = 5_000_000
 MAX_PAYLOAD_BYTES = 3_000_000
 
@@ -26,7 +27,7 @@ class Vsn(Enum):
 
     @classmethod
     def parse(cls, text: str | None) -> Vsn | None:
-        """Return the serializer a client asks for (1.0.0 if it asks for none), or None if there is no such."""
+        """Return the requested serializer, 1.0.0 by default, or None if it is unknown."""
         if text is None:
             return cls.V1
         major, _, rest = text.partition(".")
@@ -37,12 +38,12 @@ class Vsn(Enum):
 
 
 class MalformedFrame(Exception):
-    """A frame that is no message; it is ignored."""
+    """A frame that is not a message; it is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserBroadcast:
-    """The payload of a broadcast that travels apart from its envelope; `body` is JSON text if `is_json`."""
+    """A broadcast whose payload is forwarded unparsed. `body` is JSON text if `is_json`, otherwise binary."""
 
     event: str
     body: bytes
@@ -51,7 +52,7 @@ class UserBroadcast:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message from a client. `payload`: a JSON value; UserBroadcast or bytes if it came in a binary frame."""
+    """A message from a client. `payload` is a JSON value, or a UserBroadcast or bytes from a binary frame."""
 
     join_ref: Ref
     ref: Ref
@@ -61,27 +62,27 @@ class Message:
 
 
 def dump(value: Any) -> str:
-    """Return `value` as compact JSON. Raises ValueError if JSON has no such value."""
+    """Return `value` as compact JSON. Raises ValueError if it contains NaN or an infinity."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def load(text: str | bytes) -> Any:
-    """Return the value in a JSON text. Raises MalformedFrame if it is none, or holds what JSON cannot."""
+    """Parse JSON text. Raises MalformedFrame on invalid JSON, NaN, infinities and lone surrogates."""
     try:
         value = json.loads(text, parse_constant=_refuse)
         if "\\u" in text if isinstance(text, str) else b"\\u" in text:
-            dump(value).encode()  # a lone surrogate is no text
+            dump(value).encode()  # raises on lone surrogates
     except (ValueError, RecursionError) as error:
         raise MalformedFrame(str(error)) from error
     return value
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not valid JSON")
 
 
 def decode_text(vsn: Vsn, text: str) -> Message:
-    """Return the message in a text frame. Raises MalformedFrame."""
+    """Decode a text frame. Raises MalformedFrame."""
     value = load(text)
     if vsn is Vsn.V1:
         if not isinstance(value, dict) or not {"topic", "event", "payload", "ref"} <= value.keys():
@@ -89,7 +90,7 @@ def decode_text(vsn: Vsn, text: str) -> Message:
         message = Message(value.get("join_ref"), value["ref"], value["topic"], value["event"], value["payload"])
     else:
         if not isinstance(value, list) or len(value) != 5:
-            raise MalformedFrame("not an array of five")
+            raise MalformedFrame("not an array of five items")
         message = Message(*value)
     if not isinstance(message.topic, str) or not isinstance(message.event, str):
         raise MalformedFrame("topic and event must be strings")
@@ -97,9 +98,9 @@ def decode_text(vsn: Vsn, text: str) -> Message:
 
 
 def decode_binary(vsn: Vsn, data: bytes) -> Message:
-    """Return the message in a binary frame. Raises MalformedFrame."""
+    """Decode a binary frame. Raises MalformedFrame."""
     if vsn is Vsn.V1 or not data:
-        raise MalformedFrame("no binary frame is known to this serializer")
+        raise MalformedFrame("an empty binary frame, or one for a serializer that has none")
     try:
         match data[0]:
             case 0:
@@ -114,7 +115,7 @@ def decode_binary(vsn: Vsn, data: bytes) -> Message:
 
 
 def _fields(data: bytes, count: int, *, gap: int = 0) -> tuple[list[str], bytes]:
-    """Read the kind, the lengths of `count` fields, `gap` bytes and the fields; return them and the rest."""
+    """Return `count` fields and the rest of the frame. Layout: kind, field lengths, `gap` bytes, fields, rest."""
     at = 1 + count + gap
     if len(data) < at:
         raise IndexError(at)
@@ -128,25 +129,25 @@ def _fields(data: bytes, count: int, *, gap: int = 0) -> tuple[list[str], bytes]
 
 
 def push(vsn: Vsn, topic: str, event: str, payload: str, *, join_ref: Ref = None, ref: Ref = None) -> bytes:
-    """Return the WebSocket frame of a message to a client; `payload` is JSON text."""
+    """Return the WebSocket frame of a message to a client. `payload` is JSON text."""
     return text_frame(envelope(vsn, topic, event, payload, join_ref=join_ref, ref=ref))
 
 
 def envelope(vsn: Vsn, topic: str, event: str, payload: str, *, join_ref: Ref = None, ref: Ref = None) -> str:
-    """Return the JSON text of a message to a client; `payload` is JSON text."""
+    """Return the JSON text of a message to a client. `payload` is JSON text."""
     if vsn is Vsn.V1:
         return f'{{"ref":{dump(ref)},"event":{dump(event)},"payload":{payload},"topic":{dump(topic)}}}'
     return f"[{dump(join_ref)},{dump(ref)},{dump(topic)},{dump(event)},{payload}]"
 
 
 def reply(vsn: Vsn, topic: str, ref: Ref, join_ref: Ref, status: str, response: Any) -> bytes:
-    """Return the frame of a `phx_reply`."""
+    """Return the WebSocket frame of a `phx_reply`."""
     payload = dump({"status": status, "response": response})
     return push(vsn, topic, "phx_reply", payload, join_ref=join_ref, ref=ref)
 
 
 class Fanout:
-    """A message for many sockets: each serializer encodes it at most once. `frame` is None where it has no shape."""
+    """A message for many sockets, encoded at most once per serializer."""
 
     __slots__ = ("_encode", "_frames")
 
@@ -155,19 +156,19 @@ class Fanout:
         self._frames: dict[Vsn, bytes | None] = {}
 
     def frame(self, vsn: Vsn) -> bytes | None:
-        """Return the WebSocket frame for a socket of that serializer, or None if it gets nothing."""
+        """Return the WebSocket frame, or None if this serializer cannot represent the message."""
         if vsn not in self._frames:
             self._frames[vsn] = self._encode(vsn)
         return self._frames[vsn]
 
 
 def event_fanout(topic: str, event: str, payload: str) -> Fanout:
-    """An event to all of a topic; `payload` is JSON text."""
+    """Return an event for all channels of a topic. `payload` is JSON text."""
     return Fanout(lambda vsn: push(vsn, topic, event, payload))
 
 
 def user_broadcast_fanout(topic: str, broadcast: UserBroadcast, meta: Mapping[str, Any] | None) -> Fanout:
-    """A broadcast whose payload is passed on as it came: inside the JSON for 1.0.0, a binary frame for 2.0.0."""
+    """Return a broadcast with its payload unparsed: embedded in the JSON for 1.0.0, a binary frame for 2.0.0."""
 
     def encode(vsn: Vsn) -> bytes | None:
         meta_text = dump(meta) if meta else ""
@@ -187,7 +188,7 @@ def user_broadcast_fanout(topic: str, broadcast: UserBroadcast, meta: Mapping[st
 
 
 def raw_broadcast_fanout(topic: str, data: bytes) -> Fanout:
-    """A broadcast that came as a plain binary push (kind 0); 1.0.0 has no shape for it."""
+    """Return a broadcast received as a plain binary push (kind 0), which 1.0.0 cannot represent."""
 
     def encode(vsn: Vsn) -> bytes | None:
         name = topic.encode()

@@ -1,4 +1,4 @@
-"""Finds the tables that a binding means, and checks its filters against them, as the hosted database does."""
+"""Finds the tables that match a binding, and validates its filters as the hosted database does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_IN_VALUES = 100
 async def resolve(
     connection: Connection, publication: str, bindings: Sequence[tuple[int, Binding]], credential: Credential
 ) -> list[frozenset[int]]:
-    """Find the published tables that each binding means. Raises BindingRefused if one cannot be had."""
+    """Return the OIDs of the published tables that match each binding. Raises BindingRefused for an invalid one."""
     cursor = await connection.execute(
         "select p.schemaname::text, p.tablename::text, c.oid::int8"
         " from pg_catalog.pg_publication_tables p"
@@ -53,11 +53,11 @@ async def resolve(
 
 
 class _Invalid(Exception):
-    """What the hosted database raises by `raise exception` when it checks a subscription."""
+    """An error that the hosted database raises with `raise exception` when it validates a subscription."""
 
 
 async def _check(connection: Connection, binding: Binding, oids: Sequence[int], role: str) -> None:
-    """Raise psycopg.Error or _Invalid if the filters or the selected columns fit one of the tables not."""
+    """Raise psycopg.Error or _Invalid if the filters or selected columns do not fit one of the tables."""
     await connection.execute("select %s::regrole", (sql.Identifier(role).as_string(connection),))
     if not binding.filters and binding.columns is None:
         return

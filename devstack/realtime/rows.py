@@ -1,5 +1,5 @@
-"""Turns batches of row changes into what subscribers may see, by asking Postgres: values as JSON, filters by the
-column's own operators, and row level security by the row's primary key under the subscriber's role and claims.
+"""Evaluates batches of row changes in Postgres: renders values as JSON, applies filters with the column's own
+operators, and checks row level security by primary key under the subscriber's role and claims.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BYTEA = 17
 
 @dataclass(frozen=True, slots=True)
 class TableColumn:
-    """A column as the catalog has it now. `type_sql` names its type in SQL; `readers`: roles that may select it."""
+    """A column in the current catalog. `type_sql` is its type in SQL; `readers` are the roles that may select it."""
 
     name: str
     type_name: str
@@ -33,7 +33,7 @@ class TableColumn:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as the catalog has it now."""
+    """A table in the current catalog. `secured` is true if row level security is enabled."""
 
     oid: int
     name: sql.Composable
@@ -48,7 +48,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A change with its values as JSON text by column (None is null), and the conditions that it meets."""
+    """A change with its values as JSON text by column (None is null).
+
+    `met` are the filters that the row meets, `present` the columns that the change contains.
+    """
 
     change: Change
     record: Mapping[str, str | None]
@@ -56,15 +59,15 @@ class Rendered:
     met: frozenset[Filter]
     present: frozenset[str]
 
-    def passes(self, filters: Iterable[Filter]) -> bool:
-        """Say whether all conditions are met; one on a column that is not in the change does not count."""
+    def matches(self, filters: Iterable[Filter]) -> bool:
+        """Return whether all filters are met, ignoring those on columns that the change does not contain."""
         filters = tuple(filters)
-        counted = [f for f in filters if f.column in self.present]
-        return not filters or (bool(counted) and all(f in self.met for f in counted))
+        applicable = [f for f in filters if f.column in self.present]
+        return not filters or (bool(applicable) and all(f in self.met for f in applicable))
 
 
 async def describe(connection: Connection, oids: Sequence[int], roles: Sequence[str]) -> dict[int, Table]:
-    """Return the tables with these OIDs that still exist."""
+    """Return the tables with these OIDs that still exist. `readers` of a column are limited to `roles`."""
     cursor = await connection.execute(
         """
         select c.oid::int8, n.nspname, c.relname, c.relrowsecurity, a.attname, t.typname,
@@ -101,14 +104,14 @@ async def describe(connection: Connection, oids: Sequence[int], roles: Sequence[
 
 
 def condition(filter_: Filter, operand: sql.Composable, type_sql: str) -> tuple[sql.Composable, list[str]]:
-    """Return SQL, and its parameters, that says whether `operand`, of the type, meets the filter.
+    """Return an SQL expression that tests `operand` against the filter, and its parameters.
 
-    A null meets only `is` and `isdistinct`.
+    Null meets only `is` and `isdistinct`.
     """
-    type_ = _verbatim(type_sql)  # from format_type: quoted where it must be
+    type_ = _verbatim(type_sql)  # from format_type, which quotes where necessary
     values = [filter_.value]
     if filter_.operator == "is":
-        # checked at subscription to be one of four keywords
+        # validated at subscription: one of four keywords
         test = sql.SQL("{} is {}").format(operand, _verbatim(filter_.value))
         values = []
     elif filter_.operator == "in":
@@ -121,7 +124,7 @@ def condition(filter_: Filter, operand: sql.Composable, type_sql: str) -> tuple[
 
 
 def _name(*parts: str) -> sql.Composable:
-    """Return an identifier for a query with parameters, in which a percent sign is doubled."""
+    """Return an identifier for a query with parameters, in which percent signs must be doubled."""
     return _verbatim(sql.Identifier(*parts).as_string().replace("%", "%%"))
 
 
@@ -132,7 +135,7 @@ def _verbatim(text: str) -> sql.SQL:
 async def render(
     connection: Connection, table: Table, changes: Sequence[Change], filters: Sequence[Filter]
 ) -> list[Rendered]:
-    """Return the changes of one table, with one query for each shape the table had.
+    """Render the changes of one table, with one query for each table definition among them.
 
     Raises psycopg.Error if the values no longer fit the table's types.
     """
@@ -155,7 +158,7 @@ async def _render(
 ) -> list[Rendered]:
     known = {column.name: column for column in table.columns}
     width = len(relation.columns)
-    olds = [_identity(table, change) for change in changes]
+    olds = [_identity(change) for change in changes]
     news: list[Row] = [change.new or old for change, old in zip(changes, olds, strict=True)]
     with_old = any(change.action == "UPDATE" for change in changes)
 
@@ -173,8 +176,8 @@ async def _render(
             current = known.get(column.name)
             type_sql = current.type_sql if current else "text"
             typed = sql.SQL("{}::{}").format(name, _verbatim(type_sql))
-            shown = name if column.type_oid == BYTEA else typed
-            selected.append(sql.SQL("to_jsonb({})::text").format(shown))
+            value = name if column.type_oid == BYTEA else typed
+            selected.append(sql.SQL("to_jsonb({})::text").format(value))
             if prefix == "n" and current:
                 operands[column.name] = (typed, type_sql)
     usable = [f for f in filters if f.column in operands]
@@ -189,31 +192,31 @@ async def _render(
         sql.SQL(", ").join(names),
     )
     cursor = await connection.execute(query, [*parameters, *arrays], prepare=False)
-    answers = cast("list[tuple[Any, ...]]", await cursor.fetchall())
+    results = cast("list[tuple[Any, ...]]", await cursor.fetchall())
     rendered = []
-    for change, new, old, answer in zip(changes, news, olds, answers, strict=True):
-        old_values = answer[width : 2 * width] if with_old else answer[:width]
-        old_shown = _shown(relation, old, old_values) if change.action != "INSERT" else {}
-        new_shown = _shown(relation, new, answer[:width]) if change.action != "DELETE" else {}
+    for change, new, old, result in zip(changes, news, olds, results, strict=True):
+        old_values = result[width : 2 * width] if with_old else result[:width]
+        old_record = _record(relation, old, old_values) if change.action != "INSERT" else {}
+        new_record = _record(relation, new, result[:width]) if change.action != "DELETE" else {}
         if change.action == "UPDATE":
             for index, column in enumerate(relation.columns):
                 if new[index] is Unchanged.TOAST and change.old is not None and relation.identity == "f":
-                    new_shown[column.name] = old_shown.get(column.name)
-        verdicts = answer[len(arrays) :]
+                    new_record[column.name] = old_record.get(column.name)
+        verdicts = result[len(arrays) :]
         rendered.append(
             Rendered(
                 change,
-                new_shown,
-                old_shown,
+                new_record,
+                old_record,
                 frozenset(f for f, met in zip(usable, verdicts, strict=True) if met),
-                frozenset(new_shown if change.action != "DELETE" else old_shown),
+                frozenset(new_record if change.action != "DELETE" else old_record),
             )
         )
     return rendered
 
 
-def _identity(table: Table, change: Change) -> Row:
-    """Return the old row: what Postgres sent, or else the key of the new row, for it did not change."""
+def _identity(change: Change) -> Row:
+    """Return the old row: the one that Postgres sent, otherwise the new row's key, which did not change."""
     columns = change.relation.columns
     if change.old is not None:
         if change.relation.identity == "f":
@@ -234,7 +237,7 @@ def _text(value: str | Unchanged | None, type_oid: int) -> str | None:
     return value[2:] if type_oid == BYTEA else value
 
 
-def _shown(relation: Relation, row: Row, values: Sequence[str | None]) -> dict[str, str | None]:
+def _record(relation: Relation, row: Row, values: Sequence[str | None]) -> dict[str, str | None]:
     return {
         column.name: value
         for column, value, raw in zip(relation.columns, values, row, strict=True)
@@ -249,9 +252,9 @@ async def visible(
     role: str,
     claims: Sequence[str],
 ) -> list[set[int]]:
-    """For each of the claims (JSON text), return which of the changes' rows row level security shows to the role.
+    """Return, for each of the claims (JSON text), the indices of the changes whose rows the role may see.
 
-    Rows are found by primary key and judged as they stand now. One transaction, which is rolled back.
+    Rows are looked up by primary key in their current state, in one transaction that is rolled back.
     """
     if not claims or role == "none":
         return [set() for _ in claims]
@@ -274,17 +277,17 @@ async def visible(
         ),
     )
     try:
-        return await _ask_together(connection, query, arrays, role, claims)
+        return await _query_all(connection, query, arrays, role, claims)
     except psycopg.OperationalError:
         raise
     except psycopg.Error:
-        # A policy fails for one of them, which must not spoil the rest.
-        return [await _ask_alone(connection, query, arrays, role, text) for text in claims]
+        # A policy fails for one of the claims, which must not affect the others.
+        return [await _query_one(connection, query, arrays, role, text) for text in claims]
     finally:
         await connection.rollback()
 
 
-async def _ask_together(
+async def _query_all(
     connection: Connection, query: sql.Composed, arrays: Sequence[Any], role: str, claims: Sequence[str]
 ) -> list[set[int]]:
     cursors = []
@@ -297,12 +300,12 @@ async def _ask_together(
     return [{cast(int, row[0]) - 1 for row in await cursor.fetchall()} for cursor in cursors]
 
 
-async def _ask_alone(
+async def _query_one(
     connection: Connection, query: sql.Composed, arrays: Sequence[Any], role: str, text: str
 ) -> set[int]:
     try:
         await connection.rollback()
-        return (await _ask_together(connection, query, arrays, role, [text]))[0]
+        return (await _query_all(connection, query, arrays, role, [text]))[0]
     except psycopg.OperationalError:
         raise
     except psycopg.Error:

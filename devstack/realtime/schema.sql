@@ -1,5 +1,5 @@
--- The schema `realtime` as the hosted service has it (names, columns, grants and behaviour of Supabase Realtime
--- v2.129), applied by the superuser supabase_admin before any migration. It may be applied again at any time.
+-- The schema `realtime` with the names, columns, grants and behaviour of Supabase Realtime v2.129. The superuser
+-- supabase_admin applies it before any migration. It is idempotent.
 
 do $$
 begin
@@ -10,7 +10,7 @@ end
 $$;
 
 create schema if not exists realtime;
-comment on schema realtime is 'Realtime: broadcasts from the database, and the authorisation of private channels.';
+comment on schema realtime is 'Realtime: broadcasts from the database, and authorisation of private channels.';
 revoke all on schema realtime from public;
 grant usage on schema realtime to postgres, anon, authenticated, service_role, supabase_realtime_admin;
 
@@ -28,7 +28,7 @@ create table if not exists realtime.messages (
     constraint messages_payload_exclusive check (payload is null or binary_payload is null)
 ) partition by range (inserted_at);
 comment on table realtime.messages is
-    'Every insert is broadcast to its topic. Policies on this table decide who may read from and write to private channels.';
+    'Each insert is broadcast to its topic. Policies on this table control who may read and write private channels.';
 create index if not exists messages_inserted_at_topic_index
     on realtime.messages (inserted_at desc, topic)
     where extension = 'broadcast' and private is true;
@@ -37,7 +37,7 @@ alter table realtime.messages owner to supabase_realtime_admin;
 revoke all on realtime.messages from public;
 grant select, insert, update on realtime.messages to postgres, anon, authenticated, service_role;
 
--- One partition a day, as the hosted service keeps them: yesterday to three days ahead.
+-- One partition per day, from yesterday to three days ahead, as on the hosted service.
 do $$
 declare
     day date;
@@ -61,7 +61,7 @@ create or replace function realtime.topic() returns text
 as $$
     select nullif(current_setting('realtime.topic', true), '')::text;
 $$;
-comment on function realtime.topic() is 'The topic that is being authorised; for use in policies on realtime.messages.';
+comment on function realtime.topic() is 'The topic being authorised, for use in policies on realtime.messages.';
 
 create or replace function realtime.send(payload jsonb, event text, topic text, private boolean default true)
     returns void
@@ -88,7 +88,7 @@ exception
 end;
 $$;
 comment on function realtime.send(jsonb, text, text, boolean) is
-    'Broadcasts a payload to a topic when the transaction commits. A failure is a warning, never an error.';
+    'Broadcasts a payload to a topic when the transaction commits. Failures raise a warning, never an error.';
 
 create or replace function realtime.send_binary(payload bytea, event text, topic text, private boolean default true)
     returns void
@@ -106,7 +106,7 @@ exception
 end;
 $$;
 comment on function realtime.send_binary(bytea, text, text, boolean) is
-    'Broadcasts bytes to a topic when the transaction commits; only clients of protocol 2.0.0 receive it.';
+    'Broadcasts bytes to a topic when the transaction commits. Only clients with serializer 2.0.0 receive them.';
 
 create or replace function realtime.broadcast_changes(
     topic_name text,
@@ -156,7 +156,7 @@ alter function realtime.broadcast_changes(text, text, text, text, text, record, 
     owner to supabase_realtime_admin;
 grant execute on all functions in schema realtime to postgres, anon, authenticated, service_role;
 
--- What the server reads the broadcasts from; the hosted service's publication of the same name.
+-- The publication that the server reads broadcasts from; it has the same name on the hosted service.
 do $$
 begin
     if not exists (
@@ -169,13 +169,13 @@ begin
 end
 $$;
 
--- On the hosted service `postgres` is no superuser, owns nothing here, and may only create and drop policies on
--- realtime.messages. Postgres itself asks for ownership of the table for that, so `postgres` is a member of the
--- owner, and an event trigger refuses it everything else.
+-- On the hosted service, `postgres` is not a superuser, owns nothing here, and may only create and drop policies on
+-- realtime.messages. Plain Postgres requires ownership of the table for that. So `postgres` is made a member of the
+-- owning role, and event triggers reject everything else.
 grant supabase_realtime_admin to postgres with inherit true, set false;
 
 create schema if not exists realtime_guard;
-comment on schema realtime_guard is 'Holds the event triggers that keep schema realtime as restricted as it is on the hosted service.';
+comment on schema realtime_guard is 'Event trigger functions that restrict schema realtime as the hosted service does.';
 revoke all on schema realtime_guard from public;
 
 create or replace function realtime_guard.refuse_ddl() returns event_trigger
@@ -198,7 +198,7 @@ begin
 end;
 $$;
 comment on function realtime_guard.refuse_ddl() is
-    'Refuses (42501) every DDL command of an ordinary role on schema realtime, but CREATE POLICY on realtime.messages.';
+    'Rejects (42501) DDL by ordinary roles on schema realtime, except CREATE POLICY on realtime.messages.';
 
 create or replace function realtime_guard.refuse_drop() returns event_trigger
     language plpgsql
@@ -220,7 +220,7 @@ begin
 end;
 $$;
 comment on function realtime_guard.refuse_drop() is
-    'Refuses (42501) every drop by an ordinary role in schema realtime, but of policies on realtime.messages.';
+    'Rejects (42501) drops by ordinary roles in schema realtime, except of policies on realtime.messages.';
 
 drop event trigger if exists realtime_refuse_ddl;
 create event trigger realtime_refuse_ddl on ddl_command_end execute function realtime_guard.refuse_ddl();

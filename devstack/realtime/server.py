@@ -1,4 +1,4 @@
-"""The Realtime server: its parts put together, and its routes."""
+"""The Realtime server: wires up the services and serves the routes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from aiohttp import web
 from devstack.realtime.access import AccessUnavailable, Authorization, Credential, TokenRefused, Tokens
 from devstack.realtime.broadcast import MESSAGES_PUBLICATION, TOPIC_PREFIX, Topics
 from devstack.realtime.changes import Changes
-from devstack.realtime.channel import Services
 from devstack.realtime.limits import NO_LIMITS, Clock, Limits, Rate
 from devstack.realtime.partitions import keep_partitions, make_partitions
 from devstack.realtime.pool import Pool
@@ -31,6 +30,7 @@ from devstack.realtime.protocol import (
     load,
     user_broadcast_fanout,
 )
+from devstack.realtime.services import Services
 from devstack.realtime.socket import Socket
 from devstack.realtime.wal import ReplicationStream
 
@@ -44,11 +44,11 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 class Realtime:
     """Supabase Realtime for one database.
 
-    `dsn` is a libpq URL of the superuser. `api_keys` are opaque keys and their roles; JWTs signed with `jwt_secret`
-    are keys too. `polling_delay` is (busy, idle) seconds between the rounds of postgres_changes, as the hosted server
-    polls; (0, 0) hands changes out at once. `denied_delay` (seconds) is the back-off before a refused join is
-    answered; the other back-offs of the hosted server are scaled with it. A client that says nothing for
-    `idle_seconds` is cut off. `clock` (seconds) is what rates are measured by.
+    `dsn` is a libpq URL for the superuser. `api_keys` maps opaque keys to roles; JWTs signed with `jwt_secret` are
+    accepted as keys too. `polling_delay` is (busy, idle), the seconds between rounds of postgres_changes, with the
+    hosted server's polling interval as the default; (0, 0) delivers changes immediately. `denied_delay` (seconds) is
+    the back-off before a rejected join gets its reply; the hosted server's other back-offs are scaled with it. A client
+    that sends nothing for `idle_seconds` is disconnected. `clock` returns the seconds that rates are measured with.
     """
 
     def __init__(
@@ -82,18 +82,18 @@ class Realtime:
         self._sockets: set[Socket] = set()
         self._running = False
         self._partitions: asyncio.Task[None] | None = None
-        self._fault = ""
-        self._faulty = asyncio.Event()
+        self._failure = ""
+        self._failed = asyncio.Event()
 
     @property
     def events(self) -> int:
-        """Events so far, as the service counts them for its quota: sends, deliveries, and database events."""
+        """Events so far, as the hosted service counts them for its quota: sends, deliveries and database events."""
         return self._services.topics.events
 
     async def start(self) -> None:
-        """Connect to Postgres and begin, for the first time or after `stop`.
+        """Connect to Postgres and start serving, for the first time or after `stop`.
 
-        Raises psycopg.Error, ReplicationLost or OSError (which a TimeoutError is).
+        Raises psycopg.Error, ReplicationLost or OSError (including TimeoutError).
         """
         services = self._services
         services.pool.open()
@@ -111,17 +111,17 @@ class Realtime:
         self._running = True
 
     async def ended(self) -> str:
-        """Wait until a part of it ends by itself; return which and why, in one line."""
-        await self._faulty.wait()
-        return self._fault
+        """Wait until a background task fails; return which one and why, in one line."""
+        await self._failed.wait()
+        return self._failure
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            self._fault = f"Realtime ended unexpectedly: {task.get_name()}: {task.exception()!r}"
-            self._faulty.set()
+            self._failure = f"Realtime exited unexpectedly: {task.get_name()}: {task.exception()!r}"
+            self._failed.set()
 
     async def stop(self) -> None:
-        """Close all sockets (1012) and end all work, within 5 s."""
+        """Close all sockets (code 1012) and stop all background work, within 5 s."""
         self._running = False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
@@ -135,7 +135,7 @@ class Realtime:
         await self._services.pool.close()
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes, under the hosted paths."""
+        """Return the routes, with the paths of the hosted service."""
         return [
             web.get("/realtime/v1/websocket", self._serve),
             web.get("/realtime/v1/api/ping", self._ping),
@@ -162,7 +162,7 @@ class Realtime:
         vsn = Vsn.parse(request.query.get("vsn"))
         if vsn is None:
             return web.Response(status=403)
-        socket = Socket(self._services, vsn, credential, _told_headers(request))
+        socket = Socket(self._services, vsn, credential, _policy_headers(request))
         self._sockets.add(socket)
         try:
             return await socket.serve(request)
@@ -233,7 +233,7 @@ class Realtime:
         return web.Response(status=202)
 
     def _too_many(self, messages: int = 0) -> web.Response | None:
-        """Answer a request that the limit of events does not allow; `messages` is the size of a batch."""
+        """Return an error response if the rate limit would be exceeded. `messages` is the size of a batch."""
         limit, rate = self._services.limits.events_per_second, self._services.topics.rate
         if rate.is_exceeded():
             return _json({"message": "You have exceeded your rate limit"}, 429)
@@ -251,14 +251,14 @@ class Realtime:
 
     async def _may_write(self, topic: str, credential: Credential, request: web.Request) -> bool:
         try:
-            return await self._services.authorization.write(topic, credential, _told_headers(request), "broadcast")
+            return await self._services.authorization.write(topic, credential, _policy_headers(request), "broadcast")
         except AccessUnavailable as error:
-            logger.warning("a private broadcast is dropped: %s", error)
+            logger.warning("dropped a private broadcast: %s", error)
             return False
 
 
 async def _body(request: web.Request) -> bytes:
-    """Read the body, whatever the application's limit is. Raises web.HTTPRequestEntityTooLarge."""
+    """Read the body regardless of the application's size limit. Raises web.HTTPRequestEntityTooLarge."""
     parts: list[bytes] = []
     size = 0
     async for part in request.content.iter_any():
@@ -269,7 +269,7 @@ async def _body(request: web.Request) -> bytes:
     return b"".join(parts)
 
 
-def _told_headers(request: web.Request) -> dict[str, str]:
+def _policy_headers(request: web.Request) -> dict[str, str]:
     """Return the headers that policies may read in `request.headers`."""
     return {name.lower(): value for name, value in request.headers.items() if name.lower().startswith("x-")}
 

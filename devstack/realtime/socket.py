@@ -1,4 +1,4 @@
-"""A socket: one WebSocket connection with its channels."""
+"""A socket: one WebSocket connection and its channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiohttp import WSMsgType, web
 
 from devstack.realtime.access import Credential
 from devstack.realtime.broadcast import TOPIC_PREFIX
-from devstack.realtime.channel import Channel, Services
+from devstack.realtime.channel import Channel
 from devstack.realtime.joining import JoinRefused
 from devstack.realtime.protocol import (
     MAX_FRAME_BYTES,
@@ -23,6 +23,7 @@ from devstack.realtime.protocol import (
     decode_text,
     reply,
 )
+from devstack.realtime.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ UNMATCHED = {"reason": "unmatched topic"}
 class Socket:
     """One WebSocket connection.
 
-    Frames are written to the transport as they are, so that a broadcast is encoded once and not once a socket. What
-    the transport has not passed on is bounded: a client that reads too slowly is cut off.
+    Encoded frames are written straight to the transport, so that a broadcast is encoded once rather than once per
+    socket. The amount of unsent data is bounded: a client that reads too slowly is disconnected.
     """
 
     def __init__(self, services: Services, vsn: Vsn, credential: Credential, headers: Mapping[str, str]) -> None:
@@ -46,8 +47,8 @@ class Socket:
         self._channels: dict[str, Channel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._websocket = web.WebSocketResponse(
-            # Beyond it aiohttp cuts the connection; up to it the client is told why it is closed.
             compress=False,
+            # Larger than MAX_FRAME_BYTES: aiohttp drops the connection, while we close it with a code.
             max_msg_size=8 * MAX_FRAME_BYTES,
             timeout=1.0,
         )
@@ -58,7 +59,7 @@ class Socket:
         self._ended = asyncio.Event()
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
-        """Speak with the client until either side ends it."""
+        """Serve the connection until either side closes it."""
         await self._websocket.prepare(request)
         transport = request.transport
         self._transport = transport if isinstance(transport, asyncio.Transport) else None
@@ -76,13 +77,13 @@ class Socket:
         return self._websocket
 
     async def close(self, code: int) -> None:
-        """Close the connection; return when its channels have ended."""
+        """Close the connection; return once its channels have closed."""
         self._closing.set()
         await self._websocket.close(code=code)
         await self._ended.wait()
 
     def send(self, frame: bytes) -> None:
-        """Send a WebSocket frame; if the client does not keep up, cut it off."""
+        """Send a WebSocket frame; disconnect the client if it does not keep up."""
         transport = self._transport
         if transport is None or transport.is_closing() or self._websocket.closed:
             return
@@ -92,12 +93,12 @@ class Socket:
         else:
             transport.write(frame)
         if self._held_bytes + transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            logger.warning("a client reads too slowly and is cut off")
+            logger.warning("disconnected a client that reads too slowly")
             self._closing.set()
             transport.abort()
 
     def forget(self, channel: Channel) -> None:
-        """Take note that a channel has ended itself."""
+        """Remove a channel that has closed itself."""
         if self._channels.get(channel.topic) is channel:
             self._end(self._channels.pop(channel.topic))
 
@@ -132,7 +133,7 @@ class Socket:
             self._reply(message, message.join_ref if channel is None else channel.join_ref, "ok", {})
             if channel is not None:
                 self._end(self._channels.pop(message.topic))
-                channel.say_closed()
+                channel.send_close()
         elif channel is not None:
             await channel.handle(message)
         else:
@@ -143,20 +144,20 @@ class Socket:
         if former is not None:
             self._end(former)
         channel = Channel(self, self._services, message.topic, message.join_ref)
-        self._held = []  # the whole socket stands still until the join is answered
+        self._held = []  # the hosted server blocks the whole socket until it has replied to the join
         try:
             self._check_limits()
             response = await channel.join(message.payload)
         except JoinRefused as error:
             await self._back_off()
-            self._answer(message, "error", {"reason": str(error)})
+            self._reply_to_join(message, "error", {"reason": str(error)})
         else:
             self._channels[message.topic] = channel
             self._services.clients.add(self)
-            self._answer(message, "ok", response)
+            self._reply_to_join(message, "ok", response)
             channel.joined()
         if former is not None:
-            former.say_closed()
+            former.send_close()
 
     def _check_limits(self) -> None:
         services = self._services
@@ -166,18 +167,18 @@ class Socket:
         if limit is not None and self not in services.clients and len(services.clients) >= limit:
             raise JoinRefused("ConnectionRateLimitReached: Too many connected users")
         if services.joins.is_exceeded():
-            self._closing.set()  # once this is answered
+            self._closing.set()  # takes effect after the reply
             raise JoinRefused("ClientJoinRateLimitReached: Too many joins per second")
         services.joins.add()
 
     async def _back_off(self) -> None:
-        """Wait as long as a refused join does, or until the socket closes."""
+        """Wait for the delay of a rejected join, or until the socket closes."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._services.denied_delay):
                 await self._closing.wait()
 
-    def _answer(self, message: Message, status: str, response: object) -> None:
-        """Answer a join, and send what was held meanwhile."""
+    def _reply_to_join(self, message: Message, status: str, response: object) -> None:
+        """Reply to a join, then send the frames held in the meantime."""
         held, self._held, self._held_bytes = self._held, None, 0
         self._reply(message, message.join_ref, status, response)
         for frame in held or ():

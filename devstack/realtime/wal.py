@@ -1,7 +1,7 @@
-"""A stream of committed row changes: a replication connection with a temporary slot, kept alive.
+"""Streams committed row changes over a replication connection with a temporary slot, and reconnects when it is lost.
 
-psycopg has no replication protocol of its own, but libpq has: the connection is opened by psycopg, and the stream
-is then read through its `pgconn`. Nothing is polled: the kernel wakes the loop when a commit is there.
+psycopg does not support the replication protocol, but libpq does: psycopg opens the connection, and the stream is read
+through its `pgconn`. Nothing is polled: the event loop wakes up when data arrives.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ logger = logging.getLogger(__name__)
 
 SLOT_SECONDS = 30.0
 STATUS_SECONDS = 10.0  # well below wal_sender_timeout (60 s)
-MESSAGES_A_TURN = 500  # so that a huge transaction does not hold the event loop
+MESSAGES_PER_TURN = 500  # so that a huge transaction does not block the event loop
 
 
 class ReplicationLost(Exception):
-    """The stream ended: Postgres went away, or refused to send."""
+    """The replication stream ended or could not be started."""
 
 
 class ReplicationStream:
-    """Calls `on_change` for each row change of the publication, in commit order, then `on_commit` once a transaction.
+    """Calls `on_change` for each row change in a publication, in commit order, and `on_commit` after each transaction.
 
-    Only what is committed while the stream is live is seen; what happens while Postgres is away is lost, as it is on
-    the hosted service. The callbacks must be quick and must not raise; a callback that raises ends and restarts the
-    stream, and is logged.
+    Changes committed while the stream is down are lost, as on the hosted service. Callbacks must be fast and must not
+    raise; if one does, the exception is logged and the stream restarts.
     """
 
     def __init__(
@@ -55,17 +54,17 @@ class ReplicationStream:
         self._reader: _Reader | None = None
 
     async def start(self) -> None:
-        """Open the stream. Raises psycopg.Error or ReplicationLost if that fails; later failures are mended."""
+        """Open the stream. Raises psycopg.Error or ReplicationLost; after that, a lost stream reconnects by itself."""
         self._reader = await self._connect()
         self._task = asyncio.create_task(self._keep(), name=f"replication of {self._publication}")
 
     @property
     def task(self) -> asyncio.Task[None] | None:
-        """What keeps the stream; it ends with `stop` alone."""
+        """The task that runs the stream; unless it fails, only `stop` ends it."""
         return self._task
 
     async def stop(self) -> None:
-        """End the stream and close its connection; the slot vanishes with it."""
+        """Close the stream and its connection, which also drops the slot."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -73,12 +72,12 @@ class ReplicationStream:
             self._task = None
 
     def pause(self) -> None:
-        """Stop reading until `resume`; Postgres keeps what is committed meanwhile."""
+        """Stop reading until `resume`; meanwhile, Postgres retains new changes."""
         if self._reader is not None:
             self._reader.pause()
 
     def resume(self) -> None:
-        """Read on after `pause`."""
+        """Continue reading after `pause`."""
         if self._reader is not None:
             self._reader.resume()
 
@@ -95,7 +94,7 @@ class ReplicationStream:
         reader = _Reader(connection, self._on_change, self._on_commit)
         try:
             async with asyncio.timeout(SLOT_SECONDS):
-                # Postgres waits here for the transactions that are writing at this moment.
+                # Postgres waits here until all open write transactions have finished.
                 await connection.execute(
                     f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput (SNAPSHOT 'nothing')".encode()
                 )
@@ -108,7 +107,7 @@ class ReplicationStream:
             await connection.close()
             if isinstance(error, TimeoutError):
                 raise ReplicationLost(
-                    f"no replication slot within {SLOT_SECONDS:.0f} s: a transaction has been writing all that time, "
+                    f"no replication slot within {SLOT_SECONDS:.0f} s: a write transaction was open all that time, "
                     "see pg_stat_activity"
                 ) from error
             raise
@@ -122,11 +121,11 @@ class ReplicationStream:
             try:
                 if reader is None:
                     reader = self._reader = await self._connect()
-                    logger.info("replication of %s is back", self._publication)
+                    logger.info("reconnected replication of %s", self._publication)
                 pause = 0.1
                 await reader.watch()
             except (psycopg.Error, ReplicationLost, OSError, TimeoutError) as error:
-                logger.warning("replication of %s was lost: %s", self._publication, str(error).strip())
+                logger.warning("lost replication of %s: %s", self._publication, str(error).strip())
             finally:
                 self.live.clear()
                 self._reader = None
@@ -138,7 +137,7 @@ class ReplicationStream:
 
 
 class _Reader:
-    """Reads one replication connection from the event loop's readiness callbacks."""
+    """Reads one replication connection, driven by the event loop's readiness callbacks."""
 
     def __init__(
         self,
@@ -152,26 +151,26 @@ class _Reader:
         self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._begun: asyncio.Future[None] = self._loop.create_future()
+        self._started: asyncio.Future[None] = self._loop.create_future()
         self._decoder = Decoder()
         self._committed_at = 0
         self._in_transaction = False
         self._confirmed = 0
         self._paused = False
-        # libpq forgets the socket when it breaks, before we could take it from the event loop.
+        # libpq forgets a broken socket before it can be removed from the event loop.
         self._socket = self._pgconn.socket
 
     async def begin(self, command: bytes) -> None:
-        """Send START_REPLICATION and wait until the stream flows."""
+        """Send START_REPLICATION and wait until the stream has started."""
         self._pgconn.send_query(command)
         self._pgconn.flush()
         self._loop.add_reader(self._socket, self._readable)
-        await asyncio.wait({self._begun, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({self._started, self._ended}, return_when=asyncio.FIRST_COMPLETED)
         if self._ended.done():
             self._ended.result()
 
     async def watch(self) -> None:
-        """Tell Postgres now and then how far we are, until the stream ends. Raises ReplicationLost."""
+        """Report the confirmed position to Postgres periodically, until the stream ends. Raises ReplicationLost."""
         while True:
             await asyncio.wait({self._ended}, timeout=STATUS_SECONDS)
             if self._ended.done():
@@ -200,26 +199,26 @@ class _Reader:
             return
         try:
             self._pgconn.consume_input()
-            if not self._begun.done():
-                self._take_answer()
-            if self._begun.done():
-                self._take_messages()
+            if not self._started.done():
+                self._read_result()
+            if self._started.done():
+                self._read_messages()
         except (psycopg.Error, ReplicationLost) as error:
             self._end(ReplicationLost(str(error).strip()))
-        except Exception as error:  # of a callback: nothing may be raised into the event loop
-            logger.exception("a replicated change could not be handled")
+        except Exception as error:  # raised by a callback; it must not reach the event loop
+            logger.exception("failed to handle a replicated change")
             self._end(ReplicationLost(repr(error)))
 
-    def _take_answer(self) -> None:
+    def _read_result(self) -> None:
         if self._pgconn.is_busy():
             return
         result = self._pgconn.get_result()
         if result is None or result.status != pq.ExecStatus.COPY_BOTH:
-            raise ReplicationLost(result.get_error_message() if result else "no answer to START_REPLICATION")
-        self._begun.set_result(None)
+            raise ReplicationLost(result.get_error_message() if result else "no response to START_REPLICATION")
+        self._started.set_result(None)
 
-    def _take_messages(self) -> None:
-        for _ in range(MESSAGES_A_TURN):
+    def _read_messages(self) -> None:
+        for _ in range(MESSAGES_PER_TURN):
             if self._paused:
                 return
             size, data = self._pgconn.get_copy_data(1)
@@ -228,11 +227,11 @@ class _Reader:
             if size < 0:
                 result = self._pgconn.get_result()
                 raise ReplicationLost(result.get_error_message() if result else "Postgres ended the stream")
-            self._take(bytes(data))
+            self._handle(bytes(data))
         self._loop.call_soon(self._readable)
 
-    def _take(self, data: bytes) -> None:
-        if data[0] == 0x77:  # w: start, end and time of the WAL, then a pgoutput message
+    def _handle(self, data: bytes) -> None:
+        if data[0] == 0x77:  # w: WAL start, WAL end and time, then a pgoutput message
             event = self._decoder.decode(data[25:])
             if isinstance(event, Change):
                 self._on_change(event, self._committed_at)
@@ -249,7 +248,7 @@ class _Reader:
             if not self._in_transaction:
                 self._confirmed = max(self._confirmed, end)
             if data[17]:
-                # A stopping Postgres waits for this answer.
+                # Postgres waits for this reply when it shuts down.
                 self._send_status()
 
     def _send_status(self) -> None:

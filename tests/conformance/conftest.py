@@ -1,9 +1,9 @@
-"""The Supabase to judge: the embedded one, or any other that the environment names.
+"""The Supabase under test: the embedded one, or another one configured in the environment.
 
-`SUPABASE_URL`, `SUPABASE_PUBLISHABLE_KEY` and `SUPABASE_SECRET_KEY` name another, for example what `supabase start`
-runs. `SUPABASE_DB_URL` lets the tests make their tables and change them; without it `schema.sql` has to be applied by
-hand, and what changes tables is skipped. `SUPABASE_JWT_SECRET` lets them sign tokens of their own; without it that is
-skipped. Users are made with addresses at example.com, and deleted at the end.
+To test another one, for example that of `supabase start`, set `SUPABASE_URL`, `SUPABASE_PUBLISHABLE_KEY` and
+`SUPABASE_SECRET_KEY`. The tests need `SUPABASE_DB_URL` to create and change tables; without it, apply `schema.sql` by
+hand, and tests that change tables are skipped. They need `SUPABASE_JWT_SECRET` to sign tokens; without it, tests that
+do so are skipped. Test users have addresses at example.com and are deleted afterwards.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from devstack.stack import Stack
 
 FOLDER = Path(__file__).parent
 PASSWORD = "correct horse battery"
-# Read now: no setting of the machine reaches a test.
+# Read at import, because the tests themselves run without these variables.
 GIVEN = {name: value for name, value in os.environ.items() if name.startswith("SUPABASE_")}
 
 
 def differs(how: str) -> pytest.MarkDecorator:
-    """Mark what the embedded Supabase does not do as the hosted one does; docs/devstack.md says the same."""
+    """Mark a difference between the embedded and the hosted Supabase; docs/devstack.md lists it too."""
     return pytest.mark.xfail(condition="SUPABASE_URL" not in GIVEN, reason=how, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Supabase:
-    """A project, and what the tests may do there. `patience`: seconds until what must come has come."""
+    """A project and the credentials for it. `patience` is how many seconds to wait for expected messages."""
 
     url: str
     publishable_key: str
@@ -49,7 +49,7 @@ class Supabase:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A signed-in user with the official client."""
+    """A signed-in user with an official client."""
 
     client: AsyncClient
     id: str
@@ -89,11 +89,11 @@ async def supabase(bare: Supabase) -> AsyncIterator[Supabase]:
         await run_script(bare.database, "schema.sql")
     headers = {"apikey": bare.secret_key}
     async with httpx.AsyncClient(base_url=bare.url, headers=headers, timeout=30) as http:
-        deadline = time.monotonic() + 15  # the schema is read again some time after it has changed
-        while (answer := await http.post("/rest/v1/rpc/conformance_nothing", json={})).status_code != 204:
+        deadline = time.monotonic() + 15  # REST reloads the schema with a delay
+        while (response := await http.post("/rest/v1/rpc/conformance_nothing", json={})).status_code != 204:
             if bare.database is None:
                 pytest.skip("apply tests/conformance/schema.sql first, or set SUPABASE_DB_URL")
-            assert time.monotonic() < deadline, answer.text
+            assert time.monotonic() < deadline, response.text
     yield bare
     if bare.database is not None:
         await run_script(bare.database, "drop.sql")
@@ -106,14 +106,14 @@ async def run_script(database: str, name: str) -> None:
 
 @pytest.fixture
 async def http(supabase: Supabase) -> AsyncIterator[httpx.AsyncClient]:
-    """A plain HTTP client, without any key."""
+    """A plain HTTP client without a key."""
     async with httpx.AsyncClient(base_url=supabase.url, timeout=30) as client:
         yield client
 
 
 @pytest.fixture
 async def connect(supabase: Supabase) -> AsyncIterator[Callable[[str], Awaitable[AsyncClient]]]:
-    """Makes official clients with a key."""
+    """Creates official clients with a key."""
     opened: list[tuple[AsyncClient, httpx.AsyncClient]] = []
 
     async def connect(key: str) -> AsyncClient:
@@ -130,13 +130,13 @@ async def connect(supabase: Supabase) -> AsyncIterator[Callable[[str], Awaitable
 
 @pytest.fixture
 async def visitor(supabase: Supabase, connect: Callable[[str], Awaitable[AsyncClient]]) -> AsyncClient:
-    """Somebody who is not signed in."""
+    """A client that is not signed in."""
     return await connect(supabase.publishable_key)
 
 
 @pytest.fixture
 async def server(supabase: Supabase, connect: Callable[[str], Awaitable[AsyncClient]]) -> AsyncClient:
-    """A server with the secret key."""
+    """A client with the secret key."""
     return await connect(supabase.secret_key)
 
 
@@ -144,39 +144,37 @@ async def server(supabase: Supabase, connect: Callable[[str], Awaitable[AsyncCli
 async def sign_up(
     supabase: Supabase, server: AsyncClient, connect: Callable[[str], Awaitable[AsyncClient]]
 ) -> AsyncIterator[Callable[[], Awaitable[User]]]:
-    """Makes users, whose mail needs no confirmation."""
-    made: list[str] = []
+    """Creates users with a confirmed email address."""
+    created: list[str] = []
 
     async def sign_up() -> User:
         email = f"{uuid.uuid4()}@example.com"
         await server.auth.admin.create_user({"email": email, "password": PASSWORD, "email_confirm": True})
         client = await connect(supabase.publishable_key)
-        answer = await client.auth.sign_in_with_password({"email": email, "password": PASSWORD})
-        assert answer.session is not None
-        session = answer.session
-        made.append(session.user.id)
+        response = await client.auth.sign_in_with_password({"email": email, "password": PASSWORD})
+        assert response.session is not None
+        session = response.session
+        created.append(session.user.id)
         return User(client, session.user.id, email, session.access_token, session.refresh_token)
 
     yield sign_up
-    for user_id in made:
+    for user_id in created:
         await server.auth.admin.delete_user(user_id)
 
 
 @pytest.fixture
 async def alice(sign_up: Callable[[], Awaitable[User]]) -> User:
-    """A user."""
     return await sign_up()
 
 
 @pytest.fixture
 async def bob(sign_up: Callable[[], Awaitable[User]]) -> User:
-    """Another user."""
     return await sign_up()
 
 
 @pytest.fixture
 def sign(supabase: Supabase) -> Callable[..., str]:
-    """Signs tokens as the project's Auth does."""
+    """Signs tokens like the project's Auth."""
     if supabase.jwt_secret is None:
         pytest.skip("SUPABASE_JWT_SECRET is not set")
     secret = supabase.jwt_secret

@@ -1,4 +1,4 @@
--- Takes away what `schema.sql` made.
+-- Drops everything that `schema.sql` creates.
 drop policy if exists conformance_listen on realtime.messages;
 drop policy if exists conformance_send on realtime.messages;
 drop function if exists public.conformance_echo, public.conformance_total, public.conformance_words,

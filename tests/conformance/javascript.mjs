@@ -1,5 +1,5 @@
-// Checks of supabase-js against a project: url, publishable key and the users' credentials come as arguments. Prints a
-// line of JSON for each check: its name, and what was wrong, if anything.
+// Checks supabase-js against a project. Arguments: URL, publishable key, patience in seconds, and the users' credentials
+// as JSON. Prints a line of JSON for each check: its name and error, if any.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 
@@ -18,40 +18,40 @@ async function signedIn(person) {
   return { client, id: data.user.id, session: data.session };
 }
 
-/** What a channel tells, to be awaited in order. */
+/** Records what a channel receives; `until` returns the next item of a kind. */
 function listen() {
   const items = [];
   let wake = () => {};
-  const tell = (kind) => (value) => (items.push([kind, value]), wake());
+  const record = (kind) => (value) => (items.push([kind, value]), wake());
   const until = async (kind, wanted = () => true) => {
     const deadline = Date.now() + patience * 1000;
     for (;;) {
       const at = items.findIndex(([found, value]) => found === kind && wanted(value));
       if (at >= 0) return items.splice(0, at + 1).at(-1)[1];
-      assert.ok(Date.now() < deadline, `no ${kind}; heard ${JSON.stringify(items)}`);
+      assert.ok(Date.now() < deadline, `no ${kind}; received ${JSON.stringify(items)}`);
       await new Promise((resolve) => {
         const timer = setTimeout(resolve, 200);
         wake = () => (clearTimeout(timer), resolve());
       });
     }
   };
-  return { tell, until };
+  return { record, until };
 }
 
 async function join(client, topic) {
-  const heard = listen();
+  const received = listen();
   const channel = client
     .channel(topic, { config: { private: true, broadcast: { self: true, ack: true } } })
-    .on("broadcast", { event: "e" }, ({ payload }) => heard.tell("broadcast")(payload))
-    .on("postgres_changes", { event: "*", schema: "public", table: "conformance_notes" }, heard.tell("change"))
-    .on("presence", { event: "sync" }, () => heard.tell("presence")(Object.keys(channel.presenceState()).length))
-    .on("system", {}, heard.tell("system"))
-    .subscribe((state) => heard.tell("state")(state));
-  return { channel, heard };
+    .on("broadcast", { event: "e" }, ({ payload }) => received.record("broadcast")(payload))
+    .on("postgres_changes", { event: "*", schema: "public", table: "conformance_notes" }, received.record("change"))
+    .on("presence", { event: "sync" }, () => received.record("presence")(Object.keys(channel.presenceState()).length))
+    .on("system", {}, received.record("system"))
+    .subscribe((state) => received.record("state")(state));
+  return { channel, received };
 }
 
 const checks = {
-  async "rows are written and read"() {
+  async "rows can be written and read"() {
     const { client } = await signedIn(alice);
     const columns = "body,rank,tags,data,due";
     const row = { body: "ü \"x\"", rank: 5, tags: ["a", 'b"c'], data: { a: [1, null, false] }, due: null };
@@ -60,10 +60,10 @@ const checks = {
     assert.deepEqual([found.data, found.count, found.status], [[row], 1, 200]);
     const head = await client.from("conformance_notes").select("id", { count: "exact", head: true });
     assert.deepEqual([head.count, head.data], [1, null]);
-    const gone = await client.from("conformance_notes").delete().eq("rank", 5);
-    assert.deepEqual([gone.status, gone.error], [204, null]);
+    const deleted = await client.from("conformance_notes").delete().eq("rank", 5);
+    assert.deepEqual([deleted.status, deleted.error], [204, null]);
   },
-  async "upserts keep or replace"() {
+  async "upserts replace or ignore duplicates"() {
     const { client, id } = await signedIn(alice);
     const table = () => client.from("conformance_counters");
     await table().upsert({ owner: id, name: "js", value: 2 }).throwOnError();
@@ -71,7 +71,7 @@ const checks = {
     await table().upsert([{ owner: id, name: "js", value: 9 }], { ignoreDuplicates: true }).throwOnError();
     assert.deepEqual((await table().select("value").eq("name", "js").single()).data, { value: 3 });
   },
-  async "functions take jsonb and arrays"() {
+  async "functions accept jsonb and arrays"() {
     const { client } = await signedIn(alice);
     const value = { list: [1, "2", { three: null }] };
     assert.deepEqual((await client.rpc("conformance_echo", { value })).data, value);
@@ -93,13 +93,13 @@ const checks = {
     const missing = await client.from("conformance_nonsense").select();
     assert.deepEqual([missing.status, missing.error.code], [404, "PGRST205"]);
   },
-  async "rows of others stay hidden"() {
+  async "rows of other users are hidden"() {
     const [one, other] = [await signedIn(alice), await signedIn(bob)];
     await one.client.from("conformance_notes").insert({ body: "mine" }).throwOnError();
     assert.deepEqual((await other.client.from("conformance_notes").select("id")).data, []);
     assert.equal((await make().from("conformance_notes").select("id")).status, 401);
   },
-  async "sessions are refreshed and end"() {
+  async "sessions can be refreshed and ended"() {
     const { client, session } = await signedIn(alice);
     const { data } = await client.auth.refreshSession();
     assert.notEqual(data.session.refresh_token, session.refresh_token);
@@ -108,23 +108,23 @@ const checks = {
     const { error } = await make().auth.refreshSession({ refresh_token: data.session.refresh_token });
     assert.equal(error.status, 400);
   },
-  async "a bulk insert takes null or the default for what a row lacks"() {
+  async "a bulk insert sets missing columns to null or the default"() {
     const { client } = await signedIn(alice);
     const rows = [{ name: "b1", value: 5 }, { name: "b2" }];
     const table = () => client.from("conformance_counters");
-    const nothing = await table().insert(rows);
-    assert.deepEqual([nothing.status, nothing.error.code], [400, "23502"]);
+    const rejected = await table().insert(rows);
+    assert.deepEqual([rejected.status, rejected.error.code], [400, "23502"]);
     const filled = await table().insert(rows, { defaultToNull: false }).select("name,value");
     assert.deepEqual(filled.data, [{ name: "b1", value: 5 }, { name: "b2", value: 1 }]);
   },
-  async "nothing is changed or deleted without a filter"() {
+  async "updates and deletes without a filter are rejected"() {
     const { client } = await signedIn(alice);
     for (const query of [client.from("conformance_counters").update({ value: 9 }), client.from("conformance_counters").delete()]) {
       const { status, error } = await query;
       assert.deepEqual([status, error.code], [400, "21000"]);
     }
   },
-  async "answers come as one row, as CSV, or not at all"() {
+  async "results can be a single row, CSV or a page"() {
     const { client } = await signedIn(alice);
     await client.from("conformance_notes").insert([{ body: "one", rank: 71 }, { body: 'two "2", 2', rank: 72 }]).throwOnError();
     const notes = () => client.from("conformance_notes").select("body,rank").gte("rank", 71).lte("rank", 79).order("rank");
@@ -145,7 +145,7 @@ const checks = {
     const wrong = async () => await client.from("conformance_notes").select("nonsense").throwOnError();
     await assert.rejects(wrong, { code: "42703" });
   },
-  async "filters are understood as they are written"() {
+  async "filters select the right rows"() {
     const { client } = await signedIn(alice);
     await client.from("conformance_notes").insert([
       { body: "red fox", rank: 81, tags: ["x"], data: { n: { d: 5 } } },
@@ -166,7 +166,7 @@ const checks = {
     assert.deepEqual(await found(notes().match({ rank: 83, body: "dog" })), [83]);
     assert.deepEqual(await found(notes().filter("rank", "eq(any)", "{81,83}")), [81, 83]);
   },
-  async "rows are embedded, limited and counted"() {
+  async "related rows can be embedded, limited and counted"() {
     const { client } = await signedIn(alice);
     const { data: [note] } = await client.from("conformance_notes").insert([{ body: "embeds", rank: 91 }]).select("id");
     const comments = ["one", "two"].map((text) => ({ note_id: note.id, text }));
@@ -183,7 +183,7 @@ const checks = {
     const wrong = await notes("body,conformance_counters(name)");
     assert.deepEqual([wrong.status, wrong.error.code], [400, "PGRST200"]);
   },
-  async "functions are called by GET, counted and limited"() {
+  async "functions can be called with GET, counted and limited"() {
     const { client } = await signedIn(bob);
     await client.from("conformance_notes").insert([{ body: "a", rank: 1 }, { body: "b", rank: 2 }]).throwOnError();
     const words = await client.rpc("conformance_words", { words: ["a", "b"] }, { get: true });
@@ -203,11 +203,11 @@ const checks = {
     assert.equal(data.claims.user_metadata.colour, "red");
     assert.equal(data.claims.amr[0].method, "password");
     assert.match(data.claims.iss, /\/auth\/v1$/);
-    const told = (await client.rpc("conformance_who")).data.claims;
-    assert.deepEqual([told.app_metadata.provider, told.session_id], ["email", data.claims.session_id]);
+    const seen = (await client.rpc("conformance_who")).data.claims;
+    assert.deepEqual([seen.app_metadata.provider, seen.session_id], ["email", data.claims.session_id]);
     assert.notEqual(session.access_token, (await client.auth.getSession()).data.session.access_token);
   },
-  async "a user signs out here, elsewhere or everywhere"() {
+  async "a user can sign out locally, elsewhere or everywhere"() {
     const refreshes = async ({ client }) => (await client.auth.refreshSession()).error?.code ?? "ok";
     const [here, there] = [await signedIn(bob), await signedIn(bob)];
     const events = [];
@@ -222,44 +222,44 @@ const checks = {
     await last.client.auth.signOut();
     assert.equal(await refreshes(other), "refresh_token_not_found");
   },
-  async "a private channel hears broadcasts, changes and presence"() {
+  async "a private channel receives broadcasts, changes and presence"() {
     const { client, id } = await signedIn(alice);
-    const { channel, heard } = await join(client, `conformance:${id}`);
-    await heard.until("state", (state) => state === "SUBSCRIBED");
-    await heard.until("system", ({ status }) => status === "ok");
+    const { channel, received } = await join(client, `conformance:${id}`);
+    await received.until("state", (state) => state === "SUBSCRIBED");
+    await received.until("system", ({ status }) => status === "ok");
     assert.equal(await channel.send({ type: "broadcast", event: "e", payload: { n: 1 } }), "ok");
-    await heard.until("broadcast", ({ n }) => n === 1);
+    await received.until("broadcast", ({ n }) => n === 1);
     assert.deepEqual(await channel.httpSend("e", { n: 2 }), { success: true });
-    await heard.until("broadcast", ({ n }) => n === 2);
+    await received.until("broadcast", ({ n }) => n === 2);
     assert.equal(await channel.track({ here: true }), "ok");
-    await heard.until("presence", (present) => present === 1);
-    await client.from("conformance_notes").insert({ body: "heard" }).throwOnError();
-    await heard.until("change", (change) => change.new.body === "heard" && !("secret" in change.new));
+    await received.until("presence", (present) => present === 1);
+    await client.from("conformance_notes").insert({ body: "live" }).throwOnError();
+    await received.until("change", (change) => change.new.body === "live" && !("secret" in change.new));
   },
-  async "a channel of somebody else is refused"() {
+  async "the private channel of another user is rejected"() {
     const [one, other] = [await signedIn(alice), await signedIn(bob)];
-    const { heard } = await join(other.client, `conformance:${one.id}`);
-    await heard.until("state", (state) => state === "CHANNEL_ERROR");
+    const { received } = await join(other.client, `conformance:${one.id}`);
+    await received.until("state", (state) => state === "CHANNEL_ERROR");
   },
-  async "a broken connection is made again"() {
+  async "a lost connection is re-established"() {
     const { client, id } = await signedIn(alice);
-    const { channel, heard } = await join(client, `conformance:${id}`);
-    await heard.until("state", (state) => state === "SUBSCRIBED");
+    const { channel, received } = await join(client, `conformance:${id}`);
+    await received.until("state", (state) => state === "SUBSCRIBED");
     client.realtime.socketAdapter?.socket?.conn?.terminate?.() ?? client.realtime.conn?.terminate?.();
-    await heard.until("state", (state) => state === "CHANNEL_ERROR");
-    await heard.until("state", (state) => state === "SUBSCRIBED");
+    await received.until("state", (state) => state === "CHANNEL_ERROR");
+    await received.until("state", (state) => state === "SUBSCRIBED");
     await channel.send({ type: "broadcast", event: "e", payload: { n: 3 } });
-    await heard.until("broadcast", ({ n }) => n === 3);
+    await received.until("broadcast", ({ n }) => n === 3);
   },
   async "a refreshed token reaches the channel"() {
     const { client, id } = await signedIn(alice);
-    const { channel, heard } = await join(client, `conformance:${id}`);
-    await heard.until("state", (state) => state === "SUBSCRIBED");
+    const { channel, received } = await join(client, `conformance:${id}`);
+    await received.until("state", (state) => state === "SUBSCRIBED");
     await client.auth.refreshSession();
     await channel.send({ type: "broadcast", event: "e", payload: { n: 4 } });
-    await heard.until("broadcast", ({ n }) => n === 4);
+    await received.until("broadcast", ({ n }) => n === 4);
     await client.realtime.setAuth((await signedIn(bob)).session.access_token);
-    await heard.until("system", ({ status }) => status === "error");
+    await received.until("system", ({ status }) => status === "error");
   },
 };
 

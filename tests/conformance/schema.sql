@@ -1,4 +1,4 @@
--- What the conformance tests work on. May be applied again; `drop.sql` takes it away.
+-- The schema for the conformance tests. Idempotent; `drop.sql` removes it.
 
 create table if not exists public.conformance_notes (
     id uuid primary key default gen_random_uuid(),
@@ -10,14 +10,14 @@ create table if not exists public.conformance_notes (
     due timestamptz,
     secret text not null default 'hidden'
 );
-comment on table public.conformance_notes is 'Rows of one user each; nobody may read the column `secret`.';
+comment on table public.conformance_notes is 'Notes, private to their owner. No API user may read the column `secret`.';
 
 create table if not exists public.conformance_comments (
     id bigint generated always as identity primary key,
     note_id uuid not null references public.conformance_notes on delete cascade,
     text text not null
 );
-comment on table public.conformance_comments is 'A second table, to embed.';
+comment on table public.conformance_comments is 'A related table, for embedding.';
 
 create table if not exists public.conformance_counters (
     owner uuid not null default auth.uid() references auth.users on delete cascade,
@@ -25,7 +25,7 @@ create table if not exists public.conformance_counters (
     value integer not null default 1,
     primary key (owner, name)
 );
-comment on table public.conformance_counters is 'Has a key of two columns, to upsert on.';
+comment on table public.conformance_counters is 'Has a composite key, for upserts.';
 
 create table if not exists public.conformance_types (
     id integer primary key,
@@ -34,7 +34,7 @@ create table if not exists public.conformance_types (
     words text[],
     ids uuid[]
 );
-comment on table public.conformance_types is 'Types whose values are written in another way in JSON than in Postgres.';
+comment on table public.conformance_types is 'Types that JSON and Postgres represent differently.';
 
 alter table public.conformance_types enable row level security;
 alter table public.conformance_notes enable row level security;
@@ -103,7 +103,7 @@ language plpgsql set search_path = '' as $$ begin return 'yes'; end $$;
 
 create or replace function public.conformance_send(payload jsonb, event text, topic text, private boolean) returns void
 language plpgsql security definer set search_path = '' as $$ begin perform realtime.send(payload, event, topic, private); end $$;
-comment on function public.conformance_send is 'Lets the secret key broadcast from the database.';
+comment on function public.conformance_send is 'Broadcasts from the database; requires the secret key.';
 
 revoke execute on function public.conformance_service_only, public.conformance_send from public, anon, authenticated;
 grant execute on function public.conformance_service_only, public.conformance_send to service_role;

@@ -1,4 +1,4 @@
-"""Keys, tokens and sessions, as the hosted gateway, Auth, REST and Realtime treat them."""
+"""API keys, tokens and sessions behave as on the hosted service."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ from tests.conformance.conftest import PASSWORD, Supabase, User
 WHO = "/rest/v1/rpc/conformance_who"
 
 
-async def test_sign_in(alice: User, visitor: AsyncClient) -> None:
+async def test_sign_in_returns_session_or_error(alice: User, visitor: AsyncClient) -> None:
     with pytest.raises(AuthApiError) as refused:
         await visitor.auth.sign_in_with_password({"email": alice.email, "password": "wrong"})
     assert (refused.value.status, refused.value.code) == (400, "invalid_credentials")
-    answer = await visitor.auth.sign_in_with_password({"email": alice.email, "password": PASSWORD})
-    assert answer.user is not None
-    assert (answer.user.id, answer.user.email, answer.user.role) == (alice.id, alice.email, "authenticated")
-    assert answer.session is not None
-    assert (answer.session.token_type, answer.session.expires_in) == ("bearer", 3600)
+    response = await visitor.auth.sign_in_with_password({"email": alice.email, "password": PASSWORD})
+    assert response.user is not None
+    assert (response.user.id, response.user.email, response.user.role) == (alice.id, alice.email, "authenticated")
+    assert response.session is not None
+    assert (response.session.token_type, response.session.expires_in) == ("bearer", 3600)
 
 
-async def test_sign_up(alice: User, visitor: AsyncClient, http: httpx.AsyncClient, supabase: Supabase) -> None:
+async def test_sign_up_rejects_invalid_input(
+    alice: User, visitor: AsyncClient, http: httpx.AsyncClient, supabase: Supabase
+) -> None:
     settings = (await http.get("/auth/v1/settings", headers={"apikey": supabase.publishable_key})).json()
     if settings["mailer_autoconfirm"]:
         with pytest.raises(AuthApiError) as known:
             await visitor.auth.sign_up({"email": alice.email, "password": PASSWORD})
         assert (known.value.status, known.value.code) == (422, "user_already_exists")
-    else:  # a project that confirms addresses does not tell
+    else:  # a project that confirms addresses does not reveal whether one is registered
         hidden = await visitor.auth.sign_up({"email": alice.email, "password": PASSWORD})
         assert hidden.user is not None
         assert hidden.user.identities == []
     with pytest.raises(AuthWeakPasswordError):
         await visitor.auth.sign_up({"email": f"{uuid.uuid4()}@example.com", "password": "short"})
-    with pytest.raises(AuthApiError) as nonsense:
+    with pytest.raises(AuthApiError) as invalid:
         await visitor.auth.sign_up({"email": "nonsense", "password": PASSWORD})
-    assert nonsense.value.code == "validation_failed"
+    assert invalid.value.code == "validation_failed"
 
 
-async def test_a_user_changes_the_password(alice: User, visitor: AsyncClient) -> None:
+async def test_user_can_change_password(alice: User, visitor: AsyncClient) -> None:
     with pytest.raises(AuthApiError) as same:
         await alice.client.auth.update_user({"password": PASSWORD})
     assert (same.value.status, same.value.code) == (422, "same_password")
@@ -57,7 +59,7 @@ async def test_a_user_changes_the_password(alice: User, visitor: AsyncClient) ->
     assert signed_in.session is not None
 
 
-async def test_claims(alice: User, server: AsyncClient) -> None:
+async def test_token_has_hosted_claims(alice: User, server: AsyncClient) -> None:
     await server.auth.admin.update_user_by_id(alice.id, {"app_metadata": {"plan": "pro"}})
     refreshed = (await alice.client.auth.refresh_session()).session
     assert refreshed is not None
@@ -76,19 +78,19 @@ async def test_claims(alice: User, server: AsyncClient) -> None:
     assert found["claims"]["app_metadata"]["plan"] == "pro"
 
 
-async def test_keys_of_tokens_are_public(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/auth/v1/.well-known/jwks.json")
-    assert answer.status_code == 200
-    assert isinstance(answer.json()["keys"], list)
+async def test_jwks_endpoint_returns_keys(http: httpx.AsyncClient) -> None:
+    response = await http.get("/auth/v1/.well-known/jwks.json")
+    assert response.status_code == 200
+    assert isinstance(response.json()["keys"], list)
 
 
-async def test_what_a_new_project_has_not_enabled(visitor: AsyncClient) -> None:
+async def test_anonymous_sign_in_is_disabled(visitor: AsyncClient) -> None:
     with pytest.raises(AuthApiError) as anonymous:
         await visitor.auth.sign_in_anonymously()
     assert (anonymous.value.status, anonymous.value.code) == (422, "anonymous_provider_disabled")
 
 
-async def test_metadata_of_a_user(alice: User) -> None:
+async def test_user_can_change_metadata(alice: User) -> None:
     changed = await alice.client.auth.update_user({"data": {"name": "Älice"}})
     assert changed.user.user_metadata["name"] == "Älice"
     found = await alice.client.auth.get_user()
@@ -96,7 +98,7 @@ async def test_metadata_of_a_user(alice: User) -> None:
     assert found.user.user_metadata["name"] == "Älice"
 
 
-async def test_refresh_tokens(alice: User, visitor: AsyncClient) -> None:
+async def test_refresh_rotates_token(alice: User, visitor: AsyncClient) -> None:
     refreshed = await alice.client.auth.refresh_session()
     assert refreshed.session is not None
     assert refreshed.session.refresh_token != alice.refresh_token
@@ -105,26 +107,26 @@ async def test_refresh_tokens(alice: User, visitor: AsyncClient) -> None:
     assert again.session is not None
     with pytest.raises(AuthApiError) as unknown:
         await visitor.auth.refresh_session(alice.refresh_token[::-1])
-    # which one depends on the format of tokens, of which Auth has had two
+    # depends on the token format, of which Auth has had two
     assert unknown.value.code in ("refresh_token_not_found", "validation_failed")
     assert unknown.value.status == 400
 
 
-async def test_a_session_ends(alice: User, visitor: AsyncClient) -> None:
+async def test_sign_out_ends_session(alice: User, visitor: AsyncClient) -> None:
     await alice.client.auth.sign_out()
     with pytest.raises(AuthApiError) as ended:
         await visitor.auth.refresh_session(alice.refresh_token)
     assert ended.value.status == 400
-    with pytest.raises(AuthApiError) as gone:
+    with pytest.raises(AuthApiError) as missing:
         await visitor.auth.get_user(alice.token)
-    assert (gone.value.status, gone.value.code) == (403, "session_not_found")
+    assert (missing.value.status, missing.value.code) == (403, "session_not_found")
 
 
-async def test_opaque_keys(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
+async def test_opaque_key_has_its_role(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
     async def role(**headers: str) -> Any:
-        answer = await http.post(WHO, headers=headers, json={})
-        assert answer.status_code == 200, answer.text
-        return answer.json()["role"], answer.json()["uid"]
+        response = await http.post(WHO, headers=headers, json={})
+        assert response.status_code == 200, response.text
+        return response.json()["role"], response.json()["uid"]
 
     publishable, secret = supabase.publishable_key, supabase.secret_key
     assert await role(apikey=publishable) == ("anon", None)
@@ -135,7 +137,7 @@ async def test_opaque_keys(http: httpx.AsyncClient, supabase: Supabase, alice: U
     assert await role(apikey=secret, Authorization=f"Bearer {alice.token}") == ("authenticated", alice.id)
 
 
-async def test_legacy_keys(
+async def test_legacy_key_has_its_role(
     connect: Callable[[str], Awaitable[AsyncClient]], sign: Callable[..., str], alice: User
 ) -> None:
     for wanted in ("anon", "service_role"):
@@ -144,7 +146,7 @@ async def test_legacy_keys(
         assert found["role"] == wanted
 
 
-async def test_only_the_secret_key_may(
+async def test_service_function_requires_secret_key(
     server: AsyncClient, alice: User, http: httpx.AsyncClient, supabase: Supabase
 ) -> None:
     assert (await server.rpc("conformance_service_only", {}).execute()).data == "yes"
@@ -157,13 +159,13 @@ async def test_only_the_secret_key_may(
     assert user.json()["message"] == "permission denied for function conformance_service_only"
 
 
-async def test_no_key(http: httpx.AsyncClient) -> None:
+async def test_missing_or_wrong_key_returns_401(http: httpx.AsyncClient) -> None:
     for path in ("/rest/v1/conformance_notes", "/auth/v1/user"):
         assert (await http.get(path)).status_code == 401
         assert (await http.get(path, headers={"apikey": "sb_publishable_wrong"})).status_code == 401
 
 
-async def test_expired_and_forged_tokens(
+async def test_invalid_token_is_rejected(
     http: httpx.AsyncClient, supabase: Supabase, alice: User, sign: Callable[..., str]
 ) -> None:
     expired = sign(alice.id, lifetime=-60)
@@ -181,7 +183,7 @@ async def test_expired_and_forged_tokens(
         assert (auth.status_code, auth.json()["error_code"]) == (403, "bad_jwt")
 
 
-async def test_users_by_the_secret_key(server: AsyncClient, visitor: AsyncClient) -> None:
+async def test_admin_api_manages_users(server: AsyncClient, visitor: AsyncClient) -> None:
     admin, email = server.auth.admin, f"{uuid.uuid4()}@example.com"
     with pytest.raises(AuthWeakPasswordError) as weak:
         await admin.create_user({"email": email, "password": "short"})
@@ -205,20 +207,20 @@ async def test_users_by_the_secret_key(server: AsyncClient, visitor: AsyncClient
         signed_in = await visitor.auth.sign_in_with_password({"email": f"b{email}", "password": PASSWORD})
         assert signed_in.user is not None
         assert signed_in.user.app_metadata["plan"] == "pro"
-        await admin.update_user_by_id(user.id, {"password": PASSWORD})  # the same again is no fault
+        await admin.update_user_by_id(user.id, {"password": PASSWORD})  # setting the same password again is allowed
         assert (await admin.get_user_by_id(user.id)).user.email == f"b{email}"
         assert user.id in {one.id for one in await admin.list_users(page=1, per_page=200)}
     finally:
         await admin.delete_user(user.id)
-    with pytest.raises(AuthApiError) as gone:
+    with pytest.raises(AuthApiError) as missing:
         await admin.get_user_by_id(user.id)
-    assert (gone.value.status, gone.value.code) == (404, "user_not_found")
+    assert (missing.value.status, missing.value.code) == (404, "user_not_found")
     with pytest.raises(AuthApiError) as signed_out:
         await visitor.auth.refresh_session()
     assert signed_out.value.status == 400
 
 
-async def test_only_the_secret_key_reaches_users(alice: User, http: httpx.AsyncClient, supabase: Supabase) -> None:
+async def test_admin_api_requires_secret_key(alice: User, http: httpx.AsyncClient, supabase: Supabase) -> None:
     path, headers = f"/auth/v1/admin/users/{alice.id}", {"apikey": supabase.publishable_key}
     for method in ("GET", "DELETE"):
         for token in (alice.token, supabase.publishable_key):

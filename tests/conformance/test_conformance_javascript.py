@@ -1,4 +1,4 @@
-"""The same over supabase-js, in Node; each line of its output is a test here."""
+"""Runs the checks in javascript.mjs with supabase-js; each line of its output becomes a subtest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tests.support import ROOT
 SCRIPT = Path(__file__).with_name("javascript.mjs")
 
 
-async def test_supabase_js(supabase: Supabase, alice: User, bob: User, subtests: pytest.Subtests) -> None:
+async def test_supabase_js_passes_all_checks(
+    supabase: Supabase, alice: User, bob: User, subtests: pytest.Subtests
+) -> None:
     people = [json.dumps({"email": user.email, "password": PASSWORD}) for user in (alice, bob)]
     process = await asyncio.create_subprocess_exec(
         *(await asyncio.to_thread(node), str(SCRIPT), supabase.url, supabase.publishable_key),

@@ -1,4 +1,4 @@
-"""REST over the official Python client, as PostgREST answers."""
+"""REST with the official Python client: tables behave as with PostgREST."""
 
 from __future__ import annotations
 
@@ -10,41 +10,14 @@ from typing import Any, cast
 import httpx
 import psycopg
 import pytest
-from postgrest import APIError, CountMethod, ReturnMethod
+from postgrest import APIError, CountMethod
 from supabase import AsyncClient
 
 from tests.conformance.conftest import Supabase, User, differs
-
-Rows = list[dict[str, Any]]
-NOTES = "conformance_notes"
-MINIMAL = ReturnMethod.minimal
+from tests.conformance.notes import MINIMAL, NOTES, Rows, authorized, bodies, fill, notes
 
 
-def bodies(answer: Any) -> list[str]:
-    return [row["body"] for row in cast(Rows, answer.data)]
-
-
-async def fill(user: User) -> None:
-    """Four notes that differ in everything filters look at."""
-    rows = [
-        {"body": "alpha", "rank": 1, "tags": ["a", "b"], "data": {"kind": "x", "deep": {"n": 1}}},
-        {"body": "Beta", "rank": 2, "tags": ["b"], "data": {"kind": "y"}, "due": "2026-01-02T03:04:05+00:00"},
-        {"body": "gamma, (ray)", "rank": 3, "tags": [], "data": {"list": [1, "two", None]}},
-        {"body": "delta", "rank": 4, "tags": ["a", 'c"d'], "data": {"kind": "x"}},
-    ]
-    rows = [{"due": None, **row} for row in rows]
-    await user.client.table(NOTES).insert(cast(Any, rows), returning=MINIMAL).execute()
-
-
-def authorized(supabase: Supabase, user: User) -> dict[str, str]:
-    return {"apikey": supabase.publishable_key, "Authorization": f"Bearer {user.token}"}
-
-
-def notes(user: User, columns: str = "body") -> Any:
-    return user.client.table(NOTES).select(columns).order("rank")
-
-
-async def test_filters(alice: User) -> None:
+async def test_filter_selects_rows(alice: User) -> None:
     await fill(alice)
     everything = ["alpha", "Beta", "gamma, (ray)", "delta"]
     cases: list[tuple[Any, list[str]]] = [
@@ -75,7 +48,7 @@ async def test_filters(alice: User) -> None:
         assert bodies(await query.execute()) == wanted, query.request.params
 
 
-async def test_order(alice: User) -> None:
+async def test_order_sorts_rows(alice: User) -> None:
     await fill(alice)
     table = alice.client.table(NOTES).select("body")
     assert bodies(await table.order("rank", desc=True).limit(1).execute()) == ["delta"]
@@ -83,13 +56,13 @@ async def test_order(alice: User) -> None:
     assert bodies(await last.execute()) == ["Beta", "delta", "gamma, (ray)", "alpha"]
 
 
-async def test_columns(alice: User) -> None:
+async def test_select_renames_and_casts_columns(alice: User) -> None:
     await fill(alice)
     query = notes(alice, "title:body,rank::text,kind:data->>kind").eq("rank", 1)
     assert (await query.execute()).data == [{"title": "alpha", "rank": "1", "kind": "x"}]
 
 
-async def test_types_come_back_as_they_went(alice: User) -> None:
+async def test_values_round_trip(alice: User) -> None:
     sent = {
         "body": 'ünï ☃ \n"quoted" \\',
         "rank": -7,
@@ -112,7 +85,7 @@ async def one(user: User, values: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-async def test_numbers_bytes_and_nulls_in_arrays(server: AsyncClient) -> None:
+async def test_numbers_bytes_and_array_nulls_round_trip(server: AsyncClient) -> None:
     table = server.table("conformance_types")
     rows: Any = [
         {
@@ -131,16 +104,16 @@ async def test_numbers_bytes_and_nulls_in_arrays(server: AsyncClient) -> None:
     assert [type(row["amount"]) for row in total] == [int, float]
 
 
-async def test_counts(alice: User) -> None:
+async def test_count_returns_total(alice: User) -> None:
     await fill(alice)
     table = alice.client.table(NOTES)
-    answer = await table.select("body", count=CountMethod.exact).gt("rank", 1).limit(1).execute()
-    assert (answer.count, len(answer.data)) == (3, 1)
+    response = await table.select("body", count=CountMethod.exact).gt("rank", 1).limit(1).execute()
+    assert (response.count, len(response.data)) == (3, 1)
     head = await table.select("id", count=CountMethod.exact, head=True).execute()
     assert (head.count, head.data) == (4, [])
 
 
-async def test_single(alice: User) -> None:
+async def test_single_returns_one_row(alice: User) -> None:
     await fill(alice)
     table = alice.client.table(NOTES)
     assert (await table.select("body").eq("rank", 1).single().execute()).data == {"body": "alpha"}
@@ -150,7 +123,7 @@ async def test_single(alice: User) -> None:
     assert (none.value.code, none.value.details) == ("PGRST116", "The result contains 0 rows")
 
 
-async def test_embedding(alice: User) -> None:
+async def test_select_embeds_related_rows(alice: User) -> None:
     await fill(alice)
     [note] = cast(Rows, (await notes(alice, "id").eq("rank", 1).execute()).data)
     comments = [{"note_id": note["id"], "text": text} for text in ("one", "two")]
@@ -166,7 +139,7 @@ async def test_embedding(alice: User) -> None:
     assert (await parent.execute()).data == [{"text": "one", "note": {"body": "alpha"}}]
 
 
-async def test_upserts(alice: User) -> None:
+async def test_upsert_merges_or_ignores_duplicates(alice: User) -> None:
     table = alice.client.table("conformance_counters")
     first = await table.upsert(cast(Any, {"owner": alice.id, "name": "n", "value": 5})).execute()
     assert cast(Rows, first.data)[0]["value"] == 5
@@ -179,7 +152,7 @@ async def test_upserts(alice: User) -> None:
     assert found.data == [{"name": "m", "value": 7}, {"name": "n", "value": 6}, {"name": "o", "value": 8}]
 
 
-async def test_missing_columns_of_a_bulk_insert(alice: User) -> None:
+async def test_bulk_insert_can_use_defaults(alice: User) -> None:
     rows: Any = [{"name": "a", "value": 3}, {"name": "b"}]
     table = alice.client.table("conformance_counters")
     await table.insert(rows, default_to_null=False).execute()
@@ -189,7 +162,7 @@ async def test_missing_columns_of_a_bulk_insert(alice: User) -> None:
     ]
 
 
-async def test_missing_columns_are_null_unless_the_default_is_asked_for(alice: User) -> None:
+async def test_bulk_insert_sets_missing_columns_to_null(alice: User) -> None:
     rows: Any = [{"name": "a", "value": 3}, {"name": "b"}]
     with pytest.raises(APIError) as refused:
         await alice.client.table("conformance_counters").insert(rows).execute()
@@ -198,16 +171,16 @@ async def test_missing_columns_are_null_unless_the_default_is_asked_for(alice: U
     assert [row["value"] for row in cast(Rows, inserted.data)] == [3, 1]
 
 
-async def test_nothing_is_changed_without_a_filter(
+async def test_change_without_filter_is_rejected(
     http: httpx.AsyncClient, supabase: Supabase, alice: User, server: AsyncClient
 ) -> None:
     for headers in ({"apikey": supabase.secret_key}, authorized(supabase, alice)):
         for method, body in (("PATCH", {"value": 9}), ("DELETE", None)):
-            answer = await http.request(method, "/rest/v1/conformance_counters", headers=headers, json=body)
-            assert (answer.status_code, answer.json()["code"]) == (400, "21000"), method
+            response = await http.request(method, "/rest/v1/conformance_counters", headers=headers, json=body)
+            assert (response.status_code, response.json()["code"]) == (400, "21000"), method
 
 
-async def test_pages(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
+async def test_pagination_sets_status_and_range(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
     await fill(alice)
     path, headers = f"/rest/v1/{NOTES}?select=rank&order=rank", authorized(supabase, alice)
     counted = {**headers, "Prefer": "count=exact"}
@@ -221,32 +194,32 @@ async def test_pages(http: httpx.AsyncClient, supabase: Supabase, alice: User) -
         ({**counted, "Range-Unit": "items", "Range": "1-2"}, "", 206, "1-2/4"),
     ]
     for sent, query, status, content_range in cases:
-        answer = await http.get(path + query, headers=sent)
-        assert (answer.status_code, answer.headers["content-range"]) == (status, content_range), query
+        response = await http.get(path + query, headers=sent)
+        assert (response.status_code, response.headers["content-range"]) == (status, content_range), query
 
 
-async def test_at_most_so_many(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
+async def test_max_affected_rejects_larger_update(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
     await fill(alice)
     headers = {**authorized(supabase, alice), "Prefer": "handling=strict, max-affected=1"}
-    answer = await http.patch(f"/rest/v1/{NOTES}?rank=gte.1", headers=headers, json={"body": "x"})
-    assert (answer.status_code, answer.json()["code"]) == (400, "PGRST124")
+    response = await http.patch(f"/rest/v1/{NOTES}?rank=gte.1", headers=headers, json={"body": "x"})
+    assert (response.status_code, response.json()["code"]) == (400, "PGRST124")
     assert bodies(await notes(alice).eq("body", "x").execute()) == []
 
 
-async def test_csv(alice: User) -> None:
+async def test_csv_quotes_values(alice: User) -> None:
     await fill(alice)
     table = alice.client.table(NOTES).select("body,rank,due").order("rank").gte("rank", 3)
     assert (await table.csv().execute()).data == 'body,rank,due\n"gamma, (ray)",3,\ndelta,4,'
 
 
 @differs('arrays in CSV are written as JSON (`["a"]`, not `{a}`)')
-async def test_csv_of_arrays(alice: User) -> None:
+async def test_csv_writes_postgres_arrays(alice: User) -> None:
     await fill(alice)
     table = alice.client.table(NOTES).select("tags").eq("rank", 1)
     assert (await table.csv().execute()).data == 'tags\n"{a,b}"'
 
 
-async def test_updates_and_deletes_return_what_they_did(alice: User) -> None:
+async def test_update_and_delete_return_rows(alice: User) -> None:
     await fill(alice)
     table = alice.client.table("conformance_counters")
     await table.insert(cast(Any, [{"name": "a"}, {"name": "b"}])).execute()
@@ -256,72 +229,10 @@ async def test_updates_and_deletes_return_what_they_did(alice: User) -> None:
     assert {row["name"] for row in deleted} == {"a", "b"}
 
 
-@pytest.mark.parametrize(
-    "value", [{"a": [1, {"b": None}]}, [1, "two"], "text", "5", 5, 2.5, True, None, '"quoted"', [], {}], ids=repr
-)
-async def test_jsonb_arguments(alice: User, value: Any) -> None:
-    assert (await alice.client.rpc("conformance_echo", {"value": value}).execute()).data == value
-
-
-async def test_array_arguments(alice: User) -> None:
-    assert (await alice.client.rpc("conformance_total", {"numbers": [1, 2, 39]}).execute()).data == 42
-    assert (await alice.client.rpc("conformance_total", {"numbers": []}).execute()).data is None
-    words = ["a", 'b"c', "d,e", "", "{f}", "null", "ü"]
-    found = await alice.client.rpc("conformance_words", {"words": words}).execute()
-    assert found.data == [{"word": word, "at": at} for at, word in enumerate(words, 1)]
-
-
-async def test_functions_as_tables(alice: User) -> None:
-    words = alice.client.rpc("conformance_words", {"words": ["x", "y", "z"], "times": 2})
-    answer = await words.neq("word", "y").order("at", desc=True).limit(1).execute()
-    assert answer.data == [{"word": "z", "at": 3}]
-    await fill(alice)
-    own = await alice.client.rpc("conformance_own_notes", {}, get=True).select("body").eq("rank", 2).execute()
-    assert own.data == [{"body": "Beta"}]
-
-
-@differs("the rows of a function that returns a table of its own are not counted")
-async def test_count_of_a_functions_rows(alice: User) -> None:
-    words = alice.client.rpc("conformance_words", {"words": ["x", "y"], "times": 2}, count=CountMethod.exact)
-    assert (await words.limit(1).execute()).count == 4
-
-
-async def test_arguments_named_as_nobody_should(alice: User) -> None:
-    """Keywords of SQL, and capitals."""
-    arguments: Any = {"select": "a", "camelCase": 2, "order": ["x"]}
-    assert (await alice.client.rpc("conformance_odd_names", arguments).execute()).data == 'a-2-["x"]'
-    assert (await alice.client.rpc("conformance_odd_names", {"select": "a", "camelCase": 2}).execute()).data == "a-2-[]"
-
-
-async def test_nothing_is_returned_by_void(http: httpx.AsyncClient, supabase: Supabase) -> None:
-    answer = await http.post("/rest/v1/rpc/conformance_nothing", headers={"apikey": supabase.publishable_key}, json={})
-    assert (answer.status_code, answer.content) == (204, b"")
-
-
-STATES = [
-    ("P0001", 400),
-    ("23505", 409),
-    ("23503", 409),
-    ("23514", 400),
-    ("22023", 400),
-    ("40001", 500),
-    ("PT418", 418),
-]
-
-
-@pytest.mark.parametrize(("state", "status"), STATES)
-async def test_errors_of_functions(
-    http: httpx.AsyncClient, supabase: Supabase, alice: User, state: str, status: int
+async def test_invalid_request_returns_status_and_code(
+    http: httpx.AsyncClient, supabase: Supabase, alice: User
 ) -> None:
-    headers = {"apikey": supabase.publishable_key, "Authorization": f"Bearer {alice.token}"}
-    answer = await http.post("/rest/v1/rpc/conformance_fail", headers=headers, json={"state": state})
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/json; charset=utf-8"
-    assert answer.json() == {"code": state, "message": "the message", "details": "the detail", "hint": "the hint"}
-
-
-async def test_errors_of_requests(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
-    headers = {"apikey": supabase.publishable_key, "Authorization": f"Bearer {alice.token}"}
+    headers = authorized(supabase, alice)
     long = {"body": "x" * 101}
     once = {"id": str(uuid.uuid4()), "body": "once"}
     assert (await http.post(f"/rest/v1/{NOTES}", headers=headers, json=once)).status_code == 201
@@ -342,22 +253,18 @@ async def test_errors_of_requests(http: httpx.AsyncClient, supabase: Supabase, a
         ("POST", "/conformance_comments", {"note_id": str(uuid.uuid4()), "text": "x"}, 403, "42501"),
     ]
     for method, path, body, status, code in cases:
-        answer = await http.request(method, f"/rest/v1{path}", headers=headers, json=body)
-        assert (answer.status_code, answer.json().get("code")) == (status, code), (path, answer.text)
-        assert answer.json().keys() == {"code", "message", "details", "hint"}, path
+        response = await http.request(method, f"/rest/v1{path}", headers=headers, json=body)
+        assert (response.status_code, response.json().get("code")) == (status, code), (path, response.text)
+        assert response.json().keys() == {"code", "message", "details", "hint"}, path
 
 
-async def test_a_body_that_is_no_json(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
-    headers = {
-        "apikey": supabase.publishable_key,
-        "Authorization": f"Bearer {alice.token}",
-        "Content-Type": "application/json",
-    }
-    answer = await http.post(f"/rest/v1/{NOTES}", headers=headers, content=b"{nonsense")
-    assert (answer.status_code, answer.json()["code"]) == (400, "PGRST102")
+async def test_invalid_json_body_is_rejected(http: httpx.AsyncClient, supabase: Supabase, alice: User) -> None:
+    headers = {**authorized(supabase, alice), "Content-Type": "application/json"}
+    response = await http.post(f"/rest/v1/{NOTES}", headers=headers, content=b"{nonsense")
+    assert (response.status_code, response.json()["code"]) == (400, "PGRST102")
 
 
-async def test_rows_of_others(alice: User, bob: User, visitor: AsyncClient, server: AsyncClient) -> None:
+async def test_rls_hides_rows_of_other_users(alice: User, bob: User, visitor: AsyncClient, server: AsyncClient) -> None:
     await fill(alice)
     assert (await notes(bob).execute()).data == []
     await bob.client.table(NOTES).delete(returning=MINIMAL).gte("rank", 0).execute()
@@ -375,7 +282,7 @@ async def test_rows_of_others(alice: User, bob: User, visitor: AsyncClient, serv
     assert "row-level security" in str(forged.value.message)
 
 
-async def test_column_grants(alice: User) -> None:
+async def test_column_grants_are_enforced(alice: User) -> None:
     await fill(alice)
     table = alice.client.table(NOTES)
     for query in (
@@ -395,7 +302,7 @@ async def test_column_grants(alice: User) -> None:
     assert bodies(await notes(alice).limit(1).execute()) == ["changed"]
 
 
-async def test_the_schema_is_read_again(supabase: Supabase, server: AsyncClient) -> None:
+async def test_schema_change_is_picked_up(supabase: Supabase, server: AsyncClient) -> None:
     if supabase.database is None:
         pytest.skip("SUPABASE_DB_URL is not set")
     async with await psycopg.AsyncConnection.connect(supabase.database, autocommit=True) as database:
@@ -403,25 +310,25 @@ async def test_the_schema_is_read_again(supabase: Supabase, server: AsyncClient)
         try:
             await database.execute("grant all on public.conformance_new to service_role")
             await database.execute("notify pgrst, 'reload schema'")
-            await until(server, {"a": 1})
+            await insert_once_known(server, {"a": 1})
             await database.execute("alter table public.conformance_new add column b text default 'x'")
             await database.execute("notify pgrst, 'reload schema'")
-            await until(server, {"a": 2, "b": "y"})
+            await insert_once_known(server, {"a": 2, "b": "y"})
         finally:
             await database.execute("drop table public.conformance_new")
             await database.execute("notify pgrst, 'reload schema'")
 
 
-async def until(server: AsyncClient, row: dict[str, Any]) -> None:
-    """Insert a row as soon as its columns are known."""
+async def insert_once_known(server: AsyncClient, row: dict[str, Any]) -> None:
+    """Insert a row, retrying until REST knows its columns."""
     deadline = time.monotonic() + 15
     while True:
         try:
-            answer = await server.table("conformance_new").insert(cast(Any, row)).execute()
+            response = await server.table("conformance_new").insert(cast(Any, row)).execute()
         except APIError as error:
             if error.code not in ("PGRST205", "PGRST204") or time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.05)
         else:
-            assert answer.data == [row]
+            assert response.data == [row]
             return

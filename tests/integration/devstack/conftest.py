@@ -1,4 +1,4 @@
-"""One embedded Supabase for these tests, with a schema of their own."""
+"""An embedded Supabase for these tests, with its own schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = (Path(__file__).parent / "schema.sql").read_text()
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A signed-in user: the headers that a client of theirs sends, and what signing up answered."""
+    """A signed-in user: the headers of their requests, and the response to the sign-up."""
 
     id: str
     email: str
@@ -39,7 +39,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def embedded(tmp_path_factory: pytest.TempPathFactory, project: Path) -> AsyncIterator[Stack]:
-    """The Supabase that these tests share. A test that stops a part starts it again."""
+    """The shared Supabase. A test that stops a part must restart it."""
     folder = tmp_path_factory.mktemp("data")
     async with Stack(folder, 0, postgres_version=postgres_version(), fsync=False, project=project) as stack:
         yield stack
@@ -47,41 +47,39 @@ async def embedded(tmp_path_factory: pytest.TempPathFactory, project: Path) -> A
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def http(embedded: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    """A plain HTTP client of the front port, without any key."""
+    """A plain HTTP client without a key."""
     async with httpx.AsyncClient(base_url=embedded.gateway.url, timeout=30) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def anon(embedded: Stack) -> dict[str, str]:
-    """The headers of a visitor who is not signed in."""
+    """Headers of a client that is not signed in."""
     return {"apikey": embedded.environment["SUPABASE_PUBLISHABLE_KEY"]}
 
 
 @pytest.fixture(scope="session")
 def service(embedded: Stack) -> dict[str, str]:
-    """The headers of a server with the secret key, as the official clients send them."""
+    """Headers of a client with the secret key, as the official clients send them."""
     key = embedded.environment["SUPABASE_SECRET_KEY"]
     return {"apikey": key, "Authorization": f"Bearer {key}"}
 
 
 async def sign_up(http: httpx.AsyncClient, anon: dict[str, str]) -> User:
-    """Make a new user."""
+    """Create a user."""
     email, password = f"{uuid.uuid4()}@example.com", "correct horse"
-    answer = await http.post("/auth/v1/signup", headers=anon, json={"email": email, "password": password})
-    assert answer.status_code == 200, answer.text
-    session = answer.json()
+    response = await http.post("/auth/v1/signup", headers=anon, json={"email": email, "password": password})
+    assert response.status_code == 200, response.text
+    session = response.json()
     headers = {**anon, "Authorization": f"Bearer {session['access_token']}"}
     return User(session["user"]["id"], email, password, headers, session)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def alice(http: httpx.AsyncClient, anon: dict[str, str]) -> User:
-    """A user."""
     return await sign_up(http, anon)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def bob(http: httpx.AsyncClient, anon: dict[str, str]) -> User:
-    """Another user."""
     return await sign_up(http, anon)

@@ -1,4 +1,4 @@
--- What the tests of REST and Auth work on; a migration like any project's, run by the role postgres.
+-- The schema for the REST and Auth tests: an ordinary migration, run by the role postgres.
 
 create table public.notes (
   id uuid primary key default gen_random_uuid(),
@@ -9,7 +9,7 @@ create table public.notes (
   at timestamptz not null default now(),
   unique (user_id, body)
 );
-comment on table public.notes is 'A user''s own notes.';
+comment on table public.notes is 'Notes, private to their user.';
 alter table public.notes enable row level security;
 create policy "own" on public.notes to authenticated
   using (user_id = (select auth.uid())) with check (user_id = (select auth.uid()));

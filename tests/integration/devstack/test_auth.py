@@ -1,4 +1,4 @@
-"""Auth with the official client and by hand."""
+"""Auth, with the official client and with plain HTTP."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from devstack.stack import Stack
 from tests.integration.devstack.conftest import User, sign_up
 
 
-async def test_official_client(embedded: Stack) -> None:
+async def test_official_client_signs_up_in_and_out(embedded: Stack) -> None:
     env = embedded.environment
     async with httpx.AsyncClient(timeout=20) as http:
         options = AsyncClientOptions(auto_refresh_token=False, httpx_client=http)
         client = await acreate_client(env["SUPABASE_URL"], env["SUPABASE_PUBLISHABLE_KEY"], options)
         email = f"{uuid.uuid4()}@example.com"
         signed_up = await client.auth.sign_up({"email": email, "password": "correct horse"})
-        assert signed_up.session is not None, "no confirmation is asked for"
+        assert signed_up.session is not None, "no confirmation is required"
         assert signed_up.user is not None
         await client.table("notes").insert({"body": "mine", "data": {"a": 1}}).execute()
         [note] = (await client.table("notes").select("user_id, body, data").execute()).data
@@ -39,7 +39,7 @@ async def test_official_client(embedded: Stack) -> None:
             await client.auth.sign_in_with_password({"email": email, "password": "wrong"})
 
 
-async def test_signing_out_ends_the_session(http: httpx.AsyncClient, anon: dict[str, str]) -> None:
+async def test_sign_out_ends_session(http: httpx.AsyncClient, anon: dict[str, str]) -> None:
     user = await sign_up(http, anon)
     assert (await http.get("/auth/v1/user", headers=user.headers)).status_code == 200
     assert (await http.post("/auth/v1/logout", headers=user.headers)).status_code == 204
@@ -52,15 +52,19 @@ async def test_signing_out_ends_the_session(http: httpx.AsyncClient, anon: dict[
     assert refresh.status_code == 400
 
 
-async def test_refusals(http: httpx.AsyncClient, anon: dict[str, str], alice: User) -> None:
+async def test_sign_up_rejects_known_email_and_weak_password(
+    http: httpx.AsyncClient, anon: dict[str, str], alice: User
+) -> None:
     twice = await http.post("/auth/v1/signup", headers=anon, json={"email": alice.email, "password": "correct horse"})
     assert (twice.status_code, twice.json()["error_code"]) == (422, "user_already_exists")
     weak = await http.post("/auth/v1/signup", headers=anon, json={"email": "x@example.com", "password": "x"})
     assert (weak.status_code, weak.json()["error_code"]) == (422, "weak_password")
 
 
-async def test_triggers_and_keys_on_users(embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]) -> None:
-    """A migration may put a trigger on auth.users, and a deleted user takes its rows along."""
+async def test_auth_users_supports_triggers_and_cascades(
+    embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]
+) -> None:
+    """A migration may add a trigger to auth.users, and deleting a user cascades."""
     user = await sign_up(http, anon)
     async with await psycopg.AsyncConnection.connect(embedded.environment["SUPABASE_DB_URL"], autocommit=True) as db:
         count = "select count(*) from public.profiles where id = %s"
@@ -69,7 +73,7 @@ async def test_triggers_and_keys_on_users(embedded: Stack, http: httpx.AsyncClie
         assert await (await db.execute(count, (user.id,))).fetchone() == (0,)
 
 
-async def test_visitors_cannot_read_users(embedded: Stack) -> None:
+async def test_api_roles_cannot_read_auth_tables(embedded: Stack) -> None:
     async with await psycopg.AsyncConnection.connect(embedded.admin_url) as db:
         for role in ("anon", "authenticated", "service_role", "authenticator"):
             for table in ("users", "refresh_tokens", "sessions", "identities"):

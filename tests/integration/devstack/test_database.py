@@ -1,4 +1,4 @@
-"""The database has the roles, rights and settings that the hosted service gives a migration."""
+"""The database has the roles, privileges and settings that migrations find on the hosted service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def admin(embedded: Stack) -> AsyncIterator[Connection]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def owner(embedded: Stack) -> AsyncIterator[Connection]:
-    """The role that migrations run as."""
+    """A connection as the role that runs migrations."""
     url = embedded.environment["SUPABASE_DB_URL"]
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         yield connection
@@ -49,7 +49,7 @@ async def one(connection: Connection, query: str, *values: object) -> Any:
         ("supabase_admin", (True, True, True, True, True, True, True)),
     ],
 )
-async def test_roles(admin: Connection, role: str, options: tuple[bool, ...]) -> None:
+async def test_role_has_hosted_options(admin: Connection, role: str, options: tuple[bool, ...]) -> None:
     found = await admin.execute(
         "select rolcanlogin, rolsuper, rolinherit, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls"
         " from pg_roles where rolname = %s",
@@ -58,12 +58,12 @@ async def test_roles(admin: Connection, role: str, options: tuple[bool, ...]) ->
     assert await found.fetchone() == options
 
 
-async def test_nobody_else_may_log_in(admin: Connection) -> None:
+async def test_only_known_roles_can_log_in(admin: Connection) -> None:
     rows = await (await admin.execute("select rolname from pg_roles where rolcanlogin")).fetchall()
     assert {name for (name,) in rows} == {"postgres", "authenticator", "supabase_auth_admin", "supabase_admin"}
 
 
-async def test_settings(admin: Connection) -> None:
+async def test_database_has_hosted_settings(admin: Connection) -> None:
     assert await one(admin, "show wal_level") == "logical"
     assert await one(admin, "select datdba::regrole::text from pg_database where datname = 'postgres'") == "postgres"
     for role, setting in (
@@ -76,7 +76,7 @@ async def test_settings(admin: Connection) -> None:
     assert await one(admin, "select rolconfig from pg_roles where rolname = 'service_role'") is None
 
 
-async def test_the_owner_can_do_what_migrations_do(owner: Connection) -> None:
+async def test_migration_role_can_run_migrations(owner: Connection) -> None:
     assert await one(owner, "select current_setting('search_path')") == '"$user", public, extensions'
     assert await one(
         owner, "select pubowner::regrole::text from pg_publication where pubname = 'supabase_realtime'"
@@ -93,7 +93,7 @@ async def test_the_owner_can_do_what_migrations_do(owner: Connection) -> None:
         await owner.execute("grant authenticated to bridge_reader")
 
 
-async def test_the_owner_is_no_superuser(owner: Connection) -> None:
+async def test_migration_role_is_not_superuser(owner: Connection) -> None:
     for statement in (
         "alter table realtime.messages add column x int",
         "create function public.c() returns int language c as 'x', 'y'",
@@ -104,7 +104,7 @@ async def test_the_owner_is_no_superuser(owner: Connection) -> None:
             await owner.execute(statement)
 
 
-async def test_auth_functions(admin: Connection, alice: User) -> None:
+async def test_auth_functions_read_claims(admin: Connection, alice: User) -> None:
     async with admin.transaction(force_rollback=True):
         for name in ("uid", "role", "email", "jwt"):
             assert await one(admin, f"select auth.{name}()") is None
@@ -116,7 +116,7 @@ async def test_auth_functions(admin: Connection, alice: User) -> None:
         assert await one(admin, "select auth.jwt() ->> 'sub'") == alice.id
 
 
-async def test_only_loopback_listens(embedded: Stack, admin: Connection) -> None:
+async def test_postgres_listens_only_on_loopback(embedded: Stack, admin: Connection) -> None:
     assert await one(admin, "show listen_addresses") == "127.0.0.1"
     assert await one(admin, "show unix_socket_directories") == ""
     assert embedded.gateway.url.startswith("http://127.0.0.1:")
@@ -124,6 +124,6 @@ async def test_only_loopback_listens(embedded: Stack, admin: Connection) -> None
         await psycopg.AsyncConnection.connect(embedded.postgres.dsn("postgres", "wrong"))
 
 
-async def test_nothing_is_pending_after_the_start(embedded: Stack) -> None:
+async def test_start_leaves_no_pending_migrations(embedded: Stack) -> None:
     url = embedded.environment["SUPABASE_DB_URL"]
     assert await migrations.pending(url, embedded.project) == ()

@@ -1,4 +1,4 @@
-"""`python -m devstack.dev`: everything in one terminal."""
+"""`make dev`: the whole project in one terminal."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import httpx
 import pytest
 
 from devstack import dev
-from tests.integration.devstack.test_lifecycle import children, gone, linux
+from tests.integration.devstack.processes import descendants, linux, wait_until_ended
 
 KEYS = {"SUPABASE_URL": "https://x.example", "SUPABASE_PUBLISHABLE_KEY": "p", "SUPABASE_SECRET_KEY": "s"}
 LLM = {"LLM_BASE_URL": "http://x/v1", "LLM_API_KEY": "k", "LLM_MODEL": "m"}
 
 
 class Terminal:
-    """A running `make dev`, and what it printed."""
+    """A running `make dev` and its output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -72,49 +72,49 @@ def command_line(pid: int) -> str:
 
 @linux
 @pytest.mark.quiet
-async def test_all_of_it(tmp_path: Path) -> None:
+async def test_make_dev_runs_stops_and_reports_failures(tmp_path: Path) -> None:
     async with terminal(tmp_path) as first:
-        page = (await first.until(r"The chat +(http://127\.0\.0\.1:\d+)"))[1]
+        page = (await first.until(r"Chat +(http://127\.0\.0\.1:\d+)"))[1]
         async with httpx.AsyncClient() as client:
             assert "<html" in (await client.get(page)).text
-        family = children(first.process.pid)
+        family = descendants(first.process.pid)
         first.process.send_signal(signal.SIGINT)
         begun = time.monotonic()
         assert await first.end() == 0, first.text
         assert time.monotonic() - begun < 5
-        await gone(*family)
+        await wait_until_ended(*family)
 
-    # Again, on the kept data, with the web app's port taken.
+    # Restart with the existing data, and with the web app's port taken.
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         begun = time.monotonic()
         async with terminal(tmp_path, port) as second:
             await second.until("Ctrl-C")
             assert time.monotonic() - begun < 10
-            assert "Migrations" not in second.text, "nothing was new"
-            assert re.search(rf"port {port} is in use, the web app takes (?!{port})\d+", second.text)
-            family = children(second.process.pid)
+            assert "Migrations" not in second.text, "there are no new migrations"
+            assert re.search(rf"port {port} is in use, so the web app uses (?!{port})\d+", second.text)
+            family = descendants(second.process.pid)
             worker = next(pid for pid in family if "bridge.cli" in command_line(pid))
             os.kill(worker, signal.SIGKILL)
             assert await second.end() == 1
-            assert re.search(r"^dev: worker ended with exit code -9: ", second.text, re.M), second.text
-            await gone(*family)
+            assert re.search(r"^dev: worker exited with code -9: ", second.text, re.M), second.text
+            await wait_until_ended(*family)
 
     async with terminal(tmp_path) as third:
         await third.until("Ctrl-C")
-        family = children(third.process.pid)
+        family = descendants(third.process.pid)
         third.process.kill()
-        await gone(*family)
+        await wait_until_ended(*family)
 
 
-async def test_missing_key_is_one_line(tmp_path: Path) -> None:
+async def test_missing_key_prints_one_line(tmp_path: Path) -> None:
     async with terminal(tmp_path, SUPABASE_URL="https://x.example", SUPABASE_SECRET_KEY="s") as run:
         assert await run.end() == 2
         [line] = run.text.splitlines()
         assert "SUPABASE_PUBLISHABLE_KEY is not" in line
 
 
-def test_another_project() -> None:
+def test_hosted_returns_configured_project() -> None:
     assert dev.hosted({}) is None
     assert dev.hosted(LLM) is None
     assert dev.hosted({**KEYS, "OTHER": "x"}) == KEYS
@@ -125,7 +125,7 @@ def test_another_project() -> None:
             dev.hosted({key: value for key, value in KEYS.items() if key != name})
 
 
-def test_another_model() -> None:
+def test_model_returns_configured_model() -> None:
     assert dev.model({}) is None
     assert dev.model({**LLM, "OTHER": "x"}) == LLM
     for name in LLM:
@@ -133,11 +133,11 @@ def test_another_model() -> None:
             dev.model({key: value for key, value in LLM.items() if key != name})
 
 
-def test_dotenv_gives_way_to_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("LLM_MODEL=file\nLLM_API_KEY=file\nSUPABASE_URL=\n")
     monkeypatch.setenv("LLM_MODEL", "environment")
     monkeypatch.setenv("LLM_BASE_URL", "")
-    monkeypatch.delenv("LLM_API_KEY", raising=False)  # which a model of other tests sets
+    monkeypatch.delenv("LLM_API_KEY", raising=False)  # set for the model of other tests
     found = dev.settings(tmp_path / ".env")
     assert (found["LLM_MODEL"], found["LLM_API_KEY"]) == ("environment", "file")
     assert "SUPABASE_URL" not in found

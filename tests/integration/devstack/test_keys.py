@@ -1,4 +1,4 @@
-"""Keys belong to one data folder, and stay there."""
+"""Keys belong to one data folder and stay out of the repository."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from devstack import keys
 from devstack.migrations import PROJECT
 
 
-def test_each_folder_has_keys_of_its_own(tmp_path: Path) -> None:
+def test_each_folder_gets_own_keys(tmp_path: Path) -> None:
     made = [keys.load(tmp_path / name) for name in ("one", "two")]
     for field in dataclasses.fields(keys.Keys):
-        one, two = (getattr(each, field.name) for each in made)
+        one, two = (getattr(keys_, field.name) for keys_ in made)
         assert one != two, field.name
         assert len(one) >= 32
-    assert keys.load(tmp_path / "one") == made[0], "the next start keeps them"
+    assert keys.load(tmp_path / "one") == made[0], "the next start reuses them"
 
 
-def test_data_and_keys_stay_out_of_the_repository() -> None:
-    """The folder is ignored, and nothing that looks like a key of ours is in a file that is kept."""
+def test_repository_contains_no_keys() -> None:
+    """Git ignores the data folder, and no committed file contains anything that looks like a key."""
     git = shutil.which("git")
     if git is None or not (PROJECT / ".git").exists():
-        pytest.skip("no repository")
+        pytest.skip("not a git repository")
     for file in (".devstack/keys.json", ".devstack/running.json", ".env"):
         subprocess.run([git, "check-ignore", "--quiet", file], cwd=PROJECT, check=True)
     pattern = (

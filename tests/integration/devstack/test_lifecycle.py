@@ -1,4 +1,4 @@
-"""Starting, stopping, being killed, and what the next start makes of it."""
+"""Starting, stopping and killing the devstack, and restarting it afterwards."""
 
 from __future__ import annotations
 
@@ -23,23 +23,9 @@ from devstack import DevstackError, PortInUse, privileges, state
 from devstack.__main__ import main, postgres_version
 from devstack.postgres import Postgres
 from devstack.stack import Stack
+from tests.integration.devstack.processes import descendants, linux, wait_until_ended
 
 SECONDS = 60
-
-
-def alive(pid: int) -> bool:
-    """Say whether a process runs; one that has ended and waits for its parent does not."""
-    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    return False
-
-
-async def gone(*pids: int) -> None:
-    """Wait until these are gone: they are no children of ours, so nothing tells when."""
-    async with asyncio.timeout(15):
-        while any(alive(pid) for pid in pids):  # noqa: ASYNC110  there is no event to wait for
-            await asyncio.sleep(0.02)
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
@@ -50,7 +36,7 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
 
 @contextlib.asynccontextmanager
 async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`python -m devstack …`, killed at the end if it still runs."""
+    """Run `python -m devstack …`; kill it at the end if it is still running."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "devstack", *arguments),
         stdout=subprocess.PIPE,
@@ -66,33 +52,20 @@ async def command(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def ready(process: asyncio.subprocess.Process) -> str:
-    """Wait for the line that says so, and return the URL."""
+    """Wait for the line `ready URL` and return the URL."""
     assert process.stdout is not None
-    seen = b""
+    output = b""
     async with asyncio.timeout(SECONDS):
         async for line in process.stdout:
-            seen += line
+            output += line
             if match := re.fullmatch(rb"ready (http://127\.0\.0\.1:\d+)\n", line):
                 return match[1].decode()
-    raise AssertionError(seen)
-
-
-def children(pid: int) -> list[int]:
-    """All descendants of a process."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(ValueError, OSError):
-            if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                found += [int(entry.name), *children(int(entry.name))]
-    return found
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux alone")
+    raise AssertionError(output)
 
 
 @linux
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-async def test_no_process_is_left_and_the_data_stays(tmp_path: Path, number: signal.Signals) -> None:
+async def test_stop_ends_all_processes_and_keeps_data(tmp_path: Path, number: signal.Signals) -> None:
     data = tmp_path / "data"
     async with command("--data", str(data), "--port", "0") as process:
         url = await ready(process)
@@ -100,14 +73,14 @@ async def test_no_process_is_left_and_the_data_stays(tmp_path: Path, number: sig
         assert env["SUPABASE_URL"] == url
         with psycopg.connect(env["SUPABASE_DB_URL"], autocommit=True) as db:
             db.execute("create table public.kept (id int); insert into public.kept values (7)")
-        family = children(process.pid)
-        assert len(family) > 5, "Postgres with its processes, and Node"
+        family = descendants(process.pid)
+        assert len(family) > 5, "Postgres with its child processes, and Node"
         process.send_signal(number)
         async with asyncio.timeout(15):
             code = await process.wait()
         assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
-        await gone(*family)
-    with pytest.raises(DevstackError, match="no devstack runs"):
+        await wait_until_ended(*family)
+    with pytest.raises(DevstackError, match="no devstack is running"):
         state.running(data)
 
     async with Stack(data, 0, postgres_version=postgres_version()) as stack:
@@ -116,7 +89,7 @@ async def test_no_process_is_left_and_the_data_stays(tmp_path: Path, number: sig
             assert db.execute("select id from public.kept").fetchone() == (7,)
 
 
-async def test_interrupted_while_starting(tmp_path: Path) -> None:
+async def test_sigterm_during_start_stops_cleanly(tmp_path: Path) -> None:
     async with command("--data", str(tmp_path), "--port", "0") as process:
         assert process.stdout is not None
         assert b"Postgres" in await process.stdout.readline()
@@ -127,7 +100,7 @@ async def test_interrupted_while_starting(tmp_path: Path) -> None:
         assert b"ready" not in output
 
 
-async def test_environment_of_the_running_one(
+async def test_env_command_prints_running_environment(
     embedded: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert await asyncio.to_thread(main, ["env", "--data", str(embedded.data_dir)]) == 0
@@ -144,19 +117,19 @@ async def test_environment_of_the_running_one(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-async def test_secrets_are_for_the_owner_alone(embedded: Stack) -> None:
+async def test_secrets_are_readable_only_by_owner(embedded: Stack) -> None:
     for name in ("keys.json", "state.json"):
         assert stat.S_IMODE((embedded.data_dir / name).stat().st_mode) == 0o600, name
 
 
-async def test_a_second_one_on_the_same_folder(embedded: Stack) -> None:
-    with pytest.raises(DevstackError, match="another devstack runs") as error:
+async def test_second_devstack_on_folder_is_rejected(embedded: Stack) -> None:
+    with pytest.raises(DevstackError, match="another devstack is using") as error:
         await Stack(embedded.data_dir, 0).__aenter__()
     one_line(error)
 
 
-async def refused(*arguments: str, **variables: str) -> tuple[int | None, str]:
-    """Run a command that must end by itself; return its exit code and the one line it says."""
+async def failing(*arguments: str, **variables: str) -> tuple[int | None, str]:
+    """Run a command that must fail; return its exit code and its one-line error."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "devstack", *arguments),
         env={**os.environ, **variables},
@@ -169,19 +142,19 @@ async def refused(*arguments: str, **variables: str) -> tuple[int | None, str]:
     return process.returncode, line
 
 
-async def test_port_in_use(tmp_path: Path) -> None:
+async def test_port_in_use_exits_before_starting_anything(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(PortInUse, match=f"port {port} is in use.*--port") as error:
             await Stack(tmp_path, port).__aenter__()
         one_line(error)
-        assert "postgres" not in " ".join(os.listdir(tmp_path)), "nothing was begun"
-        code, line = await refused("--data", str(tmp_path), "--port", str(port))
+        assert "postgres" not in " ".join(os.listdir(tmp_path)), "nothing was started"
+        code, line = await failing("--data", str(tmp_path), "--port", str(port))
         assert (code, line) == (2, f"devstack: {error.value}")
 
 
 @pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "x"], ["nonsense"], ["--nonsense"]])
-def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_print_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2
@@ -189,8 +162,8 @@ def test_bad_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("version", ["17", "newest"])
-async def test_unknown_postgres_version(tmp_path: Path, version: str) -> None:
-    code, line = await refused("--data", str(tmp_path), "--port", "0", DEVSTACK_POSTGRES=version)
+async def test_unknown_postgres_version_names_supported_ones(tmp_path: Path, version: str) -> None:
+    code, line = await failing("--data", str(tmp_path), "--port", "0", DEVSTACK_POSTGRES=version)
     assert code == 1
     assert "18" in line
     assert "16" in line
@@ -207,7 +180,7 @@ async def select_one(postgres: Postgres) -> None:
 
 
 @pytest.mark.parametrize("version", [18, 16])
-async def test_both_versions_of_postgres(tmp_path: Path, version: int) -> None:
+async def test_postgres_version_starts_and_stops(tmp_path: Path, version: int) -> None:
     postgres = server(tmp_path, version)
     await postgres.start()
     try:
@@ -218,7 +191,7 @@ async def test_both_versions_of_postgres(tmp_path: Path, version: int) -> None:
     assert postgres.pid is None
 
 
-async def test_half_made_folder(tmp_path: Path) -> None:
+async def test_incomplete_folder_is_initialised_again(tmp_path: Path) -> None:
     draft = tmp_path / "postgres.new"
     (draft / "base").mkdir(parents=True)
     (draft / "PG_VERSION").write_text("18\n")
@@ -235,8 +208,8 @@ async def test_half_made_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["999999\n/nowhere\n1\n2\n\n127.0.0.1\n 1 2\nready\n", "{other}\n", "", "x"])
-async def test_stale_pid_file(tmp_path: Path, content: str) -> None:
-    """Of a process that is gone, of another program, and half written."""
+async def test_stale_pid_file_does_not_block_start(tmp_path: Path, content: str) -> None:
+    """The pid of an ended process, of another program, and a partially written file."""
     postgres = server(tmp_path)
     await postgres.start()
     await postgres.stop()
@@ -248,22 +221,22 @@ async def test_stale_pid_file(tmp_path: Path, content: str) -> None:
         await postgres.stop()
 
 
-async def test_orphan_of_a_killed_run(tmp_path: Path) -> None:
+async def test_start_stops_orphan_of_killed_run(tmp_path: Path) -> None:
     first, second = server(tmp_path), server(tmp_path)
     await first.start()
     pid = first.pid
     assert pid is not None
     try:
-        await second.start()  # as after a kill on a system where nothing ends the orphan
+        await second.start()  # as after a kill on a system that does not end orphans
         assert second.pid not in (None, pid)
-        await gone(pid)
+        await wait_until_ended(pid)
         await select_one(second)
     finally:
         await second.stop()
         await first.stop()
 
 
-async def test_crashed_postgres_is_noticed(tmp_path: Path) -> None:
+async def test_postgres_crash_is_reported(tmp_path: Path) -> None:
     postgres = server(tmp_path)
     await postgres.start()
     try:
@@ -271,14 +244,14 @@ async def test_crashed_postgres_is_noticed(tmp_path: Path) -> None:
         assert postgres.pid is not None
         os.kill(postgres.pid, signal.SIGKILL)
         async with asyncio.timeout(10):
-            assert "Postgres ended unexpectedly" in await ended
+            assert "Postgres exited unexpectedly" in await ended
         await postgres.start()
         await select_one(postgres)
     finally:
         await postgres.stop()
 
 
-async def test_failing_migration(tmp_path: Path) -> None:
+async def test_failing_migration_is_reported_and_resumed(tmp_path: Path) -> None:
     folder = tmp_path / "project" / "supabase" / "migrations"
     folder.mkdir(parents=True)
     (folder / "20260101000000_good.sql").write_text("create table public.good (id int);")
@@ -300,7 +273,7 @@ async def test_failing_migration(tmp_path: Path) -> None:
             assert (await client.get(f"/rest/v1/{table}", headers=key)).json() == []
 
 
-async def test_damaged_keys(tmp_path: Path) -> None:
+async def test_damaged_keys_are_reported(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text("{")
     with pytest.raises(DevstackError, match="damaged") as error:
         await Stack(tmp_path, 0).__aenter__()
@@ -308,11 +281,10 @@ async def test_damaged_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_as_an_ordinary_user(tmp_path: Path) -> None:
-    """Postgres under a user that is not root, in a folder of that user's."""
+async def test_postgres_runs_as_ordinary_user(tmp_path: Path) -> None:
     nobody = privileges.account((tmp_path, Path(sys.executable)))
     assert nobody is not None
-    other = pwd.getpwnam("daemon")  # any user there is: initdb asks for the name
+    other = pwd.getpwnam("daemon")  # any existing user: initdb looks up the name
     user = privileges.Account(other.pw_uid, other.pw_gid, nobody.capability)
     os.chown(tmp_path, user.uid, user.gid)
     script = """
@@ -338,8 +310,8 @@ asyncio.run(main(pathlib.Path(sys.argv[1])))
     assert (process.returncode, output) == (0, b"%d\n" % user.uid)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up being root")
-def test_root_keeps_no_right_that_is_not_needed(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root drops privileges")
+def test_root_keeps_only_needed_capability(tmp_path: Path) -> None:
     open_path, closed = tmp_path / "open", tmp_path / "closed"
     open_path.mkdir()
     closed.mkdir(mode=0o700)

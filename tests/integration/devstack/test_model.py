@@ -1,4 +1,4 @@
-"""The demo model: its protocol, its scripts, and what it says."""
+"""The demo model: its protocol, directives and replies."""
 
 import asyncio
 import json
@@ -48,12 +48,12 @@ async def events(http: aiohttp.ClientSession, model: ModelServer, request: Any) 
     return [block if block == "[DONE]" else json.loads(block) for block in blocks]
 
 
-async def said(http: aiohttp.ClientSession, model: ModelServer, message: str, *more: Any, **options: Any) -> str:
+async def reply_to(http: aiohttp.ClientSession, model: ModelServer, message: str, *more: Any, **options: Any) -> str:
     received = await events(http, model, body(message, *more, **options))
     return "".join(e["choices"][0]["delta"].get("content", "") for e in received if e != "[DONE]" and e["choices"])
 
 
-async def test_a_stream_as_the_protocol_has_it(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_stream_follows_protocol(http: aiohttp.ClientSession, model: ModelServer) -> None:
     *tokens, last, usage, done = await events(http, model, body("[[tokens=3]]"))
     assert [t["choices"][0]["delta"].get("content") for t in tokens] == ["word00 ", "word01 ", "word02 "]
     assert tokens[0]["choices"][0]["delta"]["role"] == "assistant"
@@ -65,31 +65,31 @@ async def test_a_stream_as_the_protocol_has_it(http: aiohttp.ClientSession, mode
     assert done == "[DONE]"
 
 
-async def test_usage_only_when_it_is_asked_for(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_usage_is_sent_only_on_request(http: aiohttp.ClientSession, model: ModelServer) -> None:
     request = body("[[tokens=3]]")
     del request["stream_options"]
     assert all("usage" not in e for e in await events(http, model, request))
     assert all("usage" not in e for e in await events(http, model, body("[[tokens=3 no_usage]]")))
 
 
-async def test_without_a_stream(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_request_without_stream_returns_one_response(http: aiohttp.ClientSession, model: ModelServer) -> None:
     async with http.post(f"{model.url}/chat/completions", json=body("[[tokens=2]]", stream=False)) as response:
-        answer = await response.json()
-    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "word00 word01 "}
-    assert answer["choices"][0]["finish_reason"] == "stop"
-    assert answer["usage"]["completion_tokens"] == 2
+        completion = await response.json()
+    assert completion["choices"][0]["message"] == {"role": "assistant", "content": "word00 word01 "}
+    assert completion["choices"][0]["finish_reason"] == "stop"
+    assert completion["usage"]["completion_tokens"] == 2
 
 
-async def test_a_body_that_is_no_request(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_invalid_body_returns_400(http: aiohttp.ClientSession, model: ModelServer) -> None:
     for sent in ("no json", "[]", "{}", '{"messages": []}', '{"messages": [{"role": "user"}]}', '{"messages": 1}'):
         async with http.post(f"{model.url}/chat/completions", data=sent) as response:
             assert response.status == 400
             assert "error" in await response.json()
 
 
-async def test_echo_gives_back_every_byte(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_echo_returns_message_unchanged(http: aiohttp.ClientSession, model: ModelServer) -> None:
     for text in ("[[echo]]", "[[echo]]  two  spaces \n\n\ttab ünï 漢字\n", "x" * 5000 + "[[echo]]"):
-        assert await said(http, model, text) == text
+        assert await reply_to(http, model, text) == text
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ async def test_echo_gives_back_every_byte(http: aiohttp.ClientSession, model: Mo
         ('[[json={"a": [1, "]]"]}]]', Script(json={"a": [1, "]]"]}, source='json={"a": [1, "]]"]}')),
     ],
 )
-def test_directives(message: str, script: Script | None) -> None:
+def test_read_script_parses_directive(message: str, script: Script | None) -> None:
     assert read_script(message) == script
 
 
-async def test_errors_and_how_often(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_error_directive_stops_after_times(http: aiohttp.ClientSession, model: ModelServer) -> None:
     seen = []
     for _ in range(3):
         async with http.post(
@@ -126,7 +126,7 @@ async def test_errors_and_how_often(http: aiohttp.ClientSession, model: ModelSer
     assert [e.outcome for e in model.requests] == ["refused", "refused", "complete"]
 
 
-async def test_a_cut_is_abrupt_and_a_clean_cut_is_not(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_cut_aborts_and_clean_cut_ends_stream(http: aiohttp.ClientSession, model: ModelServer) -> None:
     with pytest.raises(aiohttp.ClientPayloadError):
         await events(http, model, body("[[tokens=9 cut=3]]"))
     received = await events(http, model, body("[[tokens=9 clean_cut=3]]"))
@@ -135,33 +135,33 @@ async def test_a_cut_is_abrupt_and_a_clean_cut_is_not(http: aiohttp.ClientSessio
     assert [e.outcome for e in model.requests] == ["cut", "cut"]
 
 
-async def test_an_error_inside_the_stream(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_fail_sends_error_in_stream(http: aiohttp.ClientSession, model: ModelServer) -> None:
     received = await events(http, model, body("[[tokens=9 fail=2]]"))
     assert "error" in received[-1]
     assert len(received) == 3
 
 
-async def test_a_held_reply_goes_on_when_it_is_let_go(http: aiohttp.ClientSession, model: ModelServer) -> None:
-    reply = asyncio.create_task(said(http, model, "[[tokens=7 hold=3]]"))
+async def test_held_reply_continues_after_let_go(http: aiohttp.ClientSession, model: ModelServer) -> None:
+    reply = asyncio.create_task(reply_to(http, model, "[[tokens=7 hold=3]]"))
     await model.until(lambda m: bool(m.requests) and m.requests[-1].sent == 3)
     model.let_go()
     await model.until(lambda m: m.requests[-1].sent == 6)
     assert model.open == 1
     model.let_go()
     assert await reply == "".join(f"word{n:02d} " for n in range(7))
-    # what is let go early is not held, and nothing of it is left for the next reply
-    reply = asyncio.create_task(said(http, model, "[[tokens=7 first=0.2 hold=3]]"))
+    # permits given early apply to later holds of the same reply, but not to the next reply
+    reply = asyncio.create_task(reply_to(http, model, "[[tokens=7 first=0.2 hold=3]]"))
     await model.until(lambda m: m.open == 1)
     model.let_go(times=9)
     assert (await reply).endswith("word06 ")
-    reply = asyncio.create_task(said(http, model, "[[tokens=4 hold=3]]"))
+    reply = asyncio.create_task(reply_to(http, model, "[[tokens=4 hold=3]]"))
     await model.until(lambda m: m.open == 1 and m.requests[-1].sent == 3)
     model.let_go()
     await reply
 
 
 @pytest.mark.quiet
-async def test_a_stall_lasts_until_the_client_leaves(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_stall_lasts_until_client_disconnects(http: aiohttp.ClientSession, model: ModelServer) -> None:
     async with http.post(f"{model.url}/chat/completions", json=body("[[tokens=9 stall=2]]")) as response:
         await model.until(lambda server: server.requests[-1].sent == 2)
         assert model.open == 1
@@ -176,13 +176,13 @@ async def test_a_stall_lasts_until_the_client_leaves(http: aiohttp.ClientSession
 
 
 @pytest.mark.quiet
-async def test_the_pace(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_stream_keeps_pace(http: aiohttp.ClientSession, model: ModelServer) -> None:
     begun = time.monotonic()
-    await said(http, model, "[[tokens=20 first=0.1 delay=0.01]]")
+    await reply_to(http, model, "[[tokens=20 first=0.1 delay=0.01]]")
     assert 0.28 < time.monotonic() - begun < 1
 
 
-async def test_the_server_stops_with_streams_open(http: aiohttp.ClientSession) -> None:
+async def test_server_stops_with_open_streams(http: aiohttp.ClientSession) -> None:
     async with ModelServer() as server:
         post = asyncio.create_task(events(http, server, body("[[stall=0]]")))
         await server.until(lambda s: s.open == 1)
@@ -211,37 +211,39 @@ async def test_the_server_stops_with_streams_open(http: aiohttp.ClientSession) -
         ("", "demo model"),
     ],
 )
-async def test_it_knows_this_project(http: aiohttp.ClientSession, model: ModelServer, question: str, word: str) -> None:
-    answer = await said(http, model, question)
-    assert word in answer
-    assert "demo model" in answer.lower()
+async def test_model_answers_questions_about_project(
+    http: aiohttp.ClientSession, model: ModelServer, question: str, word: str
+) -> None:
+    reply = await reply_to(http, model, question)
+    assert word in reply
+    assert "demo model" in reply.lower()
 
 
-async def test_it_remembers_the_conversation(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_model_remembers_conversation(http: aiohttp.ClientSession, model: ModelServer) -> None:
     earlier = (("user", "Hi, my name is Ada"), ("assistant", "Nice to meet you."))
-    assert "Ada" in await said(http, model, "What is my name?", earlier=earlier)
-    assert "Hi, my name is Ada" in await said(http, model, "What did I say?", earlier=earlier)
-    assert "not told me" in await said(http, model, "Do you know my name?")
+    assert "Ada" in await reply_to(http, model, "What is my name?", earlier=earlier)
+    assert "Hi, my name is Ada" in await reply_to(http, model, "What did I say?", earlier=earlier)
+    assert "haven't mentioned" in await reply_to(http, model, "Do you know my name?")
 
 
-async def test_code_comes_as_the_structure_that_is_asked_for(http: aiohttp.ClientSession, model: ModelServer) -> None:
-    reply = json.loads(await said(http, model, "Write fibonacci in Python", CODE))
+async def test_code_request_returns_reply_and_files(http: aiohttp.ClientSession, model: ModelServer) -> None:
+    reply = json.loads(await reply_to(http, model, "Write fibonacci in Python", CODE))
     assert [file["path"] for file in reply["files"]] == ["fibonacci.py"]
     compile(reply["files"][0]["content"], "fibonacci.py", "exec")
     system = CODE + '\n<file path="x.py">\na = 1\n</file>'
-    reply = json.loads(await said(http, model, "change x.py please", system))
+    reply = json.loads(await reply_to(http, model, "change x.py please", system))
     assert reply["files"][0]["content"].startswith("a = 1\n\n# ")
-    assert json.loads(await said(http, model, "hello", CODE))["files"] == []
-    assert json.loads(await said(http, model, "[[text=hi]]", CODE)) == {"reply": "hi", "files": []}
+    assert json.loads(await reply_to(http, model, "hello", CODE))["files"] == []
+    assert json.loads(await reply_to(http, model, "[[text=hi]]", CODE)) == {"reply": "hi", "files": []}
     for count in (1, 4, 5, 50):
-        assert len((await said(http, model, f"[[tokens={count}]]", CODE)).split()) >= count
-    filler = json.loads(await said(http, model, "[[tokens=40]]", CODE))
+        assert len((await reply_to(http, model, f"[[tokens={count}]]", CODE)).split()) >= count
+    filler = json.loads(await reply_to(http, model, "[[tokens=40]]", CODE))
     assert len(filler["reply"].split()) == 10
     assert len(filler["files"][0]["content"].split()) == 30
 
 
 @pytest.mark.parametrize(
-    ("asked", "names"),
+    ("question", "names"),
     [
         ("Train, bus or bicycle to work?", ["Train", "Bus", "Bicycle"]),
         ("Compare Postgres and MySQL, please", ["Postgres", "MySQL"]),
@@ -250,22 +252,22 @@ async def test_code_comes_as_the_structure_that_is_asked_for(http: aiohttp.Clien
         ("Thank you!", []),
     ],
 )
-async def test_a_comparison_has_a_row_for_what_is_named(
-    http: aiohttp.ClientSession, model: ModelServer, asked: str, names: list[str]
+async def test_comparison_lists_named_options(
+    http: aiohttp.ClientSession, model: ModelServer, question: str, names: list[str]
 ) -> None:
-    comparison = json.loads(await said(http, model, asked, COMPARISON))
+    comparison = json.loads(await reply_to(http, model, question, COMPARISON))
     assert "demo model" in comparison["reply"]
     assert [option["name"] for option in comparison["options"]] == names
-    assert json.loads(await said(http, model, "[[text=hi]]", COMPARISON)) == {"reply": "hi", "options": []}
+    assert json.loads(await reply_to(http, model, "[[text=hi]]", COMPARISON)) == {"reply": "hi", "options": []}
 
 
-async def test_a_title_ignores_the_directive_it_quotes(http: aiohttp.ClientSession, model: ModelServer) -> None:
+async def test_title_ignores_quoted_directive(http: aiohttp.ClientSession, model: ModelServer) -> None:
     quoted = "<question>\n[[error=500]] How do I deploy the worker?\n</question>\n<answer>\n…\n</answer>\n\nTitle:"
-    assert await said(http, model, quoted) == "Deploy the worker"
+    assert await reply_to(http, model, quoted) == "Deploy the worker"
 
 
-async def test_what_was_received_can_be_read_from_outside(http: aiohttp.ClientSession, model: ModelServer) -> None:
-    await said(http, model, "[[tokens=2]]")
+async def test_requests_endpoint_lists_requests(http: aiohttp.ClientSession, model: ModelServer) -> None:
+    await reply_to(http, model, "[[tokens=2]]")
     async with http.get(model.url.removesuffix("/v1") + "/requests") as response:
         (seen,) = await response.json()
     assert (seen["outcome"], seen["sent"], seen["body"]["model"]) == ("complete", 2, "m")
@@ -279,7 +281,7 @@ async def start(*options: str) -> asyncio.subprocess.Process:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-async def test_the_command_serves_until_it_is_told_to_stop(http: aiohttp.ClientSession, stop: signal.Signals) -> None:
+async def test_command_serves_until_signal(http: aiohttp.ClientSession, stop: signal.Signals) -> None:
     process = await start("--port", "0", "--first", "0", "--rate", "0")
     assert process.stdout is not None
     line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
@@ -292,7 +294,7 @@ async def test_the_command_serves_until_it_is_told_to_stop(http: aiohttp.ClientS
     assert (process.returncode, err) == (0, b"")
 
 
-async def test_a_port_in_use_is_a_clear_line() -> None:
+async def test_port_in_use_prints_one_line() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -303,7 +305,7 @@ async def test_a_port_in_use_is_a_clear_line() -> None:
     assert len(err.splitlines()) == 1
 
 
-async def test_help_names_every_directive() -> None:
+async def test_help_lists_every_directive() -> None:
     process = await start("--help")
     out, _ = await asyncio.wait_for(process.communicate(), 20)
     for name in set(Script.__slots__) - {"source"}:

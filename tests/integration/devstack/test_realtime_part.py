@@ -1,4 +1,4 @@
-"""Realtime as a part of the whole: its faults are told, and so is what it waits for."""
+"""Realtime as a part of the devstack: it reports failures, and what it is waiting for."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from devstack.realtime import wal
 from devstack.stack import Stack
 
 
-async def test_realtime_is_watched_too(embedded: Stack) -> None:
-    """What ends in it by a fault of ours is told, as a crashed part is."""
-    fault = asyncio.create_task(embedded.failed())
+async def test_realtime_failure_is_reported(embedded: Stack) -> None:
+    """A bug that ends one of its tasks is reported like the crash of another part."""
+    failure = asyncio.create_task(embedded.failed())
     broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def break_down() -> None:
@@ -25,13 +25,13 @@ async def test_realtime_is_watched_too(embedded: Stack) -> None:
     broken.set_exception(RuntimeError("broken"))
     try:
         async with asyncio.timeout(5):
-            assert await fault == "Realtime ended unexpectedly: a part of Realtime: RuntimeError('broken')"
+            assert await failure == "Realtime exited unexpectedly: a part of Realtime: RuntimeError('broken')"
     finally:
-        embedded.realtime._faulty.clear()
+        embedded.realtime._failed.clear()
 
 
-async def test_a_writing_transaction_holds_realtime_up(embedded: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slot can only be made where nobody writes: that is said, and ends in one clear line."""
+async def test_open_write_transaction_delays_realtime_start(embedded: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot can only be created once open write transactions have finished; the wait is announced and bounded."""
     monkeypatch.setattr(wal, "SLOT_SECONDS", 2.5)
     lines: list[str] = []
     monkeypatch.setattr(embedded, "_progress", lines.append)
@@ -43,6 +43,6 @@ async def test_a_writing_transaction_holds_realtime_up(embedded: Stack, monkeypa
                 await embedded._start_realtime()
             assert "\n" not in str(error.value)
             await writing.rollback()
-        assert lines == ["Realtime waits until the transactions that are writing have ended …"]
+        assert lines == ["Realtime is waiting for open write transactions to finish …"]
     finally:
         await embedded.realtime.start()

@@ -1,4 +1,4 @@
-"""REST answers as PostgREST does, where a client can tell the difference."""
+"""REST behaves like PostgREST wherever a client could notice a difference."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ async def call(http: httpx.AsyncClient, headers: dict[str, str], name: str, **ar
 
 
 @pytest.mark.parametrize("value", [{"a": [1, "x", None]}, [1, "x"], "text", "7", 7, 1.5, True, None, {}, [], ""])
-async def test_jsonb_argument_and_result(http: httpx.AsyncClient, service: dict[str, str], value: object) -> None:
-    answer = await call(http, service, "echo", value=value)
-    assert answer.status_code == 200, answer.text
-    assert answer.json() == value
+async def test_rpc_round_trips_jsonb(http: httpx.AsyncClient, service: dict[str, str], value: object) -> None:
+    response = await call(http, service, "echo", value=value)
+    assert response.status_code == 200, response.text
+    assert response.json() == value
 
 
 @pytest.mark.parametrize(
     ("value", "kind"), [({}, "object"), ([1], "array"), ("x", "string"), ("7", "string"), (7, "number")]
 )
-async def test_jsonb_argument_keeps_its_kind(
+async def test_rpc_preserves_jsonb_type(
     http: httpx.AsyncClient, service: dict[str, str], value: object, kind: str
 ) -> None:
     assert (await call(http, service, "kind", value=value)).json() == kind
 
 
-async def test_array_arguments(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+async def test_rpc_round_trips_arrays(http: httpx.AsyncClient, service: dict[str, str]) -> None:
     ids = [str(uuid.uuid4()), str(uuid.uuid4())]
     assert (await call(http, service, "echo_ids", ids=ids)).json() == ids
     assert (await call(http, service, "echo_ids", ids=[])).json() == []
@@ -45,7 +45,7 @@ async def test_array_arguments(http: httpx.AsyncClient, service: dict[str, str])
     assert (await call(http, service, "echo_words", words=words, most=2)).json() == words[:2]
 
 
-async def test_void_and_table_results(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+async def test_rpc_returns_void_and_table_results(http: httpx.AsyncClient, service: dict[str, str]) -> None:
     nothing = await call(http, service, "nothing")
     assert (nothing.status_code, nothing.content) == (204, b"")
     rows = (await call(http, service, "listing", count=2)).json()
@@ -80,22 +80,22 @@ async def test_void_and_table_results(http: httpx.AsyncClient, service: dict[str
         ("XX000", 500),
     ],
 )
-async def test_raised_errors(http: httpx.AsyncClient, alice: User, state: str, status: int) -> None:
-    answer = await call(http, alice.headers, "fail", state=state)
-    assert answer.status_code == status
-    body = answer.json()
+async def test_raised_sqlstate_maps_to_status(http: httpx.AsyncClient, alice: User, state: str, status: int) -> None:
+    response = await call(http, alice.headers, "fail", state=state)
+    assert response.status_code == status
+    body = response.json()
     assert body["code"] == state
     assert body["message"] == "it failed"
     assert body["details"] == "the detail"
     assert set(body) == {"code", "message", "details", "hint"}
 
 
-async def test_hint_is_passed_on(http: httpx.AsyncClient, alice: User) -> None:
+async def test_raised_error_includes_hint(http: httpx.AsyncClient, alice: User) -> None:
     for state in ("P0001", "23505", "42501"):
         assert (await call(http, alice.headers, "fail", state=state)).json()["hint"] == "the hint", state
 
 
-async def test_insufficient_privilege_is_401_for_a_visitor(
+async def test_insufficient_privilege_returns_401_to_anon_and_403_to_user(
     http: httpx.AsyncClient, anon: dict[str, str], alice: User, service: dict[str, str]
 ) -> None:
     assert (await call(http, anon, "only_service")).status_code == 401
@@ -104,7 +104,7 @@ async def test_insufficient_privilege_is_401_for_a_visitor(
     assert (await call(http, service, "only_service")).json() == "yes"
 
 
-async def test_duplicate_and_check_violation(http: httpx.AsyncClient, alice: User) -> None:
+async def test_constraint_violation_maps_to_status(http: httpx.AsyncClient, alice: User) -> None:
     note = {"id": str(uuid.uuid4()), "body": "once"}
     first = await http.post("/rest/v1/notes", headers=alice.headers, json=note)
     assert (first.status_code, first.content) == (201, b"")
@@ -116,7 +116,7 @@ async def test_duplicate_and_check_violation(http: httpx.AsyncClient, alice: Use
     assert (unknown.status_code, unknown.json()["code"]) == (400, "PGRST204")
 
 
-async def test_unknown_table_and_function(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+async def test_unknown_table_or_function_returns_404(http: httpx.AsyncClient, service: dict[str, str]) -> None:
     table = await http.get("/rest/v1/nonsense", headers=service)
     assert (table.status_code, table.json()["code"]) == (404, "PGRST205")
     function = await call(http, service, "nonsense")
@@ -125,15 +125,15 @@ async def test_unknown_table_and_function(http: httpx.AsyncClient, service: dict
     assert (argument.status_code, argument.json()["code"]) == (404, "PGRST202")
 
 
-async def test_public_alone_is_exposed(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+async def test_rest_exposes_only_public_schema(http: httpx.AsyncClient, service: dict[str, str]) -> None:
     for schema in ("hidden", "auth", "realtime"):
-        answer = await http.get("/rest/v1/secrets", headers={**service, "Accept-Profile": schema})
-        assert (answer.status_code, answer.json()["code"]) == (406, "PGRST106"), schema
+        response = await http.get("/rest/v1/secrets", headers={**service, "Accept-Profile": schema})
+        assert (response.status_code, response.json()["code"]) == (406, "PGRST106"), schema
     assert (await http.get("/rest/v1/hidden.secrets", headers=service)).status_code == 404
     assert (await http.get("/rest/v1/users", headers=service)).status_code == 404
 
 
-async def test_an_error_answer_keeps_nothing(http: httpx.AsyncClient, alice: User) -> None:
+async def test_error_response_rolls_back(http: httpx.AsyncClient, alice: User) -> None:
     headers = {
         **alice.headers,
         "Accept": "application/vnd.pgrst.object+json",
@@ -146,7 +146,7 @@ async def test_an_error_answer_keeps_nothing(http: httpx.AsyncClient, alice: Use
     assert left.json() == []
 
 
-async def test_rows_of_a_table(http: httpx.AsyncClient, alice: User) -> None:
+async def test_rows_round_trip_typed_values(http: httpx.AsyncClient, alice: User) -> None:
     headers = {**alice.headers, "Prefer": "return=representation"}
     note = {"body": "typed", "data": {"a": ["b", 1]}, "tags": ["x", 'y"z'], "at": "2026-01-02T03:04:05+02:00"}
     made = await http.post("/rest/v1/notes", headers=headers, json=note)
@@ -164,7 +164,7 @@ async def test_rows_of_a_table(http: httpx.AsyncClient, alice: User) -> None:
         assert changed.json()[0]["data"] == data
 
 
-async def test_row_level_security(
+async def test_row_level_security_isolates_users(
     http: httpx.AsyncClient, anon: dict[str, str], alice: User, bob: User, service: dict[str, str]
 ) -> None:
     made = await http.post("/rest/v1/notes", headers=alice.headers, json={"body": "private"})
@@ -180,7 +180,7 @@ async def test_row_level_security(
     assert len((await http.get(query, headers=alice.headers)).json()) == 1
 
 
-async def test_claims_and_roles(
+async def test_request_runs_with_token_role_and_claims(
     http: httpx.AsyncClient, anon: dict[str, str], alice: User, service: dict[str, str]
 ) -> None:
     visitor = (await call(http, anon, "who")).json()
@@ -197,7 +197,7 @@ async def test_claims_and_roles(
     )
 
 
-async def test_statement_timeouts_of_the_roles(
+async def test_role_timeout_cancels_statement(
     http: httpx.AsyncClient, anon: dict[str, str], alice: User, service: dict[str, str]
 ) -> None:
     for headers, timeout in ((anon, "3s"), (alice.headers, "8s"), (service, "8s")):
@@ -205,19 +205,17 @@ async def test_statement_timeouts_of_the_roles(
         assert (who["timeout"], who["lock_timeout"]) == (timeout, "8s")
     begun = time.monotonic()
     late = await call(http, anon, "nap", seconds=20)
-    assert 2.5 < time.monotonic() - begun < 8  # sooner than the other roles' time is over
+    assert 2.5 < time.monotonic() - begun < 8  # before the other roles' timeout
     assert (late.status_code, late.json()["code"]) == (500, "57014")
 
 
-async def test_statement_timeout_of_a_function(http: httpx.AsyncClient, service: dict[str, str]) -> None:
+async def test_function_timeout_cancels_statement(http: httpx.AsyncClient, service: dict[str, str]) -> None:
     late = await call(http, service, "short_nap", seconds=5)
     assert (late.status_code, late.json()["code"]) == (500, "57014")
     assert (await call(http, service, "short_nap", seconds=0)).status_code == 204
 
 
-async def test_schema_is_read_again_after_a_change(
-    embedded: Stack, http: httpx.AsyncClient, service: dict[str, str]
-) -> None:
+async def test_schema_change_is_picked_up(embedded: Stack, http: httpx.AsyncClient, service: dict[str, str]) -> None:
     url = embedded.environment["SUPABASE_DB_URL"]
     query = "/rest/v1/grown?select=*"
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
@@ -226,14 +224,14 @@ async def test_schema_is_read_again_after_a_change(
         assert (await http.get(query, headers=service)).json() == [{"a": 1}]
         await connection.execute("alter table public.grown add column b int default 2")
         await connection.execute("notify pgrst, 'reload schema'")
-        # The announcement is asynchronous, as PostgREST's is; a deadline bounds the wait.
+        # The notification is asynchronous, as with PostgREST.
         deadline = time.monotonic() + 10
-        while (answer := (await http.get(query, headers=service)).json()) != [{"a": 1, "b": 2}]:
-            assert time.monotonic() < deadline, answer
+        while (response := (await http.get(query, headers=service)).json()) != [{"a": 1, "b": 2}]:
+            assert time.monotonic() < deadline, response
         await connection.execute("drop table public.grown")
 
 
-async def test_requests_survive_a_change_of_the_schema(
+async def test_requests_survive_schema_reload(
     embedded: Stack, http: httpx.AsyncClient, service: dict[str, str]
 ) -> None:
     async def work() -> None:
@@ -249,22 +247,22 @@ async def test_requests_survive_a_change_of_the_schema(
 
 
 class TestKeys:
-    async def test_without_a_key(self, http: httpx.AsyncClient) -> None:
+    async def test_missing_key_returns_401(self, http: httpx.AsyncClient) -> None:
         for path in ("/rest/v1/notes", "/auth/v1/user"):
-            answer = await http.get(path)
-            assert answer.status_code == 401
-            assert answer.json()["message"] == "No API key found in request"
+            response = await http.get(path)
+            assert response.status_code == 401
+            assert response.json()["message"] == "No API key found in request"
 
-    async def test_with_a_wrong_key(self, http: httpx.AsyncClient) -> None:
+    async def test_wrong_key_returns_401(self, http: httpx.AsyncClient) -> None:
         for key in ("sb_secret_wrong", "wrong", "a.b.c"):
-            answer = await http.get("/rest/v1/notes", headers={"apikey": key, "Authorization": f"Bearer {key}"})
-            assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key"), key
+            response = await http.get("/rest/v1/notes", headers={"apikey": key, "Authorization": f"Bearer {key}"})
+            assert (response.status_code, response.json()["message"]) == (401, "Invalid API key"), key
 
-    async def test_key_in_the_query(self, embedded: Stack, http: httpx.AsyncClient) -> None:
+    async def test_key_in_query_is_accepted(self, embedded: Stack, http: httpx.AsyncClient) -> None:
         key = embedded.environment["SUPABASE_SECRET_KEY"]
         assert (await http.get("/rest/v1/notes", params={"apikey": key})).status_code == 200
 
-    async def test_legacy_keys(self, embedded: Stack, http: httpx.AsyncClient) -> None:
+    async def test_legacy_key_has_its_role(self, embedded: Stack, http: httpx.AsyncClient) -> None:
         secret = embedded.environment["SUPABASE_JWT_SECRET"]
         for role in ("anon", "service_role"):
             key = jwt.encode({"role": role, "iss": "supabase", "exp": time.time() + 60}, secret, "HS256")
@@ -273,24 +271,24 @@ class TestKeys:
         forged = jwt.encode({"role": "service_role"}, "x" * 40, "HS256")
         assert (await http.get("/rest/v1/notes", headers={"apikey": forged})).status_code == 401
 
-    async def test_expired_and_forged_tokens(
+    async def test_invalid_token_returns_401(
         self, embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str], alice: User
     ) -> None:
         secret = embedded.environment["SUPABASE_JWT_SECRET"]
         claims = {"sub": alice.id, "role": "authenticated", "aud": "authenticated"}
         expired = jwt.encode({**claims, "exp": time.time() - 60}, secret, "HS256")
         forged = jwt.encode({**claims, "exp": time.time() + 60}, "x" * 40, "HS256")
-        unsigned = jwt.encode(claims, None, "none")  # type: ignore[arg-type]  # there is no key
+        unsigned = jwt.encode(claims, None, "none")  # type: ignore[arg-type]  # no key needed
         for token in (expired, forged, unsigned):
-            answer = await http.get("/rest/v1/notes", headers={**anon, "Authorization": f"Bearer {token}"})
-            assert answer.status_code == 401, answer.text
+            response = await http.get("/rest/v1/notes", headers={**anon, "Authorization": f"Bearer {token}"})
+            assert response.status_code == 401, response.text
 
-    async def test_a_token_cannot_choose_another_role(
+    async def test_token_cannot_select_privileged_role(
         self, embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]
     ) -> None:
-        """Even a signed one: the REST server itself may only become one of three roles."""
+        """Even with a valid signature: the REST server may only switch to one of three roles."""
         secret = embedded.environment["SUPABASE_JWT_SECRET"]
         for role in ("supabase_admin", "postgres", "supabase_auth_admin"):
             token = jwt.encode({"role": role, "exp": time.time() + 60}, secret, "HS256")
-            answer = await call(http, {**anon, "Authorization": f"Bearer {token}"}, "who")
-            assert answer.status_code in (401, 403), answer.text
+            response = await call(http, {**anon, "Authorization": f"Bearer {token}"}, "who")
+            assert response.status_code in (401, 403), response.text

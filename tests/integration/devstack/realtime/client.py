@@ -1,4 +1,4 @@
-"""A client of the channel protocol, for tests: sends frames as they are and keeps what comes back."""
+"""A minimal client for the channel protocol."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import aiohttp
 
-SECONDS = 10.0  # to wait for what must come
+SECONDS = 10.0  # to wait for an expected message
 
 
 class Client:
-    """One socket. Received messages are read in order by `next`, or picked by `until`."""
+    """A socket. `next` returns messages in order; `until` picks one and keeps the others."""
 
     def __init__(self, websocket: aiohttp.ClientWebSocketResponse, vsn: str) -> None:
         self.websocket = websocket
@@ -39,39 +39,39 @@ class Client:
         return ref
 
     async def join(self, topic: str, token: str | None = None, **config: Any) -> dict[str, Any]:
-        """Join a topic and return the answer's payload."""
+        """Join a topic and return the payload of the reply."""
         payload: dict[str, Any] = {"config": config}
         if token is not None:
             payload["access_token"] = token
         ref = str(next(self._refs))
         await self.send(f"realtime:{topic}", "phx_join", payload, ref, ref)
-        return await self.answer(ref)
+        return await self.reply(ref)
 
-    async def answer(self, ref: Any) -> dict[str, Any]:
-        """Return the payload of the answer to `ref`."""
+    async def reply(self, ref: Any) -> dict[str, Any]:
+        """Return the payload of the reply to `ref`."""
         return (await self.until(lambda m: m["event"] == "phx_reply" and m["ref"] == ref))["payload"]  # type: ignore[no-any-return]  # JSON
 
     async def event(self, name: str) -> dict[str, Any]:
-        """Return the payload of the next event of that name."""
+        """Return the payload of the next event with this name."""
         return (await self.until(lambda m: m["event"] == name))["payload"]  # type: ignore[no-any-return]  # JSON
 
     async def subscribed(self) -> None:
-        """Wait until row changes flow."""
+        """Wait until the subscription to row changes is active."""
         payload = await self.event("system")
         assert payload["status"] == "ok", payload
 
-    async def until(self, wanted: Any) -> dict[str, Any]:
-        """Return the first unread message that is wanted; others stay unread."""
+    async def until(self, matches: Any) -> dict[str, Any]:
+        """Return the first unread message that matches; the others stay unread."""
         async with asyncio.timeout(SECONDS):
-            seen: list[Any] = []
+            skipped: list[Any] = []
             try:
                 while True:
                     message = await self._read()
-                    if isinstance(message, dict) and wanted(message):
+                    if isinstance(message, dict) and matches(message):
                         return message
-                    seen.append(message)
+                    skipped.append(message)
             finally:
-                self.unread.extendleft(reversed(seen))
+                self.unread.extendleft(reversed(skipped))
 
     async def next(self) -> Any:
         """Return the next message: a dict, or bytes if the frame is binary."""
@@ -79,9 +79,9 @@ class Client:
             return await self._read()
 
     async def silent(self) -> list[Any]:
-        """Let a heartbeat pass; return what came before its answer. The server handles frames in order."""
+        """Send a heartbeat and return the messages received before its reply; the server handles frames in order."""
         ref = await self.send("phoenix", "heartbeat", {})
-        await self.answer(ref)
+        await self.reply(ref)
         before, self.unread = list(self.unread), deque()
         return before
 

@@ -1,4 +1,4 @@
-"""A WebSocket that is read at once, so that it is known when each message came, up to the close."""
+"""A WebSocket that is read continuously, to record when each message arrives, including the close."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ OPEN_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A message, and when it came (`time.monotonic`)."""
+    """A message and its time of arrival (`time.monotonic`)."""
 
     at: float
     message: Any
 
 
 class Refusal(Exception):
-    """The handshake was answered with another status than 101."""
+    """The handshake failed: its status was not 101."""
 
     def __init__(self, status: int, body: str) -> None:
         super().__init__(status, body)
@@ -37,14 +37,14 @@ class Refusal(Exception):
 
 
 class Connection:
-    """One connection. `unread` has what came and was not taken, a Close as the last."""
+    """A connection. `unread` holds the messages not yet taken; the last one is a Close."""
 
     def __init__(self, websocket: ClientConnection) -> None:
         self.unread: deque[Arrival] = deque()
-        self.closed_by_us: float | None = None  # when we sent our close
-        self.closing_at_once = False
+        self.closed_by_us: float | None = None  # when we sent our close frame
+        self.closed_immediately = False
         self._websocket = websocket
-        self._came = asyncio.Condition()
+        self._arrived = asyncio.Condition()
         self._reading = asyncio.create_task(self._read(), name="reading a connection")
         self._closing: asyncio.Task[None] | None = None
 
@@ -68,12 +68,12 @@ class Connection:
         return cls(websocket)
 
     async def send(self, frame: str | bytes) -> None:
-        """Send a frame; nothing happens if the server has closed the connection."""
+        """Send a frame, unless the server has closed the connection."""
         with contextlib.suppress(ConnectionClosed):
             await self._websocket.send(frame)
 
     async def ping(self, seconds: float) -> bool:
-        """Say whether a PING is answered in time."""
+        """Return whether a PING gets a PONG in time."""
         try:
             async with asyncio.timeout(seconds):
                 await (await self._websocket.ping())
@@ -82,23 +82,23 @@ class Connection:
         return True
 
     def drop(self) -> None:
-        """Break the connection without a close frame."""
+        """Drop the connection without a close frame."""
         self._websocket.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def close(self, code: int) -> None:
-        """Send a close frame; what the server still sends is read."""
+        """Send a close frame; keep reading what the server still sends."""
         self.closed_by_us = time.monotonic()
         self._closing = asyncio.create_task(self._websocket.close(code), name="closing a connection")
 
-    async def take(self, wanted: Callable[[Any], bool], seconds: float) -> Arrival | None:
-        """Take the first message that is wanted out of `unread`; None if none comes in time or the end comes first."""
+    async def take(self, matches: Callable[[Any], bool], seconds: float) -> Arrival | None:
+        """Remove the first matching message from `unread`; return None on a timeout or a close."""
 
         def found() -> Arrival | None:
-            return next((arrival for arrival in self.unread if wanted(arrival.message)), None)
+            return next((arrival for arrival in self.unread if matches(arrival.message)), None)
 
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self._came:
-                await self._came.wait_for(lambda: found() is not None or self._reading.done())
+            async with asyncio.timeout(seconds), self._arrived:
+                await self._arrived.wait_for(lambda: found() is not None or self._reading.done())
         arrival = found()
         if arrival is not None:
             self.unread.remove(arrival)
@@ -114,11 +114,11 @@ class Connection:
     async def _read(self) -> None:
         while True:
             try:
-                came: Any = message(await self._websocket.recv())
+                received: Any = message(await self._websocket.recv())
             except ConnectionClosed as error:
-                came = Close(error.rcvd.code, error.rcvd.reason) if error.rcvd else Close(None, "")
-            async with self._came:
-                self.unread.append(Arrival(time.monotonic(), came))
-                self._came.notify_all()
-            if isinstance(came, Close):
+                received = Close(error.rcvd.code, error.rcvd.reason) if error.rcvd else Close(None, "")
+            async with self._arrived:
+                self.unread.append(Arrival(time.monotonic(), received))
+                self._arrived.notify_all()
+            if isinstance(received, Close):
                 return

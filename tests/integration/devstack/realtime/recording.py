@@ -1,4 +1,4 @@
-"""A recording of the hosted server: its lines, and what of them can be equal in another run."""
+"""Recordings of the hosted server: reads them, and normalises messages so that two runs can be compared."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ELIDED = re.compile(r"<elided (?:string of )?(\d+) chars(?:, starts '(.*)')?>")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1457][0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 STAMP = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00|\+00)?")
 PHX_REF = re.compile(r"[\w-]{16}")
-STARTS = 40  # characters of a long string that recordings show
+STARTS = 40  # characters of an elided string that recordings keep
 CHOSEN = re.compile(r"^(.)\1{7}-0000-4000-8000-0{11}.$|^(.)\2{7}-")
 
 
 class Recording:
-    """The lines of one recording, and the token of each mark in them."""
+    """The lines of a recording. `fill` replaces the placeholders in them."""
 
     def __init__(self, path: Path) -> None:
         self.lines = [_whole(json.loads(line)) for line in path.read_text().splitlines()]
@@ -40,14 +40,14 @@ class Recording:
         commonest = statistics.mode(round(start / 60) for start in starts) if starts else 0
         self.start = next((start for start in starts if round(start / 60) == commonest), 0.0)
         self.elapsed = 0.0
-        # A frame that overtook the note of the statement that caused it.
+        # Swap a frame that was recorded before the statement that caused it.
         for at in range(len(self.lines) - 1):
             line, following = self.lines[at : at + 2]
             if line["dir"] == "server" and "sql" in following and following["t"] - line["t"] < 0.002:
                 self.lines[at : at + 2] = [following, line]
 
     def fill(self, value: Any, case: str = "") -> Any:
-        """Put tokens and long strings in the place of their marks."""
+        """Replace the placeholders of tokens and long strings."""
         if isinstance(value, str):
             value = TOKEN.sub(lambda found: self._token(*found.groups(), case=case), value)
             elided = ELIDED.fullmatch(value)
@@ -77,7 +77,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The end of a connection; `code` None: without a close frame."""
+    """The end of a connection. `code` is None if there was no close frame."""
 
     code: int | None
     reason: str
@@ -85,7 +85,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A binary frame of the server, in its parts. `meta` and `encoding` are None where the kind has none."""
+    """A decoded binary frame from the server. `meta` and `encoding` are None for kinds without them."""
 
     kind: int
     topic: str
@@ -96,10 +96,10 @@ class Binary:
 
     @classmethod
     def read(cls, data: bytes) -> Binary:
-        """Raises ValueError if it is of no kind that the server sends."""
+        """Decode a frame. Raises ValueError if its kind is unknown."""
         lengths = {2: 2, 4: 3}.get(data[0])
         if lengths is None:
-            raise ValueError(f"a binary frame of kind {data[0]}")
+            raise ValueError(f"unknown kind of binary frame: {data[0]}")
         at = 1 + lengths + (data[0] == 4)
         texts: list[str] = []
         for length in data[1 : 1 + lengths]:
@@ -110,7 +110,7 @@ class Binary:
 
 
 def message(data: str | bytes) -> Any:
-    """Return what a frame of the server says: a JSON value, a text that is none, or a Binary."""
+    """Decode a frame from the server: a JSON value, text that is not JSON, or a Binary."""
     if isinstance(data, bytes):
         return Binary.read(data)
     try:
@@ -120,7 +120,7 @@ def message(data: str | bytes) -> Any:
 
 
 def recorded(line: dict[str, Any]) -> Any:
-    """Return what a recorded server line says, as `message` and Close do."""
+    """Decode a recorded server line: like `message`, or a Close."""
     if "close" in line:
         code = line["close"]["code"]
         return Close(code, line["close"]["reason"] if code is not None else "")
@@ -131,14 +131,14 @@ def recorded(line: dict[str, Any]) -> Any:
 
 
 def event(message: Any) -> str | None:
-    """Return the event of a message, None if it is no JSON or a close."""
+    """Return the event of a message, or None if it has none."""
     if isinstance(message, dict):
         return str(message["event"])
     return str(message[3]) if isinstance(message, list) else None
 
 
 def topic(message: Any) -> str | None:
-    """Return the topic of a message, None if it is a close."""
+    """Return the topic of a message, "no JSON" for other text, or None for a close."""
     if isinstance(message, dict):
         return str(message["topic"])
     if isinstance(message, list):
@@ -149,17 +149,17 @@ def topic(message: Any) -> str | None:
 
 
 class Names:
-    """Makes equal what differs from one run to the next: gives each such value a name, in the order they appear.
+    """Replaces values that differ between runs with names, numbered in order of appearance.
 
-    Two runs compare as equal only if a value is used again in the one wherever it is in the other. What is named:
-    ids that were generated (UUIDs, rows' numbers, bindings, `phx_ref`); times keep their form.
+    Two runs are equal only if the values recur in the same places. Generated ids are named: UUIDs, the ids of rows and
+    bindings, and `phx_ref`. For timestamps, only the format is kept.
     """
 
     def __init__(self) -> None:
         self._names: dict[tuple[str, str], str] = {}
 
     def text(self, message: Any) -> str:
-        """Return a message as a text that can be compared: types count, the order of an object's fields does not."""
+        """Return a message as comparable text. Types matter; the order of an object's fields does not."""
         if isinstance(message, Binary):
             texts = (message.topic, message.event, message.meta or "", message.payload.decode("latin-1"))
             return f"binary {message.kind} {message.encoding} {[self._uuids(text) for text in texts]}"
@@ -180,17 +180,17 @@ class Names:
             return [self._rename(item, parent) for item in value]
         if not isinstance(value, dict):
             return value
-        made: dict[str, Any] = {}
+        renamed: dict[str, Any] = {}
         for name, item in sorted(value.items(), key=lambda entry: self._place(entry[0])):
-            renamed = self._string(name, "")
+            key = self._string(name, "")
             if name == "id" and type(item) is int and parent in ("postgres_changes", "record", "old_record"):
-                made[renamed] = self._name("binding" if parent == "postgres_changes" else "row", item)
+                renamed[key] = self._name("binding" if parent == "postgres_changes" else "row", item)
             else:
-                made[renamed] = self._rename(item, name)
-        return made
+                renamed[key] = self._rename(item, name)
+        return renamed
 
     def _place(self, name: str) -> str:
-        """Where a field stands that may itself be a generated id."""
+        """Return the sort key of a field, whose name may itself be a generated id."""
         return self._names.get(("uuid", name), UUID.sub("~", name))
 
     def _string(self, value: str, parent: str) -> str:
@@ -212,7 +212,7 @@ class Names:
 
 
 def _whole(line: dict[str, Any]) -> dict[str, Any]:
-    """Put the repeated part of a long binary frame back, which recordings leave out."""
+    """Restore the repeated part of a long binary frame, which recordings omit."""
     frame = line.get("frame")
     if isinstance(frame, dict) and "then" in frame:
         text, times = frame["then"]
@@ -222,7 +222,7 @@ def _whole(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def eval_list(text: str) -> list[Any]:
-    """Read a list in Python's notation."""
+    """Parse a list in Python notation."""
     value = ast.literal_eval(text)
     assert isinstance(value, list)
     return value

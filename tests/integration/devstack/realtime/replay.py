@@ -1,7 +1,7 @@
-"""Plays a recording of the hosted server against ours: sends what the client sent, compares what comes back.
+"""Replays a recording of the hosted server against ours: sends the client's frames and compares the responses.
 
-Of what comes nothing is passed over: what was not recorded is a difference too. The order is that of the recording;
-only what several topics are told at one time may come in another order, answers excepted.
+Every frame counts: one that was not recorded is a difference too. The order must be that of the recording, except for
+messages of different topics at about the same time; replies always keep their place.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from tests.integration.devstack.realtime.connection import Arrival, Connection, 
 from tests.integration.devstack.realtime.recording import Close, Names, Recording, eval_list, event, recorded, topic
 
 SECONDS = 8.0
-RACE_SECONDS = 0.1  # of different topics: what was recorded this close together may come in another order, but answers
-AT_ONCE_SECONDS = 0.01  # a client that closed this soon after a statement did not hear of it
-Answer = tuple[int, str, str]  # of an HTTP request: status, type and text of its body
+RACE_SECONDS = 0.1  # messages of different topics recorded this close together may swap places, unless one is a reply
+IMMEDIATE_SECONDS = 0.01  # a client that closed this soon after a statement did not receive its effects
+Response = tuple[int, str, str]  # of an HTTP request: status, content type and body text
 
 
 class Player:
-    """Plays one recording; `differences` collects what did not come as recorded.
+    """Replays one recording and collects the `differences`.
 
-    With a `tolerance` (seconds) it takes as long as the recording did, and also collects what came sooner or later.
-    Without, it waits `silence` (seconds) for what should not come before a client closes its connection.
-    `speed` says how many seconds of the server's clock of rates pass in one; `patience` is how many it waits for what
-    should come.
+    With a `tolerance` (seconds), it replays at the recorded pace, and frames that arrive too early or too late are
+    differences as well. Without it, before a client closes its connection, it waits `silence` seconds for unexpected
+    frames. `speed` is how fast the server's rate clock runs. `patience` is how many seconds to wait for an expected
+    frame.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Player:
         self._matched: dict[str, list[tuple[float, Arrival]]] = {}
         self._names = (Names(), Names())
         self._handshakes: dict[str, Refusal | None] = {}
-        self._answers: deque[Answer | None] = deque()
+        self._responses: deque[Response | None] = deque()
         self._left: set[tuple[str, str]] = set()
         self._tolerance = tolerance
         self._silence = silence
@@ -67,8 +67,8 @@ class Player:
         self._before = 0.0
         self._acted = (0.0, time.monotonic())
         self._case = ""
-        self.passed_over: set[int] = set()  # the numbers that docs/devstack.md explains
-        self.flooded = 0.0  # seconds of the server's clock until it was too much
+        self.exceptions: set[int] = set()  # the numbers of the footnotes in docs/devstack.md
+        self.flooded = 0.0  # seconds on the server's clock until the rate limit was reached
 
     async def play(self) -> None:
         lines = self.recording.lines
@@ -80,17 +80,17 @@ class Player:
             if any(not connection.unread for connection in self._connections.values()):
                 await asyncio.sleep(self._silence)
             for name in list(self._connections):
-                self._say_unread(name)
+                self._report_unread(name)
         finally:
             for connection in self._connections.values():
                 await connection.end()
 
     async def _line(self, at: int) -> int:
-        """Play a line; return where the next one is."""
+        """Replay a line; return the index of the next one."""
         line = self.recording.lines[at]
         self._before, self.recording.elapsed = self.recording.elapsed, line["t"]
         if line["dir"] != "server":
-            if self._tolerance is not None:  # in step with the recording
+            if self._tolerance is not None:  # keep the recorded pace
                 await asyncio.sleep(max(0.0, line["t"] - self._before))
             self._acted = (max(line["t"], self._before), time.monotonic())
         match line["dir"]:
@@ -102,16 +102,16 @@ class Player:
                 await self._server(line)
         return at + 1
 
-    def _differs(self, line: dict[str, Any], what: str) -> None:
-        self.differences.append(f"{line['t']} {line.get('conn', '')}: {what}")
+    def _differs(self, line: dict[str, Any], text: str) -> None:
+        self.differences.append(f"{line['t']} {line.get('conn', '')}: {text}")
 
-    def _say_unread(self, name: str) -> None:
-        """What came and was not recorded is a difference, but for what a client that closed at once was still sent."""
+    def _report_unread(self, name: str) -> None:
+        """Report unexpected frames, except those in flight when a client closed immediately."""
         connection = self._connections[name]
         for arrival in connection.unread:
-            late = connection.closing_at_once and arrival.at > (connection.closed_by_us or 0.0)
-            if not late:
-                self.differences.append(f"{name}: also came {arrival.message!r:.600}")
+            in_flight = connection.closed_immediately and arrival.at > (connection.closed_by_us or 0.0)
+            if not in_flight:
+                self.differences.append(f"{name}: unexpected {arrival.message!r:.600}")
         connection.unread.clear()
 
     async def _note(self, at: int) -> int:
@@ -142,34 +142,34 @@ class Player:
         return at + len(group)
 
     async def _flood(self, at: int) -> int:
-        """Broadcast until it is too much; how many frames are answered afterwards is a matter of time."""
+        """Broadcast until the rate limit is reached; how many more frames get a reply depends on timing."""
         lines = self.recording.lines
         end = next(number for number in range(at, len(lines)) if lines[number].get("note", "").startswith("sent "))
         join = next(line["frame"] for line in reversed(lines[:at]) if line["dir"] == "client")
         flooding = self._connections["A"]
-        about, sent, last, begun = str(topic(join)), 0, 0, time.monotonic()
+        joined, sent, last, begun = str(topic(join)), 0, 0, time.monotonic()
 
         async def send() -> None:
             nonlocal sent
             sent += 1
             ref, payload = str(sent + 1), {"type": "broadcast", "event": "flood", "payload": {}}
-            frame = {"topic": about, "event": "broadcast", "payload": payload, "ref": ref, "join_ref": "1"}
+            frame = {"topic": joined, "event": "broadcast", "payload": payload, "ref": ref, "join_ref": "1"}
             v1 = isinstance(join, dict)
-            await flooding.send(json.dumps(frame if v1 else ["1", ref, about, "broadcast", payload]))
+            await flooding.send(json.dumps(frame if v1 else ["1", ref, joined, "broadcast", payload]))
 
-        came: list[Any] = []
+        received: list[Any] = []
 
         async def listen() -> None:
             nonlocal last
-            while not came or f'"{last}"' not in json.dumps(came[-1]):
+            while not received or f'"{last}"' not in json.dumps(received[-1]):
                 arrival = await flooding.take(lambda _: True, SECONDS)
                 if arrival is None or isinstance(arrival.message, Close):
-                    return self._differs(lines[at], f"came {arrival} in the flood")
-                if event(arrival.message) != "broadcast":  # its own, which were not recorded one by one
-                    if not came:
+                    return self._differs(lines[at], f"received {arrival} during the flood")
+                if event(arrival.message) != "broadcast":  # its own broadcasts were not recorded individually
+                    if not received:
                         self.flooded = (time.monotonic() - begun) * self._speed
                         last = sent + 2
-                    came.append(arrival.message)
+                    received.append(arrival.message)
             return None
 
         listening = asyncio.create_task(listen())
@@ -183,9 +183,9 @@ class Player:
             texts = [re.sub(r'"\d{1,4}"', '"<ref>"', Names().text(message)) for message in messages]
             return list(dict.fromkeys(texts))
 
-        wanted = without_refs(recorded(line) for line in lines[at:end] if line["dir"] == "server")
-        if wanted != without_refs(came):
-            self._differs(lines[at], f"wanted {wanted}\n      came {without_refs(came)}")
+        expected = without_refs(recorded(line) for line in lines[at:end] if line["dir"] == "server")
+        if expected != without_refs(received):
+            self._differs(lines[at], f"expected {expected}\n      received {without_refs(received)}")
         self.recording.elapsed = lines[end]["t"]
         return end
 
@@ -204,15 +204,15 @@ class Player:
 
     async def _client(self, line: dict[str, Any], at: int) -> None:
         if "http" in line:
-            return await self._ask(line["http"])
+            return await self._request(line["http"])
         name = line["conn"]
         if "connect" in line:
             return await self._connect(name, line)
         connection = self._connections[name]
         frame = line.get("frame")
         if "close" in line:
-            connection.closing_at_once = line["t"] - self._before <= AT_ONCE_SECONDS
-            if not connection.closing_at_once and self._tolerance is None:
+            connection.closed_immediately = line["t"] - self._before <= IMMEDIATE_SECONDS
+            if not connection.closed_immediately and self._tolerance is None:
                 await asyncio.sleep(self._silence)
             connection.close(line["close"]["code"])
         elif "raw" in line:
@@ -222,17 +222,17 @@ class Player:
         elif isinstance(frame, dict) and "b64" in frame:
             await connection.send(base64.b64decode(frame["b64"]))
         else:
-            refused = event(frame) == "access_token" or "private channel" not in self._case
-            await connection.send(json.dumps(self.recording.fill(frame, self._case if refused else "")))
+            use_case = event(frame) == "access_token" or "private channel" not in self._case
+            await connection.send(json.dumps(self.recording.fill(frame, self._case if use_case else "")))
         return None
 
     async def _connect(self, name: str, line: dict[str, Any]) -> None:
         if name in self._connections:
-            self._say_unread(name)
+            self._report_unread(name)
             await self._connections.pop(name).end()
         url = self.recording.fill(line["connect"], "" if "private channel" in self._case else self._case)
-        if "nosuch" in url:  # we have but one tenant
-            self.passed_over.add(1)
+        if "nosuch" in url:  # the devstack has only one tenant
+            self.exceptions.add(1)
             self._handshakes[name] = Refusal(404, '{"error":"Tenant not found"}')
             return
         _, _, query = url.partition("?")
@@ -245,73 +245,72 @@ class Player:
         except Refusal as refusal:
             self._handshakes[name] = refusal
 
-    async def _ask(self, asked: dict[str, Any]) -> None:
-        if asked["headers"].get("Host", "").startswith("nosuch"):
-            self.passed_over.add(1)
-            self._answers.append(None)  # we have but one tenant
+    async def _request(self, request: dict[str, Any]) -> None:
+        if request["headers"].get("Host", "").startswith("nosuch"):  # the devstack has only one tenant
+            self.exceptions.add(1)
+            self._responses.append(None)
             return
-        body = self.recording.fill(asked["body"])
+        body = self.recording.fill(request["body"])
         data: Any
         if isinstance(body, dict) and "b64" in body:
             data = base64.b64decode(body["b64"])
         else:
             data = io.BytesIO(body.encode() if isinstance(body, str) else json.dumps(body).encode())
-        headers = self.recording.fill({k: v for k, v in asked["headers"].items() if k != "Host"})
-        url = self._url + asked["path"]
-        async with self._session.request(asked["method"], url, headers=headers, data=data) as answer:
-            type_ = answer.headers.get("content-type", "") if answer.content_length else ""
-            self._answers.append((answer.status, type_, await answer.text()))
+        headers = self.recording.fill({k: v for k, v in request["headers"].items() if k != "Host"})
+        url = self._url + request["path"]
+        async with self._session.request(request["method"], url, headers=headers, data=data) as response:
+            type_ = response.headers.get("content-type", "") if response.content_length else ""
+            self._responses.append((response.status, type_, await response.text()))
 
     async def _server(self, line: dict[str, Any]) -> None:
         if "http" in line:
-            return self._answered(line)
-        name, wanted = line["conn"], recorded(line)
-        if isinstance(wanted, str) and "%{error" in wanted:
-            self.passed_over.add(2)
-            return None  # the hosted server sent what is no JSON; ours sends nothing
-        about = topic(wanted)
+            return self._compare_response(line)
+        name, expected = line["conn"], recorded(line)
+        if isinstance(expected, str) and "%{error" in expected:
+            self.exceptions.add(2)
+            return None  # the hosted server sent invalid JSON; ours sends nothing
+        about = topic(expected)
         seconds = self._patience if self._tolerance is None else self._patience + line["t"] - self._before
-        late = event(wanted) == "presence_diff" and (name, str(about)) in self._left
-        if late:
-            self.passed_over.add(4)
-            seconds = self._silence  # it overtook the end of its channel; by chance, on the hosted server too
+        after_close = event(expected) == "presence_diff" and (name, str(about)) in self._left
+        if after_close:
+            self.exceptions.add(4)
+            seconds = self._silence  # sent after the close of its channel, which rarely happens on the hosted server
         arrival = await self._connections[name].take(lambda message: topic(message) == about, seconds)
-        if event(wanted) == "phx_close":
+        if event(expected) == "phx_close":
             self._left.add((name, str(about)))
-        elif event(wanted) == "phx_reply":
+        elif event(expected) == "phx_reply":
             self._left.discard((name, str(about)))
         if arrival is None:
-            if not late:
-                self._differs(
-                    line, f"wanted {wanted!r:.900}\n      came nothing; unread {self._connections[name].unread!r:.600}"
-                )
+            if not after_close:
+                unread = self._connections[name].unread
+                self._differs(line, f"expected {expected!r:.900}\n      received nothing; unread {unread!r:.600}")
             return None
-        self._compare(line, wanted, arrival)
+        self._compare(line, expected, arrival)
         return self._compare_times(line, arrival)
 
-    def _answered(self, line: dict[str, Any]) -> None:
-        """Compare the answer to a handshake or another HTTP request."""
-        wanted = line["http"]
-        type_ = wanted.get("headers", {}).get("content-type", "")
+    def _compare_response(self, line: dict[str, Any]) -> None:
+        """Compare the response to a handshake or another HTTP request."""
+        expected = line["http"]
+        type_ = expected.get("headers", {}).get("content-type", "")
         if "conn" in line:
             refusal = self._handshakes.pop(line["conn"])
             got: Any = (refusal.status, refusal.body) if refusal else (101, "")
-            if got != (wanted["status"], wanted.get("body") or ""):
-                self._differs(line, f"handshake {got} instead of {wanted}")
+            if got != (expected["status"], expected.get("body") or ""):
+                self._differs(line, f"handshake {got} instead of {expected}")
             return
-        answer = self._answers.popleft()
-        if answer is not None and answer != (wanted["status"], type_, wanted.get("body") or ""):
-            self._differs(line, f"http {answer} instead of {wanted}")
+        response = self._responses.popleft()
+        if response is not None and response != (expected["status"], type_, expected.get("body") or ""):
+            self._differs(line, f"http {response} instead of {expected}")
 
-    def _compare(self, line: dict[str, Any], wanted: Any, arrival: Arrival) -> None:
-        texts = [names.text(one) for names, one in zip(self._names, (wanted, arrival.message), strict=True)]
+    def _compare(self, line: dict[str, Any], expected: Any, arrival: Arrival) -> None:
+        texts = [names.text(value) for names, value in zip(self._names, (expected, arrival.message), strict=True)]
         if texts[0] != texts[1]:
-            self._differs(line, f"wanted {texts[0]:.900}\n      came {texts[1]:.900}")
+            self._differs(line, f"expected {texts[0]:.900}\n      received {texts[1]:.900}")
         matched = self._matched.setdefault(line["conn"], [])
         for recorded_at, earlier in matched:
-            answers = "phx_reply" in (event(earlier.message), event(arrival.message))
-            if earlier.at > arrival.at and (answers or line["t"] - recorded_at > RACE_SECONDS):
-                self._differs(line, f"came before {earlier.message!r:.300}: {texts[1]:.300}")
+            replies = "phx_reply" in (event(earlier.message), event(arrival.message))
+            if earlier.at > arrival.at and (replies or line["t"] - recorded_at > RACE_SECONDS):
+                self._differs(line, f"arrived before {earlier.message!r:.300}: {texts[1]:.300}")
         matched.append((line["t"], arrival))
 
     def _compare_times(self, line: dict[str, Any], arrival: Arrival) -> None:
@@ -319,9 +318,9 @@ class Player:
             return
         recorded_after, after = line["t"] - self._acted[0], arrival.at - self._acted[1]
         tolerance, text = self._tolerance, str(arrival.message)
-        if "Subscribed to PostgreSQL" in text:  # after 0 to 3 s, by chance
+        if "Subscribed to PostgreSQL" in text:  # takes 0 to 3 s
             tolerance = 3.0
-        elif "expired" in text or "phx_close" in text:  # tokens count in whole seconds
+        elif "expired" in text or "phx_close" in text:  # token lifetimes are in whole seconds
             tolerance += 1.0
         if abs(recorded_after - after) > tolerance:
             self._differs(line, f"after {after:.2f} s, recorded {recorded_after:.2f} s: {text:.200}")

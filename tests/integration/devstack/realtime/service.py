@@ -1,9 +1,9 @@
-"""A Realtime server to test, on a Postgres prepared as the devstack prepares it."""
+"""A Realtime server under test, and a Postgres set up like the devstack's."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import psycopg
 from aiohttp import web
 
 import devstack
+from devstack.__main__ import postgres_version
 from devstack.postgres import Postgres
 from devstack.realtime import SCHEMA_SQL, Realtime
 from devstack.realtime.limits import NO_LIMITS, Clock, Limits
@@ -24,10 +25,11 @@ PUBLISHABLE, SECRET_KEY = "sb_publishable_test", "sb_secret_test"
 USER_1 = "11111111-1111-1111-1111-111111111111"
 USER_2 = "22222222-2222-2222-2222-222222222222"
 PASSWORD = "postgres"
+Sql = Callable[..., Awaitable[list[tuple[Any, ...]]]]
 
 
 def token(role: str = "authenticated", sub: str | None = USER_1, *, lifetime: float = 3600, **more: str) -> str:
-    """Sign a token; `more` are further claims."""
+    """Sign a token; `more` are additional claims."""
     claims: dict[str, Any] = {"role": role, "exp": int(time.time() + lifetime), **more}
     if sub is not None:
         claims["sub"] = sub
@@ -40,15 +42,37 @@ async def execute(dsn: str, text: str) -> None:
         await connection.execute(text)
 
 
-async def prepare(postgres: Postgres) -> None:
-    """Do what the devstack does before migrations."""
-    admin = postgres.dsn("supabase_admin", PASSWORD)
-    folder = Path(devstack.__file__).parent
-    await execute(admin, (folder / "bootstrap.sql").read_text())
-    await execute(admin, f"alter role postgres password '{PASSWORD}'")
-    await execute(admin, (folder / "auth.sql").read_text())
-    for _ in range(2):  # it may be applied again
-        await execute(admin, SCHEMA_SQL)
+@asynccontextmanager
+async def running_postgres(folder: Path, setup: str, *, version: int | None = None) -> AsyncIterator[Postgres]:
+    """Run a Postgres set up like the devstack's; the role `postgres` then runs the script `setup`."""
+    version = version or postgres_version()
+    postgres = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=version, fsync=False)
+    await postgres.start()
+    try:
+        admin = postgres.dsn("supabase_admin", PASSWORD)
+        sources = Path(devstack.__file__).parent
+        await execute(admin, (sources / "bootstrap.sql").read_text())
+        await execute(admin, f"alter role postgres password '{PASSWORD}'")
+        await execute(admin, (sources / "auth.sql").read_text())
+        for _ in range(2):  # it is idempotent
+            await execute(admin, SCHEMA_SQL)
+        await execute(postgres.dsn("postgres", PASSWORD), setup)
+        yield postgres
+    finally:
+        await postgres.stop()
+
+
+@asynccontextmanager
+async def policy(postgres: Postgres, condition: str, *, before: str = "", after: str = "") -> AsyncIterator[None]:
+    """Add a policy that lets users read private topics if the condition holds."""
+    dsn = postgres.dsn("postgres", PASSWORD)
+    await execute(
+        dsn, f"{before}; create policy tested on realtime.messages for select to authenticated using ({condition})"
+    )
+    try:
+        yield
+    finally:
+        await execute(dsn, f"drop policy tested on realtime.messages; {after}")
 
 
 class Service:
@@ -61,7 +85,7 @@ class Service:
         self._opened = AsyncExitStack()
 
     async def connect(self, vsn: str = "1.0.0", key: str = PUBLISHABLE) -> Client:
-        """Open a socket; it is closed with the server."""
+        """Open a socket; it is closed together with the server."""
         websocket = await self.session.ws_connect(f"{self.url}/websocket?apikey={key}&vsn={vsn}")
         self._opened.push_async_callback(websocket.close)
         return Client(websocket, vsn)

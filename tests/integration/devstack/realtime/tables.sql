@@ -1,4 +1,4 @@
--- The tables and policies of the recordings.
+-- The tables and policies that the recordings used.
 create table public.alltypes (
     id uuid primary key default gen_random_uuid(), t text, j jsonb, ts timestamptz, i8 bigint, n numeric, b boolean,
     ta text[], nul text, big text, tsn timestamp, d date, f8 double precision, i4a int[], bya bytea, ij json,

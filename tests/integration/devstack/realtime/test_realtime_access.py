@@ -1,9 +1,8 @@
-"""Keys, tokens and policies, in what the recordings do not show."""
+"""Keys, tokens and policies: what the recordings do not cover."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -11,21 +10,19 @@ import pytest
 from devstack.postgres import Postgres
 from devstack.realtime.access import TokenRefused, Tokens
 from tests.integration.devstack.realtime.service import (
-    PASSWORD,
     PUBLISHABLE,
     SECRET,
     SECRET_KEY,
     USER_1,
     USER_2,
     Service,
-    execute,
+    Sql,
+    policy,
     token,
 )
 
-Sql = Callable[..., Awaitable[list[tuple[object, ...]]]]
 
-
-def test_an_api_key_has_its_role() -> None:
+def test_api_key_has_its_role() -> None:
     tokens = Tokens(SECRET, {PUBLISHABLE: "anon"})
     assert tokens.verify(PUBLISHABLE).role == "anon"
     with pytest.raises(TokenRefused):
@@ -33,105 +30,86 @@ def test_an_api_key_has_its_role() -> None:
 
 
 @pytest.mark.parametrize("key", ["sb_publishable_other", "", "x.y.z", token(lifetime=-5)])
-async def test_a_bad_key_is_refused(service: Service, key: str) -> None:
+async def test_bad_key_is_rejected(service: Service, key: str) -> None:
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await service.connect(key=key)
     assert refused.value.status == 401
 
 
-async def test_an_opaque_token_stands_for_the_key_of_the_socket(service: Service) -> None:
+async def test_opaque_token_uses_socket_key(service: Service) -> None:
     client = await service.connect(key=SECRET_KEY)
     assert (await client.join("secret:1", SECRET_KEY, private=True))["status"] == "ok"
     other = await service.connect(key=PUBLISHABLE)
-    # even another key: the hosted server does not look it up
+    # the hosted server does not look up the token, even if it is another valid key
     assert (await other.join("secret:1", SECRET_KEY, private=True))["status"] == "error"
 
 
-async def test_a_user_cannot_hear_another(service: Service, sql: Sql) -> None:
+async def test_user_cannot_join_topic_of_other_user(service: Service, sql: Sql) -> None:
     first, second = await service.connect(), await service.connect()
     assert (await first.join(f"user:{USER_1}", token(), private=True))["status"] == "ok"
     assert (await second.join(f"user:{USER_1}", token(sub=USER_2), private=True))["status"] == "error"
-    # A public channel of that name hears nothing of the private one.
+    # A public channel of the same name is separate from the private one.
     assert (await second.join(f"user:{USER_1}", token(sub=USER_2)))["status"] == "ok"
     await sql("select realtime.send('{}', 'e', %s)", f"user:{USER_1}")
     await first.event("broadcast")
     assert await second.silent() == []
 
 
-async def test_policies_see_topic_extension_and_claims(service: Service, postgres: Postgres) -> None:
-    dsn = postgres.dsn("postgres", PASSWORD)
-    await execute(
-        dsn,
-        "create policy fine on realtime.messages for select to authenticated using ("
-        " realtime.topic() = 'fine' and topic = 'fine' and extension = 'broadcast'"
+async def test_policy_can_read_topic_extension_and_claims(service: Service, postgres: Postgres) -> None:
+    condition = (
+        "realtime.topic() = 'fine' and topic = 'fine' and extension = 'broadcast'"
         f" and (select auth.uid()) = '{USER_1}' and (select auth.role()) = 'authenticated'"
-        " and (select auth.jwt()) ->> 'role' = 'authenticated')",
+        " and (select auth.jwt()) ->> 'role' = 'authenticated'"
     )
-    try:
+    async with policy(postgres, condition):
         client = await service.connect()
         assert (await client.join("fine", token(), private=True))["status"] == "ok"
         assert (await client.join("fine", token(sub=USER_2), private=True))["status"] == "error"
-    finally:
-        await execute(dsn, "drop policy fine on realtime.messages")
 
 
-async def test_a_failing_policy_refuses(service: Service, postgres: Postgres) -> None:
-    dsn = postgres.dsn("postgres", PASSWORD)
-    await execute(
-        dsn,
-        "create policy broken on realtime.messages for select to authenticated"
-        " using (substring(realtime.topic() from 8)::uuid is not null and realtime.topic() like 'broken:%')",
-    )
-    try:
+async def test_failing_policy_rejects_join(service: Service, postgres: Postgres) -> None:
+    condition = "substring(realtime.topic() from 8)::uuid is not null and realtime.topic() like 'broken:%'"
+    async with policy(postgres, condition):
         client = await service.connect()
         assert (await client.join("broken:x", token(), private=True))["status"] == "error"
-    finally:
-        await execute(dsn, "drop policy broken on realtime.messages")
 
 
-async def test_a_policy_may_call_functions_of_public_by_their_name(service: Service, postgres: Postgres) -> None:
-    dsn = postgres.dsn("postgres", PASSWORD)
-    await execute(
-        dsn,
+async def test_policy_can_call_public_function_without_schema(service: Service, postgres: Postgres) -> None:
+    before = (
         "create table public.members (topic text primary key); insert into public.members values ('club');"
         "create function public.is_member() returns boolean language plpgsql security definer"
-        " as 'begin return exists (select from members where topic = realtime.topic()); end';"
-        "create policy club on realtime.messages for select to authenticated using (is_member())",
+        " as 'begin return exists (select from members where topic = realtime.topic()); end'"
     )
-    try:
+    after = "drop function public.is_member(); drop table public.members"
+    async with policy(postgres, "is_member()", before=before, after=after):
         client = await service.connect()
         assert (await client.join("club", token(), private=True))["status"] == "ok"
         assert (await client.join("other", token(), private=True))["status"] == "error"
-    finally:
-        await execute(
-            dsn,
-            "drop policy club on realtime.messages; drop function public.is_member(); drop table public.members",
-        )
 
 
 @pytest.mark.parametrize("role", ["none", "nobody", "supabase_realtime_admin;"])
-async def test_odd_roles_are_refused(service: Service, role: str) -> None:
+async def test_unknown_role_is_rejected(service: Service, role: str) -> None:
     client = await service.connect()
     assert (await client.join("secret:1", token(role), private=True))["status"] == "error"
 
 
-async def test_probes_leave_nothing(service: Service, sql: Sql) -> None:
+async def test_permission_checks_leave_no_rows(service: Service, sql: Sql) -> None:
     client = await service.connect()
     await client.join("room:probe", token(), private=True, broadcast={"ack": True})
     ref = await client.send("realtime:room:probe", "broadcast", {"event": "e", "type": "broadcast"})
-    assert (await client.answer(ref))["status"] == "ok"
+    assert (await client.reply(ref))["status"] == "ok"
     assert await sql("select 1 from realtime.messages where topic = 'room:probe'") == []
 
 
-async def test_http_broadcast_asks_for_the_callers_role(service: Service) -> None:
+async def test_http_broadcast_checks_role_of_caller(service: Service) -> None:
     client = await service.connect()
     await client.join("room:http", token(), private=True)
     body = {"messages": [{"topic": "room:http", "event": "e", "payload": {"n": 1}, "private": True}]}
 
     async def post(key: str, bearer: str) -> int:
         headers = {"apikey": key, "Authorization": f"Bearer {bearer}"}
-        async with service.session.post(f"{service.url}/api/broadcast", json=body, headers=headers) as answer:
-            return answer.status
+        async with service.session.post(f"{service.url}/api/broadcast", json=body, headers=headers) as response:
+            return response.status
 
     assert await post(PUBLISHABLE, "sb_secret_wrong") == 401
     assert await post(PUBLISHABLE, PUBLISHABLE) == 202
@@ -142,12 +120,12 @@ async def test_http_broadcast_asks_for_the_callers_role(service: Service) -> Non
     await client.event("broadcast")
 
 
-async def test_a_channel_ends_with_its_token(service: Service) -> None:
+async def test_channel_closes_when_token_expires(service: Service) -> None:
     client = await service.connect()
     ends_at = int(time.time() + 5)
     assert (await client.join("room:1", token(lifetime=5), private=True))["status"] == "ok"
-    assert "Token has expired" in (await client.event("system"))["message"]  # within 10 s, or it raises
+    assert "Token has expired" in (await client.event("system"))["message"]  # raises after 10 s
     assert time.time() >= ends_at
     await client.event("phx_close")
     ref = await client.send("realtime:room:1", "broadcast", {})
-    assert (await client.answer(ref))["response"] == {"reason": "unmatched topic"}
+    assert (await client.reply(ref))["response"] == {"reason": "unmatched topic"}

@@ -1,4 +1,4 @@
-"""The grammar of bindings and their filters."""
+"""Parsing bindings and their filters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def filters(text: str) -> tuple[Filter, ...]:
         ('a=eq."x"y', (Filter("a", "eq", '"x"y', False),)),
     ],
 )
-def test_filters(text: str, expected: tuple[Filter, ...]) -> None:
+def test_filter_parses(text: str, expected: tuple[Filter, ...]) -> None:
     assert filters(text) == expected
 
 
@@ -44,7 +44,7 @@ def test_filters(text: str, expected: tuple[Filter, ...]) -> None:
         ("a=eq.1,", "filter must not contain empty segments (check for extra commas)"),
     ],
 )
-def test_bad_filters(text: str, error: str) -> None:
+def test_invalid_filter_is_rejected(text: str, error: str) -> None:
     with pytest.raises(BindingRefused) as refused:
         filters(text)
     assert str(refused.value) == f"Error parsing `filter` params: {error}"
@@ -59,7 +59,7 @@ def test_bad_filters(text: str, error: str) -> None:
         ({"schema": "s", "table": "t", "select": ["b", "a"]}, Binding("*", "s", "t", (), ("a", "b"))),
     ],
 )
-def test_bindings(params: dict[str, Any], binding: Binding) -> None:
+def test_binding_parses(params: dict[str, Any], binding: Binding) -> None:
     assert parse(params) == binding
 
 
@@ -74,17 +74,17 @@ def test_bindings(params: dict[str, Any], binding: Binding) -> None:
         {"schema": "s", "select": "a"},
     ],
 )
-def test_bad_bindings(params: Any) -> None:
+def test_invalid_binding_is_rejected(params: Any) -> None:
     with pytest.raises(BindingRefused):
         parse(params)
 
 
 @given(st.text())
-def test_any_filter_is_parsed_or_refused(text: str) -> None:
+def test_any_filter_is_parsed_or_rejected(text: str) -> None:
     with contextlib.suppress(BindingRefused):
         assert all(filter_.operator for filter_ in filters(text))
 
 
-def test_equal_bindings_have_equal_numbers() -> None:
+def test_equal_bindings_have_equal_ids() -> None:
     assert binding_id({"schema": "s"}) == binding_id({"schema": "s"})
     assert binding_id({"schema": "s"}) != binding_id({"schema": "t"})

@@ -1,10 +1,9 @@
-"""The official clients, with their default serializers."""
+"""The official Python and JavaScript clients, with their default serializers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,14 @@ from realtime import RealtimeChannelOptions, RealtimePostgresChangesListenEvent
 from supabase import acreate_client
 
 from devstack.node import node
-from tests.integration.devstack.realtime.service import PUBLISHABLE, SECRET_KEY, USER_1, Service, token
+from tests.integration.devstack.realtime.service import PUBLISHABLE, SECRET_KEY, USER_1, Service, Sql, token
 from tests.support import ROOT
 
-Sql = Callable[..., Awaitable[list[tuple[object, ...]]]]
 SECONDS = 20.0
 
 
-async def test_the_python_client(service: Service, sql: Sql) -> None:
-    heard: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+async def test_python_client_receives_broadcasts_and_changes(service: Service, sql: Sql) -> None:
+    received: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
     supabase = await acreate_client(service.url.removesuffix("/realtime/v1"), SECRET_KEY)
     options: RealtimeChannelOptions = {
         "config": {
@@ -30,26 +28,26 @@ async def test_the_python_client(service: Service, sql: Sql) -> None:
         }
     }
     channel = supabase.channel("room:python", options)
-    channel.on_broadcast("evt", lambda payload: heard.put_nowait(("broadcast", payload)))
+    channel.on_broadcast("evt", lambda payload: received.put_nowait(("broadcast", payload)))
     channel.on_postgres_changes(
         RealtimePostgresChangesListenEvent.Insert,
         schema="public",
         table="messages",
         filter="role=eq.user",
-        callback=lambda payload: heard.put_nowait(("change", payload)),
+        callback=lambda payload: received.put_nowait(("change", payload)),
     )
-    channel.on_system(lambda payload: heard.put_nowait(("system", payload.status)))
+    channel.on_system(lambda payload: received.put_nowait(("system", payload.status)))
     try:
         async with asyncio.timeout(SECONDS):
-            await channel.subscribe(lambda state, _: heard.put_nowait(("state", state.value)))
-            assert {await heard.get(), await heard.get()} == {("state", "SUBSCRIBED"), ("system", "ok")}
+            await channel.subscribe(lambda state, _: received.put_nowait(("state", state.value)))
+            assert {await received.get(), await received.get()} == {("state", "SUBSCRIBED"), ("system", "ok")}
             await channel.send_broadcast("evt", {"n": 1})
-            assert (await heard.get())[1]["payload"] == {"n": 1}
+            assert (await received.get())[1]["payload"] == {"n": 1}
             await sql("""select realtime.send('{"id": "x", "n": 2}', 'evt', 'room:python')""")
-            assert (await heard.get())[1]["payload"] == {"id": "x", "n": 2}
+            assert (await received.get())[1]["payload"] == {"id": "x", "n": 2}
             await sql("insert into public.messages(session_id, role) values (%s, 'assistant')", USER_1)
             await sql("insert into public.messages(session_id, role) values (%s, 'user')", USER_1)
-            kind, change = await heard.get()
+            kind, change = await received.get()
             assert (kind, change["data"]["record"]["role"]) == ("change", "user")
     finally:
         await supabase.realtime.close()
@@ -62,22 +60,22 @@ import { createInterface } from 'node:readline';
 const require = createRequire(process.argv[1] + '/package.json');
 const { createClient } = require('@supabase/supabase-js');
 const [, , base, key, token] = process.argv;
-const tell = (kind, value) => console.log(JSON.stringify([kind, value]));
+const print = (kind, value) => console.log(JSON.stringify([kind, value]));
 const transport = globalThis.WebSocket ?? require('ws');
 const supabase = createClient(base, key, { realtime: { transport }, accessToken: async () => token });
 await supabase.realtime.setAuth();
 const channel = supabase.channel('room:js', { config: { private: true, broadcast: { self: true, ack: true } } });
 channel
-  .on('broadcast', { event: 'evt' }, ({ payload }) => tell('broadcast', payload))
-  .on('postgres_changes', { event: 'INSERT', schema: 'public', table: 'messages' }, (c) => tell('change', c.new))
-  .on('system', {}, ({ status }) => tell('system', status))
-  .on('presence', { event: 'join' }, ({ newPresences }) => tell('presence', newPresences.length))
+  .on('broadcast', { event: 'evt' }, ({ payload }) => print('broadcast', payload))
+  .on('postgres_changes', { event: 'INSERT', schema: 'public', table: 'messages' }, (c) => print('change', c.new))
+  .on('system', {}, ({ status }) => print('system', status))
+  .on('presence', { event: 'join' }, ({ newPresences }) => print('presence', newPresences.length))
   .subscribe(async (status) => {
-    tell('state', status);
+    print('state', status);
     if (status !== 'SUBSCRIBED') return;
-    tell('sent', await channel.send({ type: 'broadcast', event: 'evt', payload: { n: 1 } }));
-    tell('tracked', await channel.track({ here: true }));
-    tell('posted', await channel.httpSend('evt', { n: 2 }));
+    print('sent', await channel.send({ type: 'broadcast', event: 'evt', payload: { n: 1 } }));
+    print('tracked', await channel.track({ here: true }));
+    print('posted', await channel.httpSend('evt', { n: 2 }));
   });
 createInterface({ input: process.stdin }).on('close', async () => {
   await supabase.removeAllChannels();
@@ -86,7 +84,9 @@ createInterface({ input: process.stdin }).on('close', async () => {
 """
 
 
-async def test_the_javascript_client(service: Service, sql: Sql, tmp_path: Path) -> None:
+async def test_javascript_client_receives_broadcasts_changes_and_presence(
+    service: Service, sql: Sql, tmp_path: Path
+) -> None:
     script = tmp_path / "client.mjs"
     script.write_text(SCRIPT.replace("process.argv[1]", json.dumps(str(ROOT))))
     process = await asyncio.create_subprocess_exec(
@@ -101,15 +101,15 @@ async def test_the_javascript_client(service: Service, sql: Sql, tmp_path: Path)
     )
     assert process.stdout is not None
     assert process.stdin is not None
-    heard: list[Any] = []
+    received: list[Any] = []
 
     async def until(*wanted: Any) -> None:
         assert process.stdout is not None
         async with asyncio.timeout(SECONDS):
-            while not all(item in heard for item in wanted):
+            while not all(item in received for item in wanted):
                 line = await process.stdout.readline()
-                assert line, heard
-                heard.append(json.loads(line))
+                assert line, received
+                received.append(json.loads(line))
 
     try:
         await until(

@@ -1,4 +1,4 @@
-"""What goes wrong around the server: Postgres goes away, clients do not read, do not speak, or speak nonsense."""
+"""Failures: Postgres outages, and clients that are slow, silent or send malformed frames."""
 
 from __future__ import annotations
 
@@ -6,42 +6,41 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
 
-from devstack.__main__ import postgres_version
 from devstack.postgres import Postgres
 from devstack.realtime import wal
 from tests.integration.devstack.realtime.client import Client
-from tests.integration.devstack.realtime.service import PASSWORD, Service, execute, prepare, served, token
+from tests.integration.devstack.realtime.service import (
+    PASSWORD,
+    Service,
+    Sql,
+    execute,
+    running_postgres,
+    served,
+    token,
+)
 
-Sql = Callable[..., Awaitable[list[tuple[object, ...]]]]
 INSERTS = [{"event": "INSERT", "schema": "public", "table": "perf"}]
 
 
 @pytest.fixture
 async def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
-    """A server that a test may stop."""
-    folder = tmp_path_factory.mktemp("own")
-    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=postgres_version(), fsync=False)
-    await server.start()
-    try:
-        await prepare(server)
-        await execute(
-            server.dsn("postgres", PASSWORD),
-            "create table public.perf (id bigint generated always as identity primary key, v text);"
-            " alter publication supabase_realtime add table public.perf;"
-            " create policy everybody on realtime.messages for select to authenticated using (true)",
-        )
+    """A Postgres that a test may stop."""
+    setup = (
+        "create table public.perf (id bigint generated always as identity primary key, v text);"
+        " alter publication supabase_realtime add table public.perf;"
+        " create policy everybody on realtime.messages for select to authenticated using (true)"
+    )
+    async with running_postgres(tmp_path_factory.mktemp("own"), setup) as server:
         yield server
-    finally:
-        await server.stop()
 
 
-async def test_it_survives_a_restart_of_postgres(own_postgres: Postgres) -> None:
+async def test_channels_survive_postgres_restart(own_postgres: Postgres) -> None:
     dsn = own_postgres.dsn("postgres", PASSWORD)
     async with served(own_postgres) as service:
         client = await service.connect()
@@ -49,10 +48,10 @@ async def test_it_survives_a_restart_of_postgres(own_postgres: Postgres) -> None
         await client.subscribed()
         before = time.monotonic()
         await own_postgres.stop()
-        assert time.monotonic() - before < 5  # a stopping Postgres waits for its streams to be read to the end
+        assert time.monotonic() - before < 5  # on shutdown, Postgres waits until its streams have been read
         await own_postgres.start()
 
-        async def heard(statement: str, event: str) -> None:
+        async def receives(statement: str, event: str) -> None:
             async with asyncio.timeout(15):
                 while True:
                     await execute(dsn, statement)
@@ -60,25 +59,25 @@ async def test_it_survives_a_restart_of_postgres(own_postgres: Postgres) -> None
                         if message["event"] == event:
                             return
 
-        await heard("select realtime.send('{}', 'e', 'room:1')", "broadcast")
-        await heard("insert into public.perf(v) values ('x')", "postgres_changes")
-        # and new joins are authorised
+        await receives("select realtime.send('{}', 'e', 'room:1')", "broadcast")
+        await receives("insert into public.perf(v) values ('x')", "postgres_changes")
+        # new joins are authorised too
         other = await service.connect()
         assert (await other.join("room:1", token(), private=True))["status"] == "ok"
 
 
-async def test_a_join_while_postgres_is_away_is_refused(own_postgres: Postgres) -> None:
+async def test_private_join_without_postgres_is_rejected(own_postgres: Postgres) -> None:
     async with served(own_postgres) as service:
         client = await service.connect()
         await own_postgres.stop()
-        answer = await client.join("room:1", token(), private=True)
-        assert answer["status"] == "error"
-        assert "unable to connect to the project database" in answer["response"]["reason"]
-        assert (await client.join("room:1", token()))["status"] == "ok"  # public: nobody is asked
+        reply = await client.join("room:1", token(), private=True)
+        assert reply["status"] == "error"
+        assert "unable to connect to the project database" in reply["response"]["reason"]
+        assert (await client.join("room:1", token()))["status"] == "ok"  # public: no authorisation needed
         await own_postgres.start()
 
 
-async def test_nothing_is_kept_for_nobody(service: Service, sql: Sql) -> None:
+async def test_changes_without_subscribers_are_discarded(service: Service, sql: Sql) -> None:
     client = await service.connect()
     await client.join("x", postgres_changes=INSERTS)
     await client.subscribed()
@@ -91,7 +90,7 @@ async def test_nothing_is_kept_for_nobody(service: Service, sql: Sql) -> None:
     assert (await watcher.event("postgres_changes"))["data"]["record"]["v"] == "last"
 
 
-async def test_the_slots_follow_the_log(postgres: Postgres, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slots_advance_with_wal(postgres: Postgres, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wal, "STATUS_SECONDS", 0.1)
     async with served(postgres):
         await sql("insert into public.perf(v) select repeat('x', 1000) from generate_series(1, 2000)")
@@ -102,21 +101,21 @@ async def test_the_slots_follow_the_log(postgres: Postgres, sql: Sql, monkeypatc
         )
 
 
-async def test_slots_vanish_with_the_server(postgres: Postgres, sql: Sql) -> None:
+async def test_stop_drops_slots(postgres: Postgres, sql: Sql) -> None:
     async with served(postgres):
-        # those of the test before may be about to vanish
+        # the slots of the previous test may not have been dropped yet
         await eventually(sql, "select count(*) = 2 from pg_replication_slots")
     await eventually(sql, "select count(*) = 0 from pg_replication_slots")
 
 
 async def eventually(sql: Sql, question: str) -> None:
-    """Ask until the answer is yes."""
+    """Repeat a query until it returns true."""
     async with asyncio.timeout(15):
         while (await sql(question))[0][0] is not True:
             await sql("select pg_sleep(0.02)")
 
 
-async def test_stopping_closes_sockets_with_1012(postgres: Postgres) -> None:
+async def test_stop_closes_sockets_with_1012(postgres: Postgres) -> None:
     async with served(postgres) as service:
         clients = [await service.connect() for _ in range(3)]
         await clients[0].join("x", postgres_changes=INSERTS)
@@ -137,7 +136,7 @@ async def closed(client: Client) -> int | None:
     return client.websocket.close_code
 
 
-async def test_it_starts_again(postgres: Postgres, sql: Sql) -> None:
+async def test_realtime_restarts(postgres: Postgres, sql: Sql) -> None:
     async with served(postgres) as service:
         before = await service.connect()
         await before.join("x", postgres_changes=INSERTS)
@@ -151,15 +150,15 @@ async def test_it_starts_again(postgres: Postgres, sql: Sql) -> None:
         assert (await client.event("postgres_changes"))["data"]["record"]["v"] == "again"
 
 
-async def test_a_socket_has_at_most_100_channels(service: Service) -> None:
+async def test_socket_is_limited_to_100_channels(service: Service) -> None:
     client = await service.connect()
     for number in range(100):
         assert (await client.join(f"topic {number}"))["status"] == "ok"
-    answer = await client.join("one too many")
-    assert answer["response"] == {"reason": "ChannelRateLimitReached: Too many channels"}
+    reply = await client.join("one too many")
+    assert reply["response"] == {"reason": "ChannelRateLimitReached: Too many channels"}
 
 
-async def test_odd_names_of_tables_and_columns(service: Service, sql: Sql) -> None:
+async def test_unusual_table_and_column_names_are_quoted(service: Service, sql: Sql) -> None:
     await sql(
         'create table public."odd % ""t" ("k %s" text primary key, "v ""%" char(3), n bit(3));'
         'alter table public."odd % ""t" enable row level security;'
@@ -168,8 +167,8 @@ async def test_odd_names_of_tables_and_columns(service: Service, sql: Sql) -> No
     )
     try:
         client = await service.connect()
-        asked = {"event": "*", "schema": "public", "table": 'odd % "t', "filter": 'v "%=eq.abc'}
-        await client.join("odd", postgres_changes=[asked])
+        binding = {"event": "*", "schema": "public", "table": 'odd % "t', "filter": 'v "%=eq.abc'}
+        await client.join("odd", postgres_changes=[binding])
         await client.subscribed()
         await sql("""insert into public."odd % ""t" values ('a%s', 'abc', '101')""")
         record = (await client.event("postgres_changes"))["data"]["record"]
@@ -178,7 +177,7 @@ async def test_odd_names_of_tables_and_columns(service: Service, sql: Sql) -> No
         await sql('drop table public."odd % ""t"')
 
 
-async def test_a_failing_policy_spoils_nobody_elses_changes(service: Service, sql: Sql) -> None:
+async def test_failing_policy_does_not_affect_other_subscribers(service: Service, sql: Sql) -> None:
     await sql(
         "create table public.fragile (id bigint primary key); alter table public.fragile enable row level security;"
         " create policy fragile on public.fragile for select to authenticated"
@@ -187,10 +186,10 @@ async def test_a_failing_policy_spoils_nobody_elses_changes(service: Service, sq
     )
     try:
         good, bad = await service.connect(), await service.connect()
-        asked = [{"event": "*", "schema": "public", "table": "fragile"}]
-        await bad.join("x", token(x="bad"), postgres_changes=asked)
+        binding = [{"event": "*", "schema": "public", "table": "fragile"}]
+        await bad.join("x", token(x="bad"), postgres_changes=binding)
         await bad.subscribed()
-        await good.join("x", token(), postgres_changes=asked)
+        await good.join("x", token(), postgres_changes=binding)
         await good.subscribed()
         await sql("insert into public.fragile values (1)")
         await good.event("postgres_changes")
@@ -199,25 +198,25 @@ async def test_a_failing_policy_spoils_nobody_elses_changes(service: Service, sq
         await sql("drop table public.fragile")
 
 
-async def test_a_silent_client_is_closed(postgres: Postgres) -> None:
+async def test_idle_client_is_disconnected(postgres: Postgres) -> None:
     async with served(postgres, idle_seconds=0.2) as service:
         client = await service.connect()
         assert await closed(client) == 1000
 
 
-async def test_a_slow_reader_is_cut_off(service: Service) -> None:
+async def test_slow_reader_is_disconnected(service: Service) -> None:
     slow, quick, sender = [await service.connect() for _ in range(3)]
     for client in (slow, quick, sender):
         await client.join("flood")
     payload = {"event": "e", "type": "broadcast", "payload": {"x": "y" * 1_000_000}}
-    for _ in range(40):  # more than the sockets' buffers and what the server keeps
+    for _ in range(40):  # more than fits into the socket buffers and the server's own
         await sender.send("realtime:flood", "broadcast", payload)
         await quick.event("broadcast")
     assert await closed(slow) == 1006
 
 
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
-async def test_nonsense_is_ignored(service: Service, vsn: str) -> None:
+async def test_malformed_frames_are_ignored(service: Service, vsn: str) -> None:
     client = await service.connect(vsn)
     deep = "[" * 100_000 + "]" * 100_000
     for text in ("", "x", "null", "{}", "[]", deep, '["1","1",5,"x",{}]', '{"topic":1,"event":2,"payload":3,"ref":4}'):
@@ -228,8 +227,8 @@ async def test_nonsense_is_ignored(service: Service, vsn: str) -> None:
     await client.websocket.send_str(json.dumps(surrogate))
     await client.websocket.send_str('{"topic":"phoenix","event":"heartbeat","payload":NaN,"ref":"1"}')
     assert await client.silent() == []
-    odd: list[Any] = [5, [], "x", {"postgres_changes": [5]}, {"presence": 3}]
-    payloads: list[Any] = [None, 5, [], *({"config": value} for value in odd)]
+    configs: list[Any] = [5, [], "x", {"postgres_changes": [5]}, {"presence": 3}]
+    payloads: list[Any] = [None, 5, [], *({"config": value} for value in configs)]
     for payload in payloads:
-        ref = await client.send("realtime:odd", "phx_join", payload)
-        assert (await client.answer(ref))["status"] in ("ok", "error")
+        ref = await client.send("realtime:malformed", "phx_join", payload)
+        assert (await client.reply(ref))["status"] in ("ok", "error")

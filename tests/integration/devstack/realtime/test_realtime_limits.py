@@ -1,4 +1,4 @@
-"""The limits of a plan: how rates are measured, and what happens above them."""
+"""The limits of a plan: how rates are measured, and what happens when they are exceeded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -23,19 +23,19 @@ class Clock:
         return self.now
 
 
-def test_a_new_counter_averages_over_what_it_has() -> None:
+def test_new_rate_averages_over_elapsed_intervals() -> None:
     clock = Clock()
     rate = Rate(100, clock)
     rate.add(499)
     clock.now += 5
     assert not rate.is_exceeded(), "499 in 5 s"
     rate.add(501)
-    assert not rate.is_exceeded(), "it is looked at every 5 s"
+    assert not rate.is_exceeded(), "it is updated every 5 s"
     clock.now += 5
     assert (rate.is_exceeded(), rate.average) == (True, 100)
 
 
-def test_a_counter_in_use_averages_over_a_minute() -> None:
+def test_rate_averages_over_one_minute() -> None:
     clock = Clock()
     rate = Rate(100, clock)
     rate.add(1)
@@ -52,7 +52,7 @@ def test_a_counter_in_use_averages_over_a_minute() -> None:
     assert not rate.is_exceeded()
 
 
-def test_a_counter_that_saw_nothing_for_five_minutes_begins_anew() -> None:
+def test_rate_resets_after_five_idle_minutes() -> None:
     clock = Clock()
     rate = Rate(100, clock)
     rate.add(1)
@@ -62,13 +62,13 @@ def test_a_counter_that_saw_nothing_for_five_minutes_begins_anew() -> None:
     assert rate.is_exceeded()
 
 
-def test_no_limit() -> None:
+def test_rate_without_limit_is_never_exceeded() -> None:
     rate = Rate(None)
     rate.add(10**9)
     assert not rate.is_exceeded()
 
 
-def test_a_window_begins_at_its_first_call() -> None:
+def test_window_starts_at_first_call() -> None:
     clock = Clock()
     window = Window(2, 30, clock)
     assert [window.allows() for _ in range(3)] == [True, True, False]
@@ -78,80 +78,87 @@ def test_a_window_begins_at_its_first_call() -> None:
     assert window.allows()
 
 
-async def test_too_many_events(postgres: Postgres, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever hears one too many is cut off; nothing comes from the database or over HTTP any more."""
+async def test_event_limit_closes_receivers_and_drops_messages(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The receiver that exceeds the limit is closed; messages from the database and over HTTP are dropped."""
     clock = Clock()
     async with served(postgres, limits=Limits(events_per_second=1), clock=clock) as service:
-        sender, hearer = await service.connect(), await service.connect()
-        for client in (sender, hearer):
+        sender, receiver = await service.connect(), await service.connect()
+        for client in (sender, receiver):
             assert (await client.join("busy", broadcast={"ack": True}))["status"] == "ok"
         message = {"type": "broadcast", "event": "e", "payload": {}}
         for _ in range(3):
-            await sender.answer(await sender.send("realtime:busy", "broadcast", message))
+            await sender.reply(await sender.send("realtime:busy", "broadcast", message))
         clock.now += 5
-        await sender.answer(await sender.send("realtime:busy", "broadcast", message))
-        assert (await hearer.event("system"))["message"] == "Too many messages per second"
-        await hearer.event("phx_close")
-        assert len([m for m in await hearer.silent() if m["event"] == "broadcast"]) == 4, "also the last one"
-        assert await sender.silent() == [], "it heard nothing"
+        await sender.reply(await sender.send("realtime:busy", "broadcast", message))
+        assert (await receiver.event("system"))["message"] == "Too many messages per second"
+        await receiver.event("phx_close")
+        assert len([m for m in await receiver.silent() if m["event"] == "broadcast"]) == 4, "including the last one"
+        assert await sender.silent() == [], "it received nothing"
 
-        assert (await hearer.join("busy"))["status"] == "ok", "it may come back"
+        assert (await receiver.join("busy"))["status"] == "ok", "it may rejoin"
         await execute(postgres.dsn("supabase_admin", PASSWORD), "select realtime.send('{}', 'e', 'busy', false)")
-        await until(lambda: "one to busy is dropped" in caplog.text, within=10)  # it has come, by way of the log
+        await until(
+            lambda: "dropped a message to busy: too many" in caplog.text, within=10
+        )  # the insert has been replicated
         body = {"messages": [{"topic": "busy", "event": "e", "payload": {}}]}
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {SECRET_KEY}"}) as http:
-            async with http.post(f"{service.url}/api/broadcast", json=body) as answer:
-                assert (answer.status, await answer.json()) == (429, {"message": "You have exceeded your rate limit"})
+            async with http.post(f"{service.url}/api/broadcast", json=body) as response:
+                assert (response.status, await response.json()) == (
+                    429,
+                    {"message": "You have exceeded your rate limit"},
+                )
             clock.now += 70
-            async with http.post(f"{service.url}/api/broadcast", json={"messages": body["messages"] * 2}) as answer:
-                assert answer.status == 429
-                assert (await answer.json())["message"].startswith("Too many messages to broadcast")
-            async with http.post(f"{service.url}/api/broadcast", json=body) as answer:
-                assert answer.status == 202
-        assert len([m for m in await hearer.silent() if m["event"] == "broadcast"]) == 1
+            async with http.post(f"{service.url}/api/broadcast", json={"messages": body["messages"] * 2}) as response:
+                assert response.status == 429
+                assert (await response.json())["message"].startswith("Too many messages to broadcast")
+            async with http.post(f"{service.url}/api/broadcast", json=body) as response:
+                assert response.status == 202
+        assert len([m for m in await receiver.silent() if m["event"] == "broadcast"]) == 1
 
 
-async def test_too_many_joins(postgres: Postgres) -> None:
+async def test_join_limit_closes_socket(postgres: Postgres) -> None:
     clock = Clock()
     async with served(postgres, limits=Limits(joins_per_second=1), clock=clock) as service:
         client = await service.connect()
         for number in range(5):
             assert (await client.join(f"room{number}"))["status"] == "ok"
         clock.now += 5
-        refused = await client.join("one more")
-        assert refused["response"] == {"reason": "ClientJoinRateLimitReached: Too many joins per second"}
+        rejected = await client.join("one more")
+        assert rejected["response"] == {"reason": "ClientJoinRateLimitReached: Too many joins per second"}
         with pytest.raises(ConnectionError):
             await client.next()
 
 
-async def test_too_many_clients(postgres: Postgres) -> None:
+async def test_client_limit_rejects_joins(postgres: Postgres) -> None:
     async with served(postgres, limits=Limits(clients=2)) as service:
         clients = [await service.connect() for _ in range(3)]
         for client in clients[:2]:
             assert (await client.join("room"))["status"] == "ok"
             assert (await client.join("another"))["status"] == "ok"
-        refused = await clients[2].join("room")
-        assert refused["response"] == {"reason": "ConnectionRateLimitReached: Too many connected users"}
+        rejected = await clients[2].join("room")
+        assert rejected["response"] == {"reason": "ConnectionRateLimitReached: Too many connected users"}
         await clients[0].websocket.close()
         async with asyncio.timeout(5):
             while (await clients[2].join("room"))["status"] != "ok":
-                pass  # each refusal waits for the back-off
+                pass  # each rejection takes as long as the back-off
 
 
-async def test_too_much_presence(postgres: Postgres) -> None:
+async def test_presence_limit_closes_channel(postgres: Postgres) -> None:
     clock = Clock()
     async with served(postgres, limits=Limits(presence_per_second=1), clock=clock) as service:
         client = await service.connect()
         await client.join("room", presence={"enabled": True, "key": "me"})
         for number in range(4):
             track = {"type": "presence", "event": "track", "payload": {"n": number}}
-            assert (await client.answer(await client.send("realtime:room", "presence", track)))["status"] == "ok"
+            assert (await client.reply(await client.send("realtime:room", "presence", track)))["status"] == "ok"
         clock.now += 5
         await client.send("realtime:room", "presence", {"event": "track", "payload": {"n": 9}})
         assert (await client.event("system"))["message"] == "Too many presence messages per second"
 
 
-async def test_a_presence_that_is_too_large(postgres: Postgres) -> None:
+async def test_oversized_presence_closes_channel(postgres: Postgres) -> None:
     async with served(postgres) as service:
         client = await service.connect()
         await client.join("room", presence={"enabled": True, "key": "me"})

@@ -1,4 +1,4 @@
-"""The codec alone."""
+"""Encoding and decoding frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from devstack.realtime.protocol import (
 
 
 def opened(frame: bytes | None) -> tuple[int, bytes]:
-    """Take a WebSocket frame apart: its opcode and payload."""
+    """Return the opcode and payload of a WebSocket frame."""
     assert frame is not None
     assert frame[0] & 0x80  # final
     size, at = frame[1], 2
@@ -44,7 +44,7 @@ def text_of(frame: bytes | None) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("asked", "vsn"),
+    ("text", "vsn"),
     [
         (None, Vsn.V1),
         ("1.0.0", Vsn.V1),
@@ -55,16 +55,16 @@ def text_of(frame: bytes | None) -> Any:
         ("2.1.0", None),
     ],
 )
-def test_vsn(asked: str | None, vsn: Vsn | None) -> None:
-    assert Vsn.parse(asked) is vsn
+def test_vsn_selects_serializer(text: str | None, vsn: Vsn | None) -> None:
+    assert Vsn.parse(text) is vsn
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 1_000_000])
-def test_a_frame_tells_its_length(size: int) -> None:
+def test_frame_header_encodes_length(size: int) -> None:
     assert opened(binary_frame(b"x" * size)) == (2, b"x" * size)
 
 
-def test_both_envelopes() -> None:
+def test_serializers_encode_envelope() -> None:
     assert text_of(push(Vsn.V1, "t", "e", '{"a":1}', join_ref="1", ref="2")) == {
         "ref": "2",
         "event": "e",
@@ -88,7 +88,7 @@ json_values = st.recursive(
 
 
 @given(topic=st.text(), event=st.text(), payload=json_values, ref=st.none() | st.text())
-def test_text_frames_are_read_back(topic: str, event: str, payload: Any, ref: str | None) -> None:
+def test_serializers_decode_same_message(topic: str, event: str, payload: Any, ref: str | None) -> None:
     first = decode_text(
         Vsn.V1, json.dumps({"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": "j"})
     )
@@ -111,13 +111,13 @@ def test_text_frames_are_read_back(topic: str, event: str, payload: Any, ref: st
         (Vsn.V2, "[" * 100_000),
     ],
 )
-def test_malformed_text(vsn: Vsn, text: str) -> None:
+def test_malformed_text_is_rejected(vsn: Vsn, text: str) -> None:
     with pytest.raises(MalformedFrame):
         decode_text(vsn, text)
 
 
 @given(st.binary())
-def test_any_bytes_are_a_message_or_malformed(data: bytes) -> None:
+def test_any_bytes_decode_or_are_malformed(data: bytes) -> None:
     for first in (b"", b"\x00", b"\x03"):
         try:
             message = decode_binary(Vsn.V2, first + data)
@@ -126,14 +126,14 @@ def test_any_bytes_are_a_message_or_malformed(data: bytes) -> None:
         assert isinstance(message.payload, bytes | UserBroadcast)
 
 
-def test_a_broadcast_push() -> None:
+def test_broadcast_push_decodes() -> None:
     frame = b"\x03\x01\x01\x0a\x03\x00\x01" + b"12realtime:xevt" + b'{"n":1}'
     message = decode_binary(Vsn.V2, frame)
     assert (message.join_ref, message.ref, message.topic, message.event) == ("1", "2", "realtime:x", "broadcast")
     assert message.payload == UserBroadcast("evt", b'{"n":1}', is_json=True)
 
 
-def test_a_user_broadcast_keeps_its_payload_as_it_came() -> None:
+def test_user_broadcast_preserves_payload() -> None:
     fanout = user_broadcast_fanout("realtime:x", UserBroadcast("e", b'{"n": 1.50}', True), {"id": "i"})
     assert opened(fanout.frame(Vsn.V2)) == (2, b'\x04\x0a\x01\x0a\x01realtime:xe{"id":"i"}{"n": 1.50}')
     assert text_of(fanout.frame(Vsn.V1))["payload"] == {
@@ -144,19 +144,19 @@ def test_a_user_broadcast_keeps_its_payload_as_it_came() -> None:
     }
 
 
-def test_bytes_have_no_shape_in_the_first_serializer() -> None:
+def test_v1_cannot_encode_bytes() -> None:
     assert user_broadcast_fanout("t", UserBroadcast("e", b"\x00", False), None).frame(Vsn.V1) is None
     assert raw_broadcast_fanout("t", b"\x00").frame(Vsn.V1) is None
     assert opened(raw_broadcast_fanout("t", b"\x00").frame(Vsn.V2)) == (2, b"\x02\x01\x09tbroadcast\x00")
 
 
-def test_a_topic_too_long_for_a_binary_frame_goes_as_text() -> None:
+def test_long_topic_is_sent_as_text() -> None:
     topic = "t" * 256
     fanout = user_broadcast_fanout(topic, UserBroadcast("e", b"{}", True), None)
     assert text_of(fanout.frame(Vsn.V2))[2] == topic
 
 
-def test_a_message_is_encoded_once_a_serializer() -> None:
+def test_fanout_encodes_once_per_serializer() -> None:
     fanout = event_fanout("t", "e", "{}")
     assert fanout.frame(Vsn.V1) is fanout.frame(Vsn.V1)
     assert fanout.frame(Vsn.V1) == text_frame('{"ref":null,"event":"e","payload":{},"topic":"t"}')

@@ -1,4 +1,4 @@
-"""Schema `realtime` is as restricted for the role that runs migrations as it is on the hosted service."""
+"""Schema `realtime` is restricted for the role that runs migrations, as on the hosted service."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from devstack.__main__ import postgres_version
 from devstack.postgres import Postgres
-from tests.integration.devstack.realtime.service import PASSWORD, execute, prepare
+from tests.integration.devstack.realtime.service import PASSWORD, execute, running_postgres
 
-REFUSED = [
+REJECTED = [
     "comment on table realtime.messages is 'x'",
     "comment on policy allowed on realtime.messages is 'x'",
     "alter policy allowed on realtime.messages using (false)",
@@ -38,35 +38,28 @@ REFUSED = [
 async def database(
     request: pytest.FixtureRequest, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[str]:
-    """The connection URL of the role `postgres`, on each version."""
-    preparation = """
+    """The connection URL of the role `postgres`, for each Postgres version."""
+    setup = """
         create policy allowed on realtime.messages for select to authenticated using (true);
         create function public.nothing() returns trigger language plpgsql as 'begin return null; end';
     """
     if request.param == postgres_version():
         dsn = postgres.dsn("postgres", PASSWORD)
-        await execute(dsn, preparation)
+        await execute(dsn, setup)
         yield dsn
         await execute(dsn, "drop policy allowed on realtime.messages; drop function public.nothing()")
         return
-    folder = tmp_path_factory.mktemp("other")
-    server = Postgres(folder / "data", password=PASSWORD, log=folder / "log", version=request.param, fsync=False)
-    await server.start()
-    try:
-        await prepare(server)
-        await execute(server.dsn("postgres", PASSWORD), preparation)
+    async with running_postgres(tmp_path_factory.mktemp("other"), setup, version=request.param) as server:
         yield server.dsn("postgres", PASSWORD)
-    finally:
-        await server.stop()
 
 
-@pytest.mark.parametrize("statement", REFUSED)
-async def test_ddl_is_refused(database: str, statement: str) -> None:
+@pytest.mark.parametrize("statement", REJECTED)
+async def test_ddl_is_rejected(database: str, statement: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         await execute(database, statement)
 
 
-async def test_policies_are_made_and_dropped(database: str) -> None:
+async def test_migration_role_can_create_and_drop_policies(database: str) -> None:
     await execute(
         database,
         "create policy mine on realtime.messages for insert to authenticated with check (realtime.topic() = 'a')",
@@ -74,13 +67,13 @@ async def test_policies_are_made_and_dropped(database: str) -> None:
     await execute(database, "drop policy mine on realtime.messages")
 
 
-async def test_other_schemas_are_free(database: str) -> None:
+async def test_other_schemas_are_unrestricted(database: str) -> None:
     await execute(database, "create table public.free (topic text); comment on table public.free is 'x'")
     await execute(database, "create function public.f() returns text language sql as 'select realtime.topic()'")
     await execute(database, "drop function public.f(); drop table public.free")
 
 
-async def test_send_never_fails(database: str) -> None:
+async def test_send_raises_warning_on_failure(database: str) -> None:
     notices: list[str] = []
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
         connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
@@ -90,7 +83,7 @@ async def test_send_never_fails(database: str) -> None:
     assert all(notice.startswith("WarnSendingBroadcastMessage: ") for notice in notices)
 
 
-async def test_send_stores_the_message(database: str) -> None:
+async def test_send_stores_message(database: str) -> None:
     async with await psycopg.AsyncConnection.connect(database) as connection:
         await connection.execute("""select realtime.send('{"a": 1}'::jsonb, 'e', 'nobody')""")
         cursor = await connection.execute(
@@ -101,7 +94,7 @@ async def test_send_stores_the_message(database: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
-async def test_api_roles_may_use_the_table(database: str, role: str) -> None:
+async def test_api_role_can_select_but_not_delete(database: str, role: str) -> None:
     async with await psycopg.AsyncConnection.connect(database) as connection:
         await connection.execute("select set_config('role', %s, true)", (role,))
         await connection.execute("select topic from realtime.messages")
