@@ -1,4 +1,4 @@
-"""`python -m devstack.types`: regenerates the client's TypeScript types from the migrations with `supabase gen types`."""
+"""`python -m devstack.types`: regenerates the client's TypeScript types with `supabase gen types`."""
 
 from __future__ import annotations
 
