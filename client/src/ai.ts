@@ -81,7 +81,8 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
     }
   }
 
-  async reconnectToStream({ chatId, abortSignal }: ReconnectOptions<M>): Promise<ReadableStream<UIMessageChunk> | null> {
+  async reconnectToStream(options: ReconnectOptions<M>): Promise<ReadableStream<UIMessageChunk> | null> {
+    const { chatId, abortSignal } = options;
     const handle = this.#acquire(chatId);
     handle.shared.resumes += 1;
     try {

@@ -43,7 +43,7 @@ export class ReplyChunks {
     else yield { type: "error", errorText: state.error?.message ?? "The reply failed." };
   }
 
-  /** Whether a message belongs to the retry. One that is stopped before its new attempt starts keeps the old attempt. */
+  /** Whether a message belongs to the retry. A retry that is cancelled before it starts keeps the old attempt. */
   #isNew(message: Message): boolean {
     const old = this.#replaced.find(({ id }) => id === message.id);
     if (old === undefined || message.attempt > old.attempt) return true;
