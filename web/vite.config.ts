@@ -10,7 +10,7 @@ export default defineConfig(({ mode }) => ({
   preview: { strictPort: true },
 }));
 
-/** A second line of defence behind React's escaping: the page runs only its own scripts, and connects to its Supabase. */
+/** A second line of defence behind React's escaping: only the page's own scripts, and only its own Supabase. */
 function contentSecurityPolicy(supabaseUrl = ""): Plugin {
   const origin = URL.canParse(supabaseUrl) ? new URL(supabaseUrl).origin : null;
   const content = [
