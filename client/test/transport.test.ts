@@ -147,8 +147,11 @@ describe.skipIf(absent)("with Supabase", () => {
 
   test("rejected messages and failed replies become errors with a message", async () => {
     const chat = open();
-    await chat.sendMessage({ text: "x".repeat(40_000) });
-    expect(chat.error?.message).toContain("too long");
+    const content = "x".repeat(40_000);
+    const { error } = await client.from("messages").insert({ session_id: id, content } as never);
+    await chat.sendMessage({ text: content });
+    expect(error?.code).toBe("PT413");
+    expect(chat.error?.message).toBe(error!.message);
     expect(await rows()).toEqual([]);
 
     const other = open();

@@ -22,13 +22,13 @@ async def run(environment: dict[str, str], function: str, text: str) -> Row:
 async def test_deltas_add_up_to_the_row(environment: dict[str, str]) -> None:
     async with working(environment):
         seen = await run(environment, "Chat", "[[tokens=60 delay=0.05]]")
-    deltas = [item["payload"] for item in seen["heard"] if item["event"] == "delta"]
+    deltas = [item["payload"] for item in seen["events"] if item["event"] == "delta"]
     assert [delta["seq"] for delta in deltas] == list(range(1, len(deltas) + 1))
     assert len(deltas) > 3
     assert "".join(delta["text"] for delta in deltas) == seen["row"]["content"]
     assert seen["row"]["seq"] == len(deltas)
     states = [
-        (item["payload"]["role"], item["payload"]["status"]) for item in seen["heard"] if item["event"] == "message"
+        (item["payload"]["role"], item["payload"]["status"]) for item in seen["events"] if item["event"] == "message"
     ]
     assert states[0] == ("user", "queued")
     assert ("assistant", "running") in states
@@ -41,4 +41,4 @@ async def test_replies_write_code_files(environment: dict[str, str]) -> None:
         seen = await run(environment, "Code", f"[[json={reply}]]")
     (file,) = seen["files"]
     assert (file["path"], file["content"], file["message_id"]) == ("a.py", "x = 1", seen["row"]["id"])
-    assert [item["payload"]["path"] for item in seen["heard"] if item["event"] == "file"] == ["a.py"]
+    assert [item["payload"]["path"] for item in seen["events"] if item["event"] == "file"] == ["a.py"]

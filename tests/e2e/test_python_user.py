@@ -14,11 +14,11 @@ async def test_deltas_add_up_to_the_row(environment: dict[str, str], model: Mode
         await user.be_heard(session_id, ear)
         message_id = await user.ask(session_id, "[[tokens=60 hold=12]]")
 
-        async def heard(parts: int) -> None:
+        async def received(parts: int) -> None:
             await ear.until(lambda ear: len(ear.of("delta", reply_to=message_id)) >= parts)
 
         for parts in (1, 2, 3, 4):
-            await heard(parts)
+            await received(parts)
             model.let_go()
         row = await user.reply(message_id)
         await ear.until(lambda ear: ear.of("message", id=message_id, status="done"))

@@ -15,9 +15,9 @@ const { user } = must(await supabase.auth.signUp({ email, password: "correct hor
 await supabase.realtime.setAuth();
 const session = must(await supabase.from("sessions").insert({ function: fn, title: "named" }).select().single());
 
-const heard = [];
+const events = [];
 const done = (id) =>
-  ["id", "reply_to"].every((key) => heard.some(({ event, payload }) => event === "message" && payload[key] === id && payload.status === "done"));
+  ["id", "reply_to"].every((key) => events.some(({ event, payload }) => event === "message" && payload[key] === id && payload.status === "done"));
 async function until(reached) {
   for (const deadline = Date.now() + 20_000; !reached(); await new Promise((resolve) => setTimeout(resolve, 10))) {
     if (Date.now() > deadline) throw new Error(`timed out after 20 s: ${reached}`);
@@ -26,7 +26,7 @@ async function until(reached) {
 const ask = (id, content) => supabase.from("messages").insert({ id, session_id: session.id, content });
 const channel = supabase.channel(`session:${session.id}`, { config: { private: true } });
 for (const event of ["delta", "message", "file"]) {
-  channel.on("broadcast", { event }, ({ payload }) => heard.push({ event, payload }));
+  channel.on("broadcast", { event }, ({ payload }) => events.push({ event, payload }));
 }
 await new Promise((resolve, reject) =>
   channel.subscribe((state, error) => {
@@ -36,12 +36,12 @@ await new Promise((resolve, reject) =>
 );
 
 // a worker joins the topic with its first reply and then stays: ask until a delta arrives
-while (!heard.some(({ event }) => event === "delta")) {
+while (!events.some(({ event }) => event === "delta")) {
   const first = crypto.randomUUID();
   must(await ask(first, "[[text=heard]]"));
   await until(() => done(first));
 }
-heard.length = 0;
+events.length = 0;
 
 const id = crypto.randomUUID();
 must(await ask(id, text));
@@ -51,5 +51,5 @@ await until(() => done(id));
 const row = must(await supabase.from("messages").select().eq("reply_to", id).single());
 const files = must(await supabase.from("code_files").select());
 await supabase.removeAllChannels();
-console.log(JSON.stringify({ user: user.id, heard, row, files, again: again.error?.code, status: again.status }));
+console.log(JSON.stringify({ user: user.id, events, row, files, again: again.error?.code, status: again.status }));
 process.exit(0);
