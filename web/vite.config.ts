@@ -2,15 +2,15 @@ import react from "@vitejs/plugin-react";
 import { defaultClientConditions, defineConfig, loadEnv, type Plugin } from "vite";
 
 export default defineConfig(({ mode }) => ({
-  base: "./", // the built page works under any path of any static host
+  base: "./", // so that the built page works under any path
   plugins: [react(), contentSecurityPolicy(loadEnv(mode, import.meta.dirname)["VITE_SUPABASE_URL"])],
-  // the client as it is in this repository, not as it was built last
+  // the client's sources, not its last build
   resolve: { conditions: ["supabase-baml-bridge-source", ...defaultClientConditions] },
   server: { strictPort: true },
   preview: { strictPort: true },
 }));
 
-/** A second wall behind React's escaping: a built page runs no script but its own and talks to its Supabase alone. */
+/** A second line of defence behind React's escaping: only the page's own scripts, and only its own Supabase. */
 function contentSecurityPolicy(supabaseUrl = ""): Plugin {
   const origin = URL.canParse(supabaseUrl) ? new URL(supabaseUrl).origin : null;
   const content = [

@@ -2,7 +2,7 @@ import { createRoot } from "react-dom/client";
 import { useSession } from "supabase-baml-bridge-client/react";
 import { currentSession, supabase } from "./sign-in.ts";
 
-/** The class that the BAML function returns; BAML's TypeScript generator writes it as `types.CodeReply`. */
+/** The class that the BAML function returns. BAML can generate this type: see "Typed results". */
 interface CodeReply {
   reply: string;
   files: { path: string; content: string }[];
@@ -14,7 +14,7 @@ function Chat({ id }: { id: string }) {
   return (
     <>
       <h1>React</h1>
-      {connection === "offline" && <p role="status">No connection: trying again.</p>}
+      {connection === "offline" && <p role="status">Connection lost. Reconnecting…</p>}
       <div role="log" aria-label="Messages">
         {messages.map((message) => (
           <div key={message.id} data-role={message.role} data-status={message.status}>

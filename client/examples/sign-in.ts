@@ -6,7 +6,7 @@ export const supabase: SupabaseClient<Database> = createClient(
   import.meta.env["VITE_SUPABASE_PUBLISHABLE_KEY"],
 );
 
-/** The id of the session that the page's address names, or of a new one; asks who it is if nobody is signed in. */
+/** The id of the session in the page's URL, or of a new one. Shows a sign-in form first if necessary. */
 export async function currentSession(values: { title: string; function?: string }): Promise<string> {
   const { data } = await supabase.auth.getSession();
   if (data.session === null) await signIn();
@@ -34,7 +34,7 @@ async function signIn(): Promise<void> {
         ? supabase.auth.signUp(credentials)
         : supabase.auth.signInWithPassword(credentials));
       if (data.session !== null) done();
-      else form.querySelector("p")!.textContent = error?.message ?? "Follow the link in your mail, then sign in.";
+      else form.querySelector("p")!.textContent = error?.message ?? "Check your email to confirm your account, then sign in.";
     });
   });
   form.remove();

@@ -11,11 +11,11 @@ const transport = new SupabaseChatTransport(supabase);
 function Chat({ id, initial }: { id: string; initial: UIMessage[] }) {
   const [text, setText] = useState("");
   const { messages, status, error, sendMessage, regenerate, stop } = useChat({
-    id, // of the session
+    id, // the session's
     transport,
     messages: initial,
-    generateId: newId, // the rows' ids are UUIDs
-    resume: true, // a reply that was running when the page was left goes on
+    generateId: newId, // row ids are UUIDs
+    resume: true, // continue a running reply after a page load
   });
   const busy = status === "submitted" || status === "streaming";
 
@@ -47,7 +47,7 @@ function Chat({ id, initial }: { id: string; initial: UIMessage[] }) {
       {busy ? (
         <button onClick={() => void stop()}>Stop</button>
       ) : (
-        messages.length > 0 && <button onClick={() => void regenerate()}>Write anew</button>
+        messages.length > 0 && <button onClick={() => void regenerate()}>Regenerate</button>
       )}
     </>
   );

@@ -1,6 +1,7 @@
-/** The requests a session makes, over supabase-js: each has a timeout and throws `RequestError`. */
+/** The requests of sessions and session lists, over supabase-js. Each has a timeout and throws `RequestError`. */
 
 import type { SupabaseClient } from "@supabase/supabase-js";
+import { withTimeout } from "./timeout.ts";
 import { listen, type TopicListener } from "./topic.ts";
 import {
   RequestError,
@@ -10,11 +11,16 @@ import {
   type Database,
   type Json,
   type MessageRow,
+  type NewSession,
+  type SessionRow,
 } from "./types.ts";
 
-export const REQUEST_TIMEOUT_MS = 15_000;
-
+const REQUEST_TIMEOUT_MS = 15_000;
+const MAX_VERSIONS = 100;
 const UNIQUE_VIOLATION = "23505";
+
+/** PostgREST returns at most this many rows per request. */
+export const MAX_ROWS = 1_000;
 
 export interface NewMessage {
   id: string;
@@ -30,28 +36,31 @@ export interface NewFile {
   language: string | null;
 }
 
-/** How many versions of a file are listed. */
-const MAX_VERSIONS = 100;
-
-/** What a session needs of the outside; a test may stand in for it. */
+/** Everything a session or session list needs from Supabase. Tests substitute their own. */
 export interface Backend {
-  /** The newest messages below `before` (null: of all), newest first. */
+  /** The newest 1,000 sessions, most recent activity first. */
+  readSessions(): Promise<SessionRow[]>;
+  insertSession(values: NewSession & { id: string }): Promise<SessionRow>;
+  /** Null if there is no such session. */
+  renameSession(id: string, title: string): Promise<SessionRow | null>;
+  deleteSession(id: string): Promise<void>;
+  /** The newest messages below ordinal `before` (null: of the whole session), newest first. */
   readPage(sessionId: string, before: number | null, limit: number): Promise<MessageRow[]>;
-  /** The messages with these ids, the replies to them, and all above the ordinal `after`. */
+  /** The messages with these ids, their replies, and every message above ordinal `after`. */
   readMessages(sessionId: string, ids: readonly string[], after: number): Promise<MessageRow[]>;
-  readFiles(sessionId: string): Promise<CodeFileRow[]>;
-  readFile(id: string): Promise<CodeFileRow | null>;
-  insertFile(file: NewFile): Promise<CodeFileRow>;
-  /** Null if the file is gone or has another revision by now: nothing was written then. */
-  updateFile(id: string, revision: number, content: string): Promise<CodeFileRow | null>;
-  deleteFile(id: string): Promise<void>;
-  /** The newest versions of a file, newest first. */
-  readVersions(fileId: string): Promise<CodeFileVersion[]>;
-  readVersion(id: number): Promise<string>;
-  /** Succeeds too if the same message had arrived before. */
+  /** Also succeeds if the same message has already arrived. */
   insertMessage(message: NewMessage): Promise<MessageRow>;
   cancelMessage(id: string): Promise<void>;
   retryMessage(id: string): Promise<void>;
+  readFiles(sessionId: string): Promise<CodeFileRow[]>;
+  readFile(id: string): Promise<CodeFileRow | null>;
+  insertFile(file: NewFile): Promise<CodeFileRow>;
+  /** Null, and nothing written, if the file was deleted or is at another revision. */
+  updateFile(id: string, revision: number, content: string): Promise<CodeFileRow | null>;
+  deleteFile(id: string): Promise<void>;
+  /** The newest 100 versions of a file, newest first. */
+  readVersions(fileId: string): Promise<CodeFileVersion[]>;
+  readVersion(id: number): Promise<string>;
   listen(topic: string, listener: TopicListener): () => void;
 }
 
@@ -61,91 +70,111 @@ interface Outcome<T> {
   status: number;
 }
 
-/** The data of a response, or its error thrown. */
+/** Returns the data of a response. Throws its error as `RequestError`. */
 export function unwrap<T>({ data, error, status }: Outcome<T>): T {
   if (error !== null) {
-    // without a status there was no response, and the text is the runtime's own
-    if (status === 0) throw new RequestError("The server could not be reached.");
-    // what stands between may answer with a page of its own
-    if (status >= 500 && !error.code) throw new RequestError(`The server could not answer (status ${status}).`);
+    // no status means no response: the message is the runtime's own
+    if (status === 0) throw new RequestError("Could not reach the server.");
+    // a gateway answers with an HTML page
+    if (status >= 500 && !error.code) throw new RequestError(`The server failed to respond (status ${status}).`);
     throw new RequestError(error.message, error.code || null);
   }
   return data as T;
 }
 
-export function timeout(): AbortSignal {
-  return AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+async function request<T>(run: (signal: AbortSignal) => PromiseLike<Outcome<T>>): Promise<T> {
+  return unwrap(await withTimeout(REQUEST_TIMEOUT_MS, run));
 }
 
 export function supabaseBackend(client: AnySupabaseClient): Backend {
   const db = client as SupabaseClient<Database>;
   const messages = (sessionId: string) => db.from("messages").select().eq("session_id", sessionId);
   return {
+    readSessions() {
+      const query = db.from("sessions").select().order("updated_at", { ascending: false }).limit(MAX_ROWS);
+      return request((signal) => query.abortSignal(signal));
+    },
+
+    insertSession(values) {
+      return request((signal) => db.from("sessions").insert(values).select().abortSignal(signal).single());
+    },
+
+    renameSession(id, title) {
+      const query = db.from("sessions").update({ title }).eq("id", id).select();
+      return request((signal) => query.abortSignal(signal).maybeSingle());
+    },
+
+    async deleteSession(id) {
+      await request((signal) => db.from("sessions").delete().eq("id", id).abortSignal(signal));
+    },
+
     async readPage(sessionId, before, limit) {
       let query = messages(sessionId).order("ordinal", { ascending: false }).limit(limit);
       if (before !== null) query = query.lt("ordinal", before);
-      return unwrap(await query.abortSignal(timeout())) as MessageRow[];
+      return (await request((signal) => query.abortSignal(signal))) as MessageRow[];
     },
 
     async readMessages(sessionId, ids, after) {
       const list = ids.join(",");
       const filter = `ordinal.gt.${after}` + (list && `,id.in.(${list}),reply_to.in.(${list})`);
-      const query = messages(sessionId).or(filter).order("ordinal").abortSignal(timeout());
-      return unwrap(await query) as MessageRow[];
-    },
-
-    async readFiles(sessionId) {
-      const query = db.from("code_files").select().eq("session_id", sessionId).order("path");
-      return unwrap(await query.abortSignal(timeout()));
-    },
-
-    async readFile(id) {
-      return unwrap(await db.from("code_files").select().eq("id", id).abortSignal(timeout()).maybeSingle());
-    },
-
-    async insertFile(file) {
-      return unwrap(await db.from("code_files").insert(file).select().abortSignal(timeout()).single());
-    },
-
-    async updateFile(id, revision, content) {
-      const query = db.from("code_files").update({ content }).eq("id", id).eq("revision", revision).select();
-      return unwrap(await query.abortSignal(timeout()).maybeSingle());
-    },
-
-    async deleteFile(id) {
-      unwrap(await db.from("code_files").delete().eq("id", id).abortSignal(timeout()));
-    },
-
-    async readVersions(fileId) {
-      const columns = "id, file_id, path, language, revision, conflict, message_id, created_at";
-      const query = db.from("code_file_versions").select(columns).eq("file_id", fileId);
-      return unwrap(await query.order("id", { ascending: false }).limit(MAX_VERSIONS).abortSignal(timeout()));
-    },
-
-    async readVersion(id) {
-      const query = db.from("code_file_versions").select("content").eq("id", id).abortSignal(timeout());
-      return unwrap<{ content: string }>(await query.single()).content;
+      const query = messages(sessionId).or(filter).order("ordinal");
+      return (await request((signal) => query.abortSignal(signal))) as MessageRow[];
     },
 
     async insertMessage(message) {
       type Insert = Database["public"]["Tables"]["messages"]["Insert"];
-      // the cast: `ordinal` has no default that a type generator sees, a trigger gives it
-      const insert = db.from("messages").insert(message as Insert);
-      const outcome = await insert.select().abortSignal(timeout()).single();
-      if (outcome.error?.code === UNIQUE_VIOLATION) {
-        const query = messages(message.session_id).eq("id", message.id).abortSignal(timeout());
-        const arrived = unwrap(await query.maybeSingle());
-        if (arrived !== null) return arrived as MessageRow;
+      // the cast: a trigger sets `ordinal`, so type generators see no default
+      const insert = db.from("messages").insert(message as Insert).select();
+      try {
+        return (await request((signal) => insert.abortSignal(signal).single())) as MessageRow;
+      } catch (error) {
+        if (!(error instanceof RequestError && error.code === UNIQUE_VIOLATION)) throw error;
+        const query = messages(message.session_id).eq("id", message.id);
+        const arrived = await request((signal) => query.abortSignal(signal).maybeSingle());
+        if (arrived === null) throw error;
+        return arrived as MessageRow;
       }
-      return unwrap(outcome) as MessageRow;
     },
 
     async cancelMessage(id) {
-      unwrap(await db.rpc("cancel_message", { message_id: id }).abortSignal(timeout()));
+      await request((signal) => db.rpc("cancel_message", { message_id: id }).abortSignal(signal));
     },
 
     async retryMessage(id) {
-      unwrap(await db.rpc("retry_message", { message_id: id }).abortSignal(timeout()));
+      await request((signal) => db.rpc("retry_message", { message_id: id }).abortSignal(signal));
+    },
+
+    readFiles(sessionId) {
+      const query = db.from("code_files").select().eq("session_id", sessionId).order("path");
+      return request((signal) => query.abortSignal(signal));
+    },
+
+    readFile(id) {
+      return request((signal) => db.from("code_files").select().eq("id", id).abortSignal(signal).maybeSingle());
+    },
+
+    insertFile(file) {
+      return request((signal) => db.from("code_files").insert(file).select().abortSignal(signal).single());
+    },
+
+    updateFile(id, revision, content) {
+      const query = db.from("code_files").update({ content }).eq("id", id).eq("revision", revision).select();
+      return request((signal) => query.abortSignal(signal).maybeSingle());
+    },
+
+    async deleteFile(id) {
+      await request((signal) => db.from("code_files").delete().eq("id", id).abortSignal(signal));
+    },
+
+    readVersions(fileId) {
+      const columns = "id, file_id, path, language, revision, conflict, message_id, created_at";
+      const query = db.from("code_file_versions").select(columns).eq("file_id", fileId);
+      return request((signal) => query.order("id", { ascending: false }).limit(MAX_VERSIONS).abortSignal(signal));
+    },
+
+    async readVersion(id) {
+      const query = db.from("code_file_versions").select("content").eq("id", id);
+      return (await request<{ content: string }>((signal) => query.abortSignal(signal).single())).content;
     },
 
     listen: (topic, listener) => listen(client, topic, listener),

@@ -4,20 +4,20 @@ import type { UIMessageChunk } from "ai";
 import { hasEnded } from "./merge.ts";
 import type { Json, Message, SessionSnapshot } from "./types.ts";
 
-/** What is to be told of a reply's present state, after what has been told of it. */
+/** Turns successive snapshots into the chunks of one reply, each piece once. */
 export class ReplyChunks {
   ended = false;
-  /** Whether the question was there: from then on it goes only with its session. */
-  #asked = false;
   readonly #questionId: string;
   readonly #replaced: readonly Message[];
+  /** Whether the question has been seen. From then on it disappears only with its session. */
+  #asked = false;
   #started = false;
   #attempt = 0;
-  /** The text that has been told; null: no text part is open. */
+  /** The text sent so far. Null: no text part is open. */
   #text: string | null = null;
   #data: Json | null = null;
 
-  /** `replaced`: the question and its reply as they had ended before a retry; as such they are not told. */
+  /** `replaced`: the question and its reply as they ended before a retry. They produce no chunks. */
   constructor(questionId: string, replaced: readonly Message[] = []) {
     this.#questionId = questionId;
     this.#replaced = replaced;
@@ -27,11 +27,11 @@ export class ReplyChunks {
     if (this.ended) return;
     const question = messages.find(({ id }) => id === this.#questionId);
     const reply = messages.find(({ reply_to }) => reply_to === this.#questionId);
-    if (reply !== undefined && this.#isNew(reply)) yield* this.#tell(reply);
+    if (reply !== undefined && this.#isNew(reply)) yield* this.#update(reply);
     const state = reply ?? question;
     if (state === undefined && this.#asked) {
       this.ended = true;
-      yield { type: "error", errorText: "The conversation is gone." };
+      yield { type: "error", errorText: "This conversation was deleted." };
     }
     this.#asked ||= question !== undefined;
     if (state === undefined || !hasEnded(state) || !this.#isNew(state)) return;
@@ -43,14 +43,14 @@ export class ReplyChunks {
     else yield { type: "error", errorText: state.error?.message ?? "The reply failed." };
   }
 
-  /** Whether it belongs to the retry: what ends it in the same attempt (a stop, before it began) is a later change. */
+  /** Whether a message belongs to the retry. A retry that is cancelled before it starts keeps the old attempt. */
   #isNew(message: Message): boolean {
     const old = this.#replaced.find(({ id }) => id === message.id);
     if (old === undefined || message.attempt > old.attempt) return true;
     return hasEnded(message) && message.updated_at !== old.updated_at;
   }
 
-  *#tell({ id, attempt, content, data }: Message): Generator<UIMessageChunk> {
+  *#update({ id, attempt, content, data }: Message): Generator<UIMessageChunk> {
     if (!this.#started) {
       this.#started = true;
       this.#attempt = attempt;
@@ -58,7 +58,7 @@ export class ReplyChunks {
       yield { type: "start-step" };
     }
     if (attempt !== this.#attempt || !content.startsWith(this.#text ?? "")) {
-      // written anew: another worker took over, or the function gave another text
+      // another worker took over, or the function revised its text
       yield { type: "reset-step" };
       this.#attempt = attempt;
       this.#text = null;

@@ -1,4 +1,4 @@
-/** What came over a topic, judged before use: an event that is not what the contract says is ignored. */
+/** Validates the events of a topic. Events that do not match the contract are ignored. */
 
 import type { CodeFileRow, Delta, MessageRow, SessionRow } from "./types.ts";
 
@@ -6,21 +6,21 @@ export type SessionEvent =
   | { kind: "delta"; delta: Delta }
   | { kind: "message"; row: MessageRow }
   | { kind: "file"; row: CodeFileRow; conflict: boolean }
-  /** A row of which some fields were too large to be sent. */
+  /** A row with fields that were too large to send. */
   | { kind: "message_hint"; id: string; attempt: number; updated_at: string }
   | { kind: "files_deleted"; ids: string[] }
-  /** A file, or a list of deleted ones, that was too large to be sent. */
+  /** A file, or a list of deleted files, that was too large to send. */
   | { kind: "files_hint" };
 
 type Payload = Record<string, unknown>;
 
-/** Reads an event of a topic `session:<id>`. */
+/** Parses an event of a topic `session:<id>`. Null if it is not valid. */
 export function parseSessionEvent(event: string, payload: unknown): SessionEvent | null {
   if (!isObject(payload)) return null;
   if (event === "delta") {
-    const right =
+    const isValid =
       has(payload, "message_id", "string") && has(payload, "attempt", "number") && has(payload, "seq", "number");
-    return right ? { kind: "delta", delta: payload as unknown as Delta } : null;
+    return isValid ? { kind: "delta", delta: payload as unknown as Delta } : null;
   }
   if (event === "files_deleted") {
     if (payload["omitted"] !== undefined) return { kind: "files_hint" };
@@ -45,10 +45,10 @@ export function parseSessionEvent(event: string, payload: unknown): SessionEvent
 export type SessionListEvent =
   | { kind: "session"; row: SessionRow }
   | { kind: "deleted"; id: string }
-  /** A row of which some fields were too large to be sent. */
+  /** A row with fields that were too large to send. */
   | { kind: "hint" };
 
-/** Reads an event of a topic `user:<id>`. */
+/** Parses an event of a topic `user:<id>`. Null if it is not valid. */
 export function parseSessionListEvent(event: string, payload: unknown): SessionListEvent | null {
   if (!isObject(payload) || !has(payload, "id", "string")) return null;
   if (event === "session_deleted") return { kind: "deleted", id: payload["id"] as string };

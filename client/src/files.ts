@@ -1,4 +1,4 @@
-/** The code files of one session, to be read and edited. */
+/** The code files of one session. */
 
 import type { Backend } from "./backend.ts";
 import { mergeFile } from "./merge.ts";
@@ -9,10 +9,10 @@ export class CodeFiles {
   readonly #backend: Backend;
   readonly #changed: () => void;
   readonly #files = new Map<string, CodeFile>();
-  /** Ids are never used again, so an answer that was under way cannot bring a deleted file back. */
+  /** Ids are never reused, so a late response cannot bring a deleted file back. */
   readonly #deleted = new Set<string>();
 
-  /** Calls `changed` when an edit has changed a file. */
+  /** `changed` is called after each edit. */
   constructor(sessionId: string, backend: Backend, changed: () => void) {
     this.#sessionId = sessionId;
     this.#backend = backend;
@@ -25,25 +25,25 @@ export class CodeFiles {
   }
 
   /**
-   * Saves an edit that was begun at `revision` of a file. If the file has changed since, nothing is written, and
-   * the outcome holds the file as it is now: show both, and save again at its revision. Throws `RequestError`.
+   * Saves an edit that started from `revision` of a file. If the file has changed since then, nothing is written and
+   * the outcome holds the current file: show both texts, then save again at its revision. Throws `RequestError`.
    */
   async save(id: string, content: string, revision: number): Promise<SaveOutcome> {
     const written = await this.#backend.updateFile(id, revision, content);
     if (written !== null) return { saved: true, file: this.#keep(written) };
     const file = await this.#backend.readFile(id);
     if (file !== null) this.#keep(file);
-    else this.#gone(id);
+    else this.#drop(id);
     return { saved: false, file };
   }
 
-  /** Deletes a file with its versions. Throws `RequestError`. */
+  /** Deletes a file and its versions. Throws `RequestError`. */
   async remove(id: string): Promise<void> {
     await this.#backend.deleteFile(id);
-    this.#gone(id);
+    this.#drop(id);
   }
 
-  /** The earlier versions of a file, newest first. Throws `RequestError`. */
+  /** The newest 100 versions of a file, newest first. Throws `RequestError`. */
   readVersions(id: string): Promise<CodeFileVersion[]> {
     return this.#backend.readVersions(id);
   }
@@ -53,18 +53,18 @@ export class CodeFiles {
     return this.#backend.readVersion(versionId);
   }
 
-  /** What is known of the files, by path. */
+  /** The known files, by path. */
   list(): CodeFile[] {
     return [...this.#files.values()].sort((a, b) => (a.path < b.path ? -1 : 1));
   }
 
-  /** Takes a row from wherever it came. */
+  /** Merges a row that was read or announced. */
   merge(row: CodeFileRow, conflict = false): void {
     if (this.#deleted.has(row.id)) return;
     this.#files.set(row.id, mergeFile(this.#files.get(row.id), row, conflict));
   }
 
-  /** Takes the ids of deleted files. */
+  /** Removes files that were deleted. */
   forget(ids: readonly string[]): void {
     for (const id of ids) {
       this.#deleted.add(id);
@@ -74,12 +74,12 @@ export class CodeFiles {
 
   /** Reads all files. Throws `RequestError`. */
   async read(): Promise<void> {
-    const gone = new Set(this.#files.keys());
+    const missing = new Set(this.#files.keys());
     for (const row of await this.#backend.readFiles(this.#sessionId)) {
       this.merge(row);
-      gone.delete(row.id);
+      missing.delete(row.id);
     }
-    for (const id of gone) this.#files.delete(id);
+    for (const id of missing) this.#files.delete(id);
   }
 
   #keep(row: CodeFileRow): CodeFileRow {
@@ -88,7 +88,7 @@ export class CodeFiles {
     return row;
   }
 
-  #gone(id: string): void {
+  #drop(id: string): void {
     this.forget([id]);
     this.#changed();
   }

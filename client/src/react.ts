@@ -1,4 +1,4 @@
-/** React hooks: a session and the list of sessions as values that change. */
+/** React hooks for a session and for the list of sessions. */
 
 import { useEffect, useState, useSyncExternalStore } from "react";
 import { openSession, type ChatSession, type SessionOptions } from "./session.ts";
@@ -11,12 +11,12 @@ interface Opened<T> {
   close(): void;
 }
 
-/** The present value of something of this package, and again whenever it changes. */
-export function useSnapshot<T>(observable: Pick<Opened<T>, "subscribe" | "getSnapshot">): T {
-  return useSyncExternalStore(observable.subscribe, observable.getSnapshot, observable.getSnapshot);
+/** The current snapshot of a session or session list. Re-renders when it changes. */
+export function useSnapshot<T>(source: Pick<Opened<T>, "subscribe" | "getSnapshot">): T {
+  return useSyncExternalStore(source.subscribe, source.getSnapshot, source.getSnapshot);
 }
 
-/** What `useSession` gives: the session's state, and the session to act on (null until it is open). */
+/** The result of `useSession`: the session's snapshot, and the session itself (null until it is open). */
 export interface UseSession<Data = Json> extends SessionSnapshot<Data> {
   readonly session: ChatSession<Data> | null;
 }
@@ -32,32 +32,32 @@ const NO_SESSION = {
 } satisfies SessionSnapshot;
 
 /**
- * A session for as long as the component is shown; `id` null: none. `Data` is the result of its BAML function, if
- * that is a class. The options count when the session is opened. It is opened anew when somebody else signs in: nobody
- * is shown what the last user was.
+ * Opens a session while the component is mounted, or none if `id` is null. If the BAML function returns a class, pass
+ * it as `Data`. Options apply when the session is opened. When the signed-in user changes the session is opened again,
+ * so nobody sees the previous user's messages.
  */
 export function useSession<Data = Json>(
   client: AnySupabaseClient,
   id: string | null,
   options?: SessionOptions,
 ): UseSession<Data> {
-  const users = useUsers(client);
+  const userChanges = useUserChanges(client);
   const [session, snapshot] = useOpened<SessionSnapshot<Data>, ChatSession<Data>>(
     () => (id === null ? null : openSession<Data>(client, id, options)),
     NO_SESSION,
-    [client, id, users],
+    [client, id, userChanges],
   );
   return { ...snapshot, session };
 }
 
-/** What `useSessions` gives: the list's state, and the list to act on (null until it is open). */
+/** The result of `useSessions`: the list's snapshot, and the list itself (null until it is open). */
 export interface UseSessions extends SessionListSnapshot {
   readonly list: SessionList | null;
 }
 
 const NO_LIST: SessionListSnapshot = { sessions: [], connection: "connecting", ready: false, error: null };
 
-/** The list of the signed-in user's sessions for as long as the component is shown; `userId` null: none. */
+/** Opens the list of the signed-in user's sessions while the component is mounted, or none if `userId` is null. */
 export function useSessions(client: AnySupabaseClient, userId: string | null): UseSessions {
   const [list, snapshot] = useOpened<SessionListSnapshot, SessionList>(
     () => (userId === null ? null : openSessionList(client, userId)),
@@ -67,29 +67,29 @@ export function useSessions(client: AnySupabaseClient, userId: string | null): U
   return { ...snapshot, list };
 }
 
-/** Counts how often somebody else signed in, or out, since the component is shown. */
-function useUsers(client: AnySupabaseClient): number {
-  const [users, setUsers] = useState(0);
+/** Counts changes of the signed-in user since the component was mounted. */
+function useUserChanges(client: AnySupabaseClient): number {
+  const [changes, setChanges] = useState(0);
   useEffect(() => {
     let last: string | null | undefined;
     try {
       const { data } = client.auth.onAuthStateChange((_event, session) => {
         const next = session?.user.id ?? null;
-        if (last !== undefined && next !== last) setUsers((count) => count + 1);
+        if (last !== undefined && next !== last) setChanges((count) => count + 1);
         last = next;
       });
       return () => data.subscription.unsubscribe();
     } catch {
-      return undefined; // a client with `accessToken` has no `auth`: the application knows who signs in
+      return undefined; // a client with `accessToken` has no `auth`: the application has to handle this
     }
   }, [client]);
-  return users;
+  return changes;
 }
 
 const neverChanges = (): (() => void) => () => undefined;
 
 function useOpened<T, O extends Opened<T>>(open: () => O | null, empty: T, keys: readonly unknown[]): [O | null, T] {
-  // with the keys it was opened for: a value of other keys is not shown while its successor is opened
+  // stored with its keys, so that the value of old keys is not shown while the next one opens
   const [state, setState] = useState<{ opened: O; keys: readonly unknown[] } | null>(null);
   useEffect(() => {
     const opened = open();

@@ -1,16 +1,17 @@
 /**
- * One session, kept whole: its messages with their streaming replies, and its code files.
+ * One session: its messages with their streaming replies, and its code files.
  *
- * It listens to the session's topic and reads the rows whenever events may be missing: after each subscription,
- * while a delta is missing, and when a reply runs in silence.
+ * It listens to the session's topic, and reads the rows whenever it may have missed events: after each subscription,
+ * while a delta is missing, and when a running reply has been silent for a while.
  */
 
-import { supabaseBackend, type Backend } from "./backend.ts";
+import { MAX_ROWS, supabaseBackend, type Backend } from "./backend.ts";
 import { parseSessionEvent } from "./events.ts";
 import { CodeFiles } from "./files.ts";
 import { newId } from "./id.ts";
 import { UNKNOWN, hasEnded, mergeDelta, mergeHint, mergeRow, needsRead, type Entry } from "./merge.ts";
-import { Reading, now, textOf } from "./reading.ts";
+import { Poller, messageOf, now } from "./poller.ts";
+import { withTimeout } from "./timeout.ts";
 import type {
   AnySupabaseClient,
   Connection,
@@ -22,23 +23,21 @@ import type {
 } from "./types.ts";
 
 export interface SessionOptions {
-  /** How many messages are read at once, newest first; 1,000 at most. */
+  /** Messages per page: 200 by default, 1,000 at most. */
   pageSize?: number;
-  /** How long to wait between two readings while a gap is open: the worker's checkpoint interval. */
+  /** The interval between reads while a delta is missing: 1,000 by default, the worker's checkpoint interval. */
   gapMs?: number;
-  /** How long a running reply may be silent until its row is read. */
+  /** How long a running reply may be silent before its row is read: 5,000 by default. */
   silenceMs?: number;
 }
 
 const DEFAULTS = { pageSize: 200, gapMs: 1_000, silenceMs: 5_000 };
-/** PostgREST gives no more in one answer. */
-const MAX_ROWS = 1_000;
-/** How long a question in other words waits for the end of the reply to the old one. */
+/** How long an edited question waits for the old reply to stop. */
 const STOP_MS = 3_000;
-/** How many ids a request names: its address must stay short. */
+/** The most ids in one request, which keeps its URL short. */
 const MAX_IDS = 50;
 
-/** Opens a session; `close` it when it is no longer shown. */
+/** Opens a session. Call `close` when you no longer show it. */
 export function openSession<Data = Json>(
   client: AnySupabaseClient,
   id: string,
@@ -47,30 +46,30 @@ export function openSession<Data = Json>(
   return new ChatSession<Data>(id, supabaseBackend(client), options);
 }
 
-/** A session. `Data` is the result of its BAML function, if that is a class: BAML's generator writes the type. */
-export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
+/** A session. If its BAML function returns a class, `Data` is the type that BAML generates for it. */
+export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   readonly id: string;
-  /** To add, edit and delete code files, and to look back in them. */
+  /** Adds, edits and deletes code files, and reads their earlier versions. */
   readonly files: CodeFiles;
   readonly #backend: Backend;
   readonly #options: Required<SessionOptions>;
   readonly #leave: () => void;
 
   #entries = new Map<string, Entry>();
-  /** What this client wrote and the database has not confirmed, oldest first. */
+  /** Messages from this client that the database has not confirmed, oldest first. */
   #unsent = new Map<string, Question>();
   #connection: Connection = "connecting";
-  /** The lowest ordinal up from which every row is known; null until rows were read. */
+  /** Every row at or above this ordinal is known. Null until rows have been read. */
   #floor: number | null = null;
   #hasOlder = false;
-  /** The highest ordinal that was read: events may have jumped over rows above it. */
+  /** The highest ordinal that was read. Events may have skipped rows above it. */
   #readUpTo = -1;
 
-  #pageWanted = true;
-  #filesWanted = false;
-  /** An event told of something that can be read now. */
-  #readNow = false;
-  #lastHeard = now();
+  #pageDue = true;
+  #filesDue = false;
+  /** An event announced a row that can be read at once. */
+  #rowsDue = false;
+  #lastEvent = now();
   #lastSend: Promise<unknown> = Promise.resolve();
 
   constructor(id: string, backend: Backend, options: SessionOptions = {}) {
@@ -87,17 +86,18 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
     this.schedule();
   }
 
-  /** Stops listening and reading. A message that is being sent is still sent. */
+  /** Stops listening and reading. A message that is already being sent is still sent. */
   override close(): void {
     super.close();
     this.#leave();
   }
 
   /**
-   * Sends a message; it is shown at once. `data` holds further arguments of the BAML function.
+   * Sends a message and shows it at once. `data` holds further arguments of the BAML function; `id` is a new UUID.
    *
-   * Resolves to whether the database has it: if not, it stays with status `not_sent` and the reason in its
-   * `error`, until `resend` or `discard`. Messages are sent one after another. `id` is a UUID, never used before.
+   * Resolves to true once the database has the message. Resolves to false if it could not be sent: it then stays
+   * with status `not_sent`, and the reason in its `error`, until you call `resend` or `discard`. Messages are sent one
+   * at a time, in order.
    */
   send(text: string, data?: Json, id: string = newId()): Promise<boolean> {
     const time = new Date().toISOString();
@@ -119,7 +119,7 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
     return this.#insert(message);
   }
 
-  /** Sends a message again that was not sent: with the same id, so it cannot arrive twice. */
+  /** Sends a `not_sent` message again, under the same id, so it cannot arrive twice. Resolves as `send` does. */
   resend(id: string): Promise<boolean> {
     const message = this.#unsent.get(id);
     return message?.status === "not_sent"
@@ -128,11 +128,11 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
   }
 
   /**
-   * Asks a question again in other words, with the same `data`: a new question; the old one stays in the
-   * conversation. Its reply is stopped if it is still to come. Resolves as `send` does.
+   * Asks an earlier question again with a new text and the same `data`. This adds a question and keeps the old one,
+   * whose reply is stopped if it has not ended. Resolves as `send` does.
    */
   async edit(id: string, text: string): Promise<boolean> {
-    await this.#sent(id);
+    await this.#settled(id);
     const unsent = this.#unsent.get(id);
     if (unsent !== undefined) {
       this.discard(id);
@@ -143,26 +143,26 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
     return this.send(text, question?.data ?? undefined);
   }
 
-  /** Forgets a message that was not sent. */
+  /** Removes a `not_sent` message. */
   discard(id: string): void {
     if (this.#unsent.get(id)?.status === "not_sent" && this.#unsent.delete(id)) this.changed();
   }
 
-  /** Stops a reply; `id` is the question's or the reply's. What has been written so far stays. Throws `RequestError`. */
+  /** Stops a reply and keeps its text so far. `id` is the question's or the reply's. Throws `RequestError`. */
   async cancel(id: string): Promise<void> {
-    await this.#sent(id);
-    if (this.#unsent.has(id)) return; // there is nothing to stop
+    await this.#settled(id);
+    if (this.#unsent.has(id)) return; // not sent, so nothing to stop
     await this.#backend.cancelMessage(id);
     await this.#showEffect(id);
   }
 
-  /** Asks for a new attempt of a reply that ended. Throws `RequestError`. */
+  /** Starts a new attempt of a reply that has ended. `id` is the question's or the reply's. Throws `RequestError`. */
   async retry(id: string): Promise<void> {
     await this.#backend.retryMessage(id);
     await this.#showEffect(id);
   }
 
-  /** Reads the page of messages before the first one shown. Throws `RequestError`. */
+  /** Reads the page before the oldest message shown. Throws `RequestError`. */
   async loadOlder(): Promise<void> {
     if (!this.#hasOlder || this.#floor === null) return;
     const before = this.#floor;
@@ -182,7 +182,7 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
     }
     rows.sort((a, b) => a.ordinal - b.ordinal);
     const busy = rows.some(isLive) || [...this.#unsent.values()].some(({ status }) => status === "sending");
-    // the cast: that `data` is the function's result is the caller's promise
+    // the cast: the caller asserts what `data` is
     const messages = rows as readonly unknown[] as readonly Message<Data>[];
     return {
       messages: [...messages, ...this.#unsent.values()],
@@ -195,39 +195,29 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
     };
   }
 
-  /** Waits until it is known whether a message that is being sent was sent. */
-  async #sent(id: string): Promise<void> {
+  /** Waits until a message is no longer `sending`. */
+  async #settled(id: string): Promise<void> {
     if (this.#unsent.get(id)?.status === "sending") await this.#lastSend;
   }
 
-  /** Stops the reply to a question and waits for its end: a session may refuse another question before that. */
+  /** Stops the reply to a question and waits for its end: a session may refuse new questions before that. */
   async #stop(id: string): Promise<void> {
+    const hasStopped = (): boolean => {
+      const question = this.#entries.get(id)?.message;
+      return !question || !isLive(question);
+    };
     try {
       await this.cancel(id);
+      await withTimeout(STOP_MS, (signal) => this.waitFor(hasStopped, signal));
     } catch {
-      return; // it keeps nobody from asking: the new question waits for the old reply then
+      // the new question is sent anyway, and waits for the old reply
     }
-    await new Promise<void>((resolve) => {
-      const look = (): void => {
-        const question = this.#entries.get(id)?.message;
-        if (question && isLive(question) && !this.closed) return;
-        clearTimeout(timer);
-        leave();
-        resolve();
-      };
-      const leave = this.subscribe(look);
-      const timer = setTimeout(() => {
-        leave();
-        resolve();
-      }, STOP_MS);
-      look();
-    });
   }
 
   #insert(message: Question): Promise<boolean> {
     this.#unsent.set(message.id, message);
     this.changed();
-    // one after another: the order of the questions is the order of their arrival
+    // one at a time, so that questions arrive in the order they were asked
     const sent = this.#lastSend.then(() => this.#insertNow(message));
     this.#lastSend = sent;
     return sent;
@@ -238,12 +228,12 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
     try {
       const row = await this.#backend.insertMessage(data === null ? values : { ...values, data });
       this.#mergeRows([row]);
-      this.#lastHeard = now();
+      this.#lastEvent = now();
     } catch (error) {
       const unsent = this.#unsent.get(id);
-      // an event may have shown meanwhile that it arrived after all
+      // an event has shown that the message arrived after all
       if (unsent === undefined) return true;
-      this.#unsent.set(id, { ...unsent, status: "not_sent", error: { code: "not_sent", message: textOf(error) } });
+      this.#unsent.set(id, { ...unsent, status: "not_sent", error: { code: "not_sent", message: messageOf(error) } });
       this.changed();
       return false;
     }
@@ -252,19 +242,19 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
     return true;
   }
 
-  /** Reads what a call has changed, now or when it can be read again: the call itself has succeeded. */
+  /** Reads the rows that a call has changed. If that fails they are read later: the call itself has succeeded. */
   async #showEffect(id: string): Promise<void> {
     try {
       this.#mergeRead(await this.#backend.readMessages(this.id, this.#thread(id), this.#readUpTo));
     } catch {
-      this.#pageWanted = true;
+      this.#pageDue = true;
     }
     if (this.closed) return;
     this.changed();
     this.schedule();
   }
 
-  /** A question's id, whether `id` is the question's or its reply's, together with `id`. */
+  /** `id`, and if that is a reply's, the question's id too. */
   #thread(id: string): string[] {
     const question = this.#entries.get(id)?.message?.reply_to;
     return question ? [question, id] : [id];
@@ -273,8 +263,8 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
   #onConnection(connection: Connection): void {
     this.#connection = connection;
     if (connection === "live") {
-      this.#pageWanted = true;
-      this.failures = 0; // who comes back after hours does not wait
+      this.#pageDue = true;
+      this.failures = 0; // read at once, however long reads have failed
     }
     this.changed();
     this.schedule();
@@ -283,10 +273,10 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
   #onEvent(name: string, payload: unknown): void {
     const event = parseSessionEvent(name, payload);
     if (event === null) return;
-    this.#lastHeard = now();
+    this.#lastEvent = now();
     switch (event.kind) {
       case "delta":
-        this.#readNow ||= !this.#entries.has(event.delta.message_id);
+        this.#rowsDue ||= !this.#entries.has(event.delta.message_id);
         this.#update(event.delta.message_id, (entry) => mergeDelta(entry, event.delta));
         break;
       case "message":
@@ -294,7 +284,7 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
         break;
       case "message_hint":
         this.#update(event.id, (entry) => mergeHint(entry, event));
-        this.#readNow = true;
+        this.#rowsDue = true;
         break;
       case "file":
         this.files.merge(event.row, event.conflict);
@@ -303,7 +293,7 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
         this.files.forget(event.ids);
         break;
       case "files_hint":
-        this.#filesWanted = this.#readNow = true;
+        this.#filesDue = this.#rowsDue = true;
         break;
     }
     this.changed();
@@ -321,12 +311,12 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
     }
   }
 
-  /** The ids whose rows must be read because an event was missed or did not tell all. */
+  /** The ids of messages whose rows must be read, because an event was missed or left something out. */
   #incomplete(): string[] {
     return [...this.#entries].filter(([, entry]) => needsRead(entry)).map(([id]) => id);
   }
 
-  /** The ids of messages that are still to change, oldest first: the oldest are at work. */
+  /** The ids of messages that have not ended, oldest first: the oldest are the ones being answered. */
   #live(): string[] {
     const live: MessageRow[] = [];
     for (const { message } of this.#entries.values()) if (message !== null && isLive(message)) live.push(message);
@@ -335,23 +325,23 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
 
   protected override due(): number {
     const { gapMs, silenceMs } = this.#options;
-    if (this.#pageWanted || this.#readNow) return 0;
-    // after a failure too, though events may have brought everything: what `error` says is not to stay
-    const wanted = this.#filesWanted || this.failures > 0 || this.#incomplete().length > 0;
-    const gap = wanted ? this.lastRead + gapMs : Infinity;
-    const silence = this.#live().length > 0 ? Math.max(this.#lastHeard, this.lastRead) + silenceMs : Infinity;
+    if (this.#pageDue || this.#rowsDue) return 0;
+    // after a failure as well, to clear `error`, even if events have brought everything since
+    const hasGap = this.#filesDue || this.failures > 0 || this.#incomplete().length > 0;
+    const gap = hasGap ? this.lastRead + gapMs : Infinity;
+    const silence = this.#live().length > 0 ? Math.max(this.#lastEvent, this.lastRead) + silenceMs : Infinity;
     return Math.min(gap, silence);
   }
 
   protected override async read(): Promise<void> {
-    const page = this.#pageWanted;
-    const files = page || this.#filesWanted;
-    this.#pageWanted = this.#filesWanted = this.#readNow = false;
+    const page = this.#pageDue;
+    const files = page || this.#filesDue;
+    this.#pageDue = this.#filesDue = this.#rowsDue = false;
     try {
       await Promise.all([page ? this.#readPage() : this.#readRows(), files && this.files.read()]);
     } catch (error) {
-      this.#pageWanted ||= page;
-      this.#filesWanted ||= files;
+      this.#pageDue ||= page;
+      this.#filesDue ||= files;
       throw error;
     }
   }
@@ -361,7 +351,7 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
     const rows = await this.#backend.readPage(this.id, null, pageSize);
     const lowest = Math.min(...rows.map((row) => row.ordinal));
     const full = rows.length >= pageSize;
-    // after a long absence rows may lie between what is known and this page: begin with the page then
+    // after a long absence there may be unknown rows before this page: show only the page then
     if (this.#floor === null || (full && lowest > this.#readUpTo)) {
       this.#floor = full ? lowest : 0;
       this.#hasOlder = full;
@@ -372,20 +362,21 @@ export class ChatSession<Data = Json> extends Reading<SessionSnapshot<Data>> {
   async #readRows(): Promise<void> {
     const incomplete = this.#incomplete().slice(0, MAX_IDS);
     const ids = [...new Set([...incomplete, ...this.#live()])].slice(0, MAX_IDS);
-    const heard = this.#lastHeard;
-    const isSilent = now() - heard >= this.#options.silenceMs;
+    const lastEvent = this.#lastEvent;
+    const isSilent = now() - lastEvent >= this.#options.silenceMs;
     const rows = await this.#backend.readMessages(this.id, ids, this.#readUpTo);
     this.#mergeRead(rows);
     const read = new Set(rows.map(({ id }) => id));
     for (const id of ids) {
       if (read.has(id)) continue;
-      // no such row: nothing will ever complete it. One that was shown may have been announced before it can be
-      // read, but not for so long: it was deleted with its session
-      if (this.#entries.get(id)?.message === null || (isSilent && heard === this.#lastHeard)) this.#entries.delete(id);
+      // there is no such row. One that is shown may have been announced before it could be read, but after this long a
+      // silence it was deleted with its session
+      const isShown = this.#entries.get(id)?.message !== null;
+      if (!isShown || (isSilent && lastEvent === this.#lastEvent)) this.#entries.delete(id);
     }
   }
 
-  /** Merges rows of a reading that left out none above `#readUpTo`. */
+  /** Merges the rows of a read that included every row above `#readUpTo`. */
   #mergeRead(rows: readonly MessageRow[]): void {
     this.#mergeRows(rows);
     this.#readUpTo = Math.max(this.#readUpTo, ...rows.map((row) => row.ordinal));

@@ -1,51 +1,46 @@
 /** The list of the user's sessions, kept up to date by the topic `user:<id>`. */
 
-import type { SupabaseClient } from "@supabase/supabase-js";
-import { timeout, unwrap } from "./backend.ts";
+import { MAX_ROWS, supabaseBackend, type Backend } from "./backend.ts";
 import { parseSessionListEvent } from "./events.ts";
 import { newId } from "./id.ts";
 import { compareTimes } from "./merge.ts";
-import { Reading } from "./reading.ts";
-import { listen } from "./topic.ts";
+import { Poller } from "./poller.ts";
 import {
   RequestError,
   type AnySupabaseClient,
   type Connection,
-  type Database,
   type NewSession,
   type SessionListSnapshot,
   type SessionRow,
 } from "./types.ts";
 
-/** PostgREST gives no more in one answer. */
-const MAX_SESSIONS = 1_000;
-const AGAIN_MS = 1_000;
+const RETRY_MS = 1_000;
 
-/** Opens the list of the sessions of the user who is signed in. */
+/** Opens the list of the signed-in user's sessions. Call `close` when you no longer show it. */
 export function openSessionList(client: AnySupabaseClient, userId: string): SessionList {
-  return new SessionList(client, userId);
+  return new SessionList(userId, supabaseBackend(client));
 }
 
-export class SessionList extends Reading<SessionListSnapshot> {
-  readonly #db: SupabaseClient<Database>;
+export class SessionList extends Poller<SessionListSnapshot> {
+  readonly #backend: Backend;
   readonly #leave: () => void;
   #sessions = new Map<string, SessionRow>();
-  /** Ids are never used again, so an answer that was under way cannot bring a deleted session back. */
+  /** Ids are never reused, so a late response cannot bring a deleted session back. */
   #deleted = new Set<string>();
   #connection: Connection = "connecting";
   #ready = false;
-  #wanted = true;
+  #readDue = true;
 
-  constructor(client: AnySupabaseClient, userId: string) {
-    super(AGAIN_MS);
-    this.#db = client as SupabaseClient<Database>;
-    this.#leave = listen(client, `user:${userId}`, {
+  constructor(userId: string, backend: Backend) {
+    super(RETRY_MS);
+    this.#backend = backend;
+    this.#leave = backend.listen(`user:${userId}`, {
       onEvent: (event, payload) => this.#onEvent(event, payload),
       onConnection: (connection) => {
         this.#connection = connection;
         if (connection === "live") {
-          this.#wanted = true;
-          this.failures = 0; // who comes back after hours does not wait
+          this.#readDue = true;
+          this.failures = 0; // read at once, however long reads have failed
         }
         this.changed();
         this.schedule();
@@ -61,25 +56,23 @@ export class SessionList extends Reading<SessionListSnapshot> {
 
   /** Creates a session. Throws `RequestError`. */
   async create(values: NewSession = {}): Promise<SessionRow> {
-    // never an empty row: not every REST server can insert one
-    const query = this.#db.from("sessions").insert({ id: newId(), ...values }).select().abortSignal(timeout());
-    const row: SessionRow = unwrap(await query.single());
+    // with an id, because some REST servers cannot insert an empty row
+    const row = await this.#backend.insertSession({ id: newId(), ...values });
     this.#merge(row);
     return row;
   }
 
-  /** Gives a session another title. Throws `RequestError`. */
+  /** Changes the title of a session. Throws `RequestError`. */
   async rename(id: string, title: string): Promise<void> {
-    const query = this.#db.from("sessions").update({ title }).eq("id", id).select().abortSignal(timeout());
-    const row: SessionRow | null = unwrap(await query.maybeSingle());
+    const row = await this.#backend.renameSession(id, title);
     if (row !== null) return this.#merge(row);
     this.#forget(id);
-    throw new RequestError("This session has been deleted.");
+    throw new RequestError("This session was deleted.");
   }
 
-  /** Deletes a session with all in it. Throws `RequestError`. */
+  /** Deletes a session and everything in it. Throws `RequestError`. */
   async remove(id: string): Promise<void> {
-    unwrap(await this.#db.from("sessions").delete().eq("id", id).abortSignal(timeout()));
+    await this.#backend.deleteSession(id);
     this.#forget(id);
   }
 
@@ -93,7 +86,7 @@ export class SessionList extends Reading<SessionListSnapshot> {
     if (event?.kind === "session") this.#merge(event.row);
     if (event?.kind === "deleted") this.#forget(event.id);
     if (event?.kind === "hint") {
-      this.#wanted = true;
+      this.#readDue = true;
       this.schedule();
     }
   }
@@ -112,24 +105,23 @@ export class SessionList extends Reading<SessionListSnapshot> {
   }
 
   protected override due(): number {
-    return this.#wanted ? 0 : Infinity;
+    return this.#readDue ? 0 : Infinity;
   }
 
   protected override async read(): Promise<void> {
-    this.#wanted = false;
+    this.#readDue = false;
     try {
-      const query = this.#db.from("sessions").select().order("updated_at", { ascending: false });
-      const before = new Set(this.#sessions.keys());
-      const rows = unwrap(await query.limit(MAX_SESSIONS).abortSignal(timeout()));
+      const missing = new Set(this.#sessions.keys());
+      const rows = await this.#backend.readSessions();
       for (const row of rows) {
         this.#merge(row);
-        before.delete(row.id);
+        missing.delete(row.id);
       }
-      // what was known before the question and is not in a complete answer is gone
-      if (rows.length < MAX_SESSIONS) for (const id of before) this.#sessions.delete(id);
+      // a session known before the request and absent from a complete response was deleted
+      if (rows.length < MAX_ROWS) for (const id of missing) this.#sessions.delete(id);
       this.#ready = true;
     } catch (error) {
-      this.#wanted = true;
+      this.#readDue = true;
       throw error;
     }
   }

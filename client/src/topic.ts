@@ -1,19 +1,19 @@
 /**
- * One subscription to a private topic, however many listen to it, that lasts until the last one leaves.
+ * Private Realtime topics. All listeners of a topic share one subscription, which ends with the last of them.
  *
- * realtime-js joins again by itself after a lost connection and a refused join, but not after the server closed the
- * channel (an expired token, a limit): then the channel is made anew.
+ * realtime-js rejoins after a lost connection and a refused join, but not after the server closes the channel (an
+ * expired token, a limit). In that case the channel is replaced by a new one.
  */
 
 import type { RealtimeChannel } from "@supabase/supabase-js";
-import { backoff } from "./reading.ts";
+import { focusManager, onlineManager } from "./online.ts";
+import { backoff } from "./poller.ts";
 import type { AnySupabaseClient, Connection } from "./types.ts";
-import { watchForSleep } from "./wake.ts";
 
 export interface TopicListener {
-  /** The payload is whatever came: judge it before use. */
+  /** The payload is unchecked: validate it before use. */
   onEvent(event: string, payload: unknown): void;
-  /** Each `live` begins a time without a gap: what came before it must be read. */
+  /** Each `live` starts a period without gaps. Read the rows for anything earlier. */
   onConnection(connection: Connection): void;
 }
 
@@ -21,10 +21,10 @@ const FIRST_DELAY_MS = 500;
 /** How long a socket may take to answer a heartbeat after a sleep. */
 const ANSWER_MS = 2_000;
 
-// realtime-js has one channel a topic and client, and a second subscriber to it would hear nothing
+// realtime-js has one channel per topic and client: a second subscriber to it would receive nothing
 const topics = new WeakMap<AnySupabaseClient, Topics>();
 
-/** Listens to the broadcasts of a private topic until the returned function is called. */
+/** Listens to the broadcasts of a private topic. Returns a function that stops listening. */
 export function listen(client: AnySupabaseClient, name: string, listener: TopicListener): () => void {
   const ofClient = topics.get(client) ?? new Topics(client);
   topics.set(client, ofClient);
@@ -35,7 +35,7 @@ export function listen(client: AnySupabaseClient, name: string, listener: TopicL
 class Topics {
   readonly #client: AnySupabaseClient;
   readonly #byName = new Map<string, PrivateTopic>();
-  #leave: (() => void) | null = null;
+  #unsubscribe: (() => void)[] = [];
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(client: AnySupabaseClient) {
@@ -43,7 +43,12 @@ class Topics {
   }
 
   listen(name: string, listener: TopicListener): () => void {
-    this.#leave ??= watchForSleep({ onWake: () => void this.#wake(), onOffline: () => this.#offline() });
+    if (this.#byName.size === 0) {
+      this.#unsubscribe = [
+        onlineManager.subscribe((online) => (online ? void this.#reconnect() : this.#offline())),
+        focusManager.subscribe(() => void this.#reconnect()),
+      ];
+    }
     const topic = this.#byName.get(name) ?? new PrivateTopic(this.#client, name);
     this.#byName.set(name, topic);
     topic.add(listener);
@@ -52,25 +57,24 @@ class Topics {
       this.#byName.delete(name);
       if (this.#byName.size > 0) return;
       clearTimeout(this.#timer);
-      this.#leave?.();
-      this.#leave = null;
+      for (const unsubscribe of this.#unsubscribe) unsubscribe();
     };
   }
 
   #offline(): void {
-    for (const topic of this.#byName.values()) topic.lost();
+    for (const topic of this.#byName.values()) topic.setOffline();
   }
 
-  async #wake(): Promise<void> {
+  async #reconnect(): Promise<void> {
     const { realtime } = this.#client;
     clearTimeout(this.#timer);
     if (realtime.isConnected()) {
-      // it may be dead and not know: realtime-js gives a socket up when a heartbeat finds the last one unanswered
+      // the socket may be dead: realtime-js drops it when a second heartbeat finds the first one unanswered
       await realtime.sendHeartbeat();
       this.#timer = setTimeout(() => void realtime.sendHeartbeat(), ANSWER_MS);
-      for (const topic of this.#byName.values()) topic.found();
+      for (const topic of this.#byName.values()) topic.setLive();
     } else {
-      await realtime.disconnect(); // forgets the delay before the next attempt
+      await realtime.disconnect(); // resets the reconnection delay
       realtime.connect();
     }
   }
@@ -99,7 +103,7 @@ class PrivateTopic {
     }
   }
 
-  /** Returns whether that was the last listener; the topic is left then. */
+  /** Returns true, and leaves the topic, if that was the last listener. */
   remove(listener: TopicListener): boolean {
     this.#listeners.delete(listener);
     if (this.#stopped || this.#listeners.size > 0) return false;
@@ -107,18 +111,17 @@ class PrivateTopic {
     clearTimeout(this.#timer);
     const channel = this.#channel;
     this.#channel = null;
-    if (channel !== null) this.#client.removeChannel(channel).catch(() => undefined); // the socket may be gone
+    if (channel !== null) this.#client.removeChannel(channel).catch(() => undefined); // the socket may be closed
     return true;
   }
 
-  /** Nothing arrives at present. */
-  lost(): void {
-    this.#tell("offline");
+  setOffline(): void {
+    this.#setConnection("offline");
   }
 
-  /** What came meanwhile may have been missed, if events arrive again. */
-  found(): void {
-    if (this.#channel?.state === "joined") this.#tell("live");
+  /** Announces `live` again if the channel is joined, so that listeners read what they may have missed. */
+  setLive(): void {
+    if (this.#channel?.state === "joined") this.#setConnection("live");
   }
 
   async #join(): Promise<void> {
@@ -133,30 +136,30 @@ class PrivateTopic {
       if (this.#channel !== channel) return;
       if (status === "SUBSCRIBED") {
         this.#closures = 0;
-        this.#tell("live");
+        this.#setConnection("live");
         return;
       }
-      this.#tell("offline");
+      this.#setConnection("offline");
       if (status === "CLOSED") {
         this.#channel = null;
         const delay = backoff(++this.#closures, FIRST_DELAY_MS);
         this.#timer = setTimeout(() => void this.#join(), delay * (0.5 + Math.random() / 2));
       } else {
-        void this.#authorise(); // the token may have expired: the next join takes the new one
+        void this.#authorise(); // the token may have expired: the next join uses a new one
       }
     });
   }
 
-  /** Gives Realtime the user's present token. */
+  /** Passes the user's current token to Realtime. */
   async #authorise(): Promise<void> {
     try {
       await this.#client.realtime.setAuth();
     } catch {
-      // no new token at present: the join is refused and tried again
+      // no token at the moment: the join is refused and retried
     }
   }
 
-  #tell(connection: Connection): void {
+  #setConnection(connection: Connection): void {
     if (connection === this.#connection && connection !== "live") return;
     this.#connection = connection;
     for (const listener of [...this.#listeners]) listener.onConnection(connection);

@@ -3,8 +3,8 @@ import type { Database, Json } from "./database.types.ts";
 
 export type { Database, Json };
 
-/** Any client of supabase-js, whatever database types it was made with. */
-// `any`: the type parameters are invariant, so no narrower type takes a client typed for more tables
+/** A supabase-js client with any database types. */
+// `any`: the type parameters are invariant, so a narrower type would reject clients typed for more tables
 export type AnySupabaseClient = SupabaseClient<any, any, any, any, any>;
 
 type Tables = Database["public"]["Tables"];
@@ -12,10 +12,10 @@ type Tables = Database["public"]["Tables"];
 /** A row of `sessions`. */
 export type SessionRow = Tables["sessions"]["Row"];
 
-/** What a user may set when a session is created; all of it has a default. */
+/** The columns you may set when you create a session. All of them have defaults. */
 export interface NewSession {
   title?: string;
-  /** The BAML function that answers; one of the worker's `BRIDGE_FUNCTIONS`. */
+  /** The BAML function that answers: one of the worker's `BRIDGE_FUNCTIONS`. */
   function?: string;
   metadata?: { [key: string]: Json };
   on_new_message?: "enqueue" | "interrupt" | "reject";
@@ -23,20 +23,20 @@ export interface NewSession {
 
 export type MessageStatus = "queued" | "running" | "done" | "failed" | "cancelled";
 
-/** Why a reply failed; safe to show. */
+/** Why a reply failed. Safe to show to the user. */
 export interface ReplyError {
   code: string;
   message: string;
 }
 
-/** A row of `messages`, with the values its check constraints allow. */
+/** A row of `messages`, narrowed to the values its check constraints allow. */
 export interface MessageRow extends Omit<Tables["messages"]["Row"], "role" | "status" | "error"> {
   role: "user" | "assistant";
   status: MessageStatus;
   error: ReplyError | null;
 }
 
-/** What a structured result may look like while it streams: any field may be missing or null so far. */
+/** A structured result while it streams: any field may still be missing or null. */
 export type Streamed<T> = Json extends T
   ? T
   : T extends readonly (infer Item)[]
@@ -51,10 +51,10 @@ interface MessageBase extends Omit<MessageRow, "ordinal" | "role" | "status" | "
 }
 
 /**
- * What the user wrote. `data` holds further arguments of the BAML function.
+ * A message from the user. `data` holds further arguments of the BAML function.
  *
- * `sending` and `not_sent` are states of this client alone: the database has not (yet) confirmed the row. Such
- * a message has no `ordinal`, and `error.message` says why it was not sent.
+ * `sending` and `not_sent` exist only in this client: the database has not confirmed the row. Such a message has no
+ * `ordinal`. If it is `not_sent`, `error.message` is the reason.
  */
 export interface Question extends MessageBase {
   role: "user";
@@ -62,28 +62,28 @@ export interface Question extends MessageBase {
   data: Json | null;
 }
 
-/** A reply: the row, with what has streamed since the row was written. `data` is the structured result. */
+/** A reply: the row plus everything streamed since it was written. `data` is the structured result. */
 export type Reply<Data = Json> = MessageBase & { role: "assistant" } & (
     | { status: "done"; data: Data | null }
     | { status: Exclude<MessageStatus, "done">; data: Streamed<Data> | null }
   );
 
-/** A message as the page shows it. `Data` is the result of the session's BAML function, if that is a class. */
+/** A message to show. `Data` is the class that the session's BAML function returns, if it returns one. */
 export type Message<Data = Json> = Question | Reply<Data>;
 
 export type CodeFileRow = Tables["code_files"]["Row"];
 
-/** A code file; `conflict` says that a reply's version was put aside because the user had edited the file. */
+/** A code file. `conflict`: the user's edit was kept, and a reply's version was saved beside it. */
 export interface CodeFile extends CodeFileRow {
   conflict: boolean;
 }
 
 type VersionRow = Tables["code_file_versions"]["Row"];
 
-/** An earlier content of a code file, or (`conflict`) a reply's content that gave way to the user's edit. */
+/** An earlier version of a code file, or (`conflict`) a reply's version that lost to the user's edit. */
 export type CodeFileVersion = Omit<VersionRow, "content" | "session_id">;
 
-/** What became of an edit: saved, or not, because the file (null: gone) had changed since the user began. */
+/** The outcome of an edit. If it was not saved, `file` is the current file, or null if it was deleted. */
 export type SaveOutcome =
   | { readonly saved: true; readonly file: CodeFileRow }
   | { readonly saved: false; readonly file: CodeFileRow | null };
@@ -95,44 +95,44 @@ export interface Delta {
   attempt: number;
   /** Counts from 1 within an attempt. */
   seq: number;
-  /** To be added to the text. */
+  /** Text to append. */
   text?: string;
-  /** All of the text. */
+  /** The whole text. */
   content?: string;
-  /** All of the structured result so far. */
+  /** The whole structured result so far. */
   data?: Json;
-  /** Which of these was too large to be sent. */
+  /** The fields that were too large to send. */
   omitted?: string[];
 }
 
-/** `live`: events arrive. `offline`: they do not, and the client keeps trying; what is shown may be old. */
+/** `live`: events arrive. `offline`: they do not, the client keeps trying, and the snapshot may be out of date. */
 export type Connection = "connecting" | "live" | "offline";
 
 export interface SessionSnapshot<Data = Json> {
-  /** Oldest first; what is not sent yet comes last. */
+  /** Oldest first. Messages that the database has not confirmed come last. */
   readonly messages: readonly Message<Data>[];
   /** By path. */
   readonly files: readonly CodeFile[];
   readonly connection: Connection;
   /** Whether the rows have been read once. */
   readonly ready: boolean;
-  /** Whether the session has messages before the first one shown (see `loadOlder`). */
+  /** Whether there are messages before the first one here (see `loadOlder`). */
   readonly hasOlder: boolean;
-  /** Whether a message waits for its reply, or a reply runs. */
+  /** Whether a message is waiting for its reply, or a reply is running. */
   readonly busy: boolean;
-  /** Why the last reading of the rows did not succeed; it is tried again. */
+  /** Why the last read failed. It is retried. */
   readonly error: string | null;
 }
 
 export interface SessionListSnapshot {
-  /** Newest activity first. */
+  /** Most recent activity first. */
   readonly sessions: readonly SessionRow[];
   readonly connection: Connection;
   readonly ready: boolean;
   readonly error: string | null;
 }
 
-/** Supabase refused a request or could not be reached. `code` is the SQLSTATE or PGRST code, if it told one. */
+/** Supabase rejected a request or could not be reached. `code` is the SQLSTATE or PGRST code, if there is one. */
 export class RequestError extends Error {
   readonly code: string | null;
 

@@ -1,4 +1,4 @@
-/** What a response of Supabase, or of something between, becomes. */
+/** How responses of Supabase and of gateways become data or errors. */
 
 import { expect, test } from "vitest";
 import { unwrap } from "../src/backend.ts";
@@ -10,20 +10,20 @@ function thrown(status: number, message: string, code?: string): RequestError {
   } catch (error) {
     if (error instanceof RequestError) return error;
   }
-  throw new Error("no RequestError was thrown");
+  throw new Error("expected a RequestError");
 }
 
-test("a refusal says what the database said", () => {
+test("errors of the database keep their message and code", () => {
   expect(thrown(400, "The message is empty.", "PT400")).toMatchObject({ message: "The message is empty.", code: "PT400" });
   expect(thrown(500, "deadlock detected", "40P01")).toMatchObject({ message: "deadlock detected", code: "40P01" });
   expect(thrown(401, "Invalid API key")).toMatchObject({ message: "Invalid API key", code: null });
 });
 
-test("a page of a gateway is not shown, nor the runtime's words for no answer", () => {
-  expect(thrown(502, "<html><h1>Bad gateway</h1></html>").message).toBe("The server could not answer (status 502).");
-  expect(thrown(0, "TypeError: fetch failed").message).toBe("The server could not be reached.");
+test("gateway pages and network errors are replaced by a plain message", () => {
+  expect(thrown(502, "<html><h1>Bad gateway</h1></html>").message).toBe("The server failed to respond (status 502).");
+  expect(thrown(0, "TypeError: fetch failed").message).toBe("Could not reach the server.");
 });
 
-test("data is given as it came", () => {
+test("data is returned unchanged", () => {
   expect(unwrap({ data: [1], error: null, status: 200 })).toEqual([1]);
 });

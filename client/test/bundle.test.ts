@@ -1,4 +1,4 @@
-/** What a page pays for the client: built as a page builds it, without the libraries it has anyway. */
+/** The size of the client in a page's bundle, without the libraries that the page already has. */
 
 import { gzipSync } from "node:zlib";
 import { build } from "vite";
@@ -16,7 +16,7 @@ async function size(entry: string): Promise<number> {
     },
   });
   const [bundle] = Array.isArray(result) ? result : [result];
-  if (bundle === undefined || !("output" in bundle)) throw new Error("nothing was built");
+  if (bundle === undefined || !("output" in bundle)) throw new Error("the build has no output");
   return gzipSync(bundle.output.map((part) => ("code" in part ? part.code : "")).join("")).length;
 }
 
@@ -24,9 +24,9 @@ test.each([
   ["index.ts", 10_000],
   ["react.ts", 10_000],
   ["ai.ts", 10_000],
-])("%s is below %d bytes gzipped", async (entry, most) => {
+])("%s stays below %d bytes gzipped", async (entry, limit) => {
   const bytes = await size(entry);
   console.log(`${entry}: ${bytes} bytes gzipped`);
   expect(bytes).toBeGreaterThan(2_000);
-  expect(bytes).toBeLessThan(most);
+  expect(bytes).toBeLessThan(limit);
 });

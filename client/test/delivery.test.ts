@@ -1,4 +1,4 @@
-/** A session that is told and answered in any way a network can: in the end it shows the rows, and on the way no more. */
+/** Sessions under random network faults: they end with the rows, and never show anything that was not true. */
 
 import fc from "fast-check";
 import { expect, test, vi } from "vitest";
@@ -8,27 +8,27 @@ import type { Message } from "../src/types.ts";
 import { Supabase } from "./stand-in.ts";
 import { ReplyLife, question, step, type Event, type Step } from "./world.ts";
 
-/** What becomes of an event, and how long nothing else happens before it. */
+/** How an event is delivered: the pause before it, the number of copies, and the delay. */
 const fate = fc.record({
   pause: fc.oneof({ weight: 6, arbitrary: fc.constantFrom(0, 20, 50) }, { weight: 1, arbitrary: fc.nat(7_000) }),
   copies: fc.oneof({ weight: 8, arbitrary: fc.constant(1) }, { weight: 1, arbitrary: fc.constantFrom(0, 0, 2) }),
   late: fc.oneof({ weight: 8, arbitrary: fc.constant(0) }, { weight: 1, arbitrary: fc.nat(3_000) }),
 });
-/** The connection is lost for a number of events, and is told to be. */
-const cut = fc.record({ at: fc.nat(60), events: fc.integer({ min: 1, max: 12 }) });
-const answer = fc.record({
+/** A lost connection, which the session is notified of, from event `at` on. */
+const outage = fc.record({ at: fc.nat(60), events: fc.integer({ min: 1, max: 12 }) });
+const response = fc.record({
   delay: fc.oneof({ weight: 3, arbitrary: fc.nat(80) }, { weight: 1, arbitrary: fc.nat(4_000) }),
   lost: fc.integer({ min: 0, max: 3 }).map((n) => n === 0),
 });
 const life = fc.array(step, { maxLength: 25 });
 
-test("whatever is lost, late, doubled or refused, it ends in the rows and takes nothing back", { timeout: 120_000 }, async () => {
+test("a session converges on the rows and never takes text back", { timeout: 120_000 }, async () => {
   const property = fc.asyncProperty(
     life,
     life,
     fc.array(fate, { minLength: 1, maxLength: 80 }),
-    fc.array(cut, { maxLength: 3 }),
-    fc.array(answer, { maxLength: 20 }),
+    fc.array(outage, { maxLength: 3 }),
+    fc.array(response, { maxLength: 20 }),
     play,
   );
   await fc.assert(property, { numRuns: 400 });
@@ -38,8 +38,8 @@ async function play(
   first: Step[],
   second: Step[],
   fates: { pause: number; copies: number; late: number }[],
-  cuts: { at: number; events: number }[],
-  answers: { delay: number; lost: boolean }[],
+  outages: { at: number; events: number }[],
+  responses: { delay: number; lost: boolean }[],
 ): Promise<void> {
   vi.useFakeTimers();
   const lives = [
@@ -47,14 +47,14 @@ async function play(
     new ReplyLife(second, { id: "r2", reply_to: "q2", ordinal: 5 }),
   ];
   const supabase = new Supabase();
-  supabase.answers = [...answers];
+  supabase.responses = [...responses];
   supabase.set(question({ id: "q", ordinal: 2 }), false);
   supabase.set(question({ id: "q2", ordinal: 4 }), false);
   const session = new ChatSession("s", supabase);
   try {
     const states = new Map(lives.map(({ row, states }) => [row.id, states]));
     let before = new Map<string, Message>();
-    const look = (): void => {
+    const check = (): void => {
       const { messages } = session.getSnapshot();
       const now = new Map(messages.map((message) => [message.id, message]));
       expect(now.size).toBe(messages.length);
@@ -69,20 +69,20 @@ async function play(
       }
       before = now;
     };
-    session.subscribe(look);
+    session.subscribe(check);
     supabase.listener!.onConnection("live");
 
     let at = 0;
     let connected = true;
-    const tell = (event: string, payload: object, late: number): void => {
+    const deliver = (event: string, payload: object, late: number): void => {
       if (!connected) return;
       if (late === 0) supabase.send(event, payload);
       else setTimeout(() => supabase.send(event, payload), late);
     };
     const happen = async (event: Event): Promise<void> => {
-      const isCut = cuts.some((one) => one.at <= at && at < one.at + one.events);
-      if (isCut === connected) {
-        connected = !isCut;
+      const isOut = outages.some((one) => one.at <= at && at < one.at + one.events);
+      if (isOut === connected) {
+        connected = !isOut;
         supabase.listener!.onConnection(connected ? "live" : "offline");
       }
       const fate = fates[at++ % fates.length]!;
@@ -90,9 +90,9 @@ async function play(
       for (let copy = 0; copy < fate.copies; copy++) announce(event, fate.late);
     };
     const announce = (event: Event, late: number): void => {
-      if ("delta" in event) tell("delta", event.delta, late);
-      else if ("hint" in event) tell("message", { ...withoutContent(event.row), omitted: ["content"] }, late);
-      else if (event.announced) tell("message", event.row, late);
+      if ("delta" in event) deliver("delta", event.delta, late);
+      else if ("hint" in event) deliver("message", { ...withoutContent(event.row), omitted: ["content"] }, late);
+      else if (event.announced) deliver("message", event.row, late);
     };
     for (const { events, row } of lives) {
       for (const event of events) {
@@ -100,7 +100,7 @@ async function play(
           supabase.set(event.row, false);
           // a question mirrors its reply
           const asked = supabase.rows.get(row.reply_to!)!;
-          // who retries is told by the answer that it was done: a session at rest would not look for it
+          // an idle session does not poll: it learns of a retry by making the call itself
           if (hasEnded(asked) && event.row.status === "queued") void session.retry(asked.id);
           const mirrored = { ...asked, status: event.row.status, updated_at: event.row.updated_at };
           supabase.set(mirrored, false);
@@ -110,13 +110,13 @@ async function play(
       }
     }
     if (!connected) supabase.listener!.onConnection("live");
-    supabase.answers = [];
-    // the longest pause between two attempts to read, and the longest silence
+    supabase.responses = [];
+    // the maximum backoff plus the silence timeout
     await vi.advanceTimersByTimeAsync(15_000 + 5_000 + 4_000);
     const rows = [...supabase.rows.values()].sort((a, b) => a.ordinal - b.ordinal);
     expect(session.getSnapshot()).toMatchObject({ error: null, busy: false, ready: true });
     expect(session.getSnapshot().messages).toEqual(rows);
-    const { reads } = supabase;
+    const { reads } = supabase; // an idle session makes no requests
     await vi.advanceTimersByTimeAsync(60_000);
     expect(supabase.reads).toBe(reads);
   } finally {

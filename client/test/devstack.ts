@@ -1,7 +1,7 @@
 /**
- * A running Supabase with the project's migrations, the worker's part in it, and sockets that can be broken.
+ * A running Supabase with the project's migrations, a fake worker, and sockets that can be broken.
  *
- * `tests/e2e/test_client.py` runs what uses this, with the variables of a devstack without a worker.
+ * `tests/e2e/test_client.py` runs the tests that use this, with the environment of a devstack without a worker.
  */
 
 import { createClient, type RealtimeChannel, type SupabaseClient } from "@supabase/supabase-js";
@@ -12,13 +12,13 @@ import type { Database } from "../src/index.ts";
 const { SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_SECRET_KEY } = process.env;
 const WORKER = "client-test";
 
-/** The sockets of the clients, so that a test can break them. */
+/** The open sockets of all clients. */
 export const sockets = new Set<BreakableSocket>();
 
 export class BreakableSocket extends WebSocket {
-  /** The join frame of each topic. */
+  /** The join reference of each topic. */
   readonly joins = new Map<string, string>();
-  /** The tokens that were sent after the join. */
+  /** The tokens sent after a join. */
   readonly tokens: string[] = [];
 
   constructor(address: string | URL, protocols?: string | string[]) {
@@ -39,7 +39,7 @@ export class BreakableSocket extends WebSocket {
     super.send(data);
   }
 
-  /** What the server does when it closes a channel, as at the end of a token's life. */
+  /** Closes a channel as the server does when a token expires. */
   closeTopic(topic: string): void {
     const joinRef = this.joins.get(topic);
     if (joinRef === undefined) return;
@@ -51,7 +51,7 @@ export class BreakableSocket extends WebSocket {
 function connect(key: string): SupabaseClient<Database> {
   return createClient<Database>(SUPABASE_URL!, key, {
     auth: { persistSession: false, autoRefreshToken: false },
-    // Node 20 has no WebSocket of its own; the DOM's type is wider than what is used
+    // Node 20 has no WebSocket; the cast: the DOM's type has more than is used
     realtime: { transport: BreakableSocket as never, reconnectAfterMs: () => 100 },
   });
 }
@@ -62,7 +62,7 @@ export interface Job {
   attempt: number;
 }
 
-/** Plays the worker. */
+/** A fake worker. */
 export class Worker {
   readonly #service = connect(SUPABASE_SECRET_KEY!) as SupabaseClient;
   #channel: RealtimeChannel | null = null;
@@ -88,7 +88,7 @@ export class Worker {
     expect(await this.#channel!.send({ type: "broadcast", event: "delta", payload })).toBe("ok");
   }
 
-  /** Writes a checkpoint; gives what is to be done with the job: `ok`, `lost` or `cancel`. */
+  /** Writes a checkpoint. Returns the job's state: `ok`, `lost` or `cancel`. */
   async beat({ message_id, attempt }: Job, seq: number, content: string): Promise<string | undefined> {
     const args = { worker: WORKER, jobs: [{ message_id, attempt, seq, content }] };
     return (await this.#call<{ results: { [id: string]: string } }>("bridge_beat", args)).results[message_id];
@@ -117,7 +117,7 @@ export async function signUp(): Promise<{ client: SupabaseClient<Database>; user
   return { client, userId: data.user!.id };
 }
 
-// on this machine only: the test makes users and plays the worker
+// only on this machine: the tests create users and act as the worker
 const local = /^https?:\/\/(127\.0\.0\.1|localhost)[:/]/.test(SUPABASE_URL ?? "");
 export const absent = !local || !SUPABASE_PUBLISHABLE_KEY || !SUPABASE_SECRET_KEY;
 

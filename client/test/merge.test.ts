@@ -16,13 +16,13 @@ function feed(entry: Entry, ...deltas: Delta[]): Entry {
 describe("deltas", () => {
   const running = mergeRow(UNKNOWN, reply());
 
-  test("in order are added", () => {
+  test("in order are appended", () => {
     const entry = feed(running, delta(1, "a"), delta(2, "b"));
     expect(entry.message).toMatchObject({ content: "ab", seq: 2, status: "running" });
     expect(needsRead(entry)).toBe(false);
   });
 
-  test("doubled are added once", () => {
+  test("that are duplicated are applied once", () => {
     const entry = feed(running, delta(1, "a"), delta(1, "a"), delta(2, "b"), delta(1, "a"), delta(2, "b"));
     expect(entry.message?.content).toBe("ab");
     expect(mergeDelta(entry, delta(2, "b"))).toBe(entry);
@@ -37,7 +37,7 @@ describe("deltas", () => {
     expect(needsRead(whole)).toBe(false);
   });
 
-  test("after a lost one go on from the row that contains it", () => {
+  test("after a lost one continue from the row that contains it", () => {
     const gap = feed(running, delta(1, "a"), delta(3, "c"), delta(4, "d"));
     const short = mergeRow(gap, reply({ seq: 1, content: "a", updated_at: timeAt(1) }));
     expect(short.message?.content).toBe("a");
@@ -47,14 +47,14 @@ describe("deltas", () => {
     expect(needsRead(reached)).toBe(false);
   });
 
-  test("before any row are kept until it is read", () => {
+  test("before the row are kept until it is read", () => {
     const unknown = feed(UNKNOWN, delta(2, "b"), delta(3, "c"));
     expect(unknown.message).toBeNull();
     expect(needsRead(unknown)).toBe(true);
     expect(mergeRow(unknown, reply({ seq: 1, content: "a" })).message?.content).toBe("abc");
   });
 
-  test("of a higher attempt replace the text from its first on, not before", () => {
+  test("of a higher attempt replace the text from the first one on", () => {
     const first = feed(running, delta(1, "old"));
     const waiting = mergeDelta(first, delta(2, "w", 2));
     expect(waiting.message?.content).toBe("old");
@@ -73,14 +73,14 @@ describe("deltas", () => {
     expect(mergeDelta(done, delta(3, "c"))).toBe(done);
   });
 
-  test("may hold all of the text, or a structured snapshot", () => {
+  test("may hold the whole text or a structured result", () => {
     const content = feed(running, delta(1, "a"), { ...delta(2, ""), text: undefined as never, content: "B" });
     expect(content.message?.content).toBe("B");
     const data = mergeDelta(content, { message_id: "r", reply_to: "q", attempt: 1, seq: 3, data: { rows: [1] } });
     expect(data.message).toMatchObject({ content: "B", data: { rows: [1] }, seq: 3 });
   });
 
-  test("too large to be sent wait for the row", () => {
+  test("that are too large to send wait for the row", () => {
     const first = feed(running, delta(1, "a"));
     const omitted = { message_id: "r", reply_to: "q", attempt: 1, seq: 2, omitted: ["content"] };
     expect(needsRead(mergeDelta(first, omitted))).toBe(true);
@@ -92,7 +92,7 @@ describe("deltas", () => {
     expect(needsRead(read)).toBe(false);
   });
 
-  test("are kept within a bound", () => {
+  test("are kept up to a limit", () => {
     let entry = running;
     for (let seq = 2; seq < MAX_PENDING + 10; seq++) entry = mergeDelta(entry, delta(seq, "x"));
     expect(entry.pending.size).toBe(MAX_PENDING);
@@ -101,30 +101,30 @@ describe("deltas", () => {
 });
 
 describe("rows", () => {
-  test("behind the deltas leave the text and bring the rest", () => {
+  test("behind the deltas update everything but the text", () => {
     const live = feed(mergeRow(UNKNOWN, reply()), delta(1, "a"), delta(2, "b"));
     const entry = mergeRow(live, reply({ seq: 1, content: "a", updated_at: timeAt(3) }));
     expect(entry.message).toMatchObject({ content: "ab", seq: 2, updated_at: timeAt(3) });
   });
 
-  test("that end the reply are taken whole, even with less text", () => {
+  test("that end the reply replace it, even with less text", () => {
     const live = feed(mergeRow(UNKNOWN, reply()), delta(1, "a"), delta(2, "b"));
     const entry = mergeRow(live, reply({ status: "cancelled", seq: 1, content: "a", updated_at: timeAt(3) }));
     expect(entry.message).toMatchObject({ content: "a", status: "cancelled" });
   });
 
-  test("read late do not undo newer ones", () => {
+  test("that are read late do not replace newer ones", () => {
     const done = mergeRow(UNKNOWN, reply({ status: "done", seq: 2, content: "ab", updated_at: timeAt(9) }));
     expect(mergeRow(done, reply({ seq: 1, content: "a", updated_at: timeAt(5) }))).toBe(done);
     expect(mergeRow(done, reply({ seq: 1, content: "a", updated_at: timeAt(12) }))).toBe(done);
   });
 
-  test("read again unchanged give the same value", () => {
+  test("that are read again unchanged return the same entry", () => {
     const entry = mergeRow(UNKNOWN, reply({ seq: 1, content: "a" }));
     expect(mergeRow(entry, reply({ seq: 1, content: "a" }))).toBe(entry);
   });
 
-  test("of a retry bring an ended reply back", () => {
+  test("of a retry replace an ended reply", () => {
     const failed = mergeRow(UNKNOWN, reply({ status: "failed", updated_at: timeAt(1) }));
     const queued = mergeRow(failed, reply({ status: "queued", updated_at: timeAt(2) }));
     expect(queued.message?.status).toBe("queued");
@@ -132,7 +132,7 @@ describe("rows", () => {
     expect(mergeDelta(again, delta(1, "a", 2)).message).toMatchObject({ content: "a", status: "running" });
   });
 
-  test("announced without all fields must be read", () => {
+  test("announced with fields left out must be read", () => {
     const live = feed(mergeRow(UNKNOWN, reply()), delta(1, "a"));
     const hinted = mergeHint(live, { attempt: 1, updated_at: timeAt(4) });
     expect(needsRead(hinted)).toBe(true);
@@ -144,7 +144,7 @@ describe("rows", () => {
     expect(mergeHint(read, { attempt: 1, updated_at: timeAt(4) })).toBe(read);
   });
 
-  test("announced without all fields late do not make an earlier one do", () => {
+  test("announced late do not lower the version that must be read", () => {
     const newest = mergeHint(mergeRow(UNKNOWN, reply()), { attempt: 1, updated_at: timeAt(4) });
     const late = mergeHint(newest, { attempt: 1, updated_at: timeAt(2) });
     expect(needsRead(mergeRow(late, reply({ updated_at: timeAt(3) })))).toBe(true);
@@ -159,7 +159,7 @@ describe("files", () => {
     expect(mergeFile(known, file({ revision: 2, path: "b.py", updated_at: timeAt(1) })).path).toBe("b.py");
   });
 
-  test("a conflict shows until the file changes", () => {
+  test("a conflict is shown until the file changes", () => {
     const known = mergeFile(undefined, file({ revision: 2 }));
     const conflict = mergeFile(known, file({ revision: 2 }), true);
     expect(conflict.conflict).toBe(true);
@@ -168,16 +168,16 @@ describe("files", () => {
   });
 });
 
-test("timestamps compare to the microsecond, however they are written", () => {
+test("timestamps are compared to the microsecond in every format", () => {
   const steps = fc.nat(3_000_000);
   fc.assert(fc.property(steps, steps, (a, b) => Math.sign(compareTimes(timeAt(a), timeAt(b))) === Math.sign(a - b)));
 });
 
-describe("any history, any delivery", () => {
+describe("with random histories and deliveries", () => {
   const life = fc.array(step, { maxLength: 60 }).map((steps) => new ReplyLife(steps));
-  // indices into the events: what is not named is lost, what is named twice is doubled, the order is any
+  // indices into the events: absent ones are lost, repeated ones are duplicated, the order is random
   const delivery = fc.array(fc.nat(), { maxLength: 120 });
-  // nearly in order, a few lost: the usual case
+  // the usual case: nearly in order, with a few lost
   const mostly = fc.tuple(fc.array(fc.nat(), { maxLength: 6 }), fc.array(fc.nat(), { maxLength: 6 }));
 
   function deliver(entry: Entry, event: Event): Entry {
@@ -198,7 +198,7 @@ describe("any history, any delivery", () => {
         if (before !== null) {
           expect(after.attempt).toBeGreaterThanOrEqual(before.attempt);
           if (after.attempt === before.attempt) {
-            // what ends it may have less than the deltas had
+            // the last row may have less text than the deltas
             if (!hasEnded(after)) expect(after.seq).toBeGreaterThanOrEqual(before.seq);
             expect(hasEnded(before) && after.status === "running").toBe(false);
           }
@@ -215,11 +215,11 @@ describe("any history, any delivery", () => {
     expect(entry).toBe(final);
   }
 
-  test("ends in the row's text and never takes text back within an attempt", () => {
+  test("the entry ends with the row and never takes text back within an attempt", () => {
     fc.assert(fc.property(life, delivery, run), { numRuns: 3_000 });
   });
 
-  test("nearly in order: the same", () => {
+  test("the same holds when events are nearly in order", () => {
     const property = fc.property(life, mostly, (history, [lost, doubled]) => {
       const order = history.events.map((_, index) => index);
       for (const at of lost) order.splice(at % (order.length + 1), 1);
@@ -229,7 +229,7 @@ describe("any history, any delivery", () => {
     fc.assert(property, { numRuns: 3_000 });
   });
 
-  test("all in order: the text is whole at each delta, without reading", () => {
+  test("events in order need no reads", () => {
     const property = fc.property(fc.array(fc.string({ minLength: 1 }), { maxLength: 40 }), (texts) => {
       const { events } = new ReplyLife(texts.map((piece) => ({ do: "delta", text: piece })));
       let entry = UNKNOWN;

@@ -1,4 +1,4 @@
-/** The package as it is published: packed, installed by itself, imported and compiled against. */
+/** The published package: packed, installed in a project, imported and compiled against. */
 
 import { execFileSync, spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
@@ -15,7 +15,7 @@ const PRINT = `
   console.log(JSON.stringify(all.map((module) => Object.keys(module).sort())));
 `;
 
-/** Somebody's project, with the package in its `node_modules`. */
+/** A project with the package in its `node_modules`. */
 let project: string;
 let packed: string[];
 
@@ -37,7 +37,7 @@ beforeAll(() => {
 
 afterAll(() => rmSync(project, { recursive: true, force: true }));
 
-/** What the compiler says of this project's files; nothing if it is content. */
+/** Compiles files in the project. Returns the compiler's errors. */
 function compile(files: Record<string, string>, options: object): string {
   rmSync(join(project, "src"), { recursive: true, force: true });
   mkdirSync(join(project, "src"));
@@ -47,7 +47,7 @@ function compile(files: Record<string, string>, options: object): string {
   return spawnSync(process.execPath, [TSC, "-p", project], { encoding: "utf8" }).stdout;
 }
 
-test("it has what is needed and nothing else", () => {
+test("the package contains the build, the sources and nothing else", () => {
   const other = packed.filter((path) => !/^(dist|src)\/[a-z.]+\.(js|d\.ts|js\.map|ts)$/.test(path));
   expect(other.sort()).toEqual(["LICENSE", "README.md", "package.json"]);
   expect(packed).toEqual(expect.arrayContaining(["dist/index.js", "dist/index.d.ts", "dist/react.d.ts", "dist/ai.d.ts"]));
@@ -62,13 +62,13 @@ test("every entry can be imported", () => {
 });
 
 test.each([
-  ["a bundler's", { module: "ESNext", moduleResolution: "bundler", lib: ["ES2023", "DOM"], skipLibCheck: true }],
-  ["Node's", { module: "NodeNext", moduleResolution: "NodeNext", lib: ["ES2023", "DOM"], skipLibCheck: true }],
-])("the README's code compiles against its types, by %s resolution", (_, options) => {
+  ["bundler", { module: "ESNext", moduleResolution: "bundler", lib: ["ES2023", "DOM"], skipLibCheck: true }],
+  ["Node", { module: "NodeNext", moduleResolution: "NodeNext", lib: ["ES2023", "DOM"], skipLibCheck: true }],
+])("the README's code compiles with %s module resolution", (_, options) => {
   const blocks = [...readFileSync(join(FOLDER, "README.md"), "utf8").matchAll(/^```(tsx?)\n(.*?)^```/gms)];
   expect(blocks.length).toBeGreaterThan(3);
   const files = Object.fromEntries(blocks.map(([, kind, code], at) => [`block${at}.${kind}`, code!]));
-  // without types everything would compile
+  // without types everything would compile, so one line must fail
   const wrong = `import { openSession } from "supabase-baml-bridge-client";
     // @ts-expect-error: the types are there
     openSession(1, 2).send(3);`;

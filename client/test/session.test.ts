@@ -26,7 +26,7 @@ async function open(pageSize = 200): Promise<void> {
 const texts = () => session.getSnapshot().messages.map(({ content }) => content);
 const last = () => session.getSnapshot().messages.at(-1);
 
-test("a conversation from the question to the end of the reply", async () => {
+test("a conversation streams from the question to the end of the reply", async () => {
   await open();
   expect(session.getSnapshot()).toMatchObject({ ready: true, connection: "live", busy: false, messages: [] });
 
@@ -55,14 +55,14 @@ test("a conversation from the question to the end of the reply", async () => {
 
   const reads = supabase.reads;
   await vi.advanceTimersByTimeAsync(60_000);
-  expect(supabase.reads).toBe(reads); // a session at rest asks for nothing
+  expect(supabase.reads).toBe(reads); // an idle session makes no requests
 });
 
 test("the snapshot is the same object until something changes", async () => {
   supabase.set(question());
   await open();
-  const heard = vi.fn();
-  session.subscribe(heard);
+  const listener = vi.fn();
+  session.subscribe(listener);
   const before = session.getSnapshot();
   supabase.send("presence", {});
   supabase.send("delta", { message_id: 7 });
@@ -70,19 +70,19 @@ test("the snapshot is the same object until something changes", async () => {
   expect(session.getSnapshot()).toBe(before);
   supabase.set(reply({ updated_at: timeAt(1) }));
   supabase.delta(1, "a");
-  expect(heard).toHaveBeenCalledTimes(2);
+  expect(listener).toHaveBeenCalledTimes(2);
   expect(session.getSnapshot()).not.toBe(before);
   expect(session.getSnapshot().messages[0]).toBe(before.messages[0]);
 });
 
-describe("what events do not bring is read", () => {
+describe("reads", () => {
   beforeEach(async () => {
     supabase.set(question({ status: "running" }));
     supabase.set(reply());
     await open();
   });
 
-  test("a lost delta: once an interval until the row reaches the buffer", async () => {
+  test("after a lost delta repeat every interval until the row has caught up", async () => {
     supabase.delta(1, "a");
     supabase.delta(3, "c");
     const reads = supabase.reads;
@@ -97,16 +97,16 @@ describe("what events do not bring is read", () => {
     expect(supabase.reads).toBe(reads + 2);
   });
 
-  test("silence while a reply runs", async () => {
-    supabase.set(reply({ status: "done", seq: 1, content: "all of it", updated_at: timeAt(1) }), false);
+  test("follow a silence while a reply runs", async () => {
+    supabase.set(reply({ status: "done", seq: 1, content: "complete", updated_at: timeAt(1) }), false);
     supabase.set(question({ status: "done", updated_at: timeAt(1) }), false);
     await vi.advanceTimersByTimeAsync(4_900);
     expect(last()?.status).toBe("running");
     await vi.advanceTimersByTimeAsync(200);
-    expect(last()).toMatchObject({ status: "done", content: "all of it" });
+    expect(last()).toMatchObject({ status: "done", content: "complete" });
   });
 
-  test("a row too large for an event", async () => {
+  test("complete a row that is too large for an event", async () => {
     const large = reply({ status: "done", seq: 4, content: "x".repeat(40_000), updated_at: timeAt(3) });
     supabase.set(large, false);
     const { content, ...rest } = large;
@@ -115,8 +115,8 @@ describe("what events do not bring is read", () => {
     expect(last()).toMatchObject({ content, status: "done" });
   });
 
-  test("a file too large for an event, and files that are gone", async () => {
-    supabase.send("file", file({ id: "gone", path: "gone.py" }));
+  test("complete a file that is too large for an event, and remove deleted files", async () => {
+    supabase.send("file", file({ id: "deleted", path: "deleted.py" }));
     supabase.files = [file({ content: "long" })];
     const { content: _, ...rest } = file();
     supabase.send("file", { ...rest, omitted: ["content"] });
@@ -124,7 +124,7 @@ describe("what events do not bring is read", () => {
     expect(session.getSnapshot().files.map(({ path, content }) => [path, content])).toEqual([["main.py", "long"]]);
   });
 
-  test("all that happened while the connection was lost", async () => {
+  test("catch up after a lost connection", async () => {
     supabase.delta(1, "a");
     supabase.listener?.onConnection("offline");
     expect(session.getSnapshot().connection).toBe("offline");
@@ -135,11 +135,11 @@ describe("what events do not bring is read", () => {
     expect(texts()).toEqual(["Hello?", "a to z", "another tab"]);
   });
 
-  test("deltas of a reply whose row was never announced; and of none at all", async () => {
+  test("find the row of unknown deltas, and give up if there is none", async () => {
     supabase.set(reply({ id: "r2", ordinal: 5, reply_to: "q2", seq: 1, content: "one ", updated_at: timeAt(1) }), false);
     supabase.delta(2, "two", { message_id: "r2", reply_to: "q2" });
-    supabase.delta(2, "nobody", { message_id: "r3", reply_to: "q3" });
-    await vi.advanceTimersByTimeAsync(0); // nothing of it is shown yet: it is read at once
+    supabase.delta(2, "orphan", { message_id: "r3", reply_to: "q3" });
+    await vi.advanceTimersByTimeAsync(0); // an unknown reply is read at once
     expect(last()?.content).toBe("one two");
     await vi.advanceTimersByTimeAsync(1_000);
     const reads = supabase.reads;
@@ -147,10 +147,10 @@ describe("what events do not bring is read", () => {
     expect(supabase.reads).toBe(reads);
   });
 
-  test("files, when the first reading of them fails", async () => {
+  test("of files are retried after a failure", async () => {
     const { content: _, ...rest } = file();
     supabase.files = [file()];
-    supabase.refuse = new RequestError("The server could not be reached.");
+    supabase.refuse = new RequestError("Could not reach the server.");
     supabase.send("file", { ...rest, omitted: ["content"] });
     await vi.advanceTimersByTimeAsync(0);
     supabase.refuse = null;
@@ -158,8 +158,8 @@ describe("what events do not bring is read", () => {
     expect(session.getSnapshot()).toMatchObject({ error: null, files: [{ path: "main.py" }] });
   });
 
-  test("by one request at a time, however slow", async () => {
-    supabase.answers = [{ delay: 10_000, lost: false }];
+  test("never overlap, even when they are slow", async () => {
+    supabase.responses = [{ delay: 10_000, lost: false }];
     const { reads } = supabase;
     for (let seq = 2; seq < 12; seq++) {
       supabase.delta(seq, "x");
@@ -168,11 +168,11 @@ describe("what events do not bring is read", () => {
     expect(supabase.reads).toBe(reads + 1);
   });
 
-  test("with failures in between: fewer and fewer requests, then whole again", async () => {
-    supabase.refuse = new RequestError("The server could not be reached.");
+  test("back off after failures and recover", async () => {
+    supabase.refuse = new RequestError("Could not reach the server.");
     supabase.delta(2, "b");
     await vi.advanceTimersByTimeAsync(60_000);
-    expect(session.getSnapshot().error).toBe("The server could not be reached.");
+    expect(session.getSnapshot().error).toBe("Could not reach the server.");
     expect(supabase.reads).toBeLessThan(12);
     supabase.refuse = null;
     supabase.set(reply({ seq: 1, content: "a", updated_at: timeAt(1) }), false);
@@ -181,14 +181,14 @@ describe("what events do not bring is read", () => {
     expect(last()?.content).toBe("ab");
   });
 
-  test("at once when events arrive again, however long nothing could be read", async () => {
+  test("start at once when the connection is back, even after long failures", async () => {
     supabase.listener?.onConnection("offline");
-    supabase.refuse = new RequestError("The server could not be reached.");
+    supabase.refuse = new RequestError("Could not reach the server.");
     supabase.delta(2, "b");
     await vi.advanceTimersByTimeAsync(3_600_000);
     supabase.refuse = null;
     supabase.set(reply({ seq: 2, content: "ab", updated_at: timeAt(1) }), false);
-    await vi.advanceTimersByTimeAsync(1); // somewhere in a pause
+    await vi.advanceTimersByTimeAsync(1); // in the middle of a backoff
     supabase.listener?.onConnection("live");
     await vi.advanceTimersByTimeAsync(0);
     expect(last()?.content).toBe("ab");
@@ -196,7 +196,7 @@ describe("what events do not bring is read", () => {
   });
 });
 
-test("a clock that is set back holds nothing up", async () => {
+test("setting the clock back does not delay reads", async () => {
   supabase.set(question({ status: "running" }));
   supabase.set(reply());
   await open();
@@ -207,13 +207,13 @@ test("a clock that is set back holds nothing up", async () => {
   expect(last()?.content).toBe("ab");
 });
 
-test("a conversation that was deleted goes, and is asked for no more", async () => {
+test("a deleted conversation disappears and is no longer read", async () => {
   supabase.set(question({ status: "running" }));
   supabase.set(reply());
   await open();
   supabase.rows.clear();
   supabase.delta(2, "b");
-  await vi.advanceTimersByTimeAsync(4_000); // what was just announced may not be there to be read yet
+  await vi.advanceTimersByTimeAsync(4_000); // a row may not be readable right after its event
   expect(session.getSnapshot().messages).toHaveLength(2);
   await vi.advanceTimersByTimeAsync(10_000);
   expect(session.getSnapshot()).toMatchObject({ messages: [], busy: false, error: null });
@@ -222,23 +222,23 @@ test("a conversation that was deleted goes, and is asked for no more", async () 
   expect(supabase.reads).toBe(reads);
 });
 
-test("what a reading could not do is told no longer than it is true", async () => {
+test("the error of a read is cleared by the next successful one", async () => {
   supabase.set(question({ status: "running" }));
   supabase.set(reply());
   await open();
-  supabase.refuse = new RequestError("The server could not be reached.");
+  supabase.refuse = new RequestError("Could not reach the server.");
   supabase.delta(2, "b");
   await vi.advanceTimersByTimeAsync(1_000);
   supabase.refuse = null;
   supabase.delta(1, "a");
   supabase.set(reply({ status: "done", seq: 3, content: "ab.", updated_at: timeAt(1) }));
   supabase.set(question({ status: "done", updated_at: timeAt(1) }));
-  expect(session.getSnapshot().error).toBe("The server could not be reached.");
+  expect(session.getSnapshot().error).toBe("Could not reach the server.");
   await vi.advanceTimersByTimeAsync(2_000);
   expect(session.getSnapshot().error).toBeNull();
 });
 
-test("a new attempt replaces the text when it begins to write", async () => {
+test("a new attempt replaces the text with its first delta", async () => {
   supabase.set(question({ status: "running" }));
   supabase.set(reply());
   await open();
@@ -248,8 +248,8 @@ test("a new attempt replaces the text when it begins to write", async () => {
   expect(last()).toMatchObject({ content: "second", attempt: 2 });
 });
 
-describe("a message that is not sent", () => {
-  test("says why and can be sent again with the same id", async () => {
+describe("an unsent message", () => {
+  test("has the reason and can be resent with the same id", async () => {
     await open();
     supabase.refuse = new RequestError("The message is too long.", "23514");
     expect(await session.send("Hello?", { depth: 2 })).toBe(false);
@@ -261,19 +261,19 @@ describe("a message that is not sent", () => {
     expect(last()).toMatchObject({ id: failed.id, status: "queued", data: { depth: 2 } });
   });
 
-  test("counts as sent when its row turns up", async () => {
+  test("counts as sent when its row appears", async () => {
     await open();
-    supabase.refuse = new RequestError("The server could not be reached.");
+    supabase.refuse = new RequestError("Could not reach the server.");
     await session.send("Hello?");
     supabase.set(question({ id: last()!.id }));
     expect(session.getSnapshot().messages).toHaveLength(1);
     expect(last()?.status).toBe("queued");
   });
 
-  test("counts as sent when its row turned up before the insert failed", async () => {
+  test("counts as sent when its row appeared before the insert failed", async () => {
     await open();
     supabase.delays = [100];
-    supabase.refuse = new RequestError("The server could not be reached.");
+    supabase.refuse = new RequestError("Could not reach the server.");
     const sent = session.send("Hello?");
     supabase.set(question({ id: last()!.id }));
     await vi.advanceTimersByTimeAsync(100);
@@ -290,7 +290,7 @@ describe("a message that is not sent", () => {
   });
 });
 
-test("messages are sent one after another", async () => {
+test("messages are sent one at a time", async () => {
   await open();
   supabase.delays = [300, 200, 100];
   const sent = [session.send("1"), session.send("2"), session.send("3")];
@@ -301,7 +301,7 @@ test("messages are sent one after another", async () => {
   expect(texts()).toEqual(["1", "2", "3"]);
 });
 
-test("cancel and retry show their effect without any event", async () => {
+test("cancel and retry take effect without events", async () => {
   supabase.set(question({ status: "failed" }));
   supabase.set(reply({ status: "failed", error: { code: "model", message: "No." } }));
   await open();
@@ -313,12 +313,12 @@ test("cancel and retry show their effect without any event", async () => {
   await expect(session.cancel("r")).rejects.toThrow("Not yours.");
 });
 
-test("a retry that arrived is none that failed because its effect cannot be read yet", async () => {
+test("a retry succeeds even if its effect cannot be read yet", async () => {
   supabase.set(question({ status: "failed" }));
   supabase.set(reply({ status: "failed", error: { code: "model", message: "No." } }));
   await open();
   supabase.set(reply({ status: "queued", updated_at: timeAt(1) }), false);
-  supabase.refuseReads = new RequestError("The server could not be reached.");
+  supabase.refuseReads = new RequestError("Could not reach the server.");
   await session.retry("r");
   expect(last()?.status).toBe("failed");
   supabase.refuseReads = null;
@@ -326,7 +326,7 @@ test("a retry that arrived is none that failed because its effect cannot be read
   expect(last()?.status).toBe("queued");
 });
 
-test("a long session opens with its newest page; older ones come on demand", async () => {
+test("a long session opens with its newest page and loads older ones on demand", async () => {
   for (let at = 1; at <= 25; at++) {
     supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }));
   }
@@ -339,7 +339,7 @@ test("a long session opens with its newest page; older ones come on demand", asy
   expect(session.getSnapshot().hasOlder).toBe(false);
 });
 
-test("a page is no larger than PostgREST's answer, or older messages would seem not to be", async () => {
+test("a page is never larger than PostgREST's row limit", async () => {
   for (let at = 1; at <= 1_001; at++) {
     supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }));
   }
@@ -350,7 +350,7 @@ test("a page is no larger than PostgREST's answer, or older messages would seem 
   expect(texts()[0]).toBe("1");
 });
 
-test("after an absence longer than a page there is no hole in what is shown", async () => {
+test("an absence longer than a page leaves no gap between messages", async () => {
   supabase.set(question({ id: "q1", content: "1", status: "done" }));
   await open(2);
   for (let at = 2; at <= 5; at++) {
@@ -363,7 +363,7 @@ test("after an absence longer than a page there is no hole in what is shown", as
   expect(texts()).toEqual(["2", "3", "4", "5"]);
 });
 
-test("older messages stay when the newest are read again", async () => {
+test("older messages stay when the newest page is read again", async () => {
   for (let at = 1; at <= 5; at++) supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }));
   await open(2);
   await session.loadOlder();
@@ -372,12 +372,12 @@ test("older messages stay when the newest are read again", async () => {
   expect(texts()).toEqual(["2", "3", "4", "5"]);
 });
 
-test("an older page that comes after a long absence makes no hole", async () => {
+test("an older page that arrives after a long absence leaves no gap", async () => {
   const add = (at: number, announced = false) =>
     supabase.set(question({ id: `q${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }), announced);
   for (let at = 1; at <= 4; at++) add(at);
   await open(2);
-  supabase.answers = [{ delay: 1_000, lost: false }];
+  supabase.responses = [{ delay: 1_000, lost: false }];
   const older = session.loadOlder();
   for (let at = 5; at <= 8; at++) add(at);
   supabase.listener?.onConnection("live");
@@ -386,7 +386,7 @@ test("an older page that comes after a long absence makes no hole", async () => 
   expect(texts()).toEqual(["7", "8"]);
 });
 
-test("a closed session is silent", async () => {
+test("a closed session makes no requests", async () => {
   supabase.set(question({ status: "running" }));
   await open();
   const reads = supabase.reads;
@@ -396,7 +396,7 @@ test("a closed session is silent", async () => {
   expect(supabase.listener).toBeNull();
 });
 
-test("a question asked in other words is a new one, sent when the old one's reply has been stopped", async () => {
+test("an edited question is a new one, sent once the old reply has stopped", async () => {
   supabase.set(question({ id: "q", status: "running", data: { tone: "dry" } }));
   supabase.set(reply({ updated_at: timeAt(1) }));
   await open();
@@ -412,27 +412,27 @@ test("a question asked in other words is a new one, sent when the old one's repl
   expect(last()).toMatchObject({ data: { tone: "dry" }, status: "queued" });
 });
 
-test.each(["arrive", "be heeded"])("a stop that does not %s keeps nobody from asking in other words", async (what) => {
+test.each(["is lost", "is ignored"])("an edited question is sent even if the stop %s", async (what) => {
   supabase.set(question({ id: "q", status: "running" }));
   await open();
-  if (what === "arrive") supabase.cancelMessage = () => Promise.reject(new RequestError("The server could not be reached."));
+  if (what === "is lost") supabase.cancelMessage = () => Promise.reject(new RequestError("Could not reach the server."));
   const asked = session.edit("q", "Hello again?");
   await vi.advanceTimersByTimeAsync(3_000);
   expect(await asked).toBe(true);
   expect(last()).toMatchObject({ content: "Hello again?", status: "queued" });
 });
 
-test("a question whose reply has ended is asked again without a stop", async () => {
+test("editing a question whose reply has ended stops nothing", async () => {
   supabase.set(question({ id: "q", status: "done" }));
   await open();
-  expect(await session.edit("q", "In other words")).toBe(true);
-  expect(supabase.calls).toEqual(["insert In other words"]);
+  expect(await session.edit("q", "Edited")).toBe(true);
+  expect(supabase.calls).toEqual(["insert Edited"]);
 });
 
 test.each([
-  ["a stop", () => session.cancel(last()!.id), ["insert Helo", "cancel"]],
-  ["other words", () => session.edit(last()!.id, "Hello"), ["insert Helo", "cancel", "insert Hello"]],
-])("%s for a message that is being sent: once it is there", async (_what, act, expected) => {
+  ["a cancel", () => session.cancel(last()!.id), ["insert Helo", "cancel"]],
+  ["an edit", () => session.edit(last()!.id, "Hello"), ["insert Helo", "cancel", "insert Hello"]],
+])("%s of a message that is being sent waits until it has arrived", async (_what, act, expected) => {
   await open();
   supabase.delays = [200];
   void session.send("Helo");
@@ -442,7 +442,7 @@ test.each([
   expect(supabase.calls.map((call) => call.replace(/^cancel .*/, "cancel"))).toEqual(expected);
 });
 
-test("a stop of a message that is not sent has nothing to do", async () => {
+test("cancelling an unsent message does nothing", async () => {
   await open();
   supabase.delays = [200];
   supabase.refuse = new RequestError("no");
@@ -454,7 +454,7 @@ test("a stop of a message that is not sent has nothing to do", async () => {
   expect(last()?.status).toBe("not_sent");
 });
 
-test("an unsent message that is edited is replaced", async () => {
+test("editing an unsent message replaces it", async () => {
   await open();
   supabase.refuse = new RequestError("no");
   await session.send("Helo", { tone: "dry" });
@@ -465,7 +465,7 @@ test("an unsent message that is edited is replaced", async () => {
 });
 
 describe("code files", () => {
-  test("an edit is saved at the revision it was begun from", async () => {
+  test("are saved at the revision the edit started from", async () => {
     supabase.files = [file()];
     await open();
     const outcome = await session.files.save("f", "print(1)", 1);
@@ -473,7 +473,7 @@ describe("code files", () => {
     expect(session.getSnapshot().files).toMatchObject([{ content: "print(1)", revision: 2 }]);
   });
 
-  test("an edit of a file that has changed is not saved, and what is there now is shown", async () => {
+  test("that have changed are not saved, and the current version is shown", async () => {
     supabase.files = [file()];
     await open();
     supabase.files = [file({ content: "the reply's", revision: 2, updated_at: timeAt(3) })];
@@ -483,7 +483,7 @@ describe("code files", () => {
     expect(await session.files.save("f", "mine", 2)).toMatchObject({ saved: true });
   });
 
-  test("an edit of a file that is gone says so", async () => {
+  test("that were deleted are not saved", async () => {
     supabase.files = [file()];
     await open();
     supabase.files = [];
@@ -491,7 +491,7 @@ describe("code files", () => {
     expect(session.getSnapshot().files).toEqual([]);
   });
 
-  test("that are deleted elsewhere are gone, also for an answer that was under way", async () => {
+  test("that were deleted stay deleted when a late response has them", async () => {
     supabase.files = [file(), file({ id: "g", path: "other.py" }), file({ id: "h", path: "third.py" })];
     await open();
     const paths = () => session.getSnapshot().files.map(({ path }) => path);
@@ -505,7 +505,7 @@ describe("code files", () => {
     expect(paths()).toEqual(["other.py"]);
   });
 
-  test("that are deleted in too large a number to be named are read", async () => {
+  test("are read again when too many were deleted to list", async () => {
     supabase.files = [file(), file({ id: "g", path: "other.py" })];
     await open();
     supabase.files = [];

@@ -1,12 +1,19 @@
-/** Stands in for Supabase: what a session asks for, without a network. */
+/** A fake `Backend` in memory. */
 
 import { expect } from "vitest";
 import type { Backend, NewFile, NewMessage } from "../src/backend.ts";
 import type { TopicListener } from "../src/topic.ts";
-import { RequestError, type CodeFileRow, type CodeFileVersion, type Delta, type MessageRow } from "../src/types.ts";
+import {
+  RequestError,
+  type CodeFileRow,
+  type CodeFileVersion,
+  type Delta,
+  type MessageRow,
+  type SessionRow,
+} from "../src/types.ts";
 import { file, question, timeAt } from "./world.ts";
 
-/** The rows of one session, with a line that can be cut. */
+/** One session, and the list that it is in. */
 export class Supabase implements Backend {
   rows = new Map<string, MessageRow>();
   files: CodeFileRow[] = [];
@@ -15,10 +22,10 @@ export class Supabase implements Backend {
   refuseReads: RequestError | null = null;
   listener: TopicListener | null = null;
   calls: string[] = [];
-  /** How long each insert takes, in milliseconds. */
+  /** The duration of each insert, in ms. */
   delays: number[] = [];
-  /** How each reading of messages goes: how long the answer is on its way, and whether it arrives. */
-  answers: { delay: number; lost: boolean }[] = [];
+  /** The outcome of each read of messages: its delay in ms, and whether the response is lost. */
+  responses: { delay: number; lost: boolean }[] = [];
 
   set(row: MessageRow, announced = true): void {
     this.rows.set(row.id, row);
@@ -31,6 +38,24 @@ export class Supabase implements Backend {
 
   delta(seq: number, text: string, more: Partial<Delta> = {}): void {
     this.send("delta", { message_id: "r", reply_to: "q", attempt: 1, seq, text, ...more });
+  }
+
+  async readSessions(): Promise<SessionRow[]> {
+    this.reads += 1;
+    if (this.refuse) throw this.refuse;
+    return [];
+  }
+
+  async insertSession(): Promise<SessionRow> {
+    throw new Error("not supported");
+  }
+
+  async renameSession(): Promise<SessionRow | null> {
+    return null;
+  }
+
+  async deleteSession(id: string): Promise<void> {
+    this.calls.push(`delete ${id}`);
   }
 
   async readPage(_session: string, before: number | null, limit: number): Promise<MessageRow[]> {
@@ -100,7 +125,7 @@ export class Supabase implements Backend {
   }
 
   listen(topic: string, listener: TopicListener): () => void {
-    expect(topic).toBe("session:s");
+    expect(["session:s", "user:u"]).toContain(topic);
     this.listener = listener;
     return () => (this.listener = null);
   }
@@ -109,9 +134,9 @@ export class Supabase implements Backend {
     this.reads += 1;
     if (this.refuse ?? this.refuseReads) throw this.refuse ?? this.refuseReads;
     const rows = structuredClone([...this.rows.values()]);
-    const answer = this.answers.shift();
-    if (answer) await new Promise((resolve) => setTimeout(resolve, answer.delay));
-    if (answer?.lost) throw new RequestError("The server could not be reached.");
+    const response = this.responses.shift();
+    if (response) await new Promise((resolve) => setTimeout(resolve, response.delay));
+    if (response?.lost) throw new RequestError("Could not reach the server.");
     return rows;
   }
 }

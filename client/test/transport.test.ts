@@ -1,4 +1,4 @@
-/** The transport under a `Chat` of the AI SDK, against a running Supabase. */
+/** The transport in a `Chat` of the AI SDK, against a running Supabase. */
 
 import { Chat } from "@ai-sdk/react";
 import type { SupabaseClient } from "@supabase/supabase-js";
@@ -7,6 +7,13 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi 
 import { SupabaseChatTransport, readUIMessages } from "../src/ai.ts";
 import { newId, openSessionList, type Database, type SessionList } from "../src/index.ts";
 import { Worker, absent, signUp, until } from "./devstack.ts";
+
+/** How long the transport waits for a stopped reply to end. */
+const stopWait = vi.hoisted(() => ({ ms: 10_000 }));
+vi.mock("../src/timeout.ts", async (importOriginal) => {
+  const { withTimeout } = await importOriginal<typeof import("../src/timeout.ts")>();
+  return { withTimeout: ((ms, run) => withTimeout(ms === 10_000 ? stopWait.ms : ms, run)) as typeof withTimeout };
+});
 
 describe.skipIf(absent)("with Supabase", () => {
   let client: SupabaseClient<Database>;
@@ -34,6 +41,7 @@ describe.skipIf(absent)("with Supabase", () => {
   });
 
   afterEach(async () => {
+    stopWait.ms = 10_000;
     transport.close();
     await worker.stop();
   });
@@ -44,13 +52,13 @@ describe.skipIf(absent)("with Supabase", () => {
     chat.messages.map(({ parts }) => parts.map((part) => (part.type === "text" ? part.text : "")).join(""));
   const rows = async () => (await client.from("messages").select().eq("session_id", id).order("ordinal")).data!;
 
-  /** The worker answers what is asked next, in one piece. */
+  /** Answers the next question in one piece. */
   async function answer(content: string): Promise<void> {
     const job = await worker.claim();
     await worker.finish(job, { outcome: "done", content, seq: 1 });
   }
 
-  test("what is shown has the ids of the rows", async () => {
+  test("messages have the ids of their rows", async () => {
     const chat = open();
     const sent = chat.sendMessage({ text: "Hello?" });
     await until(() => expect(chat.status).toBe("submitted"));
@@ -62,7 +70,7 @@ describe.skipIf(absent)("with Supabase", () => {
     expect((await readUIMessages(client, id)).map((message) => message.id)).toEqual(chat.messages.map((m) => m.id));
   });
 
-  test("a message in other words is asked, and its reply begun anew", async () => {
+  test("an edited message is asked again, and its reply can be regenerated", async () => {
     const chat = open();
     const sent = chat.sendMessage({ text: "Helo" });
     await until(async () => expect(await rows()).toHaveLength(1));
@@ -76,15 +84,15 @@ describe.skipIf(absent)("with Supabase", () => {
     expect(texts(chat)).toEqual(["Hello", "Good day"]);
     expect((await rows()).map(({ content }) => content)).toEqual(["Helo", "What?", "Hello", "Good day"]);
 
-    const anew = chat.regenerate();
+    const regenerated = chat.regenerate();
     await until(async () => expect((await rows()).at(-1)?.status).toBe("queued"));
     await answer("Good evening");
-    await anew;
+    await regenerated;
     expect(texts(chat)).toEqual(["Hello", "Good evening"]);
     expect(await rows()).toHaveLength(4);
   });
 
-  test("ids that are no row's are given one", async () => {
+  test("messages whose ids are not UUIDs get row ids", async () => {
     let count = 0;
     const chat = open([], () => `m${count++}`);
     const sent = chat.sendMessage({ text: "Hello?" });
@@ -92,15 +100,15 @@ describe.skipIf(absent)("with Supabase", () => {
     await answer("Good day");
     await sent;
     expect(texts(chat)).toEqual(["Hello?", "Good day"]);
-    const anew = chat.regenerate();
+    const regenerated = chat.regenerate();
     await until(async () => expect((await rows()).at(-1)?.status).toBe("queued"));
     await answer("Good evening");
-    await anew;
+    await regenerated;
     expect(texts(chat)).toEqual(["Hello?", "Good evening"]);
     expect(await rows()).toHaveLength(2);
   });
 
-  test("a stop ends the reply where it is", async () => {
+  test("stop ends the reply and keeps its text", async () => {
     const chat = open();
     const sent = chat.sendMessage({ text: "Hello?" });
     await until(async () => expect(await rows()).toHaveLength(1));
@@ -115,7 +123,7 @@ describe.skipIf(absent)("with Supabase", () => {
     await until(async () => expect((await rows()).at(-1)).toMatchObject({ status: "cancelled", content: "Good" }));
   });
 
-  test("a reply that runs is resumed from its first word; where none runs there is nothing to resume", async () => {
+  test("a running reply is resumed from its start, and an idle chat resumes nothing", async () => {
     const idle = open();
     await idle.resumeStream();
     expect(idle).toMatchObject({ status: "ready", error: undefined, messages: [] });
@@ -137,10 +145,13 @@ describe.skipIf(absent)("with Supabase", () => {
     await until(() => expect(texts(left)).toEqual(["Hello?", "Good day."]));
   });
 
-  test("a refused message and a failed reply are errors with a sentence", async () => {
+  test("rejected messages and failed replies become errors with a message", async () => {
     const chat = open();
-    await chat.sendMessage({ text: "x".repeat(40_000) });
-    expect(chat.error?.message).toContain("too long");
+    const content = "x".repeat(40_000);
+    const { error } = await client.from("messages").insert({ session_id: id, content } as never);
+    await chat.sendMessage({ text: content });
+    expect(error?.code).toBe("PT413");
+    expect(chat.error?.message).toBe(error!.message);
     expect(await rows()).toEqual([]);
 
     const other = open();
@@ -152,22 +163,22 @@ describe.skipIf(absent)("with Supabase", () => {
     expect(other.error?.message).toBe("The model is busy.");
   });
 
-  test("a question from before the newest page is answered anew", async () => {
+  test("a question older than the newest page can be regenerated", async () => {
     for (let at = 0; at < 12; at++) {
       const { error } = await client.from("messages").insert({ session_id: id, content: `${at}` } as never);
       expect(error).toBeNull();
       await answer(`answer ${at}`);
     }
     const chat = open(await readUIMessages(client, id));
-    const anew = chat.regenerate({ messageId: chat.messages[1]!.id });
+    const regenerated = chat.regenerate({ messageId: chat.messages[1]!.id });
     await until(async () => expect((await rows())[1]?.status).toBe("queued"));
     await answer("another answer");
-    await anew;
+    await regenerated;
     expect(chat.error).toBeUndefined();
     expect(texts(chat)).toEqual(["0", "another answer"]);
   });
 
-  test("a resume that another one replaces leaves the reply running", async () => {
+  test("a resume that replaces another leaves the reply running", async () => {
     const { error } = await client.from("messages").insert({ session_id: id, content: "Hello?" } as never);
     expect(error).toBeNull();
     const job = await worker.claim();
@@ -177,7 +188,7 @@ describe.skipIf(absent)("with Supabase", () => {
     await until(() => expect(chat.status).toBe("streaming"));
     const second = chat.resumeStream();
     await first;
-    const third = chat.resumeStream(); // before the second one is shown
+    const third = chat.resumeStream(); // before the second one shows anything
     await second;
     await worker.delta(job, 2, "day");
     await until(() => expect(texts(chat)).toEqual(["Hello?", "Good day"]));
@@ -188,7 +199,7 @@ describe.skipIf(absent)("with Supabase", () => {
     await worker.finish(job, { outcome: "done", content: "Good day", seq: 2 });
   });
 
-  test("close ends what is shown and what waits, and leaves replies running", async () => {
+  test("close ends streams and pending resumes and leaves replies running", async () => {
     const waiting = transport.reconnectToStream({ chatId: id });
     transport.close();
     await expect(waiting).rejects.toMatchObject({ name: "AbortError" });
@@ -207,27 +218,26 @@ describe.skipIf(absent)("with Supabase", () => {
     expect(texts(chat)).toEqual(["Hello?", "Good"]);
   });
 
-  test("what waits for a worker that vanished says so", async () => {
-    const { timeout } = AbortSignal;
-    vi.spyOn(AbortSignal, "timeout").mockImplementation((ms) => timeout.call(AbortSignal, ms === 10_000 ? 1_000 : ms));
+  test("waiting for a dead worker to stop its reply times out with an error", async () => {
+    stopWait.ms = 1_000;
     const asked = open();
     void asked.sendMessage({ text: "Hello?" });
     await until(async () => expect(await rows()).toHaveLength(1));
     const job = await worker.claim();
     const chat = open(await readUIMessages(client, id));
     await chat.sendMessage({ text: "Good day?", messageId: chat.messages[0]!.id });
-    expect(chat.error?.message).toBe("The reply that is running could not be stopped yet. Try again in a moment.");
+    expect(chat.error?.message).toBe("The current reply is still stopping. Try again in a moment.");
     await chat.regenerate();
-    expect(chat.error?.message).toBe("The reply that is running could not be stopped yet. Try again in a moment.");
+    expect(chat.error?.message).toBe("The current reply is still stopping. Try again in a moment.");
     await worker.finish(job, { outcome: "done", content: "", seq: 0 });
   });
 
-  test("a session that is deleted ends the stream", async () => {
+  test("deleting the session ends the stream", async () => {
     const chat = open();
     const sent = chat.sendMessage({ text: "Hello?" });
     await until(async () => expect(await rows()).toHaveLength(1));
     await list.remove(id);
     await sent;
-    expect(chat.error?.message).toBe("The conversation is gone.");
+    expect(chat.error?.message).toBe("This conversation was deleted.");
   });
 });

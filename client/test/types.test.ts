@@ -1,9 +1,9 @@
-/** The types a frontend sees. What is wrong here does not compile. */
+/** The public types. A wrong expectation here does not compile. */
 
 import { expectTypeOf, test } from "vitest";
 import type { Json, Message, SessionSnapshot, Streamed } from "../src/index.ts";
 
-/** As BAML's TypeScript generator writes a class. */
+/** A class as BAML's TypeScript generator writes it. */
 interface Invoice {
   reply: string;
   total: number;
@@ -17,13 +17,13 @@ function reply(message: Message<Invoice>): void {
   else expectTypeOf(message.data).toEqualTypeOf<Streamed<Invoice> | null>();
 }
 
-test("a result is whole when the reply is done, and may lack anything before", () => {
+test("a result is complete when the reply is done and partial before", () => {
   expectTypeOf(reply).toBeFunction();
   expectTypeOf<Streamed<Invoice>["total"]>().toEqualTypeOf<number | null | undefined>();
   expectTypeOf<NonNullable<Streamed<Invoice>["lines"]>[number]["name"]>().toEqualTypeOf<string | null | undefined>();
 });
 
-test("without a type a result is any JSON", () => {
+test("an untyped result is JSON", () => {
   expectTypeOf<Streamed<Json>>().toEqualTypeOf<Json>();
   expectTypeOf<SessionSnapshot["messages"][number]["data"]>().toEqualTypeOf<Json | null>();
 });

@@ -1,10 +1,10 @@
-/** Rows and events as the worker and the database make them, for tests. */
+/** Rows and events as the worker and the database produce them. */
 
 import fc from "fast-check";
 import type { CodeFileRow, Delta, MessageRow } from "../src/types.ts";
 
 export function timeAt(step: number): string {
-  // written as Postgres does: microseconds, without trailing zeros
+  // Postgres's format: microseconds without trailing zeros
   const micros = String(step % 1_000_000).padStart(6, "0").replace(/0+$/, "");
   const seconds = String(Math.floor(step / 1_000_000)).padStart(2, "0");
   return `2026-01-01T00:00:${seconds}${micros && "."}${micros}+00:00`;
@@ -53,16 +53,16 @@ export type Step =
   | { do: "claim" | "release" | "fail" | "cancel" | "done" | "retry"; large?: boolean }
   | { do: "delta" | "revise" | "result" | "zombie"; text: string; large?: boolean };
 
-/** What is told of a reply: a delta, a row, or that there is a row too large to be told; a checkpoint is only read. */
+/** A delta, a row, or a row that is too large to announce. Checkpoints are not announced, only read. */
 export type Event =
   | { delta: Delta }
   | { row: MessageRow; announced: boolean }
   | { hint: { attempt: number; updated_at: string }; row: MessageRow };
 
-/** What a reply showed at one `(attempt, seq)`. */
+/** The contents of a reply at one `(attempt, seq)`. */
 export type State = Pick<MessageRow, "content" | "data">;
 
-/** A reply's life: what was announced and readable on the way, and what was true at each `(attempt, seq)`. */
+/** The history of a reply: its announced and readable events, and its contents at each `(attempt, seq)`. */
 export class ReplyLife {
   readonly events: Event[] = [];
   /** By `attempt:seq`. */
@@ -89,7 +89,7 @@ export class ReplyLife {
     const running = this.row.status === "running";
     const large = "large" in step && step.large === true;
     switch (step.do) {
-      case "claim": // also a takeover from a worker that vanished
+      case "claim": // or a takeover from a dead worker
         if (this.row.status !== "running" && this.row.status !== "queued") return;
         this.#zombie = running ? { attempt: this.row.attempt, seq: this.#seq, ...this.#state } : null;
         this.#state = { content: "", data: null };
@@ -105,7 +105,7 @@ export class ReplyLife {
         const data = { value: step.text };
         return this.#send({ data }, large ? { omitted: ["data"] } : { data });
       }
-      case "zombie": { // a worker that lost its lease does not know it yet
+      case "zombie": { // a worker that has lost its lease but does not know it yet
         if (this.#zombie === null) return;
         this.#zombie.seq += 1;
         this.#zombie.content += step.text;
@@ -118,14 +118,14 @@ export class ReplyLife {
         return running ? this.#write({ seq: this.#seq, ...this.#state }, { announced: false }) : undefined;
       case "release":
         return running ? this.#write({ status: "queued" }, { large }) : undefined;
-      case "orphan": // stopped when its worker had vanished: what the last checkpoint has is all there is
+      case "orphan": // cancelled after its worker died: the last checkpoint is all that is left
         return running ? this.#write({ status: "cancelled" }) : undefined;
       case "fail":
       case "cancel": {
         const status = step.do === "fail" ? "failed" : "cancelled";
         return running ? this.#write({ status, seq: this.#seq, ...this.#state }, { large }) : undefined;
       }
-      case "done": // the last text may not have been sent as a delta
+      case "done": // the last text may not have had a delta
         if (!running) return;
         this.#state = { ...this.#state, content: `${this.#state.content}!` };
         return this.#write({ status: "done", seq: this.#seq + 1, ...this.#state }, { large });
@@ -164,7 +164,7 @@ function steps<const Do extends string>(...names: Do[]) {
   return fc.record({ do: fc.constantFrom(...names), text, large });
 }
 
-/** What may happen in a reply's life. */
+/** One step in the history of a reply. */
 export const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 8, arbitrary: steps("delta") },
   { weight: 2, arbitrary: steps("revise", "result", "zombie") },

@@ -25,16 +25,16 @@ _ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# how long to wait for what a person would see at once, whether it is done or looked for
+# the timeout of actions and expectations, in ms
 _PATIENCE_MS = 15_000
 
 
 @pytest.fixture(scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    """Chromium. Where there is none these tests are skipped, but not where CI=true: there they fail."""
+    """Chromium. Without it these tests are skipped, or fail if CI=true."""
     binary = next((found for found in map(shutil.which, _NAMES) if found), None)
     if binary is None:
-        reason = f"no Chromium is on the PATH (looked for {', '.join(_NAMES)})"
+        reason = f"no Chromium on the PATH (tried {', '.join(_NAMES)})"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -47,7 +47,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture(scope="session")
 async def page_address(stack: Stack, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """Where the page of `web/` is served, built for the embedded Supabase."""
+    """The URL of the page of `web/`, built for the embedded Supabase."""
     out = tmp_path_factory.mktemp("page")
     await build(PROJECT / "web", out, stack.environment)
     async with served(out) as address:
@@ -58,7 +58,7 @@ async def page_address(stack: Stack, browser: Browser, tmp_path_factory: pytest.
 async def examples_address(
     stack: Stack, browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[str]:
-    """Where the pages of `client/examples` are served, built for the embedded Supabase."""
+    """The URL of the pages of `client/examples`, built for the embedded Supabase."""
     out = tmp_path_factory.mktemp("examples")
     await build(PROJECT / "client" / "examples", out, stack.environment)
     async with served(out) as address:
@@ -67,7 +67,7 @@ async def examples_address(
 
 @pytest.fixture
 async def context(browser: Browser, stack: Stack) -> AsyncIterator[BrowserContext]:
-    """A browser profile of the test's own. Whoever signed up in it is gone after the test."""
+    """A browser profile for one test. Its users are deleted afterwards."""
     context = await browser.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(_PATIENCE_MS)
     yield context
@@ -77,7 +77,7 @@ async def context(browser: Browser, stack: Stack) -> AsyncIterator[BrowserContex
 
 @pytest.fixture
 async def tab(context: BrowserContext, page_address: str) -> AsyncIterator[Tab]:
-    """The page, with nobody signed in. The test fails if the page or the browser complained of an error."""
+    """The page, signed out. The test fails if the page or the browser reports an error."""
     tab = await Tab.open(context, page_address)
     yield tab
     problems: list[Any] = tab.problems

@@ -1,4 +1,4 @@
-"""Sessions as rows, written past the API: what a page shows that nobody has just typed."""
+"""Conversations written straight to the database, for tests of how the page shows them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from playwright.async_api import expect
 
+from tests.e2e.tab import Tab
 from tests.support.database import Row
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question with its reply. `data` is the reply's structured result."""
+    """A question and its reply. `data` is the reply's structured result."""
 
     question: str
     reply: str
@@ -35,7 +37,7 @@ class File:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A session with all that is in it."""
+    """A session with its messages and files."""
 
     title: str
     turns: Sequence[Turn] = ()
@@ -45,14 +47,14 @@ class Conversation:
 
 
 async def user_id(db: psycopg.AsyncConnection[Row], email: str) -> str:
-    """The id of somebody who has signed up."""
+    """The id of a signed-up user."""
     row = await (await db.execute("select id from auth.users where email = %s", (email,))).fetchone()
     assert row is not None, email
     return str(row["id"])
 
 
 async def write(db: psycopg.AsyncConnection[Row], user: str, conversation: Conversation) -> str:
-    """Write a session with its messages and files, without jobs and events; give its id."""
+    """Write a session with its messages and files, without jobs and events. Returns its id."""
     async with db.transaction():
         await db.execute("set local session_replication_role = replica")  # no triggers
         await db.execute(
@@ -67,6 +69,16 @@ async def write(db: psycopg.AsyncConnection[Row], user: str, conversation: Conve
                 (conversation.id, file.path, file.content, file.language),
             )
     return conversation.id
+
+
+async def show(tab: Tab, db: psycopg.AsyncConnection[Row], conversation: Conversation) -> str:
+    """Sign up a new user in the tab and open this conversation as theirs. Returns the session's id."""
+    user = await user_id(db, await tab.sign_up())
+    session_id = await write(db, user, conversation)
+    await tab.page.goto(f"{tab.address}#{session_id}")
+    await tab.page.reload()
+    await expect(tab.box).to_be_visible()
+    return session_id
 
 
 async def _write_turn(db: psycopg.AsyncConnection[Row], session_id: str, ordinal: int, turn: Turn) -> None:

@@ -1,4 +1,4 @@
-"""A tab of a browser on the page of `web/`: what a person does there, and what they see."""
+"""Browser tabs on the page of `web/` and the pages of `client/examples`, and the servers that serve them."""
 
 from __future__ import annotations
 
@@ -10,65 +10,65 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 from aiohttp import web
 from playwright.async_api import BrowserContext, ConsoleMessage, Locator, Page, Route, expect
 
 from devstack.migrations import PROJECT
 from devstack.node import node
+from tests.support.users import PASSWORD
 
-PASSWORD = "correct horse battery"
 FUNCTIONS = "Chat,Code,Compare,Title"
 VITE = PROJECT / "node_modules" / "vite" / "bin" / "vite.js"
 
-# notes every text that the last reply has had, and how often the page showed none after it had shown some
-_WATCH = """() => {
+# records every text of the last element that matches the selector
+_WATCH = """(selector) => {
   const seen = (window.seenTexts = []);
-  const look = () => {
-    const replies = document.querySelectorAll('[data-testid="message-assistant"] .bubble');
-    const text = replies.length ? replies[replies.length - 1].textContent : "";
+  const check = () => {
+    const text = [...document.querySelectorAll(selector)].at(-1)?.textContent ?? "";
     if (text !== (seen.at(-1) ?? "")) seen.push(text);
   };
-  new MutationObserver(look).observe(document.body, { childList: true, subtree: true, characterData: true });
+  new MutationObserver(check).observe(document.body, { childList: true, subtree: true, characterData: true });
 }"""
 
 
-async def build(folder: Path, out: Path, environment: Mapping[str, str], mode: str = "production") -> None:
-    """Build a Vite project as its deployer would, for one Supabase. Raises AssertionError with what Vite said.
-
-    In mode "development" React is the one that checks: its StrictMode opens everything twice.
-    """
-    settings = {
-        "NODE_ENV": mode,
-        "VITE_SUPABASE_URL": environment["SUPABASE_URL"],
-        "VITE_SUPABASE_PUBLISHABLE_KEY": environment["SUPABASE_PUBLISHABLE_KEY"],
-        "VITE_FUNCTIONS": FUNCTIONS,
-    }
+async def run_node(
+    *arguments: str | Path, cwd: Path = PROJECT, within: float = 120, **environment: str
+) -> tuple[int, str, str]:
+    """Run a script with Node. Returns its exit code, stdout and stderr. Raises TimeoutError."""
     process = await asyncio.create_subprocess_exec(
-        await asyncio.to_thread(node),
-        str(VITE),
-        "build",
-        "--mode",
-        mode,
-        "--outDir",
-        str(out),
-        "--emptyOutDir",
-        "--logLevel",
-        "warn",
-        cwd=folder,
-        env={**os.environ, **settings},
+        *(await asyncio.to_thread(node), *arguments),
+        cwd=cwd,
+        env={**os.environ, **environment},
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(120):
-        output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
+    async with asyncio.timeout(within):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def build(folder: Path, out: Path, environment: Mapping[str, str], mode: str = "production") -> None:
+    """Build a Vite project for one Supabase. Raises AssertionError with Vite's output.
+
+    In mode "development", React's StrictMode mounts every component twice.
+    """
+    code, output, errors = await run_node(
+        *(VITE, "build", "--mode", mode, "--outDir", out, "--emptyOutDir", "--logLevel", "warn"),
+        cwd=folder,
+        NODE_ENV=mode,
+        VITE_SUPABASE_URL=environment["SUPABASE_URL"],
+        VITE_SUPABASE_PUBLISHABLE_KEY=environment["SUPABASE_PUBLISHABLE_KEY"],
+        VITE_FUNCTIONS=FUNCTIONS,
+    )
+    assert code == 0, output + errors
 
 
 @asynccontextmanager
 async def running(app: web.Application) -> AsyncIterator[str]:
-    """Serve an application on loopback; gives its address."""
+    """Serve an application on loopback. Yields its URL."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -80,7 +80,7 @@ async def running(app: web.Application) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def served(folder: Path) -> AsyncIterator[str]:
-    """Serve a folder on loopback, as a static host does; gives its address."""
+    """Serve a folder on loopback as a static host does. Yields its URL."""
 
     async def index(_: web.Request) -> web.FileResponse:
         return web.FileResponse(folder / "index.html")
@@ -90,14 +90,18 @@ async def served(folder: Path) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/", index)
-    app.router.add_get("/favicon.ico", no_icon)  # browsers ask for it where a page names none
+    app.router.add_get("/favicon.ico", no_icon)  # browsers request it from pages that name no icon
     app.router.add_static("/", folder)
     async with running(app) as address:
         yield address
 
 
 class Tab:
-    """A tab. `problems` are the errors that the browser or the page's code complained of."""
+    """A tab on the page of `web/`. `problems` are the errors reported by the browser and the page's scripts."""
+
+    question: ClassVar = '[data-testid="message-user"]'
+    reply: ClassVar = '[data-testid="message-assistant"]'
+    text: ClassVar = '[data-testid="message-assistant"] .bubble'
 
     def __init__(self, page: Page, address: str) -> None:
         self.page, self.address = page, address
@@ -116,36 +120,72 @@ class Tab:
         if message.type == "error":
             self.problems.append(message.text)
 
-    async def sign_up(self) -> str:
-        """Sign up somebody new; gives the email."""
-        email = f"{uuid.uuid4().hex[:10]}@example.com"
+    async def press(self, name: str, *, exact: bool = False) -> None:
+        """Click the button with this name."""
+        await self.page.get_by_role("button", name=name, exact=exact).click()
+
+    async def sign_in(self, email: str, button: str = "Sign in") -> None:
+        """Fill in and submit the sign-in form."""
         await self.page.get_by_label("Email").fill(email)
         await self.page.get_by_label("Password").fill(PASSWORD)
-        await self.page.get_by_role("button", name="Sign up").click()
+        await self.press(button)
+
+    async def sign_up(self) -> str:
+        """Sign up a new user. Returns the email."""
+        email = f"{uuid.uuid4().hex[:10]}@example.com"
+        await self.sign_in(email, "Sign up")
         await expect(self.page.get_by_role("button", name="New session")).to_be_visible()
         return email
 
     async def new_session(self, function: str = "Chat") -> str:
-        """Begin a session; gives its id."""
+        """Create a session. Returns its id."""
         before = self.page.url
         await self.page.get_by_role("radio", name=function).check(force=True)
-        await self.page.get_by_role("button", name="New session", exact=True).click()
+        await self.press("New session", exact=True)
         await self.page.wait_for_url(lambda url: url != before and "#" in url)
         await expect(self.box).to_be_visible()
         return self.page.url.rpartition("#")[2]
 
+    async def start(self, function: str = "Chat") -> str:
+        """Sign up a new user and create a session. Returns its id."""
+        await self.sign_up()
+        return await self.new_session(function)
+
+    async def rename_session(self, title: str) -> None:
+        """Rename the first session of the list."""
+        await self.page.get_by_role("button", name="Rename session").first.click()
+        await self.page.get_by_label("Session title").fill(title)
+        await self.press("Rename", exact=True)
+
+    @property
+    def sessions(self) -> Locator:
+        """The items of the session list."""
+        return self.page.get_by_test_id("sessions").get_by_role("listitem")
+
+    @property
+    def session_buttons(self) -> Locator:
+        """The buttons that open a session."""
+        return self.sessions.locator(".open")
+
+    def tools(self, path: str) -> Locator:
+        """The buttons of a code file."""
+        return self.page.get_by_role("group", name=f"Actions for {path}")
+
+    def editor(self, path: str) -> Locator:
+        return self.page.get_by_role("textbox", name=f"Edit {path}")
+
     @property
     def box(self) -> Locator:
-        """Where a message is typed."""
+        """The message box."""
         return self.page.get_by_role("textbox", name="Message")
 
     @property
     def questions(self) -> Locator:
-        return self.page.get_by_test_id("message-user")
+        return self.page.locator(self.question)
 
     @property
     def replies(self) -> Locator:
-        return self.page.get_by_test_id("message-assistant")
+        return self.page.locator(self.reply)
 
     async def say(self, text: str) -> None:
         """Type a message and press Enter."""
@@ -155,12 +195,11 @@ class Tab:
     async def until_reply(self, status: str, *, within: float = 20) -> Locator:
         """Wait until the last reply has this status."""
         reply = self.replies.last
-        with_status = expect(reply).to_have_attribute("data-status", status, timeout=within * 1000)
-        await self.explained(with_status)
+        await self.explained(expect(reply).to_have_attribute("data-status", status, timeout=within * 1000))
         return reply
 
     async def explained(self, expectation: Awaitable[None]) -> None:
-        """Wait for an expectation; if it does not come true the error says what the page shows."""
+        """Wait for an expectation. If it fails, the error includes the page's text."""
         try:
             await expectation
         except AssertionError as error:
@@ -169,34 +208,64 @@ class Tab:
 
     async def until_text(self, text: str | re.Pattern[str], *, within: float = 20) -> None:
         """Wait until the last reply's text contains this."""
-        bubble = self.replies.last.locator(".bubble")
-        await self.explained(expect(bubble).to_contain_text(text, timeout=within * 1000))
+        await self.explained(expect(self.page.locator(self.text).last).to_contain_text(text, timeout=within * 1000))
 
     async def reply_text(self) -> str:
         """The last reply's text. (Its innerText is empty before its first frame: messages have content-visibility.)"""
-        return await self.replies.last.locator(".bubble").text_content() or ""
+        return await self.page.locator(self.text).last.text_content() or ""
 
     async def hold(self, method: str, path: str) -> asyncio.Event:
-        """Hold back the page's requests with this method to what `path` (a glob) names, until the event is set."""
-        let_go = asyncio.Event()
+        """Hold back requests with this method to `path` (a glob) until the returned event is set."""
+        release = asyncio.Event()
 
         async def late(route: Route) -> None:
             if route.request.method == method:
-                await let_go.wait()
+                await release.wait()
             await route.continue_()
 
         await self.page.route(path, late)
-        return let_go
+        return release
+
+    def foreign_requests(self, environment: Mapping[str, str]) -> list[str]:
+        """A list that collects the URLs requested from now on from anything but the page and its Supabase."""
+        own = (self.address, environment["SUPABASE_URL"], "blob:", "data:")
+        requests: list[str] = []
+        self.page.on("request", lambda request: None if request.url.startswith(own) else requests.append(request.url))
+        return requests
 
     async def watch(self) -> None:
-        """Begin to note every text that the last reply shows."""
-        await self.page.evaluate(_WATCH)
+        """Start recording every text of the last reply."""
+        await self.page.evaluate(_WATCH, self.text)
 
     async def seen(self) -> list[str]:
-        """Every text that the last reply showed since `watch`, in order."""
+        """Every text of the last reply since `watch`, in order."""
         return cast(list[str], await self.page.evaluate("window.seenTexts"))
 
 
+class Example(Tab):
+    """A tab on a page of `client/examples`. They all have a log, a message box, and buttons to send and stop."""
+
+    question = '[data-role="user"]'
+    reply = text = '[data-role="assistant"]'
+
+    @classmethod
+    async def signed_up(cls, context: BrowserContext, address: str, name: str) -> Example:
+        """Open a page as a new user, in a new session."""
+        example = cls(await context.new_page(), address)
+        await example.page.goto(f"{address}{name}")
+        await example.sign_in(f"{uuid.uuid4().hex[:10]}@example.com", "Sign up")
+        await expect(example.box).to_be_visible()
+        return example
+
+    @property
+    def status(self) -> Locator:
+        """The element with the chat's status, on pages that show one for the whole chat."""
+        return self.page.get_by_role("log")
+
+    async def reply_text(self) -> str:
+        return (await super().reply_text()).strip()
+
+
 def grows(texts: Sequence[str]) -> bool:
-    """Whether each text continues the one before it."""
+    """Whether each text starts with the one before it."""
     return all(after.startswith(before) for before, after in pairwise(texts))

@@ -1,4 +1,4 @@
-"""Accessibility by axe, in both themes and at both widths, and what it cannot see: the keyboard."""
+"""Accessibility: axe in both themes and widths, and the keyboard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.workers import working
 
 AXE = PROJECT / "node_modules" / "axe-core" / "axe.min.js"
 
-# Its page-level rules too: the page is whole, not a part of another.
+# runs on the document, to include axe's page-level rules
 _RUN = """async () => {
   const { violations } = await axe.run(document, { resultTypes: ["violations"] });
   return violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.map((node) => node.html) }));
@@ -51,7 +51,7 @@ CONVERSATION = Conversation(
 
 async def violations(tab: Tab) -> list[dict[str, Any]]:
     await tab.page.evaluate(AXE.read_text())
-    # a colour that still changes is not the one that stays
+    # finish transitions, so that axe checks the final colours
     await tab.page.evaluate(
         "document.getAnimations().filter((a) => a instanceof CSSTransition).forEach((a) => a.finish())"
     )
@@ -60,77 +60,71 @@ async def violations(tab: Tab) -> list[dict[str, Any]]:
 
 @pytest.fixture
 async def shown(tab: Tab, db: psycopg.AsyncConnection[Row]) -> Tab:
-    """The conversation above, opened."""
-    email = await tab.sign_up()
-    session_id = await rows.write(db, await rows.user_id(db, email), CONVERSATION)
-    await tab.page.goto(f"{tab.address}#{session_id}")
-    await tab.page.reload()
+    """A tab that shows `CONVERSATION`."""
+    await rows.show(tab, db, CONVERSATION)
     await expect(tab.replies).to_have_count(3)
     await expect(tab.page.locator(".hljs-keyword").first).to_be_attached()
     return tab
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_axe_finds_nothing(shown: Tab, theme: Literal["light", "dark"]) -> None:
+async def test_axe_finds_nothing_in_a_conversation(shown: Tab, theme: Literal["light", "dark"]) -> None:
     page = shown.page
     await page.emulate_media(color_scheme=theme, reduced_motion="reduce")
     found = {"conversation": await violations(shown)}
 
-    await page.get_by_role("button", name="Edit", exact=True).click()  # of the file: a question's says more
+    await page.get_by_role("button", name="Edit", exact=True).click()  # the file's
     found["file editor"] = await violations(shown)
-    await page.get_by_role("button", name="Versions").click()
-    await expect(page.get_by_text("no earlier versions")).to_be_visible()
+    await shown.press("Versions")
+    await expect(page.get_by_text("No earlier versions")).to_be_visible()
     found["versions"] = await violations(shown)
-    files = page.get_by_role("group", name="What to do with main.py")
-    await files.get_by_role("button", name="Delete").click()
+    await shown.tools("main.py").get_by_role("button", name="Delete").click()
     found["delete file"] = await violations(shown)
-    await page.get_by_role("button", name="Keep").click()
+    await shown.press("Cancel")
 
-    await page.get_by_role("button", name="Rename session").click()
+    await shown.press("Rename session")
     found["rename"] = await violations(shown)
     await page.keyboard.press("Escape")
-    await page.get_by_role("button", name="Delete session").click()
+    await shown.press("Delete session")
     found["delete"] = await violations(shown)
-    await page.get_by_role("button", name="Keep").click()
+    await shown.press("Cancel")
     await shown.questions.first.get_by_role("button", name="Edit").click()
-    found["question in other words"] = await violations(shown)
+    found["edited question"] = await violations(shown)
 
     await page.set_viewport_size({"width": 390, "height": 780})
     found["phone"] = await violations(shown)
-    await page.get_by_role("button", name="Files (2)").click()
+    await shown.press("Files (2)")
     found["phone, files"] = await violations(shown)
-    await page.get_by_role("button", name="Sessions").click()
+    await shown.press("Sessions")
     found["phone, sessions"] = await violations(shown)
     assert {where: what for where, what in found.items() if what} == {}
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-async def test_axe_finds_nothing_before_there_is_something(tab: Tab, theme: Literal["light", "dark"]) -> None:
+async def test_axe_finds_nothing_before_the_first_reply(tab: Tab, theme: Literal["light", "dark"]) -> None:
     await tab.page.emulate_media(color_scheme=theme, reduced_motion="reduce")
     found = {"sign in": await violations(tab)}
-    await tab.page.get_by_label("Email").fill("nobody@example.com")
-    await tab.page.get_by_label("Password").fill("wrong password")
-    await tab.page.get_by_role("button", name="Sign in").click()
+    await tab.sign_in("unknown@example.com")
     await expect(tab.page.get_by_role("alert")).to_be_visible()
     found["refused"] = await violations(tab)
-    tab.problems.clear()  # the browser says that the request was refused
+    tab.problems.clear()  # the browser reports the rejected request
     await tab.sign_up()
     await expect(tab.page.get_by_role("heading")).to_be_visible()
     found["welcome"] = await violations(tab)
     await tab.new_session()
-    await tab.say("Is anybody there?")
+    await tab.say("Hello?")
     await expect(tab.questions.last).to_contain_text("Queued")
     found["queued"] = await violations(tab)
     assert {where: what for where, what in found.items() if what} == {}
 
 
-async def test_axe_finds_what_is_wrong(tab: Tab) -> None:
+async def test_axe_finds_a_missing_label(tab: Tab) -> None:
     await expect(tab.page.get_by_label("Email")).to_be_visible()
     await tab.page.evaluate("document.querySelector('label').replaceWith(document.querySelector('label input'))")
     assert "label" in [violation["id"] for violation in await violations(tab)]
 
 
-async def test_everything_is_done_by_keyboard(environment: dict[str, str], tab: Tab) -> None:
+async def test_the_keyboard_reaches_everything(environment: dict[str, str], tab: Tab) -> None:
     page, keyboard = tab.page, tab.page.keyboard
 
     async def tab_to(name: str) -> None:
@@ -139,7 +133,7 @@ async def test_everything_is_done_by_keyboard(environment: dict[str, str], tab: 
             label = await page.evaluate("(document.activeElement.ariaLabel ?? document.activeElement.textContent)")
             if name in label:
                 return
-        raise AssertionError(f"no {name!r} is reached by Tab")
+        raise AssertionError(f"Tab does not reach {name!r}")
 
     async with working(environment):
         await tab.sign_up()
@@ -158,29 +152,26 @@ async def test_everything_is_done_by_keyboard(environment: dict[str, str], tab: 
         await keyboard.type("By keyboard")
         await keyboard.press("Enter")
         await expect(page.get_by_role("heading", name="By keyboard")).to_be_visible()
-        # what is over leaves the keyboard where it was
-        opener = page.get_by_test_id("sessions").locator(".open")
-        await expect(opener).to_be_focused()
+        # a closed form returns the focus
+        await expect(tab.session_buttons).to_be_focused()
         await tab_to("Delete session")
         await keyboard.press("Enter")
         await expect(page.get_by_role("button", name="Delete", exact=True)).to_be_focused()
         await keyboard.press("Escape")
-        await expect(opener).to_be_focused()
+        await expect(tab.session_buttons).to_be_focused()
 
 
-async def test_a_deleted_session_leaves_the_keyboard_in_the_list(environment: dict[str, str], tab: Tab) -> None:
-    await tab.sign_up()
-    await tab.new_session("Chat")
+async def test_deleting_a_session_keeps_the_focus_in_the_list(environment: dict[str, str], tab: Tab) -> None:
+    await tab.start("Chat")
     await tab.new_session("Code")
-    sessions = tab.page.get_by_test_id("sessions").get_by_role("listitem")
-    for left, focused in (1, sessions.filter(has_text="Chat").locator(".open")), (0, tab.page.get_by_label("Code")):
-        await sessions.first.get_by_role("button", name="Delete session").press("Enter")
+    for left, focused in (1, tab.session_buttons.filter(has_text="Chat")), (0, tab.page.get_by_label("Code")):
+        await tab.sessions.first.get_by_role("button", name="Delete session").press("Enter")
         await tab.page.get_by_role("button", name="Delete", exact=True).press("Enter")
-        await expect(sessions).to_have_count(left)
+        await expect(tab.sessions).to_have_count(left)
         await expect(focused).to_be_focused()
 
 
-async def test_the_chosen_theme_is_kept(context: BrowserContext, tab: Tab) -> None:
+async def test_the_theme_survives_a_reload(context: BrowserContext, tab: Tab) -> None:
     await tab.page.emulate_media(color_scheme="light")
     await tab.sign_up()
 
@@ -188,8 +179,8 @@ async def test_the_chosen_theme_is_kept(context: BrowserContext, tab: Tab) -> No
         return str(await tab.page.evaluate("getComputedStyle(document.documentElement).colorScheme"))
 
     assert await scheme() == "light dark"
-    await tab.page.get_by_role("button", name="Theme: system").click()
-    await tab.page.get_by_role("button", name="Theme: light").click()
+    await tab.press("Theme: system")
+    await tab.press("Theme: light")
     await expect(tab.page.get_by_role("button", name="Theme: dark")).to_be_visible()
     assert await scheme() == "dark"
     await tab.page.reload()

@@ -1,4 +1,4 @@
-"""What the gallery says of typed results is true of BAML's generator, and compiles."""
+"""The gallery's section on typed results matches BAML's generator, and compiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from devstack.node import node
 CLI = Path(sys.executable).with_name("baml-cli")
 TSC = PROJECT / "node_modules" / "typescript" / "bin" / "tsc"
 
-# Around the gallery's two lines: what a page has anyway, and what the types must say of `data`.
+# a page around the gallery's two lines, with checks of the type of `data`
 _PAGE = """
 import type {{ SupabaseClient }} from "@supabase/supabase-js";
 import {{ useSession }} from "supabase-baml-bridge-client/react";
@@ -41,7 +41,7 @@ export function page(id: string): number {{
 
 def section() -> str:
     gallery = (PROJECT / "docs" / "gallery.md").read_text()
-    return gallery.partition("### Results with a type\n")[2].partition("\n### ")[0]
+    return gallery.partition("### Typed results\n")[2].partition("\n### ")[0]
 
 
 def block(language: str) -> str:
@@ -51,7 +51,7 @@ def block(language: str) -> str:
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with the gallery's generator beside the one of baml_src, run. Gives `web/src` of it."""
+    """The `web/src` of a project in which the gallery's generator has run."""
     folder = tmp_path_factory.mktemp("gallery")
     shutil.copytree(PROJECT / "baml_src", folder / "baml_src")
     with (folder / "baml_src" / "generators.baml").open("a") as generators:
@@ -66,30 +66,32 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "web" / "src"
 
 
-def compiled(source: Path, expected: str) -> str:
-    """What the compiler says of the page with the gallery's lines in it; nothing if it is content."""
+def compile_errors(source: Path, expected: str) -> str:
+    """The compiler's errors for a page with the gallery's lines."""
     imports, _, body = block("ts").partition("\n\n")
     (source / "page.ts").write_text(_PAGE.format(imports=imports, body=body.strip(), expected=expected))
     command = [node(), str(TSC), "--noEmit", "--project", str(source.parents[1])]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
-def test_the_generator_is_that_of_the_pinned_version() -> None:
+def test_the_generator_has_the_pinned_version() -> None:
     pinned = re.findall(r'version "(.*?)"', (PROJECT / "baml_src" / "generators.baml").read_text())
     assert re.findall(r'version "(.*?)"', block("baml")) == pinned
 
 
-def test_what_is_shown_compiles(generated: Path) -> None:
-    assert compiled(generated, expected="// @ts-expect-error: a field may be missing before the reply is done") == ""
+def test_the_typed_page_compiles(generated: Path) -> None:
+    assert (
+        compile_errors(generated, expected="// @ts-expect-error: a field may be missing before the reply is done") == ""
+    )
 
 
-def test_a_partial_result_is_no_whole_one(generated: Path) -> None:
-    said = compiled(generated, expected="")
-    assert re.search(r"page\.ts\(\d+,\d+\): error TS2322: ", said), said
-    assert said.count("error") == 1, said
+def test_a_partial_result_is_not_assignable_to_the_class(generated: Path) -> None:
+    errors = compile_errors(generated, expected="")
+    assert re.search(r"page\.ts\(\d+,\d+\): error TS2322: ", errors), errors
+    assert errors.count("error") == 1, errors
 
 
-def test_nothing_of_baml_gets_into_the_page(generated: Path) -> None:
+def test_the_page_imports_only_types_of_baml(generated: Path) -> None:
     types = (generated / "baml_client" / "types.ts").read_text()
     assert all(line.startswith("import type ") for line in re.findall(r"^import .*$", types, re.M))
     assert block("ts").startswith("import type { CodeReply } ")

@@ -1,4 +1,4 @@
-"""Another user and an anonymous one: by REST, by broadcast, by postgres_changes."""
+"""Other users and anonymous clients get no access through REST, broadcasts or postgres_changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ WORKER_CALLS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 async def owner(sign_up: Callable[[], Awaitable[Person]]) -> Person:
-    """Somebody with a session, an answered message and a file."""
     return await sign_up()
 
 
@@ -61,7 +60,7 @@ async def refused(call: Any) -> str:
     return str(error.value.code)
 
 
-async def test_rest_shows_and_takes_nothing(
+async def test_rest_gives_other_users_no_access(
     environment: dict[str, str], owner: Person, other: Person, anonymous: AsyncClient
 ) -> None:
     session_id, message_id = await filled(owner, environment)
@@ -82,7 +81,7 @@ async def test_rest_shows_and_takes_nothing(
             assert await refused(client.schema("bridge").rpc(call, {})) in ("PGRST106", "42501"), call
         for table in ("jobs", "runs", "dead_letters", "workers"):
             assert await refused(client.schema("bridge").table(table).select("*")) in ("PGRST106", "42501")
-    # what an update or a delete does not see, it does not touch
+    # updates and deletes do not see the rows, so they change nothing
     await other.client.table("sessions").update({"title": "taken"}).eq("id", session_id).execute()
     await other.client.table("sessions").delete().eq("id", session_id).execute()
     await other.client.table("code_files").update({"content": "taken"}).eq("session_id", session_id).execute()
@@ -103,14 +102,14 @@ async def test_rest_shows_and_takes_nothing(
         {"error": {}},
     ],
 )
-async def test_a_user_writes_only_own_columns(owner: Person, row: dict[str, Any]) -> None:
+async def test_a_user_writes_only_granted_columns(owner: Person, row: dict[str, Any]) -> None:
     session_id = await owner.open_session()
     assert await refused(owner.client.table("messages").insert({"session_id": session_id, "content": "x", **row})) == (
         "42501"
     )
 
 
-async def test_a_user_cannot_change_what_was_said(environment: dict[str, str], owner: Person) -> None:
+async def test_a_user_cannot_change_or_delete_messages(environment: dict[str, str], owner: Person) -> None:
     await filled(owner, environment)
     assert await refused(owner.client.table("messages").update({"content": "never"}).neq("content", "")) == "42501"
     assert await refused(owner.client.table("messages").delete().neq("content", "")) == "42501"
@@ -118,7 +117,7 @@ async def test_a_user_cannot_change_what_was_said(environment: dict[str, str], o
     assert await refused(owner.client.table("code_file_versions").delete().neq("path", "")) == "42501"
 
 
-async def test_topics_are_heard_by_their_owner_alone(environment: dict[str, str], owner: Person, other: Person) -> None:
+async def test_only_the_owner_can_join_a_topic(environment: dict[str, str], owner: Person, other: Person) -> None:
     session_id = await owner.open_session(title="named")
     for topic in (f"session:{session_id}", f"user:{owner.id}", "bridge:inbox", "session:nonsense", "other"):
         with pytest.raises(PermissionError):
@@ -143,7 +142,7 @@ async def test_a_client_cannot_send_on_a_topic(environment: dict[str, str], owne
                 "messages": [{"topic": f"session:{session_id}", "event": "delta", "payload": forged, "private": True}]
             },
         )
-    assert answer.status_code == 202  # it says so whether or not a policy drops the message
+    assert answer.status_code == 202  # even if a policy drops the message
     async with working(environment):
         await owner.be_heard(session_id, ear)
         question = await owner.ask(session_id, "[[text=true]]")
@@ -153,12 +152,12 @@ async def test_a_client_cannot_send_on_a_topic(environment: dict[str, str], owne
     assert {delta["text"] for delta in ear.of("delta")} == {"heard", "true"}
 
 
-async def changes(somebody: Person) -> Ear:
-    """Subscribe to all changes of messages; they flow when this returns."""
+async def changes(user: Person) -> Ear:
+    """Subscribe to all changes of messages. They arrive once this returns."""
     ear = Ear()
     flowing = asyncio.Event()
-    await somebody.client.realtime.set_auth(somebody.token)
-    channel = somebody.client.channel("changes")
+    await user.client.realtime.set_auth(user.token)
+    channel = user.client.channel("changes")
     channel.on_postgres_changes(
         RealtimePostgresChangesListenEvent.All,
         lambda change: ear.hear({"event": change["data"]["type"], "payload": change["data"]}),
@@ -171,7 +170,7 @@ async def changes(somebody: Person) -> Ear:
     return ear
 
 
-def said(ear: Ear) -> list[str]:
+def contents(ear: Ear) -> list[str]:
     return [change["record"]["content"] for event, change in ear.heard if event != "DELETE"]
 
 
@@ -181,11 +180,11 @@ async def test_postgres_changes_show_own_rows(environment: dict[str, str], owner
     theirs = await other.open_session(title="named")
     async with working(environment):
         await owner.reply(await owner.ask(session_id, "[[text=secret]]"))
-        await owners.until(lambda ear: "secret" in said(ear))
+        await owners.until(lambda ear: "secret" in contents(ear))
         await owner.client.table("sessions").delete().eq("id", session_id).execute()
         await other.reply(await other.ask(theirs, "[[text=after]]"))
-        await others.until(lambda ear: "after" in said(ear) and ear.of("DELETE"))
-    # Realtime filters no DELETE: an id is all that anybody learns
+        await others.until(lambda ear: "after" in contents(ear) and ear.of("DELETE"))
+    # Realtime does not filter DELETE events, but they contain only the id
     for event, change in others.heard:
         if event == "DELETE":
             assert set(change["old_record"]) == {"id"}

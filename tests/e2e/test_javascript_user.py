@@ -1,12 +1,11 @@
-"""A frontend in JavaScript with the official client: the same as in Python, with its own serializer."""
+"""A frontend in JavaScript with the official client and its own serializer."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
-from devstack.node import node
+from tests.e2e.tab import run_node
 from tests.support.database import Row
 from tests.support.workers import working
 
@@ -14,42 +13,32 @@ USER = Path(__file__).with_name("user.mjs")
 
 
 async def run(environment: dict[str, str], function: str, text: str) -> Row:
-    process = await asyncio.create_subprocess_exec(
-        node(),
-        str(USER),
-        environment["SUPABASE_URL"],
-        environment["SUPABASE_PUBLISHABLE_KEY"],
-        function,
-        text,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(40):
-        out, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
-    return dict(json.loads(out))
+    url, key = environment["SUPABASE_URL"], environment["SUPABASE_PUBLISHABLE_KEY"]
+    code, output, errors = await run_node(USER, url, key, function, text, within=40)
+    assert code == 0, errors
+    return dict(json.loads(output))
 
 
-async def test_deltas_make_the_row(environment: dict[str, str]) -> None:
+async def test_deltas_add_up_to_the_row(environment: dict[str, str]) -> None:
     async with working(environment):
         seen = await run(environment, "Chat", "[[tokens=60 delay=0.05]]")
-    deltas = [item["payload"] for item in seen["heard"] if item["event"] == "delta"]
+    deltas = [item["payload"] for item in seen["events"] if item["event"] == "delta"]
     assert [delta["seq"] for delta in deltas] == list(range(1, len(deltas) + 1))
     assert len(deltas) > 3
     assert "".join(delta["text"] for delta in deltas) == seen["row"]["content"]
     assert seen["row"]["seq"] == len(deltas)
     states = [
-        (item["payload"]["role"], item["payload"]["status"]) for item in seen["heard"] if item["event"] == "message"
+        (item["payload"]["role"], item["payload"]["status"]) for item in seen["events"] if item["event"] == "message"
     ]
     assert states[0] == ("user", "queued")
     assert ("assistant", "running") in states
     assert (seen["again"], seen["status"]) == ("23505", 409)
 
 
-async def test_code_fills_the_files(environment: dict[str, str]) -> None:
+async def test_replies_write_code_files(environment: dict[str, str]) -> None:
     async with working(environment):
         reply = '{"reply": "Here.", "files": [{"path": "a.py", "content": "x = 1", "language": "python"}]}'
         seen = await run(environment, "Code", f"[[json={reply}]]")
     (file,) = seen["files"]
     assert (file["path"], file["content"], file["message_id"]) == ("a.py", "x = 1", seen["row"]["id"])
-    assert [item["payload"]["path"] for item in seen["heard"] if item["event"] == "file"] == ["a.py"]
+    assert [item["payload"]["path"] for item in seen["events"] if item["event"] == "file"] == ["a.py"]

@@ -1,4 +1,4 @@
-"""Code files beside the conversation, structured results, and sessions' titles."""
+"""Code files, structured results, Markdown and session titles on the page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import psycopg
-from playwright.async_api import BrowserContext, Locator, Route, expect
+from playwright.async_api import BrowserContext, Route, expect
 
 from devstack.model import ModelServer
 from tests.e2e import rows
@@ -16,97 +16,80 @@ from tests.support.database import Row
 from tests.support.workers import working
 
 
-async def opened(tab: Tab, db: psycopg.AsyncConnection[Row], conversation: Conversation) -> str:
-    """Sign up, and open a session with this in it."""
-    email = await tab.sign_up()
-    session_id = await rows.write(db, await rows.user_id(db, email), conversation)
-    await tab.page.goto(f"{tab.address}#{session_id}")
-    await tab.page.reload()
-    await expect(tab.box).to_be_visible()
-    return session_id
-
-
-def tools(tab: Tab, path: str) -> Locator:
-    return tab.page.get_by_role("group", name=f"What to do with {path}")
-
-
-async def test_a_file_is_edited_and_its_earlier_version_brought_back(
+async def test_a_file_can_be_edited_and_restored(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
+    await rows.show(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
     page, content = tab.page, tab.page.get_by_test_id("file-content")
     await expect(content).to_contain_text("x = 1")
-    edit = tools(tab, "a.py").get_by_role("button", name="Edit")
+    edit = tab.tools("a.py").get_by_role("button", name="Edit")
     await edit.click()
-    editor = page.get_by_role("textbox", name="Text of a.py")
+    editor = tab.editor("a.py")
     await expect(editor).to_be_focused()
-    # it shows that it is pressed, also when nothing points at it
+    # a pressed button stays highlighted when nothing hovers over it
     await editor.hover()
     await edit.evaluate("(button) => button.getAnimations().forEach((animation) => animation.finish())")
     await expect(edit).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")
     await editor.fill("x = 2\n")
-    await page.get_by_role("button", name="Save").click()
+    await tab.press("Save")
     await expect(content).to_contain_text("x = 2")
     await expect(page.get_by_text("revision 2")).to_be_visible()
 
-    await tools(tab, "a.py").get_by_role("button", name="Versions").click()
+    await tab.tools("a.py").get_by_role("button", name="Versions").click()
     await page.get_by_role("list", name="Versions of a.py").get_by_role("button", name="revision 1").click()
     await expect(page.get_by_test_id("version-content")).to_contain_text("x = 1")
-    await page.get_by_role("button", name="Bring back").click()
-    await tools(tab, "a.py").get_by_role("button", name="Versions").click()
+    await tab.press("Restore")
+    await tab.tools("a.py").get_by_role("button", name="Versions").click()
     await expect(content).to_contain_text("x = 1")
     await expect(page.get_by_text("revision 3")).to_be_visible()
 
 
-async def test_an_edit_does_not_overwrite_another(
+async def test_an_edit_does_not_overwrite_a_newer_revision(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    session_id = await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
+    session_id = await rows.show(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
     page = tab.page
-    await tools(tab, "a.py").get_by_role("button", name="Edit").click()
-    await page.get_by_role("textbox", name="Text of a.py").fill("x = 'mine'\n")
+    await tab.tools("a.py").get_by_role("button", name="Edit").click()
+    await tab.editor("a.py").fill("x = 'mine'\n")
     await db.execute(
         "update public.code_files set content = %s where session_id = %s", ("x = 'the reply''s'\n", session_id)
     )
-    await expect(page.get_by_role("alert")).to_contain_text("This file has changed since you began")
+    await expect(page.get_by_role("alert")).to_contain_text("This file changed while you were editing")
     await expect(page.get_by_role("button", name="Save")).to_be_disabled()
-    await expect(page.get_by_role("textbox", name="Text of a.py")).to_have_value("x = 'mine'\n")
-    await page.get_by_role("button", name="Keep mine").click()
+    await expect(tab.editor("a.py")).to_have_value("x = 'mine'\n")
+    await tab.press("Keep my version")
     await expect(page.get_by_test_id("file-content")).to_contain_text("x = 'mine'")
-    await tools(tab, "a.py").get_by_role("button", name="Versions").click()
+    await tab.tools("a.py").get_by_role("button", name="Versions").click()
     versions = page.get_by_role("list", name="Versions of a.py").get_by_role("button")
     await expect(versions).to_have_count(2)
     await versions.first.click()
     await expect(page.get_by_test_id("version-content")).to_contain_text("the reply")
 
 
-async def test_a_reply_that_lost_to_an_edit_is_a_version(
-    environment: dict[str, str], model: ModelServer, tab: Tab
-) -> None:
+async def test_a_conflicting_reply_becomes_a_version(environment: dict[str, str], model: ModelServer, tab: Tab) -> None:
     async with working(environment):
-        await tab.sign_up()
-        await tab.new_session("Code")
+        await tab.start("Code")
         await tab.say('[[json={"reply": "Made.", "files": [{"path": "a.py", "content": "x = 1"}]}]]')
         await tab.until_reply("done")
         reply = '{"reply": "Changed, and this takes a while.", "files": [{"path": "a.py", "content": "x = 2"}]}'
         await tab.say(f"[[json={reply} hold=3]]")
         await tab.until_text("Changed")
-        await tools(tab, "a.py").get_by_role("button", name="Edit").click()
-        await tab.page.get_by_role("textbox", name="Text of a.py").fill("x = 'mine'")
-        await tab.page.get_by_role("button", name="Save").click()
+        await tab.tools("a.py").get_by_role("button", name="Edit").click()
+        await tab.editor("a.py").fill("x = 'mine'")
+        await tab.press("Save")
         await expect(tab.page.get_by_text("revision 2", exact=True)).to_be_visible()
         await tab.until_reply("running")
         model.let_go(times=len(reply))
         await tab.until_reply("done")
-        await expect(tab.page.get_by_text("your text stayed")).to_be_visible()
+        await expect(tab.page.get_by_text("Your edit was kept")).to_be_visible()
         await expect(tab.page.get_by_test_id("file-content")).to_contain_text("x = 'mine'")
-        await tab.page.get_by_role("button", name="Show", exact=True).click()
+        await tab.press("Show versions")
         conflict = tab.page.get_by_role("list", name="Versions of a.py").get_by_role("button", name="conflict")
         await conflict.click()
         await expect(tab.page.get_by_test_id("version-content")).to_contain_text("x = 2")
 
 
-async def test_a_file_is_copied_and_downloaded(
+async def test_a_file_can_be_copied_and_downloaded(
     environment: dict[str, str],
     tab: Tab,
     context: BrowserContext,
@@ -114,25 +97,25 @@ async def test_a_file_is_copied_and_downloaded(
     tmp_path: Path,
 ) -> None:
     text = "x = 'ä'\n"
-    await opened(tab, db, Conversation("Files", files=[File("src/a.py", text)]))
+    await rows.show(tab, db, Conversation("Files", files=[File("src/a.py", text)]))
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
-    await tools(tab, "src/a.py").get_by_role("button", name="Copy").click()
-    await expect(tools(tab, "src/a.py").get_by_text("Copied")).to_be_visible()
+    await tab.tools("src/a.py").get_by_role("button", name="Copy").click()
+    await expect(tab.tools("src/a.py").get_by_text("Copied")).to_be_visible()
     assert await tab.page.evaluate("navigator.clipboard.readText()") == text
     async with tab.page.expect_download() as downloading:
-        await tools(tab, "src/a.py").get_by_role("button", name="Download").click()
+        await tab.tools("src/a.py").get_by_role("button", name="Download").click()
     download = await downloading.value
     assert download.suggested_filename == "a.py"
     await download.save_as(tmp_path / "a.py")
     assert (tmp_path / "a.py").read_text() == text
 
 
-async def test_what_is_typed_stays_when_another_file_comes_first(
+async def test_an_edit_survives_a_new_file_above_it(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    session_id = await opened(tab, db, Conversation("Files", files=[File("b.py", "x = 1\n")]))
-    await tools(tab, "b.py").get_by_role("button", name="Edit").click()
-    editor = tab.page.get_by_role("textbox", name="Text of b.py")
+    session_id = await rows.show(tab, db, Conversation("Files", files=[File("b.py", "x = 1\n")]))
+    await tab.tools("b.py").get_by_role("button", name="Edit").click()
+    editor = tab.editor("b.py")
     await editor.fill("x = 'mine'\n")
     await db.execute("insert into public.code_files (session_id, path) values (%s, 'a.py')", (session_id,))
     await expect(tab.page.get_by_test_id("files").get_by_role("button")).to_have_text(["a.py", "b.py"])
@@ -140,19 +123,19 @@ async def test_what_is_typed_stays_when_another_file_comes_first(
     await expect(editor).to_have_value("x = 'mine'\n")
 
 
-async def test_the_version_chosen_last_is_shown(
+async def test_the_last_chosen_version_is_shown(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    session_id = await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
+    session_id = await rows.show(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
     for text in ("x = 2\n", "x = 3\n"):
         await db.execute("update public.code_files set content = %s where session_id = %s", (text, session_id))
-    await tools(tab, "a.py").get_by_role("button", name="Versions").click()
+    await tab.tools("a.py").get_by_role("button", name="Versions").click()
     versions = tab.page.get_by_role("list", name="Versions of a.py").get_by_role("button")
     await expect(versions).to_have_count(2)
     second = asyncio.Event()
 
     async def late(route: Route) -> None:
-        """Keep the first answer back until the second one is shown."""
+        """Hold the first response back until the second one is shown."""
         if not held:
             held.append(route)
             await second.wait()
@@ -171,13 +154,13 @@ async def test_the_version_chosen_last_is_shown(
     await expect(content).to_have_text("x = 2\n")
 
 
-async def test_what_is_over_leaves_the_keyboard_where_it_was(
+async def test_closing_a_view_returns_the_focus(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n"), File("b.py", "y = 1\n")]))
-    edit, delete = (tools(tab, "a.py").get_by_role("button", name=name) for name in ("Edit", "Delete"))
+    await rows.show(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n"), File("b.py", "y = 1\n")]))
+    edit, delete = (tab.tools("a.py").get_by_role("button", name=name) for name in ("Edit", "Delete"))
     await edit.press("Enter")
-    await tab.page.get_by_role("textbox", name="Text of a.py").press("Escape")
+    await tab.editor("a.py").press("Escape")
     await expect(edit).to_be_focused()
     await delete.press("Enter")
     await tab.page.get_by_role("button", name="Delete file").press("Escape")
@@ -185,26 +168,26 @@ async def test_what_is_over_leaves_the_keyboard_where_it_was(
     await delete.press("Enter")
     await tab.page.get_by_role("button", name="Delete file").press("Enter")
     await expect(tab.page.get_by_test_id("files").get_by_role("button", name="b.py")).to_be_focused()
-    # with the last one the pane goes, and on a narrow page the conversation comes back in its place
+    # the pane disappears with the last file, and a narrow page shows the conversation again
     await tab.page.set_viewport_size({"width": 390, "height": 780})
-    await tab.page.get_by_role("button", name="Files (1)").click()
-    await tools(tab, "b.py").get_by_role("button", name="Delete").press("Enter")
+    await tab.press("Files (1)")
+    await tab.tools("b.py").get_by_role("button", name="Delete").press("Enter")
     await tab.page.get_by_role("button", name="Delete file").press("Enter")
     await expect(tab.box).to_be_focused()
 
 
-async def test_when_the_last_file_goes_the_conversation_is_back(
+async def test_deleting_the_last_file_shows_the_conversation(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    session_id = await opened(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
+    session_id = await rows.show(tab, db, Conversation("Files", files=[File("a.py", "x = 1\n")]))
     await tab.page.set_viewport_size({"width": 390, "height": 780})
-    await tab.page.get_by_role("button", name="Files (1)").click()
+    await tab.press("Files (1)")
     await expect(tab.box).to_be_hidden()
     await db.execute("delete from public.code_files where session_id = %s", (session_id,))
     await expect(tab.box).to_be_visible()
 
 
-async def test_markdown_and_a_structured_result_are_drawn(
+async def test_markdown_and_structured_results_are_rendered(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
     data = {
@@ -216,7 +199,7 @@ async def test_markdown_and_a_structured_result_are_drawn(
         "lines": [{"item": "Nut", "price": 1}, {"item": "Bolt", "price": None}],
     }
     turn = Turn("What?", "**Bold** and `code`.\n\n```python\nimport os\n```", data)
-    await opened(tab, db, Conversation("Data", [turn]))
+    await rows.show(tab, db, Conversation("Data", [turn]))
     await expect(tab.replies.locator("strong")).to_have_text("Bold")
     await expect(tab.replies.locator("pre .hljs-keyword")).to_have_text("import")
     result = tab.page.get_by_test_id("data")
@@ -227,14 +210,13 @@ async def test_markdown_and_a_structured_result_are_drawn(
     await expect(result).to_contain_text("Total price1,234.5")
     await expect(result).to_contain_text("Rate0.00012345")
     await expect(result).to_contain_text("Paidno")
-    await expect(result).not_to_contain_text("Bold")  # shown as the reply's text
+    await expect(result).not_to_contain_text("Bold")  # that is the reply's text
 
 
-async def test_markdown_streams_in_whole_blocks(environment: dict[str, str], tab: Tab) -> None:
+async def test_streamed_markdown_keeps_its_blocks_whole(environment: dict[str, str], tab: Tab) -> None:
     text = "# One\\n\\nFirst *words*.\\n\\n```python\\nimport os\\n\\nprint(os)\\n```\\n\\n1. a\\n\\n2. b\\n\\nEnd."
     async with working(environment):
-        await tab.sign_up()
-        await tab.new_session()
+        await tab.start()
         await tab.say(f'[[text="{text}" delay=0.03]]')
         await tab.until_reply("done")
     reply = tab.replies.last
@@ -245,17 +227,15 @@ async def test_markdown_streams_in_whole_blocks(environment: dict[str, str], tab
     await expect(reply.locator("ol li")).to_have_count(2)
 
 
-async def test_a_session_is_renamed_and_deleted(environment: dict[str, str], tab: Tab) -> None:
-    await tab.sign_up()
-    await tab.new_session()
-    sessions = tab.page.get_by_test_id("sessions").get_by_role("listitem")
-    await tab.page.get_by_role("button", name="Rename session").click()
-    await tab.page.get_by_label("Title of the session").fill("  My own name ")
+async def test_a_session_can_be_renamed_and_deleted(environment: dict[str, str], tab: Tab) -> None:
+    await tab.start()
+    await tab.press("Rename session")
+    await tab.page.get_by_label("Session title").fill("  My own name ")
     await tab.page.keyboard.press("Enter")
     await expect(tab.page.get_by_role("heading", name="My own name")).to_be_visible()
     await tab.page.reload()
-    await expect(sessions).to_contain_text(["My own name"])
-    await tab.page.get_by_role("button", name="Delete session My own name").click()
-    await tab.page.get_by_role("button", name="Delete", exact=True).click()
-    await expect(sessions).to_have_count(0)
-    await expect(tab.page.get_by_role("heading", name="What shall we talk about?")).to_be_visible()
+    await expect(tab.sessions).to_contain_text(["My own name"])
+    await tab.press("Delete session My own name")
+    await tab.press("Delete", exact=True)
+    await expect(tab.sessions).to_have_count(0)
+    await expect(tab.page.get_by_role("heading", name="What would you like to talk about?")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The short frontends of the gallery: each streams, stops and shows after a reload what was said."""
+"""The pages of the gallery: each streams, stops, and shows everything again after a reload."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from playwright.async_api import BrowserContext, expect
 
 from devstack.migrations import PROJECT
 from devstack.model import ModelServer
-from tests.e2e.example import Example
+from tests.e2e.tab import Example
 from tests.support.workers import BY_DELTAS, working
 
 SENTENCE = " ".join(f"part{n:03d}" for n in range(60))
@@ -30,7 +30,9 @@ async def signed_up(context: BrowserContext, examples_address: str) -> AsyncIter
 
 
 @pytest.mark.parametrize("name", ["plain.html", "react.html"])
-async def test_a_conversation(environment: dict[str, str], model: ModelServer, signed_up: Opener, name: str) -> None:
+async def test_a_conversation_survives_a_reload(
+    environment: dict[str, str], model: ModelServer, signed_up: Opener, name: str
+) -> None:
     async with working(environment, **BY_DELTAS):
         page = await signed_up(name)
         await page.say(f'[[text="{SENTENCE}" hold=30]]')
@@ -49,7 +51,7 @@ async def test_a_conversation(environment: dict[str, str], model: ModelServer, s
         await expect(page.replies.first).to_contain_text(SENTENCE)
 
 
-async def test_react_shows_files_and_the_typed_result(environment: dict[str, str], signed_up: Opener) -> None:
+async def test_react_shows_files_and_typed_results(environment: dict[str, str], signed_up: Opener) -> None:
     async with working(environment):
         page = await signed_up("react.html")
         await page.say("Write fizzbuzz in Python, please.")
@@ -58,23 +60,23 @@ async def test_react_shows_files_and_the_typed_result(environment: dict[str, str
         await expect(page.page.get_by_role("group")).to_contain_text("def fizzbuzz(n: int) -> str:")
 
 
-async def test_react_does_not_show_the_next_user_what_the_last_one_saw(
+async def test_react_clears_the_messages_when_the_user_changes(
     environment: dict[str, str], signed_up: Opener, context: BrowserContext
 ) -> None:
     page = await signed_up("react.html")
     async with working(environment):
-        await page.say("Mine alone")
+        await page.say("Mine only")
         await page.until_reply("done")
-    await page.page.evaluate("localStorage.clear()")  # nobody has signed out: no event says so
-    await signed_up("react.html")  # in another tab of the browser, which tells the first one
+    await page.page.evaluate("localStorage.clear()")  # no sign-out, and so no event
+    await signed_up("react.html")  # in another tab, which notifies the first one
     await expect(page.questions).to_have_count(0)
     await page.say("Whose?")
     await expect(page.questions).to_have_attribute("data-status", "not_sent")
-    page.problems.clear()  # the browser says that the request was refused
+    page.problems.clear()  # the browser reports the rejected request
 
 
-def test_the_gallery_shows_what_is_tested() -> None:
+def test_the_gallery_prints_the_tested_files() -> None:
     gallery = (PROJECT / "docs" / "gallery.md").read_text()
     for name in ("plain.html", "react.tsx", "use-chat.tsx", "sign-in.ts"):
         code = (PROJECT / "client" / "examples" / name).read_text()
-        assert code in gallery, f"docs/gallery.md does not show client/examples/{name} as it is"
+        assert code in gallery, f"docs/gallery.md does not match client/examples/{name}"

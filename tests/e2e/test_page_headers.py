@@ -1,4 +1,4 @@
-"""The built page on a static host that sends what `_headers` says, in a browser that obeys it."""
+"""The built page on a static host that sends the headers of `_headers`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.support.workers import working
 
 
 def headers_of(folder: Path) -> dict[str, str]:
-    """What `_headers` says of every path. Raises ValueError if it has rules that this does not understand."""
+    """The headers that `_headers` sets for all paths. Raises ValueError if it has other rules."""
     lines = [line for line in (folder / "_headers").read_text().splitlines() if line and not line.startswith("#")]
     if lines[0] != "/*" or not all(line.startswith("  ") for line in lines[1:]):
-        raise ValueError(f"{folder}/_headers has more than one rule")
+        raise ValueError(f"{folder}/_headers must have exactly one rule")
     return {name: value for name, _, value in (line.strip().partition(": ") for line in lines[1:])}
 
 
 @pytest.fixture(scope="module")
 async def hosted(stack: Stack, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The page as Cloudflare Pages serves it: the headers on every answer, `404.html` for what is not there."""
+    """The page as Cloudflare Pages serves it: headers on every response, `404.html` for unknown paths."""
     folder = tmp_path_factory.mktemp("hosted")
     await build(PROJECT / "web", folder, stack.environment)
     headers = headers_of(folder)
@@ -43,14 +43,13 @@ async def hosted(stack: Stack, browser: Browser, tmp_path_factory: pytest.TempPa
         yield address
 
 
-async def test_the_page_works_behind_its_headers(
+async def test_the_page_works_with_its_headers(
     environment: dict[str, str], context: BrowserContext, hosted: str
 ) -> None:
-    """Sign-up over https, a reply over wss, files, Markdown: nothing of it is refused by the page's own policy."""
+    """The page's policy allows requests, the socket, files and Markdown."""
     async with working(environment):
         tab = await Tab.open(context, hosted)
-        await tab.sign_up()
-        await tab.new_session("Code")
+        await tab.start("Code")
         await tab.watch()
         await tab.say("Write fibonacci in Python, please. [[delay=0.02]]")
         await tab.until_reply("done")
@@ -59,7 +58,7 @@ async def test_the_page_works_behind_its_headers(
     assert tab.problems == []
 
 
-async def test_no_other_page_can_frame_it(context: BrowserContext, hosted: str) -> None:
+async def test_other_pages_cannot_frame_it(context: BrowserContext, hosted: str) -> None:
     page = await context.new_page()
     async with page.expect_console_message(
         lambda message: "frame" in message.text and hosted.rstrip("/") in message.text
@@ -70,16 +69,16 @@ async def test_no_other_page_can_frame_it(context: BrowserContext, hosted: str) 
     assert await frame.locator("#root").count() == 0
 
 
-async def test_what_is_not_there_is_not_the_page(hosted: str) -> None:
-    """With the page in its place, a script of an older build would be HTML, and cached as that."""
-    async with aiohttp.ClientSession() as http, http.get(f"{hosted}assets/index-gone.js") as answer:
+async def test_unknown_paths_return_404(hosted: str) -> None:
+    """If the page were returned instead, it could be cached in place of a script of an older build."""
+    async with aiohttp.ClientSession() as http, http.get(f"{hosted}assets/index-old.js") as answer:
         assert answer.status == 404
-        assert "Not found" in await answer.text()
+        assert "Page not found" in await answer.text()
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_two_halves_of_the_policy_do_not_contradict_each_other() -> None:
-    """A browser obeys both: the header says only what a page cannot say of itself."""
+def test_the_headers_and_the_page_split_the_policy() -> None:
+    """Browsers apply both policies. The header has only the directive that a page cannot set itself."""
     headers = headers_of(PROJECT / "web" / "public")
     assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
     assert headers["Referrer-Policy"] == "no-referrer"

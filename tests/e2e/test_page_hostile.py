@@ -1,4 +1,4 @@
-"""Nobody makes the page run a script: not by Markdown, code, titles, file names, structured results or errors."""
+"""Hostile text in Markdown, code, titles, file names, structured results and errors runs no script."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MARKDOWN = "\n\n".join(
     )
 )
 
-# what would have run, or would have fetched something, had it been made of text
+# elements that would run a script or fetch something
 FOUND = """() => [
   ...document.querySelectorAll("script:not([src]), iframe, object, embed, style, form[action]"),
   ...[...document.querySelectorAll("#root *")].filter((e) => [...e.attributes].some((a) => a.name.startsWith("on"))),
@@ -54,7 +54,7 @@ FOUND = """() => [
 ].map((e) => e.outerHTML)"""
 
 
-# the outermost elements that are wider than the window, or than a list of the page that has them
+# the scrollable parts of the page with content wider than they are
 _WIDER = """() => [
   document.documentElement, ...document.querySelectorAll(".log, .sessions, .files, .files ul, .chat-header, .message"),
 ].filter((e) => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "none")
@@ -64,12 +64,10 @@ _WIDER = """() => [
 @pytest.mark.parametrize(
     "hostile", [*HOSTILE, MARKDOWN], ids=[*(f"string{n}" for n in range(len(HOSTILE))), "markdown"]
 )
-async def test_nothing_runs(
+async def test_hostile_text_runs_no_script(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row], hostile: str
 ) -> None:
-    requests: list[str] = []
-    tab.page.on("request", lambda request: requests.append(request.url))
-    email = await tab.sign_up()
+    foreign = tab.foreign_requests(environment)
     line = hostile.replace("\n", " ")
     data = {"reply": hostile, line: hostile, "rows": [{line: hostile, "n": 1}], "list": [hostile]}
     turns = [
@@ -77,32 +75,25 @@ async def test_nothing_runs(
         Turn(hostile, hostile, status="failed", error={"code": hostile, "message": hostile}),
     ]
     files = [File(line[:500], hostile, "html"), File(f"b{line}"[:500], hostile, line[:60])]
-    session_id = await rows.write(db, await rows.user_id(db, email), Conversation(line[:200], turns, files))
-    await tab.page.goto(f"{tab.address}#{session_id}")
-    await tab.page.reload()
+    await rows.show(tab, db, Conversation(line[:200], turns, files))
     await expect(tab.replies).to_have_count(2)
     await expect(tab.page.get_by_test_id("data")).to_be_visible()
-    await expect(tab.page.locator(".prose:not(.plain)").first).to_be_visible()  # the Markdown is drawn
+    await expect(tab.page.locator(".prose:not(.plain)").first).to_be_visible()  # the Markdown is rendered
     for button in await tab.page.get_by_test_id("files").get_by_role("button").all():
         await button.click()
         await expect(tab.page.get_by_test_id("file-content")).to_be_visible()
-    await tab.page.get_by_role("button", name="Rename session").click()
+    await tab.press("Rename session")
     await tab.page.keyboard.press("Escape")
-    await tab.page.get_by_role("button", name="Delete session").click()
+    await tab.press("Delete session")
     await expect(tab.page.get_by_text("Delete “")).to_contain_text(line[:20])
     assert await tab.page.evaluate(FOUND) == []
-    own = (tab.address, environment["SUPABASE_URL"], "blob:", "data:")
-    assert [url for url in requests if not url.startswith(own)] == []
+    assert foreign == []
 
 
-async def test_a_name_that_turns_the_writing_deceives_nobody(
+async def test_direction_changes_in_file_names_are_visible(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    email = await tab.sign_up()
-    conversation = Conversation("Files", files=[File("bills/invoice\u202efdp.exe", "x")])
-    session_id = await rows.write(db, await rows.user_id(db, email), conversation)
-    await tab.page.goto(f"{tab.address}#{session_id}")
-    await tab.page.reload()
+    await rows.show(tab, db, Conversation("Files", files=[File("bills/invoice\u202efdp.exe", "x")]))
     files = tab.page.get_by_role("complementary", name="Code files")
     await expect(files.get_by_test_id("files").get_by_role("button")).to_have_text("bills/invoice\ufffdfdp.exe")
     assert "\u202e" not in await files.inner_html()
@@ -111,27 +102,25 @@ async def test_a_name_that_turns_the_writing_deceives_nobody(
     assert (await downloading.value).suggested_filename == "invoice\ufffdfdp.exe"
 
 
-async def test_nothing_is_wider_than_the_page(
+async def test_long_words_do_not_widen_the_page(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    email, word = await tab.sign_up(), "w" * 500
+    word = "w" * 500
     reply = f"{word}\n\n# {word}\n\n`{word}` [{word}](https://example.com/{word})\n\n```{word}\n{word}\n```\n\n- {word}"
     data = {"reply": reply, word: word, "rows": [{word: word, "n": 1}], "list": [word]}
     turns = [Turn(word, reply, data), Turn(word, "", status="failed", error={"code": "x", "message": word})]
-    conversation = Conversation(word[:200], turns, [File(word, word), File(f"a/{word}", word, word[:60])])
-    session_id = await rows.write(db, await rows.user_id(db, email), conversation)
-    await tab.page.goto(f"{tab.address}#{session_id}")
-    await tab.page.reload()
+    files = [File(word, word), File(f"a/{word}", word, word[:60])]
+    await rows.show(tab, db, Conversation(word[:200], turns, files))
     await expect(tab.replies).to_have_count(2)
     await expect(tab.page.locator(".prose:not(.plain)").first).to_be_visible()
     for width in (1280, 390):
         await tab.page.set_viewport_size({"width": width, "height": 780})
-        # what is wide is scrolled in its own frame
+        # wide content scrolls in its own frame
         assert await tab.page.evaluate(_WIDER) == []
 
 
-async def test_a_page_has_no_script_but_its_own(tab: Tab) -> None:
-    """The second wall: the browser itself refuses what is not of the page."""
+async def test_the_policy_blocks_foreign_scripts(tab: Tab) -> None:
+    """The second line of defence: the browser itself refuses scripts that are not the page's."""
     ran = await tab.page.evaluate(
         """() => new Promise((resolve) => {
           document.addEventListener("securitypolicyviolation", ({ violatedDirective }) => resolve(violatedDirective));
@@ -142,19 +131,19 @@ async def test_a_page_has_no_script_but_its_own(tab: Tab) -> None:
         })"""
     )
     assert ran == "script-src-elem"
-    tab.problems.clear()  # the browser says so
+    tab.problems.clear()  # the browser reports it
 
 
-async def test_text_that_no_parser_bears_is_shown_as_it_was_written(
+async def test_text_that_overflows_the_parser_is_shown_as_plain_text(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    """A model that repeats itself for ever writes such a thing; it must not take the page along."""
+    """A model that repeats itself can write such text. It must not crash the page."""
     email = await tab.sign_up()
     deep = "- " * 2000 + "the end"
     turns = [Turn("one", deep), Turn("two", "**well**")]
     session_id = await rows.write(db, await rows.user_id(db, email), Conversation("deep", turns))
     await tab.page.goto(f"{tab.address}#{session_id}")
-    # it could not be drawn; before that is tried it stands there as plain text too
+    # wait until rendering has failed: before that the text is plain anyway
     async with tab.page.expect_console_message(lambda message: "Maximum call stack" in message.text):
         await tab.page.reload()
     await expect(tab.replies).to_have_count(2)

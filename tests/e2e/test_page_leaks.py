@@ -1,4 +1,4 @@
-"""What is left of sessions that were opened and closed: nothing, also where React opens everything twice."""
+"""Sessions that were opened and closed leave nothing behind, even in React's StrictMode."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tests.e2e.tab import Tab, build, served
 from tests.support.database import Row
 
 TIMES = 100
-# React keeps a listener of each kind at the root, and what is shown may differ by a few nodes.
+# React keeps a listener of each kind at the root, and the page may differ by a few nodes
 FEW = 50
 
 
 class Topics:
-    """The topics that a page has joined and not left, by the frames that it sent and the server's answers."""
+    """The topics that a page is joined to, from the frames it sent and received."""
 
     def __init__(self, tab: Tab) -> None:
         self.joined: set[str] = set()
         self.joins = 0
-        self._asked: dict[str, str] = {}  # the topics of joins by their references
+        self._asked: dict[str, str] = {}  # topics of joins by reference
         self._answered: set[str] = set()
         self._changed = asyncio.Event()
         tab.page.on("websocket", self._watch)
 
     async def settle(self, expected: set[str]) -> None:
-        """Wait until these are the topics, with every join answered."""
+        """Wait until the page is joined to exactly these topics, with every join confirmed."""
         async with asyncio.timeout(15):
             while not self.joined == self._answered == expected:
                 self._changed.clear()
@@ -66,14 +66,14 @@ class Topics:
 
 
 async def kept(devtools: CDPSession) -> dict[str, int]:
-    """How many listeners and nodes there are that the page still holds."""
+    """The numbers of listeners and nodes that the page still holds."""
     await devtools.send("HeapProfiler.collectGarbage")
     metrics = await devtools.send("Performance.getMetrics")
     values = {metric["name"]: int(metric["value"]) for metric in metrics["metrics"]}
     return {name: values[name] for name in ("JSEventListeners", "Nodes")}
 
 
-async def test_a_hundred_sessions_opened_and_closed_leave_nothing(
+async def test_closed_sessions_leave_no_topics_listeners_or_nodes(
     stack: Stack,
     environment: dict[str, str],
     context: BrowserContext,
@@ -97,7 +97,7 @@ async def test_a_hundred_sessions_opened_and_closed_leave_nothing(
             for name, session_id in zip(("First", "Second"), ids, strict=True):
                 await tab.page.get_by_test_id("sessions").get_by_role("button", name=name).first.click()
                 await expect(tab.questions).to_have_text(f"In {name}Edit and ask again")
-                # what is read is shown before the topic is joined, or the last one left
+                # the messages appear before the topic is joined and the last one is left
                 await topics.settle({f"realtime:user:{user}", f"realtime:session:{session_id}"})
 
         for _ in range(5):

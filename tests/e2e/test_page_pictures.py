@@ -1,4 +1,4 @@
-"""The pictures of the documentation, taken of the page as it is. With PICTURES=1 they are written to docs/images."""
+"""The screenshots of the documentation. With PICTURES=1 they are written to docs/images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ def pictures(tmp_path: Path) -> Path:
 
 async def test_the_page_in_both_themes_and_on_a_phone(environment: dict[str, str], tab: Tab, pictures: Path) -> None:
     page = tab.page
-    sessions = page.get_by_test_id("sessions")
     files = page.get_by_role("complementary", name="Code files")
     async with working(environment):
         await tab.sign_up()
@@ -33,7 +32,7 @@ async def test_the_page_in_both_themes_and_on_a_phone(environment: dict[str, str
         await tab.new_session("Code")
         await tab.say("Write a Fibonacci generator in Python, please.")
         await tab.until_reply("done")
-        await expect(page.get_by_role("heading", name="Fibonacci")).to_be_visible()  # its title is made
+        await expect(page.get_by_role("heading", name="Fibonacci")).to_be_visible()  # the session has its title
         await tab.say("And a notes table in SQL, private to its owner.")
         await expect(tab.replies).to_have_count(2)
         await tab.until_reply("done")
@@ -46,7 +45,7 @@ async def test_the_page_in_both_themes_and_on_a_phone(environment: dict[str, str
         await page.screenshot(path=pictures / "page.png")
 
         await page.emulate_media(color_scheme="dark")
-        await sessions.get_by_role("button", name="Chat").first.click()
+        await tab.session_buttons.filter(has_text="Chat").first.click()
         await expect(tab.replies.locator("ol")).to_be_visible()
         await page.mouse.move(640, 10)
         await page.screenshot(path=pictures / "page-dark.png")

@@ -1,4 +1,4 @@
-"""How soon text is painted, and how a long session opens and scrolls."""
+"""How fast the page paints text, and opens and scrolls a long session."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.workers import working
 pytestmark = pytest.mark.quiet
 
 LONGEST_TASK_MS = 100
-# What the page itself does takes as long each time; what else the machine does comes on top of some.
+# the best of several rounds, since other load on the machine slows some of them
 ROUNDS = 2
 
-# For every delta: whether its text was in the document when the first frame after its arrival was drawn.
+# for every delta: whether its text was in the document in the first frame after its arrival
 _PAINTS = """() => {
   window.deltas = [];
   const decoder = new TextDecoder();
@@ -30,7 +30,7 @@ _PAINTS = """() => {
       this.addEventListener("message", ({ data }) => {
         const text = typeof data === "string" ? data : decoder.decode(data);
         const [word] = /tick\\d+/.exec(text) ?? [];
-        if (!word || !text.includes("delta")) return; // rows bear the words too
+        if (!word || !text.includes("delta")) return; // rows contain the words too
         const arrived = performance.now();
         requestAnimationFrame(() => {
           const painted = document.querySelector('[data-testid="message-assistant"]')?.textContent.includes(word);
@@ -48,13 +48,14 @@ _LONG_TASKS = """() => {
   }).observe({ type: "longtask" });
 }"""
 
-# the time of the first frame with the last message
+# the time of the first frame that has the last message
 _UNTIL_THE_END = """() => new Promise((resolve) => {
-  const look = (now) => (document.body.textContent.includes("Part 99") ? resolve(now) : requestAnimationFrame(look));
-  requestAnimationFrame(look);
+  const check = (now) =>
+    document.body.textContent.includes("Part 99") ? resolve(now) : requestAnimationFrame(check);
+  requestAnimationFrame(check);
 })"""
 
-# scrolls through all of it, a step a frame; gives the longest time between two frames, in milliseconds
+# scrolls through the log, one step per frame; returns the longest time between two frames, in ms
 _SCROLL = """async () => {
   const log = document.querySelector('[role="log"]');
   const frame = () => new Promise(requestAnimationFrame);
@@ -92,12 +93,11 @@ def part_{n}(value: int) -> int:
 """
 
 
-async def test_text_is_painted_in_the_frame_after_its_arrival(environment: dict[str, str], tab: Tab) -> None:
+async def test_text_is_painted_in_the_next_frame(environment: dict[str, str], tab: Tab) -> None:
     await tab.page.add_init_script(f"({_PAINTS})()")
     await tab.page.reload()
     async with working(environment):
-        await tab.sign_up()
-        await tab.new_session()
+        await tab.start()
         words = " ".join(f"tick{n:03d}" for n in range(40))
         await tab.say(f'[[text="{words}" delay=0.02]]')
         await tab.until_reply("done")
@@ -108,7 +108,7 @@ async def test_text_is_painted_in_the_frame_after_its_arrival(environment: dict[
     assert [delta for delta in deltas if not delta["painted"]] == []
 
 
-async def test_a_long_session_opens_at_once_and_scrolls_smoothly(
+async def test_a_long_session_opens_fast_and_scrolls_smoothly(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
     email = await tab.sign_up()

@@ -1,4 +1,4 @@
-"""What the page keeps while things change: what is shown, what is typed, and itself where a browser keeps nothing."""
+"""The state of the page: messages, drafts and the selected session, with and without browser storage."""
 
 from __future__ import annotations
 
@@ -17,26 +17,22 @@ _COMPOSING = """(box, init) => box.dispatchEvent(
   new KeyboardEvent("keydown", { key: "Enter", bubbles: true, cancelable: true, ...init }))"""
 
 
-async def test_a_message_that_is_shown_stays_shown(
+async def test_new_messages_do_not_hide_older_ones(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    await tab.page.add_init_script("window.requestIdleCallback = () => 0")  # a page that has no time
-    email = await tab.sign_up()
+    await tab.page.add_init_script("window.requestIdleCallback = () => 0")  # the page is never idle
     turns = [Turn(f"question {n}", f"reply {n}") for n in range(6)]
-    session_id = await rows.write(db, await rows.user_id(db, email), Conversation("Long", turns))
-    await tab.page.goto(f"{tab.address}#{session_id}")
-    await tab.page.reload()
+    await rows.show(tab, db, Conversation("Long", turns))
     await expect(tab.replies).to_have_count(6)
     await tab.say("One more")
     await expect(tab.questions).to_have_count(7)
     await expect(tab.questions.first).to_contain_text("question 0")
 
 
-async def test_an_enter_that_ends_a_composition_does_not_send(environment: dict[str, str], tab: Tab) -> None:
-    await tab.sign_up()
-    await tab.new_session()
+async def test_an_enter_that_confirms_a_composition_does_not_send(environment: dict[str, str], tab: Tab) -> None:
+    await tab.start()
     await tab.box.fill("にほんご")
-    for init in ({"isComposing": True}, {"keyCode": 229}):  # the second is what Safari says
+    for init in ({"isComposing": True}, {"keyCode": 229}):  # the second is Safari's
         await tab.box.evaluate(_COMPOSING, init)
     await expect(tab.box).to_have_value("にほんご")
     await expect(tab.questions).to_have_count(0)
@@ -44,13 +40,13 @@ async def test_an_enter_that_ends_a_composition_does_not_send(environment: dict[
     await expect(tab.questions).to_have_count(1)
 
 
-async def test_the_page_works_where_the_browser_keeps_nothing(
+async def test_the_page_works_without_browser_storage(
     environment: dict[str, str], context: BrowserContext, page_address: str
 ) -> None:
     await context.add_init_script(_NO_STORAGE)
     tab = await Tab.open(context, page_address)
     await tab.sign_up()
-    await tab.page.get_by_role("button", name="Theme: system").click()
+    await tab.press("Theme: system")
     await expect(tab.page.get_by_role("button", name="Theme: light")).to_be_visible()
     await tab.new_session()
     await tab.say("Hello")
@@ -58,13 +54,12 @@ async def test_the_page_works_where_the_browser_keeps_nothing(
     assert tab.problems == []
 
 
-async def test_what_is_typed_waits_for_its_session(environment: dict[str, str], tab: Tab) -> None:
-    await tab.sign_up()
-    await tab.new_session("Code")
+async def test_drafts_belong_to_their_session(environment: dict[str, str], tab: Tab) -> None:
+    await tab.start("Code")
     await tab.box.fill("half a question")
     await tab.new_session("Chat")
     await expect(tab.box).to_have_value("")
-    await tab.page.get_by_test_id("sessions").get_by_role("button", name="Code").first.click()
+    await tab.session_buttons.filter(has_text="Code").click()
     await expect(tab.box).to_have_value("half a question")
     await tab.page.reload()
     await expect(tab.box).to_have_value("half a question")
@@ -73,23 +68,22 @@ async def test_what_is_typed_waits_for_its_session(environment: dict[str, str], 
     await tab.page.reload()
     await expect(tab.questions).to_have_count(1)
     await expect(tab.box).to_have_value("")
-    await tab.box.fill("mine alone")
-    await tab.page.get_by_role("button", name="Sign out").click()
+    await tab.box.fill("mine only")
+    await tab.press("Sign out")
     await expect(tab.page.get_by_label("Password")).to_be_visible()
     assert await tab.page.evaluate("sessionStorage.length") == 0
 
 
-async def test_a_session_chosen_while_another_is_deleted_stays_open(environment: dict[str, str], tab: Tab) -> None:
-    chosen = await tab.hold("DELETE", "**/rest/v1/sessions?*")
+async def test_a_session_stays_open_while_another_is_deleted(environment: dict[str, str], tab: Tab) -> None:
+    deletion = await tab.hold("DELETE", "**/rest/v1/sessions?*")
     await tab.sign_up()
-    sessions = tab.page.get_by_test_id("sessions").get_by_role("listitem")
     kept = await tab.new_session("Chat")
     await tab.new_session("Code")
-    await sessions.filter(has_text="Code").get_by_role("button", name="Delete session").click()
-    await tab.page.get_by_role("button", name="Delete", exact=True).click()
-    await sessions.filter(has_text="Chat").locator(".open").click()
+    await tab.sessions.filter(has_text="Code").get_by_role("button", name="Delete session").click()
+    await tab.press("Delete", exact=True)
+    await tab.session_buttons.filter(has_text="Chat").click()
     await expect(tab.page.locator(".chat-header .badge")).to_have_text("Chat")
-    chosen.set()
-    await expect(sessions).to_have_count(1)
+    deletion.set()
+    await expect(tab.sessions).to_have_count(1)
     await expect(tab.page.locator(".chat-header .badge")).to_have_text("Chat")
     assert tab.page.url.endswith(f"#{kept}")

@@ -1,4 +1,4 @@
-"""Anybody may speak on public topics. None of those is a topic of the bridge, whatever its name."""
+"""Anyone can broadcast on public topics. They never reach the bridge's private topics of the same name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from tests.support.users import Ear, Person
 from tests.support.workers import claims, working
 
 
-async def speak(somebody: Person, topic: str, ear: Ear, *events: str) -> None:
-    """Join the public topic of this name, and say each event on it; `ear` hears them there."""
-    channel = somebody.client.channel(topic, channel_config(private=False, echo=True))
+async def forge(user: Person, topic: str, ear: Ear, *events: str) -> None:
+    """Join the public topic of this name and broadcast each event on it. `ear` receives them there."""
+    channel = user.client.channel(topic, channel_config(private=False, echo=True))
     for event in events:
         channel.on_broadcast(event, ear.hear)
     joined = Ear()
     await channel.subscribe(lambda state, _: joined.hear({"event": state.value, "payload": {}}))
     await joined.until(lambda ear: ear.of(RealtimeSubscribeStates.SUBSCRIBED.value))
     for event in events:
-        message_id = str(uuid.uuid4())
-        await channel.send_broadcast(event, {"message_id": message_id, "message_ids": [message_id], "text": "forged"})
+        id_ = str(uuid.uuid4())
+        forged = {"message_id": id_, "question_id": id_, "question_ids": [id_], "text": "forged"}
+        await channel.send_broadcast(event, forged)
 
 
-async def test_what_is_said_on_a_public_topic_is_not_heard_on_the_private_one(
+async def test_public_broadcasts_do_not_reach_private_topics(
     environment: dict[str, str], user: Person, sign_up: Callable[[], Awaitable[Person]]
 ) -> None:
     other, ear = await sign_up(), Ear()
@@ -33,9 +34,9 @@ async def test_what_is_said_on_a_public_topic_is_not_heard_on_the_private_one(
     hers = await user.listen(f"session:{session_id}", "delta", "message", "work", "cancel")
     async with working(environment) as worker:
         before = claims(worker)
-        await speak(other, "bridge:inbox", ear, "work", "cancel")
-        await speak(other, f"session:{session_id}", ear, "delta", "message")
-        await ear.until(lambda ear: len(ear.heard) == 4)  # it was said, and heard where it was said
+        await forge(other, "bridge:inbox", ear, "work", "cancel")
+        await forge(other, f"session:{session_id}", ear, "delta", "message")
+        await ear.until(lambda ear: len(ear.heard) == 4)  # they arrived on the public topics
         assert claims(worker) == before
         assert hers.heard == []
         await user.reply(await user.ask(session_id, "[[text=true]]"))

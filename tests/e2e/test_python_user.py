@@ -1,4 +1,4 @@
-"""A frontend in Python with the official client: insert a row, hear the reply."""
+"""A frontend in Python with the official client: insert a row, receive the reply."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from tests.support.users import Person
 from tests.support.workers import working
 
 
-async def test_deltas_make_the_row(environment: dict[str, str], model: ModelServer, user: Person) -> None:
+async def test_deltas_add_up_to_the_row(environment: dict[str, str], model: ModelServer, user: Person) -> None:
     async with working(environment, checkpoint_seconds=0.1):
         session_id = await user.open_session(title="named")
         ear = await user.listen(f"session:{session_id}")
         await user.be_heard(session_id, ear)
         message_id = await user.ask(session_id, "[[tokens=60 hold=12]]")
 
-        async def heard(parts: int) -> None:
+        async def received(parts: int) -> None:
             await ear.until(lambda ear: len(ear.of("delta", reply_to=message_id)) >= parts)
 
         for parts in (1, 2, 3, 4):
-            await heard(parts)
+            await received(parts)
             model.let_go()
         row = await user.reply(message_id)
         await ear.until(lambda ear: ear.of("message", id=message_id, status="done"))
@@ -40,7 +40,7 @@ async def test_deltas_make_the_row(environment: dict[str, str], model: ModelServ
         assert set(states[-2:]) == {("assistant", "done"), ("user", "done")}
 
 
-async def test_code_fills_the_files(environment: dict[str, str], user: Person) -> None:
+async def test_replies_write_code_files(environment: dict[str, str], user: Person) -> None:
     async with working(environment):
         session_id = await user.open_session("Code", title="named")
         ear = await user.listen(f"session:{session_id}")
@@ -67,7 +67,7 @@ async def test_code_fills_the_files(environment: dict[str, str], user: Person) -
         assert (version["content"], version["revision"], version["conflict"]) == ("x = 1", 1, False)
 
 
-async def test_an_edit_meanwhile_stays(environment: dict[str, str], model: ModelServer, user: Person) -> None:
+async def test_an_edit_during_a_reply_is_kept(environment: dict[str, str], model: ModelServer, user: Person) -> None:
     async with working(environment):
         session_id = await user.open_session("Code")
         file = {"session_id": session_id, "path": "a.py", "content": "theirs"}
@@ -87,7 +87,7 @@ async def test_an_edit_meanwhile_stays(environment: dict[str, str], model: Model
         await ear.until(lambda ear: ear.of("file", path="a.py", conflict=True))
 
 
-async def test_a_session_is_named_after_its_first_reply(environment: dict[str, str], user: Person) -> None:
+async def test_the_first_reply_names_the_session(environment: dict[str, str], user: Person) -> None:
     async with working(environment):
         ear = await user.listen(f"user:{user.id}", "session", "session_deleted")
         session_id = await user.open_session()
@@ -97,7 +97,7 @@ async def test_a_session_is_named_after_its_first_reply(environment: dict[str, s
         await ear.until(lambda ear: ear.of("session_deleted", id=session_id))
 
 
-async def test_the_conversation_is_told_in_order(environment: dict[str, str], user: Person) -> None:
+async def test_questions_are_answered_in_order(environment: dict[str, str], user: Person) -> None:
     async with working(environment):
         session_id = await user.open_session(title="named")
         ids = [await user.ask(session_id, f"[[text=answer-{n}]] question-{n}") for n in range(4)]
@@ -108,7 +108,7 @@ async def test_the_conversation_is_told_in_order(environment: dict[str, str], us
         assert {row["status"] for row in rows} == {"done"}
 
 
-async def test_bad_input_is_told_where_the_person_looks(environment: dict[str, str], user: Person) -> None:
+async def test_bad_input_fails_the_reply(environment: dict[str, str], user: Person) -> None:
     async with working(environment):
         session_id = await user.open_session("Nonesuch", title="named")
         row = await user.reply(await user.ask(session_id, "hello"))
@@ -116,6 +116,6 @@ async def test_bad_input_is_told_where_the_person_looks(environment: dict[str, s
         assert row["error"]["code"] == "unknown_function"
         (question,) = [row for row in await user.rows("messages", session_id=session_id) if row["role"] == "user"]
         assert question["status"] == "failed"
-        # a later question is answered: the failed one holds nobody up
+        # the failed question does not block a later one
         await user.client.table("sessions").update({"function": "Chat"}).eq("id", session_id).execute()
         assert (await user.reply(await user.ask(session_id, "[[text=fine]]")))["content"] == "fine"

@@ -5,7 +5,7 @@ import { Workspace } from "./Workspace.tsx";
 import { forgetDrafts } from "./draft.ts";
 import type { Client } from "./supabase.ts";
 
-/** Who is signed in decides what is shown. */
+/** The sign-in form, or the workspace of the signed-in user. */
 export function App({ client }: { client: Client }) {
   const [user, setUser] = useState<User | null | undefined>(undefined);
 
@@ -13,7 +13,7 @@ export function App({ client }: { client: Client }) {
     let last: string | undefined;
     const { data } = client.auth.onAuthStateChange((event, session) => {
       const next = session?.user.id;
-      // in whichever tab it happened
+      // also when it happened in another tab
       if (event === "SIGNED_OUT" || (last !== undefined && next !== last)) forgetDrafts();
       last = next;
       setUser(session?.user ?? null);
@@ -21,7 +21,7 @@ export function App({ client }: { client: Client }) {
     return () => data.subscription.unsubscribe();
   }, [client]);
 
-  if (user === undefined) return null; // the stored session is being looked up
+  if (user === undefined) return null; // the stored session is still loading
   if (user === null) return <SignIn client={client} />;
   return <Workspace key={user.id} client={client} user={user} />;
 }

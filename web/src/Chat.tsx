@@ -1,11 +1,11 @@
 import { useMemo, useState } from "react";
 import { hasEnded, type ChatSession, type SessionRow, type SessionSnapshot } from "supabase-baml-bridge-client";
 import { useSession } from "supabase-baml-bridge-client/react";
+import { useAction } from "./action.ts";
 import { Composer } from "./Composer.tsx";
 import { Conversation } from "./Conversation.tsx";
 import { Files, useKeptFile } from "./Files.tsx";
 import { useDraft } from "./draft.ts";
-import { messageOf } from "./errors.ts";
 import type { MessageActions } from "./Message.tsx";
 import type { Client } from "./supabase.ts";
 
@@ -16,7 +16,7 @@ interface Props {
   onMenu(): void;
 }
 
-/** One session: its conversation, the box to write in, and its code files. */
+/** A session: its conversation, the message box and its code files. */
 export function Chat({ client, ...rest }: Props) {
   const { session, ...snapshot } = useSession(client, rest.row.id);
   return session && <OpenChat session={session} snapshot={snapshot} {...rest} />;
@@ -30,28 +30,20 @@ interface OpenProps extends Omit<Props, "client"> {
 function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
   const { messages, connection, error } = snapshot;
   const [draft, setDraft] = useDraft(row.id, messages);
-  /** An earlier question, and how it is asked in other words; the draft waits meanwhile. */
+  /** The question being edited, with its new text. The draft is kept meanwhile. */
   const [edit, setEdit] = useState<{ id: string; text: string } | null>(null);
-  const [problem, setProblem] = useState<string | null>(null);
+  const { run, error: problem } = useAction();
   const [filesOpen, setFilesOpen] = useState(false);
-  const { shown: files, goneId, keep, release } = useKeptFile(snapshot.files);
+  const { shown: files, deletedId, keep, release } = useKeptFile(snapshot.files);
   const showsFiles = filesOpen && files.length > 0;
 
-  const attempt = useMemo(
-    () =>
-      (action: Promise<unknown>): void => {
-        setProblem(null);
-        action.catch((reason: unknown) => setProblem(messageOf(reason)));
-      },
-    [],
-  );
   const actions: MessageActions = useMemo(
     () => ({
-      retry: (id) => attempt(session.retry(id)),
+      retry: (id) => void run(() => session.retry(id)),
       resend: (id) => void session.resend(id),
       edit: ({ id, content }) => setEdit({ id, text: content }),
     }),
-    [session, attempt],
+    [session, run],
   );
 
   function send(text: string): void {
@@ -60,7 +52,7 @@ function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
     void (edit === null ? session.send(text) : session.edit(edit.id, text));
   }
 
-  // what "Stop" stops: the reply that runs, or else the oldest question that waits
+  // "Stop" cancels the running reply, or else the oldest waiting question
   const waiting = messages.filter((message) => message.ordinal !== null && !hasEnded(message));
   const stoppable = waiting.find(({ role }) => role === "assistant") ?? waiting[0];
 
@@ -82,10 +74,10 @@ function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
         <section className="talk" aria-label="Conversation">
           {connection === "offline" && (
             <p className="banner" role="status">
-              No live connection: trying again. Nothing is lost.
+              Connection lost. Reconnecting…
             </p>
           )}
-          <Conversation snapshot={snapshot} actions={actions} onOlder={() => attempt(session.loadOlder())} />
+          <Conversation snapshot={snapshot} actions={actions} onOlder={() => void run(() => session.loadOlder())} />
           {(problem ?? error) && (
             <p className="error" role="alert">
               {problem ?? error}
@@ -97,11 +89,11 @@ function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
             onDraft={(text) => (edit === null ? setDraft(text) : setEdit({ ...edit, text }))}
             onSend={send}
             onCancelEdit={() => setEdit(null)}
-            onStop={stoppable ? () => attempt(session.cancel(stoppable.id)) : null}
+            onStop={stoppable ? () => void run(() => session.cancel(stoppable.id)) : null}
           />
         </section>
         {files.length > 0 && (
-          <Files session={session} files={files} goneId={goneId} onEdit={keep} onEdited={release} />
+          <Files session={session} files={files} deletedId={deletedId} onEdit={keep} onEdited={release} />
         )}
       </div>
     </div>

@@ -1,14 +1,14 @@
 import { lazy, Suspense, useDeferredValue } from "react";
 import { CopyButton } from "./Copy.tsx";
 
-/** The highlighter is large: it is loaded with the first code that is shown. */
+/** The highlighter is large, so it loads with the first code. */
 const Highlighted = lazy(() => import("./Highlighted.tsx"));
-/** Longer code is shown without colours: to highlight it takes too long. */
+/** Longer code is not highlighted, because that takes too long. */
 const MAX_HIGHLIGHTED = 30_000;
 
-/** Code with its colours, if its language is known. */
+/** Code, highlighted if its language is known. */
 export function Code({ code, language }: { code: string; language: string }) {
-  // while code streams in, its colours may be a moment behind the page
+  // while code streams in, its highlighting may lag behind
   const shown = useDeferredValue(code);
   if (language === "" || code.length > MAX_HIGHLIGHTED) return <code>{code}</code>;
   return (
@@ -20,16 +20,15 @@ export function Code({ code, language }: { code: string; language: string }) {
   );
 }
 
-/** A block of code in a text. */
+/** A code block in a reply. */
 export function CodeBox({ code, language }: { code: string; language: string }) {
-  const name = language || "code";
   return (
     <figure className="code">
       <figcaption>
-        <span>{name}</span>
-        <CopyButton text={code} what={name} />
+        <span>{language || "code"}</span>
+        <CopyButton text={code} what={language ? `${language} code` : "code"} />
       </figcaption>
-      <pre tabIndex={0} role="group" aria-label={`Block of ${name}`}>
+      <pre tabIndex={0} role="group" aria-label={language ? `Code block (${language})` : "Code block"}>
         <Code code={code} language={language} />
       </pre>
     </figure>

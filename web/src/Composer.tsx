@@ -3,20 +3,20 @@ import { isComposing } from "./keys.ts";
 
 interface Props {
   draft: string;
-  /** Whether the draft is an earlier question in other words. */
+  /** Whether the draft is an edit of an earlier question. */
   editing: boolean;
   onDraft(text: string): void;
   onSend(text: string): void;
   onCancelEdit(): void;
-  /** Null: nothing is to be stopped. */
+  /** Null: there is nothing to stop. */
   onStop: (() => void) | null;
 }
 
-/** Where a message is written. Enter sends, Shift and Enter begins a new line, Escape leaves an edit. */
+/** The message box. Enter sends, Shift+Enter starts a new line, Escape cancels an edit. */
 export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop }: Props) {
   const box = useRef<HTMLTextAreaElement>(null);
 
-  // grows with the text, up to the height the style sheet allows
+  // grows with the text, up to the maximum height in the style sheet
   useEffect(() => {
     const element = box.current;
     if (element === null) return;
@@ -52,7 +52,7 @@ export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop
     >
       {editing && (
         <p className="editing" role="status">
-          <span>Ask again in other words. The earlier question stays.</span>
+          <span>Editing a question. The original stays in the conversation.</span>
           <button type="button" className="quiet small" onClick={onCancelEdit}>
             Cancel
           </button>

@@ -8,12 +8,12 @@ interface Props {
   onOlder(): void;
 }
 
-/** How near to its end (in pixels) the reader must be for the page to follow the text. */
+/** How close to the end, in pixels, the log must be scrolled to follow new text. */
 const NEAR = 80;
-/** How many messages are rendered at once; the older ones follow when the page has time, as many at a time. */
-const AT_ONCE = 12;
+/** Messages rendered at first, and then per idle period, newest first. */
+const BATCH = 12;
 
-/** The messages, oldest first; follows the newest text unless the reader has scrolled up. */
+/** The messages, oldest first. Scrolls with new text unless the user has scrolled up. */
 export function Conversation({ snapshot, actions, onOlder }: Props) {
   const { messages, ready, busy, hasOlder } = snapshot;
   const shown = useGrowing(messages);
@@ -33,10 +33,10 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
       <div ref={column} className="column">
         {hasOlder && shown.length === messages.length && (
           <button className="older" onClick={onOlder}>
-            Show older messages
+            Load older messages
           </button>
         )}
-        {ready && messages.length === 0 && <p className="muted empty">Say something to begin.</p>}
+        {ready && messages.length === 0 && <p className="muted empty">Send a message to start.</p>}
         {shown.map((message) => (
           <MessageItem
             key={message.id}
@@ -51,17 +51,17 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
   );
 }
 
-/** The newest messages, and when the page has time all of them. What is shown stays shown when others are added. */
+/** The newest messages, and all of them once the page has been idle. New messages do not hide old ones. */
 function useGrowing(messages: readonly Message[]): readonly Message[] {
   const [firstId, setFirstId] = useState<string | null>(null);
   const known = messages.findIndex(({ id }) => id === firstId);
-  const first = known >= 0 ? known : Math.max(0, messages.length - AT_ONCE);
+  const first = known >= 0 ? known : Math.max(0, messages.length - BATCH);
   const pinned = messages[first]?.id ?? null;
-  const next = messages[Math.max(0, first - AT_ONCE)]?.id ?? null;
+  const next = messages[Math.max(0, first - BATCH)]?.id ?? null;
   useEffect(() => {
     setFirstId(pinned);
     if (next === pinned) return;
-    // a timer where there is no idle callback (Safari)
+    // Safari has no requestIdleCallback
     if (typeof requestIdleCallback === "undefined") {
       const timer = setTimeout(() => setFirstId(next), 30);
       return () => clearTimeout(timer);
@@ -72,21 +72,21 @@ function useGrowing(messages: readonly Message[]): readonly Message[] {
   return messages.slice(first);
 }
 
-/** Keeps the end of the text in sight for as long as the reader is there. */
+/** Keeps the log scrolled to its end while the user is there. */
 function useFollow(messages: readonly Message[]) {
   const log = useRef<HTMLDivElement>(null);
   const column = useRef<HTMLDivElement>(null);
   const follow = useRef(true);
 
   useLayoutEffect(() => {
-    // who has just written wants to see the answer
+    // after sending, scroll to the reply
     if (messages.at(-1)?.status === "sending") follow.current = true;
   }, [messages]);
 
   useEffect(() => {
     const [view, text] = [log.current, column.current];
     if (view === null || text === null) return;
-    // the text grows, is drawn for the first time, or a keyboard takes room away from it
+    // the text grows or is laid out for the first time, or an on-screen keyboard shrinks the log
     const observer = new ResizeObserver(() => {
       if (follow.current) view.scrollTop = view.scrollHeight;
     });

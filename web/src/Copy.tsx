@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "react";
 
-/** Copies a text to the clipboard and says so. */
+/** Copies a text to the clipboard. `what`: the text's name, for screen readers. */
 export function CopyButton({ text, what }: { text: string; what: string }) {
   const [label, setLabel] = useState("Copy");
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
@@ -11,7 +11,7 @@ export function CopyButton({ text, what }: { text: string; what: string }) {
       await navigator.clipboard.writeText(text);
       setLabel("Copied");
     } catch {
-      setLabel("Not allowed"); // the browser keeps pages without https from the clipboard
+      setLabel("Copy failed"); // browsers deny insecure pages the clipboard
     }
     clearTimeout(timer.current);
     timer.current = setTimeout(() => setLabel("Copy"), 1_500);

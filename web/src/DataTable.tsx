@@ -1,34 +1,30 @@
-import { useId } from "react";
+import { useId, type ReactNode } from "react";
 import type { Json } from "supabase-baml-bridge-client";
-import { Value } from "./DataView.tsx";
-import { isEmpty, isObject, nameOf, orderOf, type JsonObject } from "./data.ts";
-
-/** Whether a value is a list of objects with something in them: a row each. */
-export function isTable(value: Json | undefined): value is JsonObject[] {
-  return Array.isArray(value) && value.length > 0 && value.every((row) => isObject(row) && Object.keys(row).length > 0);
-}
+import { isEmpty, nameOf, orderOf, type JsonObject } from "./data.ts";
 
 interface Props {
   rows: readonly JsonObject[];
   caption: string;
-  /** Whether the last row is still being written. */
+  /** Whether the last row may still change. */
   streaming: boolean;
+  /** Renders the value of a cell. */
+  cell(value: Json | undefined, name: string, streaming: boolean): ReactNode;
 }
 
 /**
- * A list of alike objects. The first column names the rows if it holds nothing but text. A wide table is scrolled in
- * its frame, by keyboard too, and the rows' names stay in sight.
+ * A list of similar objects as a table. If the first column holds only text, its cells are row headers. A wide table
+ * scrolls in its frame, also with the keyboard, and keeps the row headers in sight.
  */
-export function DataTable({ rows, caption, streaming }: Props) {
+export function DataTable({ rows, caption, streaming, cell }: Props) {
   const id = useId();
   const columns = orderOf(rows.flatMap(Object.keys));
-  // of one type as far as there is something
+  // whether all values that are not empty have this type
   const isOnly = (column: string, type: "number" | "string") => {
     const values = rows.map((row) => row[column]).filter((value) => !isEmpty(value));
     return values.length > 0 && values.every((value) => typeof value === type);
   };
   const numeric = new Set(columns.filter((column) => isOnly(column, "number")));
-  const named = columns.length > 1 && isOnly(columns[0]!, "string");
+  const hasHeaders = columns.length > 1 && isOnly(columns[0]!, "string");
   const classOf = (column: string) => (numeric.has(column) ? "number" : undefined);
   return (
     <div className="table" tabIndex={0} role="group" aria-labelledby={id}>
@@ -47,15 +43,14 @@ export function DataTable({ rows, caption, streaming }: Props) {
           {rows.map((row, index) => (
             <tr key={index}>
               {columns.map((column, at) => {
-                const pending = streaming && index === rows.length - 1;
-                const cell = <Value value={row[column]} name={nameOf(column)} streaming={pending} />;
-                return named && at === 0 ? (
+                const content = cell(row[column], nameOf(column), streaming && index === rows.length - 1);
+                return hasHeaders && at === 0 ? (
                   <th key={column} scope="row">
-                    {cell}
+                    {content}
                   </th>
                 ) : (
                   <td key={column} className={classOf(column)}>
-                    {cell}
+                    {content}
                   </td>
                 );
               })}

@@ -1,18 +1,18 @@
 import type { Json } from "supabase-baml-bridge-client";
-import { DataTable, isTable } from "./DataTable.tsx";
-import { isEmpty, isFlat, isObject, nameOf, orderOf, type JsonObject } from "./data.ts";
+import { DataTable } from "./DataTable.tsx";
+import { isEmpty, isFlat, isObject, isTable, nameOf, orderOf, type JsonObject } from "./data.ts";
 
-/** Fields of a structured result that the page shows elsewhere: as the reply's text, and beside the conversation. */
+/** Fields that the page shows elsewhere: as the reply's text, and beside the conversation. */
 const SHOWN_ELSEWHERE = ["reply", "files"];
 
-/** What of a structured result is to be shown with the message, or null. */
+/** The part of a structured result to show with the message, or null. */
 export function restOf(data: Json | null): Json | null {
   if (!isObject(data)) return data;
   const rest = Object.entries(data).filter(([key, value]) => !SHOWN_ELSEWHERE.includes(key) && !isEmpty(value));
   return rest.length > 0 ? Object.fromEntries(rest) : null;
 }
 
-/** A structured result: lists of alike objects as tables, objects as names and values, also while it streams. */
+/** A structured result, also while it streams: lists of similar objects as tables, objects as names and values. */
 export function DataView({ data, streaming }: { data: Json; streaming: boolean }) {
   return (
     <div className="data" data-testid="data">
@@ -21,43 +21,54 @@ export function DataView({ data, streaming }: { data: Json; streaming: boolean }
   );
 }
 
-interface ValueProps {
-  value: Json | undefined;
-  /** What a table is called. */
+interface ValueProps<T = Json | undefined> {
+  value: T;
+  /** The caption, if the value is a table. */
   name: string;
-  /** Whether what is still empty may be filled. */
+  /** Whether the value may still change. */
   streaming: boolean;
 }
 
-export function Value({ value, name, streaming }: ValueProps) {
+function Value({ value, name, streaming }: ValueProps) {
   if (isEmpty(value)) return <span className="muted">{streaming ? "…" : "–"}</span>;
-  if (isTable(value)) return <DataTable rows={value} caption={name} streaming={streaming} />;
-  if (Array.isArray(value)) return <List items={value} name={name} streaming={streaming} />;
+  if (isTable(value)) return <Table value={value} name={name} streaming={streaming} />;
+  if (Array.isArray(value)) return <List value={value} name={name} streaming={streaming} />;
   if (isObject(value)) return <Fields fields={value} streaming={streaming} />;
   if (typeof value === "boolean") return value ? "yes" : "no";
   return typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 20 }) : value;
 }
 
-function List({ items, name, streaming }: { items: readonly Json[]; name: string; streaming: boolean }) {
+function Table({ value, name, streaming }: ValueProps<JsonObject[]>) {
+  return (
+    <DataTable
+      rows={value}
+      caption={name}
+      streaming={streaming}
+      cell={(cell, column, pending) => <Value value={cell} name={column} streaming={pending} />}
+    />
+  );
+}
+
+function List({ value, name, streaming }: ValueProps<readonly Json[]>) {
   return (
     <ul>
-      {items.map((item, index) => (
+      {value.map((item, index) => (
         <li key={index}>
-          <Value value={item} name={name} streaming={streaming && index === items.length - 1} />
+          <Value value={item} name={name} streaming={streaming && index === value.length - 1} />
         </li>
       ))}
     </ul>
   );
 }
 
-/** Names and values. A table has its name as its caption, so it stands between them. */
+/** Names and values. A table is shown between them, with its name as the caption. */
 function Fields({ fields, streaming }: { fields: JsonObject; streaming: boolean }) {
-  return runsOf(fields).map((run, index) => {
-    const [key, value] = run[0]!;
-    if (isTable(value)) return <DataTable key={index} rows={value} caption={nameOf(key)} streaming={streaming} />;
+  return groupsOf(fields).map((group, index) => {
+    const [key, value] = group[0]!;
+    if (isTable(value)) return <Table key={index} value={value} name={nameOf(key)} streaming={streaming} />;
     return (
       <dl key={index}>
-        {run.map(([name, one]) => (
+        {group.map(([name, one]) => (
           <div key={name} className={isFlat(one) ? "flat" : undefined}>
             <dt>{nameOf(name)}</dt>
             <dd>
@@ -72,15 +83,15 @@ function Fields({ fields, streaming }: { fields: JsonObject; streaming: boolean 
 
 type Entry = [string, Json | undefined];
 
-/** The fields in runs: each table alone, what stands between two tables together. */
-function runsOf(fields: JsonObject): Entry[][] {
-  const runs: Entry[][] = [];
+/** Groups the fields: each table by itself, and the fields between two tables together. */
+function groupsOf(fields: JsonObject): Entry[][] {
+  const groups: Entry[][] = [];
   let open: Entry[] | null = null;
   for (const key of orderOf(Object.keys(fields))) {
     const entry: Entry = [key, fields[key]];
-    if (open === null || isTable(entry[1])) runs.push((open = []));
+    if (open === null || isTable(entry[1])) groups.push((open = []));
     open.push(entry);
     if (isTable(entry[1])) open = null;
   }
-  return runs;
+  return groups;
 }

@@ -1,49 +1,34 @@
 import { useState } from "react";
 import type { ChatSession, CodeFile } from "supabase-baml-bridge-client";
-import { messageOf } from "./errors.ts";
+import { useAction } from "./action.ts";
 import { isComposing } from "./keys.ts";
 import { shownPath } from "./paths.ts";
 
 interface Props {
   session: ChatSession;
   file: CodeFile;
-  /** Whether the file has been deleted meanwhile. */
-  isGone: boolean;
+  /** Whether the file has been deleted since the edit started. */
+  isDeleted: boolean;
   onDone(): void;
-  /** Called with the id of the file that takes the place of a deleted one. */
+  /** Called with the id of a new file that replaces a deleted one. */
   onAdded(id: string): void;
 }
 
-/**
- * A file's text to change. If a reply changes it meanwhile, or somebody deletes it, nobody's text is lost: the editor
- * asks what shall be.
- */
-export function FileEditor({ session, file, isGone, onDone, onAdded }: Props) {
+/** Edits a file. If the file changes or is deleted meanwhile, the user chooses which text to keep. */
+export function FileEditor({ session, file, isDeleted, onDone, onAdded }: Props) {
   const [text, setText] = useState(file.content);
-  /** The revision that the text was made from. */
+  /** The revision that the edit is based on. */
   const [revision, setRevision] = useState(file.revision);
-  const [busy, setBusy] = useState(false);
-  const [problem, setProblem] = useState<string | null>(null);
-  const stale = isGone || file.revision !== revision;
+  const { run, busy, error } = useAction();
+  const stale = isDeleted || file.revision !== revision;
 
-  async function attempt(action: () => Promise<void>): Promise<void> {
-    setBusy(true);
-    setProblem(null);
-    try {
-      await action();
-    } catch (reason) {
-      setProblem(messageOf(reason));
-    } finally {
-      setBusy(false);
-    }
-  }
   const save = (from: number) =>
-    attempt(async () => {
+    run(async () => {
       const { saved } = await session.files.save(file.id, text, from);
-      if (saved) onDone(); // if not, the file shown has another revision by now, or is gone
+      if (saved) onDone(); // otherwise `file` has changed, and the editor asks
     });
   const add = () =>
-    attempt(async () => {
+    run(async () => {
       const { id } = await session.files.add(file.path, text, file.language);
       onDone();
       onAdded(id);
@@ -57,22 +42,25 @@ export function FileEditor({ session, file, isGone, onDone, onAdded }: Props) {
         void save(revision);
       }}
     >
-      {isGone && (
+      {isDeleted && (
         <div className="banner" role="alert">
-          <p>This file has been deleted. Your text is still here.</p>
+          <p>This file was deleted. Your edit is still here.</p>
           <p className="answers">
             <button type="button" disabled={busy} onClick={() => void add()}>
-              Save as a new file
+              Save as new file
             </button>
           </p>
         </div>
       )}
-      {stale && !isGone && (
+      {stale && !isDeleted && (
         <div className="banner" role="alert">
-          <p>This file has changed since you began: it is at revision {file.revision} now, you began at {revision}.</p>
+          <p>
+            This file changed while you were editing. Your edit is based on revision {revision}, and the file is now at
+            revision {file.revision}.
+          </p>
           <p className="answers">
             <button type="button" disabled={busy} onClick={() => void save(file.revision)}>
-              Keep mine
+              Keep my version
             </button>
             <button
               type="button"
@@ -82,24 +70,24 @@ export function FileEditor({ session, file, isGone, onDone, onAdded }: Props) {
                 setRevision(file.revision);
               }}
             >
-              Take the new text
+              Use the new version
             </button>
           </p>
         </div>
       )}
-      {problem && (
+      {error && (
         <p className="error" role="alert">
-          {problem}
+          {error}
         </p>
       )}
       <textarea
-        aria-label={`Text of ${shownPath(file)}`}
+        aria-label={`Edit ${shownPath(file)}`}
         spellCheck={false}
         autoFocus
         value={text}
         onChange={(event) => setText(event.target.value)}
         onKeyDown={({ key, nativeEvent }) => {
-          // not what has been typed, by a slip of a finger
+          // never discards an edit by accident
           if (key === "Escape" && text === file.content && !isComposing(nativeEvent)) onDone();
         }}
       />

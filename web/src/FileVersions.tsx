@@ -1,51 +1,41 @@
 import { useEffect, useRef, useState } from "react";
 import type { ChatSession, CodeFile, CodeFileVersion } from "supabase-baml-bridge-client";
+import { useAction } from "./action.ts";
 import { Code } from "./Code.tsx";
 import { CopyButton } from "./Copy.tsx";
-import { messageOf } from "./errors.ts";
 import { shownPath } from "./paths.ts";
 
-/** The earlier versions of a file, one of them to read, copy or bring back. */
+/** The earlier versions of a file, to read, copy and restore. */
 export function FileVersions({ session, file }: { session: ChatSession; file: CodeFile }) {
   const [versions, setVersions] = useState<CodeFileVersion[] | null>(null);
   const [chosen, setChosen] = useState<{ id: number; content: string } | null>(null);
   const wanted = useRef<number>(null);
-  const [problem, setProblem] = useState<string | null>(null);
+  const { run, error } = useAction();
+  const { run: read, error: readError } = useAction();
+  const problem = error ?? readError;
 
   useEffect(() => {
-    let shown = true;
-    session.files.readVersions(file.id).then(
-      (read) => {
-        if (!shown) return;
-        setVersions(read);
-        setProblem(null);
-      },
-      (reason: unknown) => shown && setProblem(messageOf(reason)),
-    );
+    let isStale = false;
+    void read(async () => {
+      const newest = await session.files.readVersions(file.id);
+      if (!isStale) setVersions(newest);
+    });
     return () => {
-      shown = false;
+      isStale = true;
     };
-  }, [session, file.id, file.revision]);
+  }, [read, session, file.id, file.revision]);
 
-  async function attempt(action: () => Promise<void>): Promise<void> {
-    setProblem(null);
-    try {
-      await action();
-    } catch (reason) {
-      setProblem(messageOf(reason));
-    }
-  }
   const choose = (id: number) =>
-    attempt(async () => {
+    run(async () => {
       wanted.current = id;
       const content = await session.files.readVersion(id);
-      if (wanted.current === id) setChosen({ id, content }); // if not, another one was chosen meanwhile
+      if (wanted.current === id) setChosen({ id, content }); // otherwise another one was chosen since
     });
   const restore = (content: string) =>
-    attempt(async () => {
+    run(async () => {
       const { saved } = await session.files.save(file.id, content, file.revision);
-      if (saved) setChosen(null);
-      else setProblem("The file has just changed: look at it, and try again.");
+      if (!saved) throw new Error("This file has just changed. Review it and try again.");
+      setChosen(null);
     });
 
   return (
@@ -55,7 +45,7 @@ export function FileVersions({ session, file }: { session: ChatSession; file: Co
           {problem}
         </p>
       )}
-      {versions?.length === 0 && <p className="muted hint">There are no earlier versions.</p>}
+      {versions?.length === 0 && <p className="muted hint">No earlier versions.</p>}
       <ul aria-label={`Versions of ${shownPath(file)}`}>
         {versions?.map((version) => (
           <li key={version.id}>
@@ -64,7 +54,7 @@ export function FileVersions({ session, file }: { session: ChatSession; file: Co
               aria-current={version.id === chosen?.id ? "true" : undefined}
               onClick={() => void choose(version.id)}
             >
-              {version.conflict ? `from revision ${version.revision}` : `revision ${version.revision}`}
+              {version.conflict ? `based on revision ${version.revision}` : `revision ${version.revision}`}
               <time dateTime={version.created_at}>{new Date(version.created_at).toLocaleString()}</time>
               {version.conflict && <span className="badge conflict">conflict</span>}
             </button>
@@ -80,14 +70,14 @@ export function FileVersions({ session, file }: { session: ChatSession; file: Co
               disabled={chosen.content === file.content}
               onClick={() => void restore(chosen.content)}
             >
-              Bring back
+              Restore
             </button>
           </div>
           <pre
             className="file-content"
             data-testid="version-content"
             role="group"
-            aria-label="Content of the version"
+            aria-label="Content of this version"
             tabIndex={0}
           >
             <Code code={chosen.content} language={file.language ?? ""} />

@@ -1,55 +1,55 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { ChatSession, CodeFile } from "supabase-baml-bridge-client";
+import { useAction } from "./action.ts";
 import { Code } from "./Code.tsx";
 import { CopyButton } from "./Copy.tsx";
 import { FileEditor } from "./FileEditor.tsx";
 import { FileVersions } from "./FileVersions.tsx";
-import { messageOf } from "./errors.ts";
 import { downloadName, shownPath } from "./paths.ts";
 
-/** How long a download may take to begin: some browsers read the text after the click. */
-const KEPT_MS = 30_000;
+/** How long a download's URL stays valid: some browsers read it some time after the click. */
+const DOWNLOAD_MS = 30_000;
 
-/** The files to show, and a way to keep one of them in sight, deleted or not, while somebody edits it. */
+/** The files to show, with functions to keep one of them while it is edited, even if it is deleted. */
 export function useKeptFile(files: readonly CodeFile[]) {
   const [kept, keep] = useState<CodeFile | null>(null);
   const release = (id: string) => keep((now) => (now?.id === id ? null : now));
-  const isGone = kept !== null && !files.some(({ id }) => id === kept.id);
-  return { shown: isGone ? [...files, kept] : files, goneId: isGone ? kept.id : null, keep, release };
+  const isDeleted = kept !== null && !files.some(({ id }) => id === kept.id);
+  return { shown: isDeleted ? [...files, kept] : files, deletedId: isDeleted ? kept.id : null, keep, release };
 }
 
 interface Props {
   session: ChatSession;
   files: readonly CodeFile[];
-  /** The one that is only shown because it is edited. */
-  goneId: string | null;
-  /** Called when an edit of a file begins, and when it is over. */
+  /** The deleted file that is shown because it is being edited. */
+  deletedId: string | null;
+  /** Called when an edit of a file starts, and when it ends. */
   onEdit(file: CodeFile): void;
   onEdited(id: string): void;
 }
 
-/** The code files of a session: their list, and the selected one to read, edit, copy, download, or look back in. */
-export function Files({ session, files, goneId, onEdit, onEdited }: Props) {
+/** The code files of a session: the list, and the selected file with its tools. */
+export function Files({ session, files, deletedId, onEdit, onEdited }: Props) {
   const [selectedId, setSelectedId] = useState<string | null>(null);
   const list = useRef<HTMLUListElement>(null);
-  const others = useRef(files);
+  const known = useRef(files);
   const selected = files.find(({ id }) => id === selectedId) ?? files[0];
   useEffect(() => {
-    // a file that goes takes the keyboard's focus with it
-    const gone = others.current.some(({ id }) => !files.some((file) => file.id === id));
-    others.current = files;
-    if (gone && hasNoFocus()) list.current?.querySelector<HTMLElement>("[aria-current]")?.focus();
+    // a deleted file may have had the focus
+    const isRemoved = known.current.some(({ id }) => !files.some((file) => file.id === id));
+    known.current = files;
+    if (isRemoved && hasNoFocus()) list.current?.querySelector<HTMLElement>("[aria-current]")?.focus();
   }, [files]);
   useLayoutEffect(() => {
     const pane = list.current?.closest("aside");
     const box = pane?.closest(".chat")?.querySelector<HTMLElement>(".composer textarea");
     return () => {
-      // the pane goes with the last file; the conversation takes the focus when it is in sight again
+      // the pane disappears with the last file: move the focus to the message box once that is visible
       if (pane?.contains(document.activeElement)) queueMicrotask(() => box?.focus());
     };
   }, []);
   if (selected === undefined) return null;
-  // it stays selected when a file comes that stands before it
+  // so that a new file above does not change the selection
   if (selected.id !== selectedId) setSelectedId(selected.id);
   const select = (id: string): void => {
     if (id !== selected.id) onEdited(selected.id);
@@ -67,7 +67,7 @@ export function Files({ session, files, goneId, onEdit, onEdited }: Props) {
             >
               {shownPath(file)}
               {file.conflict && <span className="badge conflict">conflict</span>}
-              {file.id === goneId && <span className="badge conflict">deleted</span>}
+              {file.id === deletedId && <span className="badge conflict">deleted</span>}
             </button>
           </li>
         ))}
@@ -76,7 +76,7 @@ export function Files({ session, files, goneId, onEdit, onEdited }: Props) {
         key={selected.id}
         session={session}
         file={selected}
-        isGone={selected.id === goneId}
+        isDeleted={selected.id === deletedId}
         onEdit={onEdit}
         onEdited={onEdited}
         onSelect={select}
@@ -89,17 +89,17 @@ type View = "content" | "edit" | "versions" | "delete";
 
 interface ViewProps extends Pick<Props, "session" | "onEdit" | "onEdited"> {
   file: CodeFile;
-  isGone: boolean;
+  isDeleted: boolean;
   onSelect(id: string): void;
 }
 
-function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewProps) {
+function FileView({ session, file, isDeleted, onEdit, onEdited, onSelect }: ViewProps) {
   const [view, setView] = useState<View>("content");
-  const [problem, setProblem] = useState<string | null>(null);
+  const { run, error } = useAction();
   const tools = useRef<HTMLDivElement>(null);
   const before = useRef(view);
   useEffect(() => {
-    // what had the keyboard's focus is gone with the editor or the question: back to the button that opened it
+    // the closed editor or question had the focus: return it to the button that opened it
     if (hasNoFocus()) tools.current?.querySelector<HTMLElement>(`[name=${before.current}]`)?.focus();
     before.current = view;
   }, [view]);
@@ -111,15 +111,10 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
   const path = shownPath(file);
   const toggle = (to: View) => show(view === to ? "content" : to);
 
-  async function remove(): Promise<void> {
-    setProblem(null);
+  const remove = () => {
     setView("content");
-    try {
-      await session.files.remove(file.id);
-    } catch (reason) {
-      setProblem(messageOf(reason));
-    }
-  }
+    void run(() => session.files.remove(file.id));
+  };
 
   return (
     <>
@@ -129,8 +124,8 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
           {file.language && `${file.language} · `}revision {file.revision}
         </span>
       </div>
-      {!isGone && (
-        <div ref={tools} className="file-tools" role="group" aria-label={`What to do with ${path}`}>
+      {!isDeleted && (
+        <div ref={tools} className="file-tools" role="group" aria-label={`Actions for ${path}`}>
           <button name="edit" className="quiet small" aria-pressed={view === "edit"} onClick={() => toggle("edit")}>
             Edit
           </button>
@@ -141,32 +136,39 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
           <button className="quiet small" onClick={() => download(file)}>
             Download
           </button>
-          <button name="delete" className="quiet small" aria-pressed={view === "delete"} onClick={() => toggle("delete")}>
+          <button
+            name="delete"
+            className="quiet small"
+            aria-pressed={view === "delete"}
+            onClick={() => toggle("delete")}
+          >
             Delete
           </button>
         </div>
       )}
-      {problem && (
+      {error && (
         <p className="error" role="alert">
-          {problem}
+          {error}
         </p>
       )}
       {file.conflict && view !== "versions" && (
         <p className="banner" role="status">
-          <span>A reply wrote this file while you edited it: your text stayed, the reply's is kept as a version.</span>
+          <span>
+            A reply changed this file while you were editing it. Your edit was kept, and the reply's version was saved.
+          </span>
           <button className="small" onClick={() => show("versions")}>
-            Show
+            Show versions
           </button>
         </p>
       )}
       {view === "delete" && (
         <div className="banner" onKeyDown={({ key }) => key === "Escape" && show("content")}>
-          <p>Delete {path} with its versions?</p>
+          <p>Delete {path} and its versions?</p>
           <p className="answers">
-            <button className="danger" autoFocus onClick={() => void remove()}>
+            <button className="danger" autoFocus onClick={remove}>
               Delete file
             </button>
-            <button onClick={() => show("content")}>Keep</button>
+            <button onClick={() => show("content")}>Cancel</button>
           </p>
         </div>
       )}
@@ -174,8 +176,8 @@ function FileView({ session, file, isGone, onEdit, onEdited, onSelect }: ViewPro
         <FileEditor
           session={session}
           file={file}
-          isGone={isGone}
-          // a save may be answered when something else is looked at already
+          isDeleted={isDeleted}
+          // the user may have opened another view while the file was saved
           onDone={() => {
             onEdited(file.id);
             setView((now) => (now === "edit" ? "content" : now));
@@ -208,5 +210,5 @@ function download(file: CodeFile): void {
   link.href = URL.createObjectURL(new Blob([file.content], { type: "text/plain" }));
   link.download = downloadName(file);
   link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), KEPT_MS);
+  setTimeout(() => URL.revokeObjectURL(link.href), DOWNLOAD_MS);
 }

@@ -5,7 +5,7 @@ import { Fragment, jsx, jsxs } from "react/jsx-runtime";
 
 const lowlight = createLowlight(common);
 
-/** Code as elements with a class for each kind of token: never as HTML. */
+/** Highlighted code, built from elements and never from HTML. */
 export default memo(function Highlighted({ code, language }: { code: string; language: string }) {
   if (!lowlight.registered(language)) return code;
   return toJsxRuntime(lowlight.highlight(language, code), { Fragment, jsx, jsxs });

@@ -4,9 +4,9 @@ import remarkGfm from "remark-gfm";
 import { splitBlocks } from "./blocks.ts";
 import { CodeBox } from "./Code.tsx";
 
-/** What a reply may look like. HTML in it is shown as text, and only links that a browser may follow are links. */
+/** How Markdown is rendered. HTML is shown as text, and links with unsafe protocols are removed. */
 const COMPONENTS: Components = {
-  // the page has the first heading
+  // the page has the h1
   h1: ({ children }) => <h2>{children}</h2>,
   h2: ({ children }) => <h3>{children}</h3>,
   h3: ({ children }) => <h4>{children}</h4>,
@@ -17,7 +17,7 @@ const COMPONENTS: Components = {
       {children}
     </a>
   ),
-  // an image's address could carry what was said to whoever serves it: it is loaded if somebody asks for it
+  // an image URL could leak the conversation to its server, so images are links and load only when clicked
   img: ({ src, alt }) => (
     <a href={typeof src === "string" ? src : undefined} target="_blank" rel="noopener noreferrer nofollow">
       {alt || "image"}
@@ -49,7 +49,7 @@ const Block = memo(function Block({ text }: { text: string }) {
   );
 });
 
-/** Markdown, also while it is still being written. */
+/** Renders Markdown, including text that is still streaming. */
 export default function Markdown({ text }: { text: string }) {
   const blocks = useMemo(() => splitBlocks(text), [text]);
   return (

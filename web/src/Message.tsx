@@ -4,27 +4,27 @@ import { CopyButton } from "./Copy.tsx";
 import { DataView, restOf } from "./DataView.tsx";
 import { Text } from "./Text.tsx";
 
-/** What can be done with a message. */
+/** The actions of messages. */
 export interface MessageActions {
-  /** A new attempt of a reply. */
+  /** Starts a new attempt of a reply. */
   retry(id: string): void;
-  /** A message that was not sent, once more. */
+  /** Sends an unsent message again. */
   resend(id: string): void;
-  /** A question in other words. */
+  /** Edits a question. */
   edit(message: Message): void;
 }
 
 interface Props {
   message: Message;
-  /** Of a question: whether its reply is shown. */
+  /** For a question: whether its reply is shown. */
   answered: boolean;
-  /** Whether it is the last of its role. */
+  /** Whether this is the last reply. */
   last: boolean;
-  /** The same for as long as the session is shown. */
+  /** Must stay the same object, or every message renders again. */
   actions: MessageActions;
 }
 
-/** A question or a reply with its state. */
+/** A question or a reply with its status. */
 export const MessageItem = memo(function MessageItem(props: Props) {
   const { message } = props;
   const mine = message.role === "user";
@@ -48,13 +48,13 @@ export const MessageItem = memo(function MessageItem(props: Props) {
   );
 });
 
-/** What of a reply's structured result stands below its text. */
+/** The part of a reply's structured result that is shown below its text. */
 function shownData(message: Message): Json | null {
   return message.role === "user" ? null : restOf(message.data);
 }
 
 function Status({ message, answered, actions }: Props) {
-  // a question mirrors its reply: the state is shown once, at the reply if there is one
+  // a question has the status of its reply, which shows it
   if (message.role === "user" && answered) return null;
   switch (message.status) {
     case "sending":
@@ -91,7 +91,7 @@ function Status({ message, answered, actions }: Props) {
   }
 }
 
-/** What a message offers once nothing moves in it any more. */
+/** The buttons of a message. */
 function Tools({ message, last, actions }: Props) {
   if (message.ordinal === null) return null;
   if (message.role === "user") {
@@ -106,10 +106,10 @@ function Tools({ message, last, actions }: Props) {
   if (message.status !== "done") return null;
   return (
     <p className="tools">
-      {message.content !== "" && <CopyButton text={message.content} what="the reply" />}
+      {message.content !== "" && <CopyButton text={message.content} what="reply" />}
       {last && (
         <button className="quiet small" onClick={() => actions.retry(message.id)}>
-          Write anew
+          Regenerate
         </button>
       )}
     </p>

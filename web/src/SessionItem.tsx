@@ -9,7 +9,7 @@ interface Props {
   onDelete(): void;
 }
 
-/** A session in the list, to open, rename or delete. */
+/** A session in the list, with buttons to open, rename and delete it. */
 export function SessionItem({ session, selected, onSelect, onRename, onDelete }: Props) {
   const [asking, setAsking] = useState<"title" | "delete" | null>(null);
   const title = session.title || "New session";
@@ -18,7 +18,7 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
   const opener = useRef<HTMLButtonElement>(null);
   const asked = useRef(false);
 
-  // what had the keyboard's focus is gone with the question
+  // the form had the focus: return it to the session
   useEffect(() => {
     if (asked.current && asking === null) opener.current?.focus();
     asked.current = asking !== null;
@@ -43,7 +43,7 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
           <button className="danger" autoFocus onClick={onDelete}>
             Delete
           </button>
-          <button onClick={done}>Keep</button>
+          <button onClick={done}>Cancel</button>
         </span>
       </li>
     );
@@ -82,7 +82,7 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
   );
 }
 
-/** Before a session goes: the keyboard's focus goes to the next one in the list, or to where a new one is begun. */
+/** Moves the focus from a session that is removed to the next one, or to the form for a new one. */
 function passFocus(item: Element): void {
   const neighbour = item.nextElementSibling ?? item.previousElementSibling;
   const next = neighbour?.querySelector("button") ?? item.closest("nav")?.querySelector<HTMLElement>("input:checked");
@@ -99,7 +99,7 @@ function RenameForm(props: { title: string; onRename(title: string): void; onCan
       }}
     >
       <input
-        aria-label="Title of the session"
+        aria-label="Session title"
         autoFocus
         maxLength={200}
         value={title}

@@ -1,6 +1,6 @@
 import { useState } from "react";
 import type { SessionList, SessionListSnapshot } from "supabase-baml-bridge-client";
-import { messageOf } from "./errors.ts";
+import { useAction } from "./action.ts";
 import { functionsOf } from "./functions.ts";
 import { SessionItem } from "./SessionItem.tsx";
 import { useTheme } from "./theme.ts";
@@ -14,40 +14,27 @@ interface Props {
   selectedId: string | null;
   open: boolean;
   onSelect(id: string): void;
-  /** Called before a new session is selected. */
+  /** Called with true before a session is created, and with false afterwards. */
   onCreating(creating: boolean): void;
   onSignOut(): Promise<void>;
 }
 
-/** New session, the list of sessions, and who is signed in. */
+/** The form for a new session, the list of sessions, and the account. */
 export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onCreating, onSignOut }: Props) {
   const [name, setName] = useState(FUNCTIONS[0]?.name ?? "Chat");
-  const [error, setError] = useState<string | null>(null);
-  const [busy, setBusy] = useState(false);
+  const { run, busy, error } = useAction();
   const [theme, nextTheme] = useTheme();
-
-  async function attempt(action: () => Promise<void>): Promise<void> {
-    setBusy(true);
-    setError(null);
-    try {
-      await action();
-    } catch (reason) {
-      setError(messageOf(reason));
-    } finally {
-      setBusy(false);
-    }
-  }
 
   const create = async () => {
     onCreating(true);
-    await attempt(async () => onSelect((await list.create({ function: name })).id));
+    await run(async () => onSelect((await list.create({ function: name })).id));
     onCreating(false);
   };
   return (
     <nav className={open ? "sidebar open" : "sidebar"} aria-label="Sessions">
       <div className="new-session">
         <fieldset className="choice">
-          <legend className="visually-hidden">Function of a new session</legend>
+          <legend className="visually-hidden">Function for the new session</legend>
           {FUNCTIONS.map((option) => (
             <label key={option.name} title={option.hint}>
               <input
@@ -77,8 +64,8 @@ export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onC
             session={session}
             selected={session.id === selectedId}
             onSelect={() => onSelect(session.id)}
-            onRename={(title) => void attempt(() => list.rename(session.id, title))}
-            onDelete={() => void attempt(() => list.remove(session.id))}
+            onRename={(title) => void run(() => list.rename(session.id, title))}
+            onDelete={() => void run(() => list.remove(session.id))}
           />
         ))}
       </ul>

@@ -1,33 +1,26 @@
 import { useState, type FormEvent } from "react";
-import { messageOf } from "./errors.ts";
+import { useAction } from "./action.ts";
 import type { Client } from "./supabase.ts";
 
-/** Email and password, for a new account or an existing one. */
+/** The form to sign in or to create an account. */
 export function SignIn({ client }: { client: Client }) {
   const [email, setEmail] = useState("");
   const [password, setPassword] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [notice, setNotice] = useState<{ kind: "error" | "info"; text: string } | null>(null);
+  const [notice, setNotice] = useState<string | null>(null);
+  const { run, busy, error } = useAction();
 
   async function submit(event: FormEvent<HTMLFormElement>): Promise<void> {
     event.preventDefault();
     const submitter = (event.nativeEvent as SubmitEvent).submitter;
     const isNew = submitter instanceof HTMLButtonElement && submitter.value === "sign-up";
-    setBusy(true);
     setNotice(null);
-    try {
+    await run(async () => {
       const { data, error } = isNew
         ? await client.auth.signUp({ email, password })
         : await client.auth.signInWithPassword({ email, password });
-      if (error !== null) setNotice({ kind: "error", text: error.message });
-      else if (data.session === null) {
-        setNotice({ kind: "info", text: "We sent you an email: follow its link, then sign in." });
-      }
-    } catch (reason) {
-      setNotice({ kind: "error", text: messageOf(reason) });
-    } finally {
-      setBusy(false);
-    }
+      if (error !== null) throw error;
+      if (data.session === null) setNotice("Check your email to confirm your account, then sign in.");
+    });
   }
 
   return (
@@ -57,9 +50,14 @@ export function SignIn({ client }: { client: Client }) {
             onChange={(event) => setPassword(event.target.value)}
           />
         </label>
+        {error && (
+          <p className="error" role="alert">
+            {error}
+          </p>
+        )}
         {notice && (
-          <p className={notice.kind} role={notice.kind === "error" ? "alert" : "status"}>
-            {notice.text}
+          <p className="info" role="status">
+            {notice}
           </p>
         )}
         <div className="row">

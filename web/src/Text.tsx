@@ -3,7 +3,7 @@ import { Component, lazy, Suspense, type ReactNode } from "react";
 const load = () => import("./Markdown.tsx");
 const Markdown = lazy(load);
 
-/** Begins to load what replies are shown with, before there is one. */
+/** Loads the Markdown renderer ahead of the first reply. */
 export function preloadText(): void {
   void load();
 }
@@ -13,7 +13,7 @@ interface Props {
   children: ReactNode;
 }
 
-/** Shows the plain text where the other cannot be drawn: a parser may give up what is nested a thousand deep. */
+/** Falls back to plain text if rendering fails: a parser may overflow its stack on deeply nested text. */
 class OrPlain extends Component<Props, { failed: boolean }> {
   override state = { failed: false };
 
@@ -26,7 +26,7 @@ class OrPlain extends Component<Props, { failed: boolean }> {
   }
 }
 
-/** A reply's text: as Markdown, and until that is loaded, or where it fails, as it was written. Never HTML. */
+/** A reply's text as Markdown, or as plain text while that loads or if it fails. Never as HTML. */
 export function Text({ text }: { text: string }) {
   const plain = <div className="prose plain">{text}</div>;
   return (

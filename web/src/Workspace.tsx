@@ -12,7 +12,7 @@ interface Props {
   user: User;
 }
 
-/** The page of a user: sessions at the side, the selected one in the middle. */
+/** The page of a signed-in user: the list of sessions, and the selected session. */
 export function Workspace({ client, user }: Props) {
   const { list, ...snapshot } = useSessions(client, user.id);
   const [selectedId, select] = useHash();
@@ -39,7 +39,7 @@ export function Workspace({ client, user }: Props) {
       />
       {menuOpen && <div className="scrim" onClick={() => setMenuOpen(false)} />}
       <main className="main">
-        {creating ? null : selected ? ( // what is typed now is meant for the new session
+        {creating ? null : selected ? ( // text typed now is meant for the new session
           <Chat
             key={selected.id}
             client={client}
@@ -55,7 +55,7 @@ export function Workspace({ client, user }: Props) {
             {snapshot.ready && (
               <>
                 <img src="./icon.svg" alt="" width="56" height="56" />
-                <h1>What shall we talk about?</h1>
+                <h1>What would you like to talk about?</h1>
                 <p className="muted">Start a new session, or choose one from the list.</p>
               </>
             )}

@@ -1,11 +1,11 @@
 const FENCE = /^ {0,3}(`{3,}|~{3,})(.*)$/;
-/** A line that may belong to what stands before a blank line: a list's next item, or something indented. */
+/** A line that may continue the block before a blank line: a list item, or indented text. */
 const CONTINUES = /^(\s|[-*+]\s|\d{1,9}[.)]\s)/;
 const DEFINITION = /^ {0,3}\[[^\]]+\]:/m;
 
 /**
- * Cuts Markdown into blocks that can be rendered one by one: while text streams in, all but the last stay as they
- * are. Text with link or foot note definitions is one block, because they count everywhere in it.
+ * Splits Markdown into blocks that can be rendered separately, so that only the last one changes while text streams
+ * in. Text with link or footnote definitions is one block, because they apply to all of it.
  */
 export function splitBlocks(text: string): string[] {
   if (DEFINITION.test(text)) return [text];

@@ -1,4 +1,4 @@
-/** What a structured result is made of, and how its names are written. */
+/** The values and field names of structured results. */
 
 import type { Json } from "supabase-baml-bridge-client";
 
@@ -10,14 +10,14 @@ export function nameOf(key: string): string {
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
-/** Names that people expect to stand first, in this order. */
+/** Fields that readers expect first, in this order. */
 const FIRST = ["name", "title", "label", "item", "price", "pros", "cons"];
 
 /**
- * The names of fields in the order in which they are shown, the same while a result streams and when it is read again.
+ * Field names in display order, which is the same while a result streams and after a reload.
  *
- * The order in which the function names them is lost with the last delta: `jsonb` keeps fields by the length of their
- * names, then by their bytes.
+ * The function's own order is lost with the last delta: `jsonb` sorts fields by the length of their names, then by
+ * their bytes.
  */
 export function orderOf(keys: readonly string[]): string[] {
   const rank = (key: string): number => (FIRST.includes(key) ? FIRST.indexOf(key) : FIRST.length);
@@ -30,6 +30,11 @@ export function isObject(value: Json | undefined): value is JsonObject {
 
 export function isEmpty(value: Json | undefined): boolean {
   return value === null || value === undefined || value === "" || (Array.isArray(value) && value.length === 0);
+}
+
+/** Whether a value is a list of objects that have fields, so that it can be shown as a table. */
+export function isTable(value: Json | undefined): value is JsonObject[] {
+  return Array.isArray(value) && value.length > 0 && value.every((row) => isObject(row) && Object.keys(row).length > 0);
 }
 
 export function isFlat(value: Json | undefined): boolean {

@@ -7,12 +7,12 @@ interface Sent {
   text: string;
 }
 
-/** What is kept of a session. */
+/** A session's entry in `sessionStorage`. */
 interface Kept {
   draft: string;
-  /** What had been sent and not arrived when the page was left: its text begins the draft since. */
+  /** Messages that had not arrived when the page was left. The draft starts with their texts. */
   restored: readonly Sent[];
-  /** What is sent and has not arrived: it is shown in the conversation. */
+  /** Messages that have not arrived. They are shown in the conversation. */
   unsent: readonly Sent[];
 }
 
@@ -21,24 +21,24 @@ const drafts = () => storage("sessionStorage");
 const keyOf = (sessionId: string) => `typed:${sessionId}`;
 
 /**
- * What is typed in a session. It is there again after another session was shown, or a reload; and so is the text of
- * `messages` (the session's) that had not arrived by then.
+ * The draft of a session, and a function that sets it. It survives a change of session and a reload, as do the texts of
+ * the session's `messages` that had not arrived by then.
  */
 export function useDraft(sessionId: string, messages: readonly Message[]): [string, (text: string) => void] {
   const [{ draft, restored }, set] = useState(() => restore(sessionId));
-  // it was on its way when the page was left
+  // a message that was still being sent when the page was left
   const arrived = restored.find(({ id }) => messages.some((message) => message.id === id));
   if (arrived) set({ draft: without(draft, arrived.text), restored: restored.filter((sent) => sent !== arrived) });
 
   const unsent = messages.filter(({ ordinal }) => ordinal === null).map(({ id, content }) => ({ id, text: content }));
   const isEmpty = draft === "" && unsent.length === 0;
   const kept = isEmpty ? null : JSON.stringify({ draft, restored, unsent } satisfies Kept);
-  // before anything else happens: who signs out leaves nothing to be kept afterwards
+  // a layout effect, so that nothing is stored after a sign-out has cleared the drafts
   useLayoutEffect(() => keep(sessionId, kept), [sessionId, kept]);
   return [draft, (text) => set({ draft: text, restored: text === "" ? [] : restored })];
 }
 
-/** Who signs in next in this tab is not to read them. */
+/** Deletes all drafts, so that the next user of this tab cannot read them. */
 export function forgetDrafts(): void {
   drafts()?.clear();
 }
@@ -56,11 +56,11 @@ function keep(sessionId: string, kept: string | null): void {
     if (kept === null) drafts()?.removeItem(keyOf(sessionId));
     else drafts()?.setItem(keyOf(sessionId), kept);
   } catch {
-    // longer than the browser keeps: the page has it as long as it is open
+    // too large for the browser's storage: the draft lasts as long as the page
   }
 }
 
-/** A draft without the text that begins it, unless somebody has changed that. */
+/** Removes `text` from the start of a draft, unless the user has edited it. */
 function without(draft: string, text: string): string {
   if (draft === text) return "";
   return draft.startsWith(text + BETWEEN) ? draft.slice(text.length + BETWEEN.length) : draft;

@@ -1,9 +1,9 @@
 const HINTS: { [name: string]: string } = {
-  Chat: "Answers in text",
-  Code: "Answers and writes code files",
-  Compare: "Answers with a table",
+  Chat: "Replies with text",
+  Code: "Replies with text and code files",
+  Compare: "Replies with a table",
 };
-/** What the worker calls by itself. */
+/** Functions that only the worker calls. */
 const NOT_FOR_USERS = ["Title"];
 
 export interface FunctionChoice {
@@ -12,8 +12,8 @@ export interface FunctionChoice {
 }
 
 /**
- * The BAML functions a new session can be answered by: `VITE_FUNCTIONS`, which takes the worker's `BRIDGE_FUNCTIONS`
- * as it stands, or else those that a worker answers by default.
+ * The BAML functions to choose from for a new session: `VITE_FUNCTIONS`, in the format of the worker's
+ * `BRIDGE_FUNCTIONS`, or the worker's defaults.
  */
 export function functionsOf(env: ImportMetaEnv): FunctionChoice[] {
   const names = String(env["VITE_FUNCTIONS"] || "Chat,Code").split(",").map((name) => name.trim());

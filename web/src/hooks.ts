@@ -1,6 +1,6 @@
 import { useSyncExternalStore } from "react";
 
-/** The part of the page's address after "#", kept when the page is loaded again. */
+/** The fragment of the page's URL, and a function that sets it. It survives a reload. */
 export function useHash(): [string, (hash: string) => void] {
   return [useSyncExternalStore(onHashChange, () => location.hash.slice(1)), setHash];
 }

@@ -1,7 +1,7 @@
 /**
- * Whether a key is part of the composition of a character (by an input method), and so not meant for the page.
+ * Whether a key press belongs to an input method and not to the page.
  *
- * Safari ends the composition before it tells of the Enter that ended it: of that only the key code 229 speaks.
+ * Safari ends the composition before it sends the Enter that confirmed it: only the key code 229 shows that.
  */
 export function isComposing(event: KeyboardEvent): boolean {
   return event.isComposing || event.keyCode === 229;

@@ -1,4 +1,4 @@
-/** What the browser keeps for this page, for good or until the tab is closed; null where it keeps nothing. */
+/** The browser's storage, or null where it is disabled. */
 export function storage(kind: "localStorage" | "sessionStorage"): Storage | null {
   try {
     return window[kind];

@@ -1,13 +1,13 @@
 import { useState } from "react";
 import { storage } from "./storage.ts";
 
-/** `system`: as the system asks. */
+/** `system`: follow the operating system. */
 const THEMES = ["system", "light", "dark"] as const;
 export type Theme = (typeof THEMES)[number];
 
 const KEY = "theme";
 
-/** Shows the page in the theme that was chosen last; called before the first paint. */
+/** Applies the stored theme. Call it before the first paint. */
 export function restoreTheme(): Theme {
   const kept = storage("localStorage")?.getItem(KEY);
   const theme = THEMES.find((name) => name === kept) ?? "system";
@@ -15,7 +15,7 @@ export function restoreTheme(): Theme {
   return theme;
 }
 
-/** The present theme, and what goes on to the next. */
+/** The current theme, and a function that switches to the next one. */
 export function useTheme(): [Theme, () => void] {
   const [theme, setTheme] = useState(restoreTheme);
   const next = (): void => {

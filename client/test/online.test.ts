@@ -1,9 +1,10 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { watchForSleep } from "../src/wake.ts";
+import { focusManager, onlineManager } from "../src/online.ts";
 
 const page = new EventTarget() as EventTarget & { visibilityState: string };
-const wakeable = { onWake: vi.fn(), onOffline: vi.fn() };
-let stop: () => void;
+const onOnline = vi.fn();
+const onFocus = vi.fn();
+let unsubscribe: (() => void)[];
 
 beforeEach(() => {
   vi.useFakeTimers();
@@ -13,11 +14,11 @@ beforeEach(() => {
   vi.stubGlobal("addEventListener", network.addEventListener.bind(network));
   vi.stubGlobal("removeEventListener", network.removeEventListener.bind(network));
   vi.stubGlobal("dispatchEvent", network.dispatchEvent.bind(network));
-  stop = watchForSleep(wakeable);
+  unsubscribe = [onlineManager.subscribe(onOnline), focusManager.subscribe(onFocus)];
 });
 
 afterEach(() => {
-  stop();
+  for (const stop of unsubscribe) stop();
   vi.clearAllMocks();
   vi.unstubAllGlobals();
   vi.useRealTimers();
@@ -25,32 +26,34 @@ afterEach(() => {
 
 const sleep = (ms: number) => vi.setSystemTime(Date.now() + ms);
 
-test("a page at work is not woken", async () => {
+test("a page that keeps running is not reported", async () => {
   await vi.advanceTimersByTimeAsync(600_000);
-  expect(wakeable.onWake).not.toHaveBeenCalled();
+  expect(onFocus).not.toHaveBeenCalled();
 });
 
-test("a machine that slept is noticed by the next tick", async () => {
+test("a sleep is reported by the next tick", async () => {
   sleep(60_000);
   await vi.advanceTimersByTimeAsync(5_000);
-  expect(wakeable.onWake).toHaveBeenCalledOnce();
+  expect(onFocus).toHaveBeenCalledOnce();
 });
 
-test("a hidden page is woken when it is looked at again", async () => {
+test("a hidden page is reported when it becomes visible", async () => {
   page.visibilityState = "hidden";
   await vi.advanceTimersByTimeAsync(120_000);
-  expect(wakeable.onWake).not.toHaveBeenCalled();
+  expect(onFocus).not.toHaveBeenCalled();
   page.visibilityState = "visible";
   page.dispatchEvent(new Event("visibilitychange"));
-  expect(wakeable.onWake).toHaveBeenCalledOnce();
+  expect(onFocus).toHaveBeenCalledOnce();
 });
 
-test("the network's going and coming are told, until nobody listens", () => {
+test("network changes are reported until unsubscribed", () => {
   dispatchEvent(new Event("offline"));
-  expect(wakeable.onOffline).toHaveBeenCalledOnce();
+  expect(onOnline).toHaveBeenLastCalledWith(false);
   dispatchEvent(new Event("online"));
-  expect(wakeable.onWake).toHaveBeenCalledOnce();
-  stop();
+  expect(onOnline).toHaveBeenLastCalledWith(true);
+  for (const stop of unsubscribe) stop();
   dispatchEvent(new Event("online"));
-  expect(wakeable.onWake).toHaveBeenCalledOnce();
+  page.dispatchEvent(new Event("visibilitychange"));
+  expect(onOnline).toHaveBeenCalledTimes(2);
+  expect(onFocus).not.toHaveBeenCalled();
 });
