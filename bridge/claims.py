@@ -185,11 +185,8 @@ class Claims:
     def _claim_again_for_unseen(self, snapshot: Snapshot | None) -> None:
         """Claim again for work that was announced a moment before its transaction became visible."""
         since = time.monotonic() - LONGEST_UNSEEN_SECONDS
-        self._unseen = {
-            xid: at
-            for xid, at in self._unseen.items()
-            if snapshot is not None and not snapshot.sees(xid) and at > since
-        }
+        seen = snapshot.sees if snapshot is not None else lambda xid: True
+        self._unseen = {xid: at for xid, at in self._unseen.items() if at > since and not seen(xid)}
         if self._unseen:
             self.wake_in(UNSEEN_SECONDS)
 

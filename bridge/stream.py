@@ -75,13 +75,8 @@ class Stream:
         else:
             return None
         self.seq += 1
-        return {
-            "message_id": self.reply_id,
-            "reply_to": self.question_id,
-            "attempt": self.attempt,
-            "seq": self.seq,
-            **_omit_large_field(delta),
-        }
+        about = {"message_id": self.reply_id, "reply_to": self.question_id, "attempt": self.attempt, "seq": self.seq}
+        return about | _omit_large_field(delta)
 
     def undo_delta(self) -> None:
         """The last delta was not sent: it becomes part of the next one, unless a checkpoint holds it already."""

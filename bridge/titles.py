@@ -34,15 +34,8 @@ async def make_title(functions: Functions, message: str, reply: str) -> Completi
     """Ask the function `Title`, with the arguments `message`, `reply` and `messages`; None without a title."""
     if TITLE not in functions.names:
         return None
-    turn = Turn(
-        function=TITLE,
-        message=message,
-        messages=(Message("user", message), Message("assistant", reply)),
-        files=(),
-        session=Session(id="", user_id="", title=None, function=TITLE, metadata={}),
-        user_id="",
-        data={"reply": reply},
-    )
+    exchange = (Message("user", message), Message("assistant", reply))
+    turn = Turn(TITLE, message, exchange, (), Session("", "", None, TITLE, {}), "", {"reply": reply})
     completion = None
     async with aclosing(functions.run(turn)) as pieces:
         async for piece in pieces:

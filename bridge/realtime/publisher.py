@@ -132,16 +132,15 @@ class DeltaPublisher:
 
     def _connect(self) -> SessionChannels:
         assert self._group is not None, "open() needs run()"
-        connection = SessionChannels(
-            self._settings.realtime_url,
-            self._settings.supabase_key,
-            f"deltas {len(self._connections) + 1}",
-            in_use=lambda: {reply.stream.session_id for reply in self._open},
-            on_joined=self._enqueue_undelivered,
-        )
+        url, key = self._settings.realtime_url, self._settings.supabase_key
+        name = f"deltas {len(self._connections) + 1}"
+        connection = SessionChannels(url, key, name, self._sessions_in_use, self._enqueue_undelivered)
         self._connections.append(connection)
         self._group.create_task(connection.supervisor.run())
         return connection
+
+    def _sessions_in_use(self) -> set[str]:
+        return {reply.stream.session_id for reply in self._open}
 
     def connection(self, reply: OutgoingReply) -> SessionChannels | None:
         """The connection on which the reply's channel is joined."""
