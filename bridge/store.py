@@ -45,10 +45,7 @@ Kind = TypeVar("Kind")
 
 
 class Store:
-    """A connection to the project's REST API, with the secret key.
-
-    Every call raises StoreError if there is no answer: it may or may not have been done, and is safe to repeat.
-    """
+    """Calls to the project's REST API. Each raises StoreError without an answer: done or not, it can be repeated."""
 
     def __init__(self, client: AsyncClient, http: httpx.AsyncClient, worker: str, settings: Settings) -> None:
         self._client = client

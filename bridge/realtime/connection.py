@@ -26,10 +26,7 @@ PROBE_ANSWER_SECONDS = 4.0
 
 
 class Connection:
-    """A connection and its channels, closed at the end of the `async with` block.
-
-    `received_at` (monotonic seconds) is when the last broadcast arrived on a channel opened with `on_broadcast`.
-    """
+    """A connection and its channels, closed at the end of the `async with` block."""
 
     def __init__(self, url: str, key: str) -> None:
         options: dict[str, Any] = {"auto_reconnect": False, "hb_interval": HEARTBEAT_SECONDS}
@@ -37,7 +34,7 @@ class Connection:
         self._error: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._probed: AsyncRealtimeChannel | None = None
         self._echoes: asyncio.Queue[str] = asyncio.Queue()
-        self.received_at = time.monotonic()
+        self.received_at = time.monotonic()  # when the last broadcast arrived
 
     async def __aenter__(self) -> Self:
         return self

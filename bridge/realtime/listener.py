@@ -31,14 +31,11 @@ REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """There may be work. `source` is `broadcast`, `changes`, or `subscribed` (events may have been missed).
+    """There may be work."""
 
-    `xid` is the transaction that made the work, if the event named it.
-    """
-
-    source: str
+    source: str  # broadcast, changes, or subscribed (events may have been missed)
     question_ids: tuple[str, ...] = ()
-    xid: int | None = None
+    xid: int | None = None  # the transaction that made the work, if the event named it
 
 
 @dataclass(frozen=True, slots=True)

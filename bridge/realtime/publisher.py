@@ -1,9 +1,8 @@
 """Deltas to session channels: cut from the reply so far, pushed by socket, within the quota.
 
 A turn gives its newest partial to its `OutgoingReply`; the publisher's one pump cuts deltas from it: the first at once,
-then at the pace that BRIDGE_DELTA_MS and the fleet's quota allow.
-
-Deltas use connections of their own, apart from the listener's: a full socket must not delay a wake-up.
+then at the pace that BRIDGE_DELTA_MS and the fleet's quota allow. Deltas use connections of their own: a full socket
+must not delay a wake-up.
 """
 
 import asyncio
@@ -147,8 +146,9 @@ class DeltaPublisher:
         return next((c for c in self._connections if c.is_joined(reply.stream.session_id)), None)
 
     def is_joining(self, reply: OutgoingReply) -> bool:
-        """Whether the reply's channel is joined, or will be unless something breaks."""
-        return any(c.supervisor.is_ready and c.wants(reply.stream.session_id) for c in self._connections)
+        """Whether the reply's channel is joined, or will be unless something breaks. A first connection counts."""
+        up = [c for c in self._connections if c.supervisor.is_ready or c.supervisor.sessions <= 1]
+        return any(connection.wants(reply.stream.session_id) for connection in up)
 
     def _enqueue_undelivered(self) -> None:
         while self._undelivered:
