@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -17,13 +17,12 @@ from typing import Any
 from baml_py import errors as baml
 
 from bridge.errors import AnswerTooLong, BadOutput, BadRequest, ModelRefused, ModelUnavailable, TurnFailure
+from bridge.model import Usage
 
 # The providers whose events this module can read. Others give a structured result only at its end, and every ending
 # counts as complete.
-READABLE = frozenset(
-    {"openai", "openai-generic", "azure-openai", "ollama", "openrouter"}
-    | {"openai-responses", "anthropic", "google-ai", "vertex-ai"}
-)
+OPENAI = frozenset({"openai", "openai-generic", "openai-responses", "azure-openai", "ollama", "openrouter"})
+READABLE = OPENAI | {"anthropic", "google-ai", "vertex-ai"}
 
 TOO_LONG = frozenset({"length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"})
 FILTERED = frozenset({"content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii"})
@@ -36,14 +35,10 @@ class Report:
     `complete` means that the stream ended as it should: with a finish reason, or with OpenAI's `[DONE]`.
     """
 
-    model: str | None = None
+    usage: Usage = field(default_factory=Usage)
     finish_reason: str | None = None
     complete: bool = True
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    status: int | None = None
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def events(call: Any) -> Sequence[Any]:
@@ -56,56 +51,48 @@ def read_report(call: Any) -> Report:
     """Read the report from a call of a `Collector`."""
     texts = [event.text for event in events(call)]
     response, request, usage = call.http_response, call.http_request, call.usage
-    reason: str | None = None
-    done = False
-    for text in reversed(texts):
-        if text == "[DONE]":
-            done = True
-        elif (reason := _finish_reason(_parse(text))) is not None:
-            break
-    if not texts and response is not None:
-        reason = _finish_reason(_parse(response.body.text()))
-    model = next((name for name in (_model_name(_parse(text)) for text in texts[:3]) if name), None)
-    if model is None and request is not None:
+    bodies = [response.body.text()] if response and not texts else texts
+    reason = next(filter(None, (_finish_reason(_parse(text)) for text in reversed(bodies))), None)
+    model = next(filter(None, (_model_name(_parse(text)) for text in texts[:3])), None)
+    if model is None and request:
         model = _model_name(_parse(request.body.text()))
     return Report(
-        model=model,
+        usage=Usage(model, usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
+        if usage
+        else Usage(model),
         finish_reason=reason,
-        complete=done or reason is not None or call.provider not in READABLE,
-        input_tokens=usage.input_tokens if usage else None,
-        output_tokens=usage.output_tokens if usage else None,
-        cached_tokens=usage.cached_input_tokens if usage else None,
-        status=response.status if response else None,
-        headers={k.lower(): str(v) for k, v in response.headers.items()} if response else None,
+        complete=reason is not None or "[DONE]" in texts or call.provider not in READABLE,
+        headers={k.lower(): str(v) for k, v in response.headers.items()} if response else {},
     )
 
 
 def added_text(event: str) -> str:
     """Return the text that an event adds to the answer (OpenAI chat and responses, Anthropic, Google)."""
-    value = _parse(event)
-    added: Any = None
-    if "choices" in value:
-        added = _child(_first(value["choices"]), "delta").get("content")
-    elif "candidates" in value:
-        parts = _child(_first(value["candidates"]), "content").get("parts")
-        texts = [p.get("text") for p in parts or () if isinstance(p, dict) and not p.get("thought")]
-        added = "".join(text for text in texts if isinstance(text, str))
-    elif value.get("type") == "content_block_delta":
-        added = _child(value, "delta").get("text")
-    elif value.get("type") == "response.output_text.delta":
-        added = value.get("delta")
-    return added if isinstance(added, str) else ""
+    match _parse(event):
+        case {"choices": [{"delta": {"content": str(text)}}, *_]}:
+            return text
+        case {"candidates": [{"content": {"parts": [*parts]}}, *_]}:
+            shown = (part.get("text") for part in parts if isinstance(part, dict) and not part.get("thought"))
+            return "".join(text for text in shown if isinstance(text, str))
+        case {"type": "content_block_delta", "delta": {"text": str(text)}}:
+            return text
+        case {"type": "response.output_text.delta", "delta": str(text)}:
+            return text
+    return ""
 
 
 def judge_ending(report: Report, *, text: bool) -> TurnFailure | None:
-    """Return None if an answer that ended so is good, or else its failure. `text` means that it is plain text."""
+    """Return None if an answer that ended so is good, or else its failure. `text` means that it is plain text.
+
+    Good are `stop`, `tool_calls` and the like, and `length` for plain text: a text that breaks off is better than none,
+    but half a file must not replace a whole one. BAML reports success even for a stream that broke off.
+    """
+    reason = report.finish_reason
     if not report.complete:
         return ModelUnavailable("model_cut", "The model's answer was cut off.", detail="no finish_reason")
-    if report.finish_reason in FILTERED:
-        return ModelRefused(
-            "model_filtered", "The model declined to answer.", detail=f"finish_reason {report.finish_reason}"
-        )
-    if report.finish_reason in TOO_LONG and not text:
+    if reason in FILTERED:
+        return ModelRefused("model_filtered", "The model declined to answer.", detail=f"finish_reason {reason}")
+    if reason in TOO_LONG and not text:
         return AnswerTooLong("model_length", "The answer exceeds the model's output limit.")
     return None
 
@@ -113,33 +100,33 @@ def judge_ending(report: Report, *, text: bool) -> TurnFailure | None:
 def translate_error(error: BaseException, report: Report, env: Mapping[str, str]) -> TurnFailure:
     """Translate an exception of baml-py. The text for the user contains no prompt, key or address."""
     detail = _log_detail(error, env)
-    if isinstance(error, baml.BamlClientHttpError):
-        return _http_failure(error.status_code, detail, report)
-    if isinstance(error, baml.BamlTimeoutError):
-        return ModelUnavailable("model_timeout", "The model took too long to answer.", detail=detail)
-    if isinstance(error, baml.BamlValidationError):
-        # An answer that broke off fails validation too; then its ending is the real cause.
-        ending = judge_ending(report, text=False)
-        return ending or BadOutput(
-            "model_output", "The model's answer does not have the expected format.", detail=detail
-        )
-    if isinstance(error, baml.BamlClientFinishReasonError):
-        ending = judge_ending(Report(finish_reason=(error.finish_reason or "").lower()), text=False)
-        return ending or BadOutput(
-            "model_output", "The model ended its answer for an unexpected reason.", detail=detail
-        )
-    if isinstance(error, baml.BamlInvalidArgumentError):
-        return BadRequest(
-            "bad_arguments", "The message's arguments do not match the function's parameters.", detail=detail
-        )
-    if isinstance(error, baml.BamlAbortError):
-        return ModelUnavailable("model_aborted", "The model's answer was interrupted.", detail=detail)
-    # Nothing was sent yet: a variable that the client reads is not set, or its provider is unknown.
-    return ModelRefused("model_setup", "The model is not configured correctly.", detail=detail)
+    ending: TurnFailure | None = None
+    kind: type[TurnFailure]
+    match error:
+        case baml.BamlClientHttpError():
+            return _http_failure(error.status_code, detail, report)
+        case baml.BamlTimeoutError():
+            kind, code, text = ModelUnavailable, "model_timeout", "The model took too long to answer."
+        case baml.BamlValidationError():
+            # An answer that broke off fails validation too; then its ending is the real cause.
+            ending = judge_ending(report, text=False)
+            kind, code, text = BadOutput, "model_output", "The model's answer does not have the expected format."
+        case baml.BamlClientFinishReasonError():
+            ending = judge_ending(Report(finish_reason=(error.finish_reason or "").lower()), text=False)
+            kind, code, text = BadOutput, "model_output", "The model ended its answer for an unexpected reason."
+        case baml.BamlInvalidArgumentError():
+            kind, code = BadRequest, "bad_arguments"
+            text = "The message's arguments do not match the function's parameters."
+        case baml.BamlAbortError():
+            kind, code, text = ModelUnavailable, "model_aborted", "The model's answer was interrupted."
+        case _:
+            # Nothing was sent yet: a variable that the client reads is not set, or its provider is unknown.
+            kind, code, text = ModelRefused, "model_setup", "The model is not configured correctly."
+    return ending or kind(code, text, detail=detail)
 
 
 def _http_failure(status: int, detail: str, report: Report) -> TurnFailure:
-    after = retry_after(report.headers or {})
+    after = retry_after(report.headers)
     if status == 429:
         return ModelUnavailable("model_busy", "The model is busy.", detail=detail, retry_after=after)
     if status in (408, 409, 425) or 500 <= status <= 599:
@@ -189,29 +176,26 @@ def _parse(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _first(value: Any) -> dict[str, Any]:
-    return value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else {}
-
-
-def _child(value: Mapping[str, Any], key: str) -> dict[str, Any]:
-    child = value.get(key)
-    return child if isinstance(child, dict) else {}
-
-
 def _finish_reason(event: Mapping[str, Any]) -> str | None:
     """Return the finish reason of an event or of a whole response."""
-    reason = (
-        _first(event.get("choices")).get("finish_reason")
-        or _first(event.get("candidates")).get("finishReason")
-        or _child(event, "delta").get("stop_reason")
-        or event.get("stop_reason")
-    )
-    response = _child(event, "response") or event  # OpenAI's responses API
-    if reason is None and response.get("status") in ("completed", "incomplete"):
-        reason = _child(response, "incomplete_details").get("reason") or response["status"]
-    return reason.lower() if isinstance(reason, str) else None
+    match event:
+        case (
+            {"choices": [{"finish_reason": str(reason)}, *_]}
+            | {"candidates": [{"finishReason": str(reason)}, *_]}
+            | {"delta": {"stop_reason": str(reason)}}
+            | {"stop_reason": str(reason)}
+        ) if reason:
+            return reason.lower()
+    match event.get("response") or event:  # OpenAI's responses API
+        case {"status": "completed" | "incomplete", "incomplete_details": {"reason": str(reason)}} if reason:
+            return reason.lower()
+        case {"status": str(status)} if status in ("completed", "incomplete"):
+            return status
+    return None
 
 
 def _model_name(event: Mapping[str, Any]) -> str | None:
-    name = event.get("model") or event.get("modelVersion") or _child(event, "message").get("model")
-    return name if isinstance(name, str) and name else None
+    match event:
+        case {"model": str(name)} | {"modelVersion": str(name)} | {"message": {"model": str(name)}} if name:
+            return name
+    return None
