@@ -34,7 +34,7 @@ class Functions:
         client: ModuleType | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Self:
-        """Find the function of each name: a handler if there is one, otherwise a BAML function; SetupError if neither.
+        """Find the function of each name: a handler if there is one, otherwise a BAML function. Raises SetupError.
 
         `handlers` is the module to import for its handlers, `client` the generated client (`baml_client` by default).
         `env` holds variables for the clients in `baml_src`, which take precedence over the process's environment.
@@ -44,19 +44,17 @@ class Functions:
         if handlers:
             _import_handlers(handlers)
         available = registered()
-        if handlers and (unreachable := ", ".join(sorted(set(available) - set(names)))):
-            log.warning(
-                "these handlers cannot be reached, because BRIDGE_FUNCTIONS does not name them: %s", unreachable
-            )
+        if handlers and (unused := ", ".join(sorted(set(available) - set(names)))):
+            log.warning("these handlers cannot be reached, because BRIDGE_FUNCTIONS does not name them: %s", unused)
         chosen = {name: handler for name, handler in available.items() if name in names}
         baml = BamlFunctions({}, {})
         if others := [name for name in names if name not in chosen]:
-            methods = (found := load_client(client)).methods
-            if unknown := [name for name in others if name not in methods]:
-                known = ", ".join(sorted({*methods, *available})) or "none"
+            found = load_client(client)
+            if unknown := [name for name in others if name not in found.methods]:
+                known = ", ".join(sorted({*found.methods, *available})) or "none"
                 raise SetupError(
-                    f"BRIDGE_FUNCTIONS names {unknown[0]}, but no BAML function or handler has that name (there are: "
-                    f"{known}).",
+                    f"BRIDGE_FUNCTIONS names {unknown[0]}, but no BAML function or handler has that name "
+                    f"(there are: {known}).",
                     "Add it to baml_src and run `baml-cli generate`, or remove it from BRIDGE_FUNCTIONS.",
                 )
             baml = BamlFunctions.load(found, others, env or {})

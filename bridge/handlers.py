@@ -50,9 +50,8 @@ def handler(name: str) -> Callable[[Function], Function]:
         where = f"{function.__module__}.{function.__qualname__}"
         generator: bool = inspect.isasyncgenfunction(function)
         if not generator:
-            raise SetupError(
-                f"The handler {where} is not an async generator function.", "Define it with `async def` and `yield`."
-            )
+            remedy = "Define it with `async def` and `yield`."
+            raise SetupError(f"The handler {where} is not an async generator function.", remedy)
         if name in _handlers and _handlers[name] is not function:
             raise SetupError(f"Two handlers are named {name}; the second is {where}.", "Rename one of them.")
         _handlers[name] = function

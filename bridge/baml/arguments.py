@@ -37,10 +37,7 @@ class Parameter(NamedTuple):
 
 
 def read_parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """Read the parameters of a method of the generated client.
-
-    Raises SetupError if the bridge fills a parameter of that name, but its type does not match.
-    """
+    """Read the parameters of a generated method; SetupError if the turn fills one whose type does not match."""
     hints = get_type_hints(function)
     found = []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -61,10 +58,7 @@ def read_parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
 
 
 def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, Any]:
-    """Return the arguments for a call, each with its parameter's type and without BAML's delimiters.
-
-    Raises BadRequest if one is missing or has the wrong type.
-    """
+    """Return the arguments for a call, checked and without BAML's delimiters; BadRequest if one is missing or wrong."""
     given = {**turn.data, **{name: fill(turn) for name, fill in _FROM_TURN.items()}}
     bound = {}
     for name, adapter, required in parameters:
@@ -72,9 +66,8 @@ def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, A
             try:
                 bound[name] = adapter.validate_python(defuse_all(given[name]))
             except ValidationError as error:
-                raise BadRequest(
-                    "bad_arguments", f"The argument `{name}` is invalid: {_first_complaint(error)}."
-                ) from None  # the cause would put the user's text into the log
+                problem = f"The argument `{name}` is invalid: {_first_complaint(error)}."
+                raise BadRequest("bad_arguments", problem) from None  # the cause would put the user's text into the log
             _refuse_media_url(name, bound[name])
         elif required:
             raise BadRequest("bad_arguments", f"The argument `{name}` is missing. Add it to the message's `data`.")

@@ -53,9 +53,7 @@ class Call:
     their own cost limits. Raises what baml-py raises if the call cannot begin.
     """
 
-    def __init__(
-        self, client: Client, name: str, arguments: dict[str, Any], *, text: bool, env: Mapping[str, str]
-    ) -> None:
+    def __init__(self, client: Client, name: str, args: dict[str, Any], *, text: bool, env: Mapping[str, str]) -> None:
         self._client, self._name, self._text = client, name, text
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -70,7 +68,7 @@ class Call:
         begun = self._begun = threading.Event()
         if not text:
             options["on_tick"] = lambda *_: begun.set()  # for each event, on a thread of baml-py
-        context, self._stream = client.manager(options).create_async_stream(function_name=name, args=arguments)
+        context, self._stream = client.manager(options).create_async_stream(function_name=name, args=args)
         if text:
             self._stream.on_event(self._on_event)
         self.done: asyncio.Future[Any] = asyncio.ensure_future(self._stream.done(context))

@@ -36,10 +36,7 @@ class BamlFunction(NamedTuple):
 
 
 class BamlFunctions:
-    """BAML functions that are ready to run. `close` them before the process ends.
-
-    `env` holds variables for the clients in `baml_src`; the process's own environment provides the others.
-    """
+    """BAML functions that are ready to run. `close` them before the process ends."""
 
     def __init__(self, functions: Mapping[str, BamlFunction], env: Mapping[str, str]) -> None:
         self.names = tuple(functions)
@@ -49,15 +46,11 @@ class BamlFunctions:
 
     @classmethod
     def load(cls, client: Client, names: Sequence[str], env: Mapping[str, str]) -> Self:
-        """Prepare the functions `names`, which must be functions of `client`.
-
-        Raises SetupError if a parameter cannot be filled, or if a variable that the client reads is not set.
-        """
+        """Prepare functions of `client`; SetupError if a parameter cannot be filled or a variable is not set."""
         functions = {}
         for name in names:
             method = client.methods[name]
-            text = get_type_hints(method).get("return") is str
-            functions[name] = BamlFunction(client, read_parameters(method), text)
+            functions[name] = BamlFunction(client, read_parameters(method), get_type_hints(method)["return"] is str)
         _check_variables(client, env)
         return cls(functions, env)
 
@@ -107,10 +100,7 @@ class BamlFunctions:
 
 
 def load_client(module: ModuleType | None = None) -> Client:
-    """Load a generated client: `module`, or by default the package `baml_client`.
-
-    Raises SetupError if it is missing, cannot be imported, or was generated for another version of baml-py.
-    """
+    """Load a generated client: `module`, or by default the package `baml_client`. SetupError if it cannot be used."""
     remedy = "Run `baml-cli generate` (or `make setup`) in the folder that contains baml_src, and start there."
     if module is None:
         try:
@@ -137,12 +127,10 @@ def _check_variables(client: Client, env: Mapping[str, str]) -> None:
     Keys of other providers are not checked: not every client in `baml_src` is in use.
     """
     for file, text in sorted(client.sources.items()):
-        for line in text.splitlines():
-            for name in re.findall(r"\benv\.(LLM_\w+)", line.partition("//")[0]):
-                if not (env.get(name) or os.environ.get(name, "")).strip():
-                    raise SetupError(
-                        f"{name} is not set, and baml_src/{file} reads it.", "Set it; .env.example has an example."
-                    )
+        for name in re.findall(r"\benv\.(LLM_\w+)", re.sub("//.*", "", text)):
+            if not (env.get(name) or os.environ.get(name, "")).strip():
+                problem = f"{name} is not set, and baml_src/{file} reads it."
+                raise SetupError(problem, "Set it; .env.example has an example.")
 
 
 def _to_partial(value: Any) -> Partial:

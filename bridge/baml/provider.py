@@ -52,14 +52,11 @@ def read_report(call: Any) -> Report:
     texts = [event.text for event in events(call)]
     response, request, usage = call.http_response, call.http_request, call.usage
     bodies = [response.body.text()] if response and not texts else texts
-    reason = next(filter(None, (_finish_reason(_parse(text)) for text in reversed(bodies))), None)
-    model = next(filter(None, (_model_name(_parse(text)) for text in texts[:3])), None)
-    if model is None and request:
-        model = _model_name(_parse(request.body.text()))
+    reason = next(filter(None, map(_finish_reason, reversed(bodies))), None)
+    model = next(filter(None, map(_model_name, texts[:3])), None) or (request and _model_name(request.body.text()))
+    tokens = (usage.input_tokens, usage.output_tokens, usage.cached_input_tokens) if usage else ()
     return Report(
-        usage=Usage(model, usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
-        if usage
-        else Usage(model),
+        usage=Usage(model, *tokens),
         finish_reason=reason,
         complete=reason is not None or "[DONE]" in texts or call.provider not in READABLE,
         headers={k.lower(): str(v) for k, v in response.headers.items()} if response else {},
@@ -84,8 +81,8 @@ def added_text(event: str) -> str:
 def judge_ending(report: Report, *, text: bool) -> TurnFailure | None:
     """Return None if an answer that ended so is good, or else its failure. `text` means that it is plain text.
 
-    Good are `stop`, `tool_calls` and the like, and `length` for plain text: a text that breaks off is better than none,
-    but half a file must not replace a whole one. BAML reports success even for a stream that broke off.
+    Plain text may end with `length`: a text that breaks off is better than none, but half a file must not replace a
+    whole one. `stop`, `tool_calls` and others are always good. BAML reports success even for a stream that is cut off.
     """
     reason = report.finish_reason
     if not report.complete:
@@ -100,29 +97,26 @@ def judge_ending(report: Report, *, text: bool) -> TurnFailure | None:
 def translate_error(error: BaseException, report: Report, env: Mapping[str, str]) -> TurnFailure:
     """Translate an exception of baml-py. The text for the user contains no prompt, key or address."""
     detail = _log_detail(error, env)
-    ending: TurnFailure | None = None
-    kind: type[TurnFailure]
     match error:
         case baml.BamlClientHttpError():
             return _http_failure(error.status_code, detail, report)
         case baml.BamlTimeoutError():
-            kind, code, text = ModelUnavailable, "model_timeout", "The model took too long to answer."
+            return ModelUnavailable("model_timeout", "The model took too long to answer.", detail=detail)
         case baml.BamlValidationError():
             # An answer that broke off fails validation too; then its ending is the real cause.
-            ending = judge_ending(report, text=False)
-            kind, code, text = BadOutput, "model_output", "The model's answer does not have the expected format."
+            problem = "The model's answer does not have the expected format."
+            return judge_ending(report, text=False) or BadOutput("model_output", problem, detail=detail)
         case baml.BamlClientFinishReasonError():
             ending = judge_ending(Report(finish_reason=(error.finish_reason or "").lower()), text=False)
-            kind, code, text = BadOutput, "model_output", "The model ended its answer for an unexpected reason."
+            problem = "The model ended its answer for an unexpected reason."
+            return ending or BadOutput("model_output", problem, detail=detail)
         case baml.BamlInvalidArgumentError():
-            kind, code = BadRequest, "bad_arguments"
-            text = "The message's arguments do not match the function's parameters."
+            problem = "The message's arguments do not match the function's parameters."
+            return BadRequest("bad_arguments", problem, detail=detail)
         case baml.BamlAbortError():
-            kind, code, text = ModelUnavailable, "model_aborted", "The model's answer was interrupted."
-        case _:
-            # Nothing was sent yet: a variable that the client reads is not set, or its provider is unknown.
-            kind, code, text = ModelRefused, "model_setup", "The model is not configured correctly."
-    return ending or kind(code, text, detail=detail)
+            return ModelUnavailable("model_aborted", "The model's answer was interrupted.", detail=detail)
+    # Nothing was sent yet: a variable that the client reads is not set, or its provider is unknown.
+    return ModelRefused("model_setup", "The model is not configured correctly.", detail=detail)
 
 
 def _http_failure(status: int, detail: str, report: Report) -> TurnFailure:
@@ -131,10 +125,10 @@ def _http_failure(status: int, detail: str, report: Report) -> TurnFailure:
         return ModelUnavailable("model_busy", "The model is busy.", detail=detail, retry_after=after)
     if status in (408, 409, 425) or 500 <= status <= 599:
         # BAML also reports such a status when it reached no server; then there are no response headers.
-        code, text = "model_unavailable", "The model provider returned an error."
         if not report.headers:
-            code, text = "model_unreachable", "The model provider could not be reached."
-        return ModelUnavailable(code, text, detail=detail, retry_after=after)
+            return ModelUnavailable("model_unreachable", "The model provider could not be reached.", detail=detail)
+        problem = "The model provider returned an error."
+        return ModelUnavailable("model_unavailable", problem, detail=detail, retry_after=after)
     if 400 <= status <= 499:
         return ModelRefused("model_refused", "The model provider refused the request.", detail=detail)
     if "Failed to build request" in detail:
@@ -148,8 +142,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     try:
         if text := headers.get("retry-after-ms"):
             return max(0.0, float(text) / 1000)
-        if not (text := headers.get("retry-after")):
-            return None
+        text = headers.get("retry-after", "")
         if text.strip().replace(".", "", 1).isdigit():
             return float(text)
         when = parsedate_to_datetime(text)
@@ -160,8 +153,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _log_detail(error: BaseException, env: Mapping[str, str]) -> str:
     """Return what may be logged: only the message (`str` of BAML's errors has the prompt), without keys, shortened."""
-    text = str(getattr(error, "message", "") or error)
-    text = text.partition("\nStack backtrace:")[0]
+    text = str(getattr(error, "message", "") or error).partition("\nStack backtrace:")[0]
     for name, value in {**os.environ, **env}.items():
         if len(value) >= 8 and name.upper().endswith(("KEY", "TOKEN", "SECRET", "PASSWORD")):
             text = text.replace(value, f"<{name}>")
@@ -176,8 +168,9 @@ def _parse(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _finish_reason(event: Mapping[str, Any]) -> str | None:
+def _finish_reason(body: str) -> str | None:
     """Return the finish reason of an event or of a whole response."""
+    event = _parse(body)
     match event:
         case (
             {"choices": [{"finish_reason": str(reason)}, *_]}
@@ -194,8 +187,8 @@ def _finish_reason(event: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _model_name(event: Mapping[str, Any]) -> str | None:
-    match event:
+def _model_name(body: str) -> str | None:
+    match _parse(body):
         case {"model": str(name)} | {"modelVersion": str(name)} | {"message": {"model": str(name)}} if name:
             return name
     return None
