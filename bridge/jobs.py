@@ -42,11 +42,8 @@ class RunningJob:
     def start(self) -> bool:
         """Begin to answer; False if a stop was requested first."""
         assert self.state == "claimed", self.state
-        if self.stop_reason is not None:
-            self.state = "stopping"
-            return False
-        self.state = "running"
-        return True
+        self.state = "running" if self.stop_reason is None else "stopping"
+        return self.stop_reason is None
 
     def request_stop(self, reason: StopReason) -> bool:
         """Ask the attempt to stop; True if it is running and must be interrupted now."""

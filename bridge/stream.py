@@ -43,11 +43,6 @@ class Stream:
             self._data = data
 
     @property
-    def text(self) -> str:
-        """The text that the deltas up to `seq` make up."""
-        return self._sent_text
-
-    @property
     def newest(self) -> Partial:
         """The reply so far, cut into deltas or not."""
         return Partial(self._text, self._data)

@@ -42,11 +42,6 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         await close(self._client)
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether something went wrong: the connection is about to be closed."""
-        return self._error.done() or not self._client.is_connected
-
     def fail(self, reason: str) -> None:
         """Note that something is wrong, for `wait` to raise."""
         if not self._error.done():
@@ -114,7 +109,7 @@ class Connection:
 
         Raises RealtimeError if it may or may not have been sent; then the connection has failed.
         """
-        if self.has_failed:
+        if self._error.done() or not self._client.is_connected:
             return False  # the library would keep it for later, without a word
         # past channel.push, which would leave a 10 s timer for each (realtime 2.34.1)
         body = {"type": "broadcast", "event": event, "payload": payload}

@@ -64,11 +64,6 @@ class WakeupListener:
         """Whether broadcasts arrive. (postgres_changes is the second lane, and not required.)"""
         return self.broadcasts.is_ready
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether everything received has been taken by `next`."""
-        return self._signals.empty()
-
     async def run(self) -> None:
         """Listen until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -177,7 +177,7 @@ class WorkerProcess:
 
 def is_idle(worker: Worker) -> bool:
     """Whether everything the worker received so far has led to a claim that was answered."""
-    return worker.listener.is_empty and worker.claims.is_waiting
+    return worker.listener._signals.empty() and worker.claims.is_waiting
 
 
 def claims(worker: Worker, woken_by: str | None = None) -> float:
