@@ -56,7 +56,7 @@ async def add_finished(db: Database, user_id: str, messages: int, *, per_session
                 select q.session_id, q.ordinal + 1, 'assistant', 'an old reply', 'done', q.id, 1, 1 from q
                 returning reply_to
             )
-            insert into bridge.runs (message_id, attempt, worker, outcome, created_at)
+            insert into bridge.runs (question_id, attempt, worker, outcome, created_at)
             select r.reply_to, 1, 'old', 'done', now() - interval '1 day' from r
             """,
             {"user": user_id, "count": messages, "each": per_session},
@@ -78,7 +78,7 @@ async def ask(db: Database, questions: list[tuple[str, str]]) -> list[str]:
 async def queued(db: Database, questions: list[str]) -> int:
     """How many of these questions still have a job."""
     row = await one_row(
-        db, "select count(*) as left from bridge.jobs where message_id = any (%s::uuid[])", (questions,)
+        db, "select count(*) as left from bridge.jobs where question_id = any (%s::uuid[])", (questions,)
     )
     return int(row["left"])
 

@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bridge.channels import CHANNELS_PER_CONNECTION
-from bridge.claims import LATER_SECONDS, PROMPT_WORKERS
-from bridge.connection import CANARY_SECONDS
-from bridge.inbox import LEAST_SILENCE
-from bridge.outbox import EVENTS_PER_DELTA, EVENTS_PER_REPLY
+from bridge.claims import PROMPT_WORKERS, STAGGER_SECONDS
+from bridge.pacing import EVENTS_PER_DELTA, EVENTS_PER_REPLY
+from bridge.realtime.channels import CHANNELS_PER_CONNECTION
+from bridge.realtime.connection import PROBE_SECONDS
+from bridge.realtime.listener import LEAST_SILENCE
 from bridge.settings import Settings
 
 DEFAULTS = Settings(supabase_url="http://127.0.0.1", supabase_key="key")
@@ -233,7 +233,7 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
     rest_calls = questions + max(claims + beats + finishes, questions * least.rest_calls)
 
     # one listener's probe reaches every worker and replaces theirs; each publisher sends its own
-    probes = (1 + workers) / (CANARY_SECONDS * LEAST_SILENCE) + 2 * workers / CANARY_SECONDS
+    probes = (1 + workers) / (PROBE_SECONDS * LEAST_SILENCE) + 2 * workers / PROBE_SECONDS
     wakeups = questions * (1 + 2 * workers)  # a send, and a delivery to every worker by each of two paths
     rows = questions * (EVENTS_PER_REPLY - 1)
     wanted = fleet.running * 1000 / max(1.0, fleet.delta_ms) * EVENTS_PER_DELTA
@@ -270,7 +270,7 @@ def _claims_of_one(fleet: Fleet, costs: Costs) -> float:
     call = fleet.call_seconds + costs.claim_one.seconds
     prompt = coalesced(fleet.questions * prompt_share, call)
     staggered = fleet.questions * (1 - prompt_share)
-    later = 1 / (1 / staggered + LATER_SECONDS[0]) if staggered else 0.0
+    later = 1 / (1 / staggered + STAGGER_SECONDS[0]) if staggered else 0.0
     if not fleet.utilisation:
         floor = 1 / (fleet.sweep_seconds * 0.95)  # the interval has a jitter of a tenth
     elif fleet.workers > 1:

@@ -123,7 +123,7 @@ async def fill(db: Database, user_id: str, workers: int) -> None:
     async with database.bypassing_triggers(db):
         await db.execute(
             """
-            insert into bridge.jobs (message_id, session_id, user_id, ordinal, attempt, run_at, worker, lease_until)
+            insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at, worker, lease_until)
             select gen_random_uuid(), gen_random_uuid(), %s, 2, 1, now() - random() * interval '12 seconds',
                    'other ' || n, now() + interval '1 hour' + random() * interval '7 seconds'
               from generate_series(1, %s) n, generate_series(1, %s)
@@ -209,7 +209,7 @@ class Level:
 
     def _claim(self, slots: int, into: list[Job], kept: Sequence[Job] = ()) -> Call:
         async def claim() -> None:
-            holding = [job["message_id"] for job in (*kept, *into)]
+            holding = [job["question_id"] for job in (*kept, *into)]
             row = await one_row(
                 self._meter.service,
                 "select public.bridge_claim(%s, %s, %s::uuid[], 30, 100) as claim",
@@ -235,7 +235,7 @@ class Level:
         return lambda: self._batch("select public.bridge_finish(%s, %s) as answer", jobs, result)
 
     async def _batch(self, call: LiteralString, jobs: Sequence[Job], fields: Job) -> None:
-        items = [{"message_id": job["message_id"], "attempt": job["attempt"], **fields} for job in jobs]
+        items = [{"question_id": job["question_id"], "attempt": job["attempt"], **fields} for job in jobs]
         row = await one_row(self._meter.service, call, (WORKER, Jsonb(items)))
         states = row["answer"]["results"].values()
         if set(states) != {"ok"} or len(states) != len(items):

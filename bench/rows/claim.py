@@ -80,7 +80,12 @@ async def _claims(
         row = await one_row(service, "select public.bridge_claim(%s, 1, '{}', 30, 100) as claim", (WORKER,))
         taken.append((time.perf_counter() - began) * 1000)
         (job,) = row["claim"]["jobs"]
-        result = {"message_id": job["message_id"], "attempt": job["attempt"], "outcome": outcome, "content": "a reply"}
+        result = {
+            "question_id": job["question_id"],
+            "attempt": job["attempt"],
+            "outcome": outcome,
+            "content": "a reply",
+        }
         await service.execute("select public.bridge_finish(%s, %s)", (WORKER, Jsonb([result])))
     return taken
 
@@ -110,7 +115,7 @@ async def _churn(db: Database, user_id: str, jobs: int) -> None:
         async with database.bypassing_triggers(db):
             await db.execute(
                 """
-                insert into bridge.jobs (message_id, session_id, user_id, ordinal, run_at)
+                insert into bridge.jobs (question_id, session_id, user_id, ordinal, run_at)
                 select gen_random_uuid(), gen_random_uuid(), %s, 2, now() - make_interval(secs => %s)
                   from generate_series(1, 1000)
                 """,

@@ -40,7 +40,7 @@ async def _once(world: World, project: Project, model: Model, lease: int) -> flo
 
 async def _holder(project: Project, question: str, workers: tuple[Program, ...]) -> Program:
     async with project.database() as db:
-        row = await one_row(db, "select worker from bridge.jobs where message_id = %s", (question,))
+        row = await one_row(db, "select worker from bridge.jobs where question_id = %s", (question,))
     for worker in workers:
         if f"-{worker.pid}-" in row["worker"]:
             return worker
