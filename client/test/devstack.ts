@@ -98,6 +98,10 @@ export class Worker {
     await this.#call("bridge_finish", { worker: WORKER, results: [{ message_id, attempt, ...result }] });
   }
 
+  async setTitle(sessionId: string, title: string): Promise<void> {
+    await this.#service.from("sessions").update({ title }).eq("id", sessionId).throwOnError();
+  }
+
   async stop(): Promise<void> {
     await this.#service.removeAllChannels();
   }
