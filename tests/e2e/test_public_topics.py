@@ -21,8 +21,9 @@ async def forge(user: Person, topic: str, ear: Ear, *events: str) -> None:
     await channel.subscribe(lambda state, _: joined.hear({"event": state.value, "payload": {}}))
     await joined.until(lambda ear: ear.of(RealtimeSubscribeStates.SUBSCRIBED.value))
     for event in events:
-        message_id = str(uuid.uuid4())
-        await channel.send_broadcast(event, {"message_id": message_id, "message_ids": [message_id], "text": "forged"})
+        forged = str(uuid.uuid4())
+        ids = {"message_id": forged, "question_id": forged, "question_ids": [forged]}
+        await channel.send_broadcast(event, {**ids, "text": "forged"})
 
 
 async def test_public_broadcasts_do_not_reach_private_topics(
