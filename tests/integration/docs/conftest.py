@@ -53,7 +53,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def worker(stack: Stack, model: ModelServer, project: Path) -> AsyncIterator[WorkerProcess]:
     """A worker that serves what the documentation shows."""
     names = {"BRIDGE_FUNCTIONS": ",".join(FUNCTIONS), "BRIDGE_HANDLERS": "handlers"}
-    # with a checkpoint after each second, as by default: what is not heard before the first one never comes as a delta
+    # with a checkpoint every second, as by default: text written before the first delta never arrives as a delta
     log = project / "worker.log"
     async with worker_process(stack.environment | names, log, project, checkpoint_seconds=1) as running:
         yield running

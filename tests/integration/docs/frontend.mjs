@@ -1,4 +1,4 @@
-// Goes after the blocks of docs/frontend.md, in one module with them: what the page says is seen. The names that are not
+// Goes after the blocks of docs/frontend.md, in one module with them: they check what the page claims. The names that are not
 // declared here are the page's. Prints a line of JSON for each check: its name, and what was wrong, if anything.
 const other = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, { auth: { storageKey: "other" } });
 assert.equal((await other.auth.signInWithPassword({ email: more[0], password })).error, null); // somebody who may send one message a minute
@@ -69,7 +69,7 @@ const checks = {
     assert.equal((await ended(id)).content, "once");
     assert.deepEqual(await refusal(question({ id, content: "" })), [409, "23505"]);
   },
-  async "cancel keeps the text so far, retry writes it anew"() {
+  async "cancel keeps the text so far, retry replaces it"() {
     const id = await ask('[[text="one two three four five six seven" stall=4 times=1]]');
     await begun(id);
     assert.equal(await cancel(id), "cancelling");
@@ -83,7 +83,7 @@ const checks = {
     assert.equal(await cancel(id), "done");
     assert.equal((await stored(id)).status, "done");
   },
-  async "enqueue: a question waits alone, and is cancelled at once"() {
+  async "enqueue: a waiting question is cancelled at once"() {
     await behave("enqueue");
     const first = await ask('[[text="one two three" stall=2]]');
     await begun(first);
@@ -112,7 +112,7 @@ const checks = {
     await ended(id);
     await behave("enqueue");
   },
-  async "what is refused, and how"() {
+  async "refusals have their documented codes"() {
     const { data: theirs } = await other.from("sessions").insert({ title: "theirs" }).select().single().throwOnError();
     const { data: theirFirst } = await other.from("messages").insert({ session_id: theirs.id, content: "1" }).select("id");
     assert.equal(theirFirst.length, 1);
@@ -150,7 +150,7 @@ const checks = {
     await assert.rejects(cancel(nobody), { code: "PT404" });
     await assert.rejects(retry(nobody), { code: "PT404" });
   },
-  async "a reply that fails says why, and may be retried"() {
+  async "a failed reply has an error and can be retried"() {
     const id = await ask("[[error=400 text=mended times=1]]");
     const { status, error } = await ended(id);
     assert.deepEqual([status, error.code, typeof error.message], ["failed", "model_refused", "string"]);
@@ -216,10 +216,10 @@ const checks = {
     await supabase.from("sessions").delete().eq("id", another.id).throwOnError();
     await until(() => !sessions.has(another.id));
   },
-  async "what an event told of a session stays, however late an older answer comes"() {
+  async "a late answer does not undo a newer event"() {
     const { data: kept } = await sessionRow({ title: "Old" }).single();
-    const { data: gone } = await sessionRow({ title: "Gone" }).single();
-    await until(() => sessions.has(kept.id) && sessions.has(gone.id));
+    const { data: deleted } = await sessionRow({ title: "Deleted" }).single();
+    await until(() => sessions.has(kept.id) && sessions.has(deleted.id));
     const { fetch } = globalThis;
     let hasArrived = false;
     let letGo;
@@ -234,30 +234,30 @@ const checks = {
     const reading = readSessions();
     await until(() => hasArrived);
     await supabase.from("sessions").update({ title: "New" }).eq("id", kept.id).throwOnError();
-    await supabase.from("sessions").delete().eq("id", gone.id).throwOnError();
-    await until(() => sessions.get(kept.id).title === "New" && !sessions.has(gone.id));
+    await supabase.from("sessions").delete().eq("id", deleted.id).throwOnError();
+    await until(() => sessions.get(kept.id).title === "New" && !sessions.has(deleted.id));
     letGo();
     await reading;
-    assert.deepEqual([sessions.get(kept.id).title, sessions.has(gone.id)], ["New", false]);
-    sessions.set(gone.id, gone); // as if its end had not been told
+    assert.deepEqual([sessions.get(kept.id).title, sessions.has(deleted.id)], ["New", false]);
+    sessions.set(deleted.id, deleted); // as if its deletion had not been announced
     deleted.clear();
     await readSessions();
-    assert.ok(!sessions.has(gone.id) && sessions.has(kept.id));
+    assert.ok(!sessions.has(deleted.id) && sessions.has(kept.id));
   },
   async "postgres_changes bring rows, and ids of rows that were deleted, of others as well"() {
-    const [rows, gone] = [[], []];
-    const channel = followRows((row) => rows.push(row), (id) => gone.push(id));
+    const [rows, deleted] = [[], []];
+    const channel = followRows((row) => rows.push(row), (id) => deleted.push(id));
     const ready = new Promise((resolve) => channel.on("system", {}, ({ status }) => status === "ok" && resolve()));
     await ready;
     const id = await ask("[[text=changed]]");
     await until(() => rows.some((row) => row.reply_to === id && row.status === "done" && row.content === "changed"));
     const { data: theirs } = await other.from("messages").select("id, session_id").limit(1).single();
     await other.from("sessions").delete().eq("id", theirs.session_id).throwOnError();
-    await until(() => gone.includes(theirs.id));
-    assert.ok(gone.every((id) => typeof id === "string"));
+    await until(() => deleted.includes(theirs.id));
+    assert.ok(deleted.every((id) => typeof id === "string"));
     assert.ok(rows.every((row) => row.session_id === session.id));
   },
-  async "with Realtime silent, what is asked is read every 5 s"() {
+  async "without Realtime, a running reply is read every 5 s"() {
     await supabase.removeAllChannels();
     const id = await ask("[[text=silence]]");
     assert.equal((await ended(id)).content, "silence");

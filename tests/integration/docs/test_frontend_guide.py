@@ -1,4 +1,4 @@
-"""The blocks of docs/frontend.md are one program; what the page says of it is seen, and its tables are true."""
+"""The blocks of docs/frontend.md run as one program, and the page's tables match the schema."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKED = in_page("docs/frontend.md", "js")
 CHECKS = Path(__file__).with_name("frontend.mjs").read_text()
 
 
-async def test_the_page_is_a_program(
+async def test_blocks_run_as_one_program(
     worker: WorkerProcess,
     model: ModelServer,
     program: Program,
@@ -50,7 +50,7 @@ async def test_the_page_is_a_program(
 
     async with asyncio.TaskGroup() as group:
         letting_go = group.create_task(let_go())
-        # each check says itself what did not come within 15 s; all of them take about as long
+        # each check reports what did not arrive within 15 s; all of them together take about as long
         results = await program(user, *blocks, CHECKS, more=[other.email], within=240)
         letting_go.cancel()
     assert len(results) == len(re.findall(r"^  async \"", CHECKS, re.M))
@@ -60,7 +60,7 @@ async def test_the_page_is_a_program(
 
 
 @pytest.mark.parametrize("table", ["sessions", "messages", "code_files"])
-async def test_the_columns_are_those_of_the_tables(db: psycopg.AsyncConnection[Row], table: str) -> None:
+async def test_documented_columns_match_the_tables(db: psycopg.AsyncConnection[Row], table: str) -> None:
     (row,) = [row for row in rows_of(PAGE, "Tables") if row[0] == f"`{table}`"]
     _, writes, others = (set(re.findall(r"`(\w+)`", cell)) for cell in row)
     granted = await db.execute(
@@ -76,7 +76,7 @@ async def test_the_columns_are_those_of_the_tables(db: psycopg.AsyncConnection[R
     assert not writes & others
 
 
-async def test_statuses_are_those_of_the_table(db: psycopg.AsyncConnection[Row]) -> None:
+async def test_documented_statuses_match_the_table(db: psycopg.AsyncConnection[Row]) -> None:
     found = await db.execute(
         "select pg_get_constraintdef(oid) as text from pg_constraint where conname = 'messages_status'"
     )
@@ -84,14 +84,14 @@ async def test_statuses_are_those_of_the_table(db: psycopg.AsyncConnection[Row])
     assert {row[0].strip("`") for row in rows_of(PAGE, "Statuses")} == set(re.findall(r"'(\w+)'::text", constraint))
 
 
-def test_every_code_of_a_failure_is_told() -> None:
-    told = {
+def test_every_failure_code_is_documented() -> None:
+    documented = {
         code: row[2] == "yes"
         for row in rows_of(PAGE, "Errors")
         if row[2] in ("yes", "no")
         for code in re.findall(r"`(\w+)`", row[0])
     }
-    assert told == _codes()
+    assert documented == _codes()
 
 
 def _codes() -> dict[str, bool]:

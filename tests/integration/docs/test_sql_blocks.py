@@ -12,7 +12,7 @@ CHECKED = code_of("sql")
 
 
 @pytest.mark.parametrize("block", CHECKED, ids=lambda block: block.name)
-async def test_it_runs(block: Block, environment: dict[str, str], user: Person) -> None:
+async def test_sql_block_runs(block: Block, environment: dict[str, str], user: Person) -> None:
     connection = await psycopg.AsyncConnection.connect(environment["SUPABASE_DB_URL"])
     async with connection:
         await connection.execute(block.text.replace("'…'", f"'{user.id}'").encode())

@@ -40,7 +40,7 @@ CHECKED = [
 
 
 @pytest.mark.parametrize("block", CHECKED, ids=lambda block: block.name)
-def test_it_compiles(block: Block, tmp_path: Path) -> None:
+def test_typescript_block_compiles(block: Block, tmp_path: Path) -> None:
     (tmp_path / "node_modules").symlink_to(PROJECT / "node_modules")
     configuration = {"extends": str(PROJECT / "client" / "tsconfig.json"), "include": ["page.ts"]}
     (tmp_path / "tsconfig.json").write_text(json.dumps(configuration))

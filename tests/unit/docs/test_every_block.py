@@ -1,4 +1,4 @@
-"""No block of the documentation goes unchecked: it is run or compiled by a test, or says why not."""
+"""Every code block of the documentation is run or compiled by a test, or has a stated reason not to be."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMPILED = [block for block in BLOCKS if block.page.parent.name == "client" and 
 RESULTS = {test_gallery_types.block(language) for language in ("baml", "ts")}
 
 
-def test_every_block_is_checked_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_block_is_checked_or_exempt(capsys: pytest.CaptureFixture[str]) -> None:
     checked = [block for module in MODULES for block in module.CHECKED]
     checked += [block for block in BLOCKS if block.page.name == "gallery.md" and block.text in EXAMPLES | RESULTS]
     checked += COMPILED
@@ -47,7 +47,7 @@ def test_every_block_is_checked_or_says_why_not(capsys: pytest.CaptureFixture[st
     assert unchecked == []
 
 
-def test_a_block_is_read_as_it_stands(tmp_path: Path) -> None:
+def test_blocks_are_read_verbatim(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     first = "<!-- not run: needs a phone -->\n\n````sh\ncall ```me```\n````\n"
     page.write_text(first + "\nText\n\n1. x\n\n   ```js\n   a\n\n     b\n   ```\n")

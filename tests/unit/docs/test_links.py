@@ -39,7 +39,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def problem(page: Path, target: str) -> str | None:
-    """What is wrong with a link, if anything is."""
+    """The problem with a link; None if there is none."""
     parts = urlsplit(target)
     if parts.scheme:
         return None if parts.scheme in ("https", "mailto") else f"{target} is not https"
@@ -52,11 +52,11 @@ def problem(page: Path, target: str) -> str | None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     assert [wrong for target in targets(page) if (wrong := problem(page, target))] == []
 
 
-def test_there_are_links_to_see() -> None:
+def test_pages_contain_links() -> None:
     assert sum(len(targets(page)) for page in PAGES) > 20
 
 
@@ -64,11 +64,11 @@ def test_there_are_links_to_see() -> None:
     "target",
     ["nothing.md", "docs/frontend.md#nothing", "#nothing", "../../etc/passwd", "http://example.com", "LICENSE#x"],
 )
-def test_a_wrong_one_is_seen(target: str) -> None:
+def test_broken_link_is_detected(target: str) -> None:
     assert problem(PROJECT / "README.md", target)
 
 
-def test_anchors_are_those_of_github(tmp_path: Path) -> None:
+def test_anchors_match_github(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# `useChat` of the AI SDK\n## Realtime's quota\n## A\n## A\n```sh\n# no heading\n```\n## [B](b.md), c\n"

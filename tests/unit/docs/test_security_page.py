@@ -35,21 +35,21 @@ def threats() -> str:
     return text[text.index("## Threats") : text.index("## What nothing here stops")]
 
 
-def test_every_test_that_is_named_is_collected() -> None:
+def test_named_tests_exist() -> None:
     names = set(NAME.findall(PAGE.read_text()))
     assert len(names) > 30
     assert names - collected(names) == set()
 
 
-def test_every_threat_names_a_test() -> None:
+def test_every_threat_has_a_test() -> None:
     rows = [line for line in threats().splitlines() if ROW.match(line)]
     assert len(rows) > 30
     assert [row for row in rows if not NAME.search(row)] == []
 
 
-def test_one_that_is_not_there_is_found() -> None:
+def test_missing_test_is_detected() -> None:
     here = "tests/unit/docs/test_security_page.py"
-    known = f"{here}::{test_every_threat_names_a_test.__name__}"
+    known = f"{here}::{test_every_threat_has_a_test.__name__}"
     assert {known, f"{here}::test_nothing"} - collected({known, f"{here}::test_nothing"}) == {f"{here}::test_nothing"}
     with pytest.raises(AssertionError):
         collected({"tests/unit/docs/nowhere.py::test_nothing"})

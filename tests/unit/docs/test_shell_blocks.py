@@ -39,7 +39,7 @@ def test_commands_exist(block: Block, capsys: pytest.CaptureFixture[str]) -> Non
         "frobnicate",
     ],
 )
-def test_a_wrong_one_is_seen(wrong: str) -> None:
+def test_wrong_command_is_detected(wrong: str) -> None:
     (words,) = shell.commands(wrong)
     with pytest.raises((AssertionError, ModuleNotFoundError)):
         shell.check(words)
