@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
@@ -64,3 +65,43 @@ def test_conformance_job_sets_every_variable() -> None:
     given = set(re.findall(r"--override-name \S+=(SUPABASE_\w+)", TEXT))
     documented = (ROOT / "tests" / "conformance" / "conftest.py").read_text().split('"""')[1]
     assert given == set(re.findall(r"`(SUPABASE_\w+)`", documented))
+
+
+# -- the release, and the other files of .github ---------------------------------------------------------
+
+RELEASE: dict[Any, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+
+
+def test_release_runs_for_version_tags_only() -> None:
+    assert RELEASE[True] == {"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+"]}}  # YAML 1.1 reads the key `on` as true
+
+
+def test_release_publishes_with_short_lived_identities() -> None:
+    assert RELEASE["permissions"] == {"contents": "read"}
+    publishing = {name: job for name, job in RELEASE["jobs"].items() if "permissions" in job}
+    assert set(publishing) == {"python", "npm"}
+    for name, job in publishing.items():
+        assert job["permissions"] == {"id-token": "write"}, name
+        assert (job["needs"], job["environment"]) == ("build", "release"), name
+    assert "secrets." not in str(RELEASE)
+
+
+def test_release_jobs_have_timeouts_and_actions_have_versions() -> None:
+    for name, job in RELEASE["jobs"].items():
+        assert job["timeout-minutes"] <= 90, name
+        for action in (step["uses"] for step in job["steps"] if "uses" in step):
+            assert re.fullmatch(r"actions/[\w-]+@v\d+", action), action
+
+
+@pytest.mark.parametrize("name", ["dependabot.yml", "ISSUE_TEMPLATE/bug.yml", "ISSUE_TEMPLATE/feature.yml"])
+def test_configuration_of_the_repository_is_valid_yaml(name: str) -> None:
+    assert isinstance(yaml.safe_load((ROOT / ".github" / name).read_text()), dict)
+
+
+def test_commit_hooks_run_the_tools_of_make_check() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    entries = " ".join(hook["entry"] for hook in hooks)
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = makefile[makefile.index("\ncheck:") : makefile.index("\nchaos:")]
+    for tool in re.findall(r"\$\(BIN\)/(ruff check|ruff format|mypy|lint-imports)", recipe):
+        assert f".venv/bin/{tool}" in entries, tool
