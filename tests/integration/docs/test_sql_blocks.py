@@ -1,4 +1,4 @@
-"""SQL blocks run on a database with the schema, as the role that an operator has; nothing of it stays."""
+"""SQL blocks run with an operator's role, in a transaction that is rolled back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CHECKED = code_of("sql")
 
 
 @pytest.mark.parametrize("block", CHECKED, ids=lambda block: block.name)
-async def test_it_runs(block: Block, environment: dict[str, str], user: Person) -> None:
+async def test_sql_block_runs(block: Block, environment: dict[str, str], user: Person) -> None:
     connection = await psycopg.AsyncConnection.connect(environment["SUPABASE_DB_URL"])
     async with connection:
         await connection.execute(block.text.replace("'…'", f"'{user.id}'").encode())

@@ -1,4 +1,4 @@
-"""Links inside the repository lead somewhere: the file is there, and so is the heading."""
+"""Links inside the repository point to a file that exists, and to a heading in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADING = re.compile(r"^#+ +(.+?) *#*$", re.M)
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks and code spans."""
+    """A page without its code blocks and code spans."""
     text = re.sub(r"^ *(`{3,})[^`\n]*\n.*?^ *\1$", "", page.read_text(), flags=re.M | re.S)
     return re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "`", text)
 
@@ -27,7 +27,7 @@ def targets(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and myst make them."""
+    """The anchors of a page's headings, by the rules of GitHub and myst."""
     text = re.sub(r"^ *(`{3,})[^`\n]*\n.*?^ *\1$", "", page.read_text(), flags=re.M | re.S)
     seen: Counter[str] = Counter()
     found = set()
@@ -39,24 +39,24 @@ def anchors(page: Path) -> set[str]:
 
 
 def problem(page: Path, target: str) -> str | None:
-    """What is wrong with a link, if anything is."""
+    """Why a link is broken, or None."""
     parts = urlsplit(target)
     if parts.scheme:
         return None if parts.scheme in ("https", "mailto") else f"{target} is not https"
     file = (page.parent / parts.path).resolve() if parts.path else page
     if not file.is_relative_to(PROJECT) or not file.exists():
-        return f"{target}: there is no such file"
+        return f"{target}: no such file"
     if parts.fragment and (file.suffix != ".md" or parts.fragment not in anchors(file)):
-        return f"{target}: there is no such heading"
+        return f"{target}: no such heading"
     return None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     assert [wrong for target in targets(page) if (wrong := problem(page, target))] == []
 
 
-def test_there_are_links_to_see() -> None:
+def test_pages_contain_links() -> None:
     assert sum(len(targets(page)) for page in PAGES) > 20
 
 
@@ -64,11 +64,11 @@ def test_there_are_links_to_see() -> None:
     "target",
     ["nothing.md", "docs/frontend.md#nothing", "#nothing", "../../etc/passwd", "http://example.com", "LICENSE#x"],
 )
-def test_a_wrong_one_is_seen(target: str) -> None:
+def test_broken_link_is_detected(target: str) -> None:
     assert problem(PROJECT / "README.md", target)
 
 
-def test_anchors_are_those_of_github(tmp_path: Path) -> None:
+def test_anchors_match_github(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# `useChat` of the AI SDK\n## Realtime's quota\n## A\n## A\n```sh\n# no heading\n```\n## [B](b.md), c\n"

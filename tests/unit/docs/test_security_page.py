@@ -1,4 +1,4 @@
-"""Every test that the page of threats names is one that pytest collects."""
+"""Pytest collects every test that docs/security.md names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW = re.compile(r"^\| (?!threat \||---)", re.M)
 
 
 def collected(names: set[str]) -> set[str]:
-    """Which of these pytest finds, whatever their parameters."""
+    """Those of these tests that pytest collects, without their parameters."""
     files = sorted({name.partition("::")[0] for name in names})
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", *files],
@@ -35,7 +35,7 @@ def threats() -> str:
     return text[text.index("## Threats") : text.index("## What nothing here stops")]
 
 
-def test_every_test_that_is_named_is_collected() -> None:
+def test_named_tests_exist() -> None:
     names = set(NAME.findall(PAGE.read_text()))
     assert len(names) > 30
     assert names - collected(names) == set()
@@ -47,7 +47,7 @@ def test_every_threat_names_a_test() -> None:
     assert [row for row in rows if not NAME.search(row)] == []
 
 
-def test_one_that_is_not_there_is_found() -> None:
+def test_missing_test_is_detected() -> None:
     here = "tests/unit/docs/test_security_page.py"
     known = f"{here}::{test_every_threat_names_a_test.__name__}"
     assert {known, f"{here}::test_nothing"} - collected({known, f"{here}::test_nothing"}) == {f"{here}::test_nothing"}
