@@ -22,7 +22,7 @@ def test_python_locks_have_hashes(name: str) -> None:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", line), line
 
 
-@pytest.mark.parametrize("name", ["Makefile", "Dockerfile"])
+@pytest.mark.parametrize("name", ["Makefile", "Dockerfile", ".github/workflows/release.yml"])
 def test_installs_require_hashes(name: str) -> None:
     text = (PROJECT / name).read_text().replace("\\\n", " ")
     installs = [line for line in re.split(r"\n|&&", text) if re.search(r"pip .*install", line)]
