@@ -92,8 +92,9 @@ def test_conformance_job_sets_every_variable() -> None:
 
 
 def test_release_publishes_only_approved_version_tags() -> None:
-    triggers = {key: value for key, value in WORKFLOWS["release"].items() if not isinstance(key, str)}
-    assert triggers == {True: {"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+"]}}}  # YAML reads `on` as true
+    # YAML reads the key `on` as true
+    triggers: list[Any] = [value for key, value in WORKFLOWS["release"].items() if not isinstance(key, str)]
+    assert triggers == [{"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+"]}}]
     for name in WRITES:
         if name == "notes":  # skipped when one of the others is
             assert set(RELEASE[name]["needs"]) == set(WRITES) - {name}
