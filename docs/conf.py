@@ -33,3 +33,5 @@ html_theme = "furo"
 html_title = project
 html_copy_source = False
 nitpicky = True
+# Pygments rejects characters such as … in JSX text; the tests compile these blocks
+suppress_warnings = ["misc.highlighting_failure"]
