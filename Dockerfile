@@ -1,4 +1,4 @@
-# The worker alone: no devstack, no page, no compiler. `docker build -t bridge .`, then `docker run --env-file .env bridge`.
+# The worker, without devstack, page and compiler: `docker build -t bridge .`, then `docker run --env-file .env bridge`.
 
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /app
@@ -18,17 +18,17 @@ FROM python:3.13-slim-bookworm
 LABEL org.opencontainers.image.title="supabase-baml-bridge" \
     org.opencontainers.image.description="Answers rows of a Supabase table with BAML functions" \
     org.opencontainers.image.licenses="MIT"
-# a number, so that a host which refuses root can see that it is none
+# a numeric user, which hosts that refuse root can verify
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin bridge
 COPY --from=build /venv /venv
 WORKDIR /app
 COPY --from=build /app/baml_client baml_client
 COPY baml_src baml_src
-# your own handlers, if you have some: `COPY handlers.py ./`, and BRIDGE_HANDLERS=handlers
+# to add your handlers: `COPY handlers.py ./`, and set BRIDGE_HANDLERS=handlers
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001
-# /healthz, /readyz and /metrics; nothing of it is for the public
+# /healthz, /readyz and /metrics, for your own network only
 EXPOSE 8080
-# exec form: the worker is process 1 and gets SIGTERM itself; then it drains
+# exec form: the worker is process 1, receives SIGTERM and drains
 ENTRYPOINT ["bridge"]
 CMD ["run"]

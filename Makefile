@@ -70,7 +70,8 @@ lock: ## regenerate the lock files from pyproject.toml and the package.json file
 	$(BIN)/python -m devstack.lock
 
 clean: ## remove everything installed or built (the devstack's data stays)
-	rm -rf $(VENV) node_modules client/node_modules web/node_modules devstack/node_modules web/dist client/dist baml_client docs/_build
+	rm -rf $(VENV) node_modules client/node_modules web/node_modules devstack/node_modules build web/dist client/dist baml_client \
+		docs/_build
 
 # -- what the targets depend on ---------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The fenced blocks of the documentation.
 
-A block that cannot be run here has a comment before it, `<!-- not run: reason -->`; the tests print the reason.
+A comment `<!-- not run: reason -->` before a block exempts it; the tests print the reason.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from devstack.migrations import PROJECT
 
 PAGES = (
     *sorted(PROJECT.glob("*.md")),
-    *sorted((PROJECT / "docs").glob("*.md")),
+    *sorted(page for page in (PROJECT / "docs").rglob("*.md") if "_build" not in page.parts),
     PROJECT / "client" / "README.md",
 )
 
@@ -23,7 +23,7 @@ _NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.+?) -->")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One fenced block. `not_run` is the reason of the comment before it."""
+    """One fenced block. `not_run` is the reason why no test runs it."""
 
     page: Path
     line: int
@@ -33,19 +33,19 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Where it stands, as pytest and editors show it."""
+        """Its page and line, as pytest and editors print them."""
         return f"{self.page.relative_to(PROJECT)}:{self.line}"
 
     @property
     def module(self) -> str:
-        """The same as a name for a file of code."""
+        """The same as the name of a Python module."""
         return re.sub(r"\W", "_", self.name)
 
 
 def blocks_of(page: Path) -> list[Block]:
     """Every fenced block of a page. Raises ValueError if one is not closed."""
     found: list[Block] = []
-    before = ""  # the last line with something on it
+    before = ""  # the last line that is not blank
     lines = iter(enumerate(page.read_text().splitlines(), 1))
     for number, line in lines:
         if not (fence := _FENCE.match(line)):
@@ -69,7 +69,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 def code_of(*languages: str) -> list[Block]:
-    """The blocks of these languages that are to be run, but those of the gallery, which tests/e2e runs."""
+    """The blocks in these languages, without the exempt ones and without the gallery's, which tests/e2e runs."""
     return [
         block
         for block in BLOCKS
@@ -78,12 +78,12 @@ def code_of(*languages: str) -> list[Block]:
 
 
 def in_page(page: str, *languages: str) -> list[Block]:
-    """Those of one page."""
+    """The same, of one page."""
     return [block for block in code_of(*languages) if block.page == PROJECT / page]
 
 
 def rows_of(page: Path, heading: str) -> list[list[str]]:
-    """The cells of all tables under a heading, without their heads."""
+    """The cells of all tables under a heading, without the header rows."""
     section = re.split(r"^#+ ", page.read_text().partition(f"# {heading}\n")[2], maxsplit=1, flags=re.M)[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [

@@ -1,4 +1,4 @@
-"""Shell blocks of the documentation: every command in them exists, with the options it is given."""
+"""Check the commands of a shell block without running them: the program, its subcommand and its options exist."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ELSEWHERE = {
     "promtool": "comes with Prometheus",
     "railway": "needs an account at Railway",
 }
-# as argparse, clap and the Supabase CLI say it
+# as argparse, clap and the Supabase CLI print it
 _WANTS_COMMAND = re.compile(r"^usage: .*\b(command|action) \.\.\.|<COMMAND>|<subcommand>", re.M)
 _CHOICES = re.compile(r"^usage: .*\{([\w,]+)\}\]?$", re.M)
 _VARIABLE = re.compile(r"\w+=")
@@ -34,7 +34,7 @@ _TARGET = re.compile(r"^([a-z-]+):", re.M)
 
 
 def commands(text: str) -> list[list[str]]:
-    """The simple commands of a block, in words, without variables set before them."""
+    """The simple commands of a block, each as its words, without leading variable assignments."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         for part in re.split(r"&&|\|\||[|;]", line.split(" #")[0]):
@@ -47,7 +47,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def check(words: list[str]) -> str | None:
-    """See that a command exists. Gives the reason if that cannot be seen here. Raises AssertionError."""
+    """Check that a command exists. Returns the reason if it cannot be checked here. Raises AssertionError."""
     if words[:2] == ["npx", "supabase"]:
         words = words[1:]
     name, *arguments = words
@@ -72,7 +72,7 @@ def check(words: list[str]) -> str | None:
         assert command in ("install", "pack"), words
         if "--workspace" in rest:
             assert (PROJECT / rest[rest.index("--workspace") + 1] / "package.json").exists(), words
-    elif name == "supabase":  # of `npx supabase`: the one that package-lock.json pins
+    elif name == "supabase":  # `npx supabase` runs the version in package-lock.json
         _with_options((node(), str(script())), arguments)
     else:
         program = BIN / Path(name).name
@@ -83,22 +83,22 @@ def check(words: list[str]) -> str | None:
 
 
 def _with_options(program: tuple[str, ...], arguments: list[str]) -> None:
-    """Find a subcommand and the options that it is given in what the program's own help says. Raises AssertionError."""
-    command, said = program, _help(program)
+    """Find the subcommand and the options in the program's own `--help`. Raises AssertionError."""
+    command, text = program, _help(program)
     for word in arguments:
         if word.startswith("-"):
             break
-        if not re.search(rf"^ +{re.escape(word)}(,|  |$)", said, re.M):
-            choices = _CHOICES.search(said)
-            assert not _WANTS_COMMAND.search(said), f"{command} has no {word}"
+        if not re.search(rf"^ +{re.escape(word)}(,|  |$)", text, re.M):
+            choices = _CHOICES.search(text)
+            assert not _WANTS_COMMAND.search(text), f"{command} has no {word}"
             assert choices is None or word in choices[1].split(","), f"{command} does not take {word}"
             break  # an argument
         command = (*command, word)
-        said = _help(command)
+        text = _help(command)
     for word in arguments:
         if word.startswith("-"):
             option = re.escape(word.split("=")[0])
-            assert re.search(rf"(?<![\w-]){option}(?![\w-])", said), f"{command} has no {word}"
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), f"{command} has no {word}"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A project made of the documentation's BAML and Python blocks beside ours, a worker that serves it, and Node."""
+"""A project that contains the documentation's BAML and Python blocks, a worker that serves it, and Node."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Program = Callable[..., Awaitable[list[Row]]]
 
 
 def write_project(folder: Path, baml: Sequence[Block]) -> None:
-    """Put the sources of `baml_src` into `folder`, with these blocks, each in a file that has its place as its name."""
+    """Copy `baml_src` to `folder` and add these blocks, each in a file named after its page and line."""
     shutil.copytree(PROJECT / "baml_src", folder / "baml_src")
-    for text, block in {block.text: block for block in baml}.items():  # one that two pages show is one
+    for text, block in {block.text: block for block in baml}.items():  # two pages may show the same block
         (folder / "baml_src" / f"{block.module}.baml").write_text(text)
 
 
 @pytest.fixture(scope="package")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to start a worker in: its functions and handlers are those that the documentation shows."""
+    """A folder to start a worker in, with the functions and handlers that the documentation shows."""
     folder = tmp_path_factory.mktemp("project")
     write_project(folder, code_of("baml"))
     subprocess.run([CLI, "generate"], cwd=folder, check=True, capture_output=True, timeout=60)
@@ -51,9 +51,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 async def worker(stack: Stack, model: ModelServer, project: Path) -> AsyncIterator[WorkerProcess]:
-    """A worker that serves what the documentation shows."""
+    """A worker that serves the functions and handlers of the documentation."""
     names = {"BRIDGE_FUNCTIONS": ",".join(FUNCTIONS), "BRIDGE_HANDLERS": "handlers"}
-    # with a checkpoint every second, as by default: text written before the first delta never arrives as a delta
+    # the default interval: a delta that a client misses before its first checkpoint is never sent again
     log = project / "worker.log"
     async with worker_process(stack.environment | names, log, project, checkpoint_seconds=1) as running:
         yield running
@@ -61,7 +61,7 @@ async def worker(stack: Stack, model: ModelServer, project: Path) -> AsyncIterat
 
 @pytest.fixture
 async def program(environment: dict[str, str], tmp_path: Path) -> Program:
-    """Run blocks as one module under Node, signed in as a person; gives the lines of JSON that they print."""
+    """Run blocks as one module in Node, signed in as a user. Returns the JSON lines that they print."""
     (tmp_path / "node_modules").symlink_to(PROJECT / "node_modules")
 
     async def run(person: Person, *parts: str, more: Sequence[str] = (), within: float = 60) -> list[Row]:

@@ -1,9 +1,9 @@
-// Goes after the blocks of docs/frontend.md, in one module with them: they check what the page claims. The names that are not
-// declared here are the page's. Prints a line of JSON for each check: its name, and what was wrong, if anything.
+// Runs after the blocks of docs/frontend.md, in the same module, and checks what the page promises. Names that are not
+// declared here come from the page. Prints one line of JSON per check: its name and its error, or null.
 const other = createClient(SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, { auth: { storageKey: "other" } });
-assert.equal((await other.auth.signInWithPassword({ email: more[0], password })).error, null); // somebody who may send one message a minute
+assert.equal((await other.auth.signInWithPassword({ email: more[0], password })).error, null); // a user with a limit of one message per minute
 
-const history = []; // every state of every message that was shown
+const history = []; // every state of every message that the page showed
 const { set } = messages;
 messages.set = (id, row) => (history.push(row), set.call(messages, id, row));
 const applied = onDelta;
@@ -29,7 +29,7 @@ function shown(id) {
 }
 
 const checks = {
-  async "text streams, and ends as the row"() {
+  async "text streams, and ends equal to the row"() {
     const id = await ask("[[tokens=60 delay=0.05]]"); // a delta a token
     const reply = await ended(id);
     assert.deepEqual(reply, await stored(id));
@@ -52,7 +52,7 @@ const checks = {
     assert.deepEqual(reply, await stored(id));
     assert.ok(shown(id).every((text) => reply.content.startsWith(text)));
   },
-  async "a page that is opened while a reply runs goes on where it is"() {
+  async "a page opened during a reply continues from the checkpoint"() {
     const id = await ask("[[tokens=100 delay=0.02]]");
     await begun(id);
     messages.clear();
@@ -62,14 +62,14 @@ const checks = {
     assert.ok(replyTo(id).seq > first);
     assert.ok(shown(id).every((text) => replyTo(id).content.startsWith(text)));
   },
-  async "a question whose answer was lost is sent again, and is there once"() {
+  async "a question whose response was lost is sent again and stored once"() {
     lost = { method: "POST", path: "/rest/v1/messages" };
     const id = await ask("[[text=once]]");
     assert.equal(lost, undefined);
     assert.equal((await ended(id)).content, "once");
     assert.deepEqual(await refusal(question({ id, content: "" })), [409, "23505"]);
   },
-  async "cancel keeps the text so far, retry replaces it"() {
+  async "cancel keeps the text so far, and retry replaces it"() {
     const id = await ask('[[text="one two three four five six seven" stall=4 times=1]]');
     await begun(id);
     assert.equal(await cancel(id), "cancelling");
@@ -83,18 +83,18 @@ const checks = {
     assert.equal(await cancel(id), "done");
     assert.equal((await stored(id)).status, "done");
   },
-  async "enqueue: a waiting question is cancelled at once"() {
+  async "enqueue: a waiting question has no reply, and is cancelled at once"() {
     await behave("enqueue");
     const first = await ask('[[text="one two three" stall=2]]');
     await begun(first);
-    const second = await ask("No model hears of this.");
+    const second = await ask("This never reaches a model.");
     await until(() => messages.get(second)?.status === "queued");
     assert.equal(replyTo(second), undefined);
     assert.equal(await cancel(second), "cancelled");
     await cancel(first);
     await ended(first);
   },
-  async "interrupt: a question ends the reply before it, whose text stays"() {
+  async "interrupt: a question ends the running reply and keeps its text"() {
     await behave("interrupt");
     const first = await ask('[[text="one two three four" stall=3]]');
     await begun(first);
@@ -112,7 +112,7 @@ const checks = {
     await ended(id);
     await behave("enqueue");
   },
-  async "refusals have their documented codes"() {
+  async "invalid and forbidden requests are refused with the documented codes"() {
     const { data: theirs } = await other.from("sessions").insert({ title: "theirs" }).select().single().throwOnError();
     const { data: theirFirst } = await other.from("messages").insert({ session_id: theirs.id, content: "1" }).select("id");
     assert.equal(theirFirst.length, 1);
@@ -150,16 +150,16 @@ const checks = {
     await assert.rejects(cancel(nobody), { code: "PT404" });
     await assert.rejects(retry(nobody), { code: "PT404" });
   },
-  async "a failed reply has an error and can be retried"() {
-    const id = await ask("[[error=400 text=mended times=1]]");
+  async "a failed reply has an error, and can be retried"() {
+    const id = await ask("[[error=400 text=fixed times=1]]");
     const { status, error } = await ended(id);
     assert.deepEqual([status, error.code, typeof error.message], ["failed", "model_refused", "string"]);
     await until(() => messages.get(id).status === "failed");
     await retry(id);
     await until(() => replyTo(id).status === "done");
-    assert.deepEqual([replyTo(id).content, replyTo(id).error], ["mended", null]);
+    assert.deepEqual([replyTo(id).content, replyTo(id).error], ["fixed", null]);
   },
-  async "a busy model is asked again before anything is seen of it"() {
+  async "a busy model is retried without the user seeing a failure"() {
     const id = await ask("[[error=429 text=patience times=1]]");
     const { status, attempt, content } = await ended(id);
     assert.deepEqual([status, attempt, content], ["done", 2, "patience"]);
@@ -187,7 +187,7 @@ const checks = {
     assert.deepEqual((await versions(written)).map(({ content, revision, conflict }) => [content, revision, conflict]), [
       ["x = 1", 1, false],
     ]);
-    // the user writes while the reply does, which the test lets go on then
+    // the user saves during the reply, and then the test releases it
     const id = await code("x = 4", "hold=1");
     await until(() => replyTo(id)?.status === "running");
     assert.equal((await save(find(), "x = 5")).revision, 3);
@@ -196,7 +196,7 @@ const checks = {
     assert.equal(find().content, "x = 5");
     const lostTo = (await versions(written)).find(({ conflict }) => conflict);
     assert.deepEqual([lostTo.content, lostTo.revision], ["x = 4", 2]);
-    // larger than an event may be
+    // too large for an event
     await file({ path: "large", content: "x".repeat(40_000) }).throwOnError();
     const large = await until(() => [...files.values()].find(({ path }) => path === "large"));
     assert.equal(large.content.length, 40_000);
@@ -204,8 +204,8 @@ const checks = {
     await until(() => find() === undefined);
     await supabase.from("sessions").update({ function: "Chat" }).eq("id", session.id).throwOnError();
   },
-  async "the list of sessions follows what happens to them"() {
-    await until(() => sessions.get(session.id)?.title); // the function Title named it
+  async "the list of sessions follows renames, inserts, replies and deletions"() {
+    await until(() => sessions.get(session.id)?.title); // set by the function Title
     await supabase.from("sessions").update({ title: "Renamed" }).eq("id", session.id).throwOnError();
     await until(() => sessions.get(session.id).title === "Renamed");
     const { data: another } = await sessionRow({ title: "Another" }).single();
@@ -216,10 +216,10 @@ const checks = {
     await supabase.from("sessions").delete().eq("id", another.id).throwOnError();
     await until(() => !sessions.has(another.id));
   },
-  async "a late answer does not undo a newer event"() {
+  async "an older response that arrives late does not undo a session's event"() {
     const { data: kept } = await sessionRow({ title: "Old" }).single();
-    const { data: deleted } = await sessionRow({ title: "Deleted" }).single();
-    await until(() => sessions.has(kept.id) && sessions.has(deleted.id));
+    const { data: removed } = await sessionRow({ title: "Removed" }).single();
+    await until(() => sessions.has(kept.id) && sessions.has(removed.id));
     const { fetch } = globalThis;
     let hasArrived = false;
     let letGo;
@@ -234,30 +234,30 @@ const checks = {
     const reading = readSessions();
     await until(() => hasArrived);
     await supabase.from("sessions").update({ title: "New" }).eq("id", kept.id).throwOnError();
-    await supabase.from("sessions").delete().eq("id", deleted.id).throwOnError();
-    await until(() => sessions.get(kept.id).title === "New" && !sessions.has(deleted.id));
+    await supabase.from("sessions").delete().eq("id", removed.id).throwOnError();
+    await until(() => sessions.get(kept.id).title === "New" && !sessions.has(removed.id));
     letGo();
     await reading;
-    assert.deepEqual([sessions.get(kept.id).title, sessions.has(deleted.id)], ["New", false]);
-    sessions.set(deleted.id, deleted); // as if its deletion had not been announced
+    assert.deepEqual([sessions.get(kept.id).title, sessions.has(removed.id)], ["New", false]);
+    sessions.set(removed.id, removed); // as if its deletion had not been announced
     deleted.clear();
     await readSessions();
-    assert.ok(!sessions.has(deleted.id) && sessions.has(kept.id));
+    assert.ok(!sessions.has(removed.id) && sessions.has(kept.id));
   },
-  async "postgres_changes bring rows, and ids of rows that were deleted, of others as well"() {
-    const [rows, deleted] = [[], []];
-    const channel = followRows((row) => rows.push(row), (id) => deleted.push(id));
+  async "postgres_changes deliver own rows, and the ids of all deleted rows"() {
+    const [rows, deletedIds] = [[], []];
+    const channel = followRows((row) => rows.push(row), (id) => deletedIds.push(id));
     const ready = new Promise((resolve) => channel.on("system", {}, ({ status }) => status === "ok" && resolve()));
     await ready;
     const id = await ask("[[text=changed]]");
     await until(() => rows.some((row) => row.reply_to === id && row.status === "done" && row.content === "changed"));
     const { data: theirs } = await other.from("messages").select("id, session_id").limit(1).single();
     await other.from("sessions").delete().eq("id", theirs.session_id).throwOnError();
-    await until(() => deleted.includes(theirs.id));
-    assert.ok(deleted.every((id) => typeof id === "string"));
+    await until(() => deletedIds.includes(theirs.id));
+    assert.ok(deletedIds.every((id) => typeof id === "string"));
     assert.ok(rows.every((row) => row.session_id === session.id));
   },
-  async "without Realtime, a running reply is read every 5 s"() {
+  async "without Realtime, running replies are read every 5 s"() {
     await supabase.removeAllChannels();
     const id = await ask("[[text=silence]]");
     assert.equal((await ended(id)).content, "silence");

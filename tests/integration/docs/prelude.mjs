@@ -1,11 +1,11 @@
-// Goes before the blocks of a page, in one module with them: what a frontend has anyway, and what the tests need to look on.
+// Runs before the blocks of a page, in the same module: what every frontend has, and what the tests need.
 import assert from "node:assert/strict";
 import WebSocket from "ws";
 
-globalThis.WebSocket ??= WebSocket; // Node 20 has none of its own; a browser has
+globalThis.WebSocket ??= WebSocket; // a browser and newer versions of Node have one; Node 20 does not
 const [SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, email, password, ...more] = process.argv.slice(2);
 
-// the answer of the next request with this method and path gets lost on its way back
+// the response of the next request with this method and path is dropped
 const request = globalThis.fetch;
 let lost;
 globalThis.fetch = async (url, options) => {
@@ -15,12 +15,12 @@ globalThis.fetch = async (url, options) => {
   throw new TypeError("fetch failed");
 };
 
-/** Waits until a function gives something, and gives that. */
-async function until(seen, seconds = 15) {
+/** Waits until a function returns something truthy, and returns that. */
+async function until(find, seconds = 15) {
   for (const deadline = Date.now() + seconds * 1000; ; ) {
-    const value = await seen();
+    const value = await find();
     if (value) return value;
-    assert.ok(Date.now() < deadline, `not seen within ${seconds} s: ${seen}`);
+    assert.ok(Date.now() < deadline, `nothing within ${seconds} s: ${find}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

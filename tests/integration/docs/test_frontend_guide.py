@@ -1,4 +1,4 @@
-"""The blocks of docs/frontend.md run as one program, and the page's tables match the schema."""
+"""The blocks of docs/frontend.md form one program that does what the page promises; its tables are correct."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHECKED = in_page("docs/frontend.md", "js")
 CHECKS = Path(__file__).with_name("frontend.mjs").read_text()
 
 
-async def test_blocks_run_as_one_program(
+async def test_page_blocks_form_a_working_frontend(
     worker: WorkerProcess,
     model: ModelServer,
     program: Program,
@@ -39,8 +39,8 @@ async def test_blocks_run_as_one_program(
     )
     blocks = [block.text for block in CHECKED]
 
-    async def let_go() -> None:
-        """Let the reply go on that is held until the user has edited its file."""
+    async def release_reply() -> None:
+        """Release the reply that is held until the user has edited its file."""
         edited = "select from public.code_files where content = 'x = 5'"
         while True:
             if await (await db.execute(edited)).fetchone() is not None:
@@ -49,10 +49,10 @@ async def test_blocks_run_as_one_program(
             await asyncio.sleep(0.05)
 
     async with asyncio.TaskGroup() as group:
-        letting_go = group.create_task(let_go())
-        # each check reports what did not arrive within 15 s; all of them together take about as long
+        releasing = group.create_task(release_reply())
+        # each check has its own limit of 15 s, and names what did not arrive
         results = await program(user, *blocks, CHECKS, more=[other.email], within=240)
-        letting_go.cancel()
+        releasing.cancel()
     assert len(results) == len(re.findall(r"^  async \"", CHECKS, re.M))
     for result in results:
         with subtests.test(result["name"]):
@@ -60,7 +60,7 @@ async def test_blocks_run_as_one_program(
 
 
 @pytest.mark.parametrize("table", ["sessions", "messages", "code_files"])
-async def test_documented_columns_match_the_tables(db: psycopg.AsyncConnection[Row], table: str) -> None:
+async def test_documented_columns_match_grants_and_tables(db: psycopg.AsyncConnection[Row], table: str) -> None:
     (row,) = [row for row in rows_of(PAGE, "Tables") if row[0] == f"`{table}`"]
     _, writes, others = (set(re.findall(r"`(\w+)`", cell)) for cell in row)
     granted = await db.execute(
@@ -76,7 +76,7 @@ async def test_documented_columns_match_the_tables(db: psycopg.AsyncConnection[R
     assert not writes & others
 
 
-async def test_documented_statuses_match_the_table(db: psycopg.AsyncConnection[Row]) -> None:
+async def test_documented_statuses_match_constraint(db: psycopg.AsyncConnection[Row]) -> None:
     found = await db.execute(
         "select pg_get_constraintdef(oid) as text from pg_constraint where conname = 'messages_status'"
     )
@@ -84,7 +84,7 @@ async def test_documented_statuses_match_the_table(db: psycopg.AsyncConnection[R
     assert {row[0].strip("`") for row in rows_of(PAGE, "Statuses")} == set(re.findall(r"'(\w+)'::text", constraint))
 
 
-def test_every_failure_code_is_documented() -> None:
+def test_documented_error_codes_match_code() -> None:
     documented = {
         code: row[2] == "yes"
         for row in rows_of(PAGE, "Errors")
@@ -95,14 +95,14 @@ def test_every_failure_code_is_documented() -> None:
 
 
 def _codes() -> dict[str, bool]:
-    """Every code that the bridge or the database gives to a reply, and whether such a failure is tried again."""
-    source = "".join(path.read_text() for path in (PROJECT / "bridge").glob("*.py"))
+    """Every error code that the bridge or the database writes into a reply, and whether the attempt is retried."""
+    source = "".join(path.read_text() for path in (PROJECT / "bridge").rglob("*.py"))
     codes = {
         code: bool(getattr(errors, name).retryable)
         for name, code in re.findall(r"\b([A-Z]\w+)\(\s*\"([a-z_]+)\",", source)
         if isinstance(found := getattr(errors, name, None), type) and issubclass(found, TurnFailure)
     }
-    # those whose code is in a variable are of one class
+    # only one class takes its code from a variable
     assert set(re.findall(r"\b([A-Z]\w+)\(\s*code,", source)) == {"ModelUnavailable"}
     codes |= {code: True for code in re.findall(r'\bcode(?:, text)? = .*?"(model_\w+)"', source)}
     codes |= {code: retry == "True" for retry, code in re.findall(r'Verdict\((True|False), "(\w+)"', source)}

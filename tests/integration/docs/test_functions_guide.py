@@ -1,4 +1,4 @@
-"""What docs/functions.md and README.md show is compiled, loaded by a worker, and answers as they say."""
+"""The functions and handlers of docs/functions.md and README.md compile, load, and answer as the pages promise."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ RECIPE = {
 
 
 def asked(model: ModelServer, role: str) -> str:
-    """The last prompt that the model received in this role."""
+    """The messages of this role in the last request to the model."""
     return "\n".join(str(item["content"]) for item in model.requests[-1].body["messages"] if item["role"] == role)
 
 
 async def ask(worker: WorkerProcess, user: Person, function: str, text: str, **columns: object) -> Row:
-    """The reply to a question in a session of its own, which has a title."""
+    """The reply to a question in a new session that has a title."""
     assert worker.runs, worker.log.read_text()[-2000:]
     return await user.reply(await user.ask(await user.open_session(function, title="named"), text, **columns))
 
 
-def test_blocks_compile(tmp_path: Path) -> None:
+def test_baml_blocks_compile(tmp_path: Path) -> None:
     write_project(tmp_path, code_of("baml"))
     ran = subprocess.run([CLI, "check"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_clients_have_timeouts_and_no_retries() -> None:
+def test_clients_set_timeouts_and_no_retry_policy() -> None:
     clients = [block.text for block in in_page("docs/functions.md", "baml") if block.text.startswith("client<llm>")]
     assert len(clients) == 8
     for client in clients:
@@ -59,7 +59,9 @@ def test_clients_have_timeouts_and_no_retries() -> None:
             assert f"{option}_timeout_ms" in client or "provider aws-bedrock" in client, client
 
 
-async def test_translate_answers(worker: WorkerProcess, program: Program, user: Person, model: ModelServer) -> None:
+async def test_translate_gets_its_argument_from_data(
+    worker: WorkerProcess, program: Program, user: Person, model: ModelServer
+) -> None:
     (block,) = ASKS
     (row,) = await program(
         user,
@@ -78,10 +80,10 @@ async def test_translate_answers(worker: WorkerProcess, program: Program, user: 
     assert question["content"].strip() == "Good morning"
 
 
-async def test_readme_frontend_works(worker: WorkerProcess, program: Program, user: Person) -> None:
+async def test_readme_frontend_shows_reply(worker: WorkerProcess, program: Program, user: Person) -> None:
     (block,) = README
-    # it subscribes and asks at once: hold the question back until deltas can be received
-    hold_back = """
+    # the README inserts before its channel has joined, so delay the insert until it has
+    delay_insert = """
         const send = globalThis.fetch;
         globalThis.fetch = async (url, options) => {
           const asks = options.method === "POST" && new URL(url).pathname === "/rest/v1/messages";
@@ -91,7 +93,7 @@ async def test_readme_frontend_works(worker: WorkerProcess, program: Program, us
     """
     (seen,) = await program(
         user,
-        hold_back,
+        delay_insert,
         SIGN_IN.text,
         "const { data: session } = await supabase.from('sessions').insert({ title: 'named' }).select().single();",
         "const [shown, updates] = [{}, []];",
@@ -107,21 +109,19 @@ async def test_readme_frontend_works(worker: WorkerProcess, program: Program, us
     assert seen["shown"] == {seen["row"]["id"]: seen["row"]["content"]}
 
 
-async def test_echo_answers(worker: WorkerProcess, user: Person) -> None:
+async def test_echo_repeats_message(worker: WorkerProcess, user: Person) -> None:
     assert (await ask(worker, user, "Echo", "one  two"))["content"] == "one two "
 
 
-async def test_cook_streams_its_data_and_writes_its_files(
-    worker: WorkerProcess, user: Person, model: ModelServer
-) -> None:
+async def test_cook_streams_data_and_writes_file(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
     session_id = await user.open_session("Cook", title="named")
-    ear = await user.listen(f"session:{session_id}")
+    events = await user.listen(f"session:{session_id}")
     question = await user.ask(session_id, f"[[delay=0.03 json={json.dumps(RECIPE)}]]", data={"servings": 4})
     reply = await user.reply(question)
     assert (reply["status"], reply["content"], reply["data"]) == ("done", RECIPE["reply"], RECIPE)
     assert "Give a recipe for 4." in asked(model, "system")
-    await ear.until(lambda heard: heard.of("message", role="assistant", status="done"))
-    deltas = ear.of("delta")
+    await events.until(lambda seen: seen.of("message", role="assistant", status="done"))
+    deltas = events.of("delta")
     assert "".join(delta["text"] for delta in deltas if "text" in delta) == RECIPE["reply"]
     snapshots = [delta["data"] for delta in deltas if "data" in delta]
     assert snapshots
@@ -130,7 +130,7 @@ async def test_cook_streams_its_data_and_writes_its_files(
     assert (file["path"], file["content"]) == ("egg.md", "# Egg")
 
 
-async def test_cook_drops_a_file_that_cannot_be_stored(
+async def test_cook_drops_file_that_cannot_be_stored(
     worker: WorkerProcess, user: Person, model: ModelServer, db: psycopg.AsyncConnection[Row]
 ) -> None:
     session_id = await user.open_session("Cook", title="named")
@@ -144,7 +144,7 @@ async def test_cook_drops_a_file_that_cannot_be_stored(
     assert "code_files_path" in run["error"]["detail"]
 
 
-async def test_count_respects_its_limit(worker: WorkerProcess, user: Person) -> None:
+async def test_count_stops_at_its_argument(worker: WorkerProcess, user: Person) -> None:
     session_id = await user.open_session("Count", title="named")
     reply = await user.reply(await user.ask(session_id, "one two three"))
     assert (reply["status"], reply["content"], reply["data"]) == ("done", "3 words: ott", {"words": 3})
@@ -155,7 +155,7 @@ async def test_count_respects_its_limit(worker: WorkerProcess, user: Person) -> 
     assert failed["error"] == {"code": "too_many_words", "message": "I count to 2."}
 
 
-async def test_investigate_reads_a_file_and_answers(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
+async def test_investigate_reads_file_and_answers(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
     session_id = await user.open_session("Investigate", title="named")
     finish = f"[[json={json.dumps({'tool': 'finish', 'answer': 'It is 42.'})}]]"
     await (
@@ -178,7 +178,7 @@ async def test_investigate_reads_a_file_and_answers(worker: WorkerProcess, user:
     assert (reply["status"], reply["error"]["code"]) == ("failed", "too_many_steps")
 
 
-async def test_stop_ends_the_loop_and_keeps_its_text(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
+async def test_cancel_ends_loop_and_model_call(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
     session_id = await user.open_session("Investigate", title="named")
     known = len(model.requests)
     question = await user.ask(session_id, "[[stall=0 text=x]]")
@@ -189,7 +189,7 @@ async def test_stop_ends_the_loop_and_keeps_its_text(worker: WorkerProcess, user
 
 
 @pytest.mark.parametrize("data", [None, {"language": 5}, {"message": "French"}])
-async def test_missing_or_wrong_argument_fails_the_message(
+async def test_missing_or_wrong_argument_fails_without_model_call(
     worker: WorkerProcess, user: Person, model: ModelServer, data: Row | None
 ) -> None:
     known = len(model.requests)
@@ -199,19 +199,19 @@ async def test_missing_or_wrong_argument_fails_the_message(
     assert len(model.requests) == known
 
 
-async def test_data_cannot_override_the_turn(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
+async def test_data_cannot_override_turn(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
     await ask(worker, user, "Translate", "[[text=Salut]]", data={"language": "French", "message": "another"})
     assert asked(model, "user").strip() == "[[text=Salut]]"
 
 
 async def test_session_without_title_gets_one(worker: WorkerProcess, user: Person) -> None:
     session_id = await user.open_session("Echo")
-    ear = await user.listen(f"user:{user.id}", "session")
+    events = await user.listen(f"user:{user.id}", "session")
     await user.reply(await user.ask(session_id, "cold soup"))
-    await ear.until(lambda heard: [row for row in heard.of("session", id=session_id) if row["title"]])
+    await events.until(lambda seen: [row for row in seen.of("session", id=session_id) if row["title"]])
 
 
-def test_documented_parameters_match_the_worker() -> None:
+def test_documented_parameters_match_worker() -> None:
     names = {name for row in rows_of(PAGE, "Parameters") for name in re.findall(r"`(\w+)`", row[0])}
     assert names == set(arguments._FROM_TURN)
     session = Session("id", "user", None, "f", {})

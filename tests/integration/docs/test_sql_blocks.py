@@ -1,4 +1,4 @@
-"""SQL blocks run on a database with the schema, as the role that an operator has; nothing of it stays."""
+"""SQL blocks run with an operator's role, in a transaction that is rolled back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of TypeScript that pages show beside whole programs: they compile against the package."""
+"""TypeScript fragments of the pages compile against the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.test_gallery_types import TSC
 from tests.support.blocks import BLOCKS, Block
 
 PACKAGE = "supabase-baml-bridge-client"
-# what stands around the lines in the reader's page
+# what the reader's page declares around the fragment
 AROUND = {
     "client/README.md": f"""
 import type {{ SupabaseClient }} from "@supabase/supabase-js";
@@ -40,7 +40,7 @@ CHECKED = [
 
 
 @pytest.mark.parametrize("block", CHECKED, ids=lambda block: block.name)
-def test_typescript_block_compiles(block: Block, tmp_path: Path) -> None:
+def test_fragment_compiles(block: Block, tmp_path: Path) -> None:
     (tmp_path / "node_modules").symlink_to(PROJECT / "node_modules")
     configuration = {"extends": str(PROJECT / "client" / "tsconfig.json"), "include": ["page.ts"]}
     (tmp_path / "tsconfig.json").write_text(json.dumps(configuration))

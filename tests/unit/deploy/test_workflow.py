@@ -1,8 +1,12 @@
-"""The CI workflow: few permissions, timeouts, and every supported version."""
+"""The workflows of CI and release: few permissions, timeouts, every supported version, and no accidental release."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,45 +17,65 @@ from devstack.postgres import binaries
 from tests.support import ROOT
 from tests.unit.deploy.test_image import PROJECT, of
 
-TEXT = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
-WORKFLOW: dict[str, Any] = yaml.safe_load(TEXT)
-JOBS: dict[str, Any] = WORKFLOW["jobs"]
+FOLDER = ROOT / ".github" / "workflows"
+TEXTS = {path.stem: path.read_text() for path in sorted(FOLDER.iterdir())}
+WORKFLOWS: dict[str, dict[str, Any]] = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
+RELEASE = WORKFLOWS["release"]["jobs"]
+# what each job of a release may write
+WRITES = {"python": {"id-token"}, "npm": {"id-token"}, "image": {"packages"}, "notes": {"contents"}}
+
+each_workflow = pytest.mark.parametrize("name", WORKFLOWS)
 
 
-def steps(key: str) -> list[str]:
-    return [step[key] for job in JOBS.values() for step in job["steps"] if key in step]
+def steps(name: str) -> list[dict[str, Any]]:
+    return [step for job in WORKFLOWS[name]["jobs"].values() for step in job["steps"]]
 
 
-def test_workflow_has_read_permission_only() -> None:
-    assert WORKFLOW["permissions"] == {"contents": "read"}
-    assert not any("permissions" in job for job in JOBS.values())
-    assert "secrets." not in TEXT
-    for job in JOBS.values():
-        for step in job["steps"]:
-            if step.get("uses", "").startswith("actions/checkout"):
-                assert step["with"]["persist-credentials"] is False
+@each_workflow
+def test_workflow_reads_only_and_uses_no_stored_secret(name: str) -> None:
+    assert WORKFLOWS[name]["permissions"] == {"contents": "read"}
+    assert "secrets." not in TEXTS[name]
+    for step in steps(name):
+        if step.get("uses", "").startswith("actions/checkout"):
+            assert step["with"]["persist-credentials"] is False
 
 
-def test_jobs_have_timeouts_and_actions_have_versions() -> None:
-    assert WORKFLOW["concurrency"]["group"]
-    for name, job in JOBS.items():
-        assert job["timeout-minutes"] <= 90, name
-    for action in steps("uses"):
+def test_only_publishing_jobs_may_write() -> None:
+    assert not any("permissions" in job for job in WORKFLOWS["ci"]["jobs"].values())
+    granted = {
+        name: {scope for scope, access in job.get("permissions", {}).items() if access == "write"}
+        for name, job in RELEASE.items()
+    }
+    assert granted == {"build": set(), **WRITES}
+
+
+@each_workflow
+def test_jobs_have_timeouts_and_actions_have_versions(name: str) -> None:
+    assert WORKFLOWS[name]["concurrency"]["group"]
+    for job in WORKFLOWS[name]["jobs"].values():
+        assert job["timeout-minutes"] <= 90
+    for action in [step["uses"] for step in steps(name) if "uses" in step]:
         assert re.fullmatch(r"actions/[\w-]+@v\d+", action), action
 
 
-def test_commands_exist() -> None:
+@each_workflow
+def test_commands_exist(name: str) -> None:
+    commands = [step["run"] for step in steps(name) if "run" in step]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    made = {word for line in steps("run") for word in re.findall(r"\bmake ([a-z-]+)", line)}
+    made = {word for line in commands for word in re.findall(r"\bmake ([a-z-]+)", line)}
     assert made
     assert made <= targets
-    for line in steps("run"):
+    for line in commands:
         for path in re.findall(r"pytest (\S+)", line):
             assert (ROOT / path).is_dir()
+        for workspace in re.findall(r"--workspace (\S+)", line):
+            assert (ROOT / workspace / "package.json").is_file()
+        for lock in re.findall(r"-r (\S+)", line):
+            assert (ROOT / lock).is_file()
 
 
 def test_matrix_covers_supported_versions() -> None:
-    matrix = JOBS["test"]["strategy"]["matrix"]
+    matrix = WORKFLOWS["ci"]["jobs"]["test"]["strategy"]["matrix"]
     supported = SpecifierSet(PROJECT["project"]["requires-python"])
     assert all(version in supported for version in matrix["python"])
     assert str(supported).removeprefix(">=") in matrix["python"], "the oldest"
@@ -62,46 +86,45 @@ def test_matrix_covers_supported_versions() -> None:
 
 
 def test_conformance_job_sets_every_variable() -> None:
-    given = set(re.findall(r"--override-name \S+=(SUPABASE_\w+)", TEXT))
+    given = set(re.findall(r"--override-name \S+=(SUPABASE_\w+)", TEXTS["ci"]))
     documented = (ROOT / "tests" / "conformance" / "conftest.py").read_text().split('"""')[1]
     assert given == set(re.findall(r"`(SUPABASE_\w+)`", documented))
 
 
-# -- the release, and the other files of .github ---------------------------------------------------------
-
-RELEASE: dict[Any, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
-
-
-def test_release_runs_for_version_tags_only() -> None:
-    assert RELEASE[True] == {"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+"]}}  # YAML 1.1 reads the key `on` as true
-
-
-def test_release_publishes_with_short_lived_identities() -> None:
-    assert RELEASE["permissions"] == {"contents": "read"}
-    publishing = {name: job for name, job in RELEASE["jobs"].items() if "permissions" in job}
-    assert set(publishing) == {"python", "npm"}
-    for name, job in publishing.items():
-        assert job["permissions"] == {"id-token": "write"}, name
-        assert (job["needs"], job["environment"]) == ("build", "release"), name
-    assert "secrets." not in str(RELEASE)
+def test_release_publishes_only_approved_version_tags() -> None:
+    # YAML reads the key `on` as true
+    triggers: list[Any] = [value for key, value in WORKFLOWS["release"].items() if not isinstance(key, str)]
+    assert triggers == [{"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+"]}}]
+    for name in WRITES:
+        if name == "notes":  # skipped when one of the others is
+            assert set(RELEASE[name]["needs"]) == set(WRITES) - {name}
+            continue
+        assert RELEASE[name]["needs"] == "build"
+        assert RELEASE[name]["if"] == "vars.PUBLISH == 'true'"
+        assert RELEASE[name]["environment"] == "release"
 
 
-def test_release_jobs_have_timeouts_and_actions_have_versions() -> None:
-    for name, job in RELEASE["jobs"].items():
-        assert job["timeout-minutes"] <= 90, name
-        for action in (step["uses"] for step in job["steps"] if "uses" in step):
-            assert re.fullmatch(r"actions/[\w-]+@v\d+", action), action
-
-
-@pytest.mark.parametrize("name", ["dependabot.yml", "ISSUE_TEMPLATE/bug.yml", "ISSUE_TEMPLATE/feature.yml"])
-def test_configuration_of_the_repository_is_valid_yaml(name: str) -> None:
-    assert isinstance(yaml.safe_load((ROOT / ".github" / name).read_text()), dict)
-
-
-def test_commit_hooks_run_the_tools_of_make_check() -> None:
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    entries = " ".join(hook["entry"] for hook in hooks)
-    makefile = (ROOT / "Makefile").read_text()
-    recipe = makefile[makefile.index("\ncheck:") : makefile.index("\nchaos:")]
-    for tool in re.findall(r"\$\(BIN\)/(ruff check|ruff format|mypy|lint-imports)", recipe):
-        assert f".venv/bin/{tool}" in entries, tool
+@pytest.mark.parametrize(
+    ("tag", "pyproject", "client", "changelog", "accepted"),
+    [
+        ("v1.2.3", "1.2.3", "1.2.3", "1.2.3", True),
+        ("v1.2.4", "1.2.3", "1.2.3", "1.2.3", False),
+        ("v1.2.3", "1.2.3", "1.2.2", "1.2.3", False),
+        ("v1.2.3", "1.2.3", "1.2.3", "1.2.2", False),
+        ("v1.2.3", "1.203", "1.2.3", "1.2.3", False),
+    ],
+)
+def test_release_compares_tag_with_versions(
+    tmp_path: Path, tag: str, pyproject: str, client: str, changelog: str, accepted: bool
+) -> None:
+    version = PROJECT["project"]["version"]
+    (tmp_path / "client").mkdir()
+    for path, own in (("pyproject.toml", pyproject), ("client/package.json", client)):
+        (tmp_path / path).write_text((ROOT / path).read_text().replace(f'"{version}"', f'"{own}"'))
+    (tmp_path / "CHANGELOG.md").write_text(f"## [Unreleased]\n\n## [{changelog}] - 2026-12-01\n")
+    [script] = [step["run"] for step in RELEASE["build"]["steps"] if "GITHUB_REF_NAME" in step.get("run", "")]
+    shell = shutil.which("bash")
+    assert shell
+    command = [shell, "--noprofile", "--norc", "-eo", "pipefail", "-c", script]  # as GitHub runs it
+    ran = subprocess.run(command, cwd=tmp_path, env={**os.environ, "GITHUB_REF_NAME": tag}, check=False)
+    assert (ran.returncode == 0) is accepted

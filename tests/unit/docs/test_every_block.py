@@ -1,4 +1,4 @@
-"""Every code block of the documentation is run or compiled by a test, or has a stated reason not to be."""
+"""A test runs or compiles every block of the documentation, unless a comment gives a reason."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ MODULES = (
     test_sql_blocks,
     test_typescript_blocks,
 )
-NO_CODE = ("", "text", "{toctree}")  # drawings, what a program prints, and the site's own
+NO_CODE = ("", "text", "{toctree}")  # drawings, program output, and Sphinx's own
 
-# tests/e2e runs what stands in client/examples in a browser, and compiles the gallery's typed results
+# tests/e2e runs client/examples in a browser, and compiles the gallery's typed results
 EXAMPLES = {path.read_text() for path in (PROJECT / "client" / "examples").iterdir()}
-# client/test/package.test.ts compiles what stands in the client's README
+# client/test/package.test.ts compiles the blocks of the client's README
 COMPILED = [block for block in BLOCKS if block.page.parent.name == "client" and block.language in ("ts", "tsx")]
 RESULTS = {test_gallery_types.block(language) for language in ("baml", "ts")}
 
@@ -47,7 +47,7 @@ def test_every_block_is_checked_or_exempt(capsys: pytest.CaptureFixture[str]) ->
     assert unchecked == []
 
 
-def test_blocks_are_read_verbatim(tmp_path: Path) -> None:
+def test_blocks_keep_their_text_and_line(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     first = "<!-- not run: needs a phone -->\n\n````sh\ncall ```me```\n````\n"
     page.write_text(first + "\nText\n\n1. x\n\n   ```js\n   a\n\n     b\n   ```\n")

@@ -1,4 +1,4 @@
-"""Links inside the repository lead somewhere: the file is there, and so is the heading."""
+"""Links inside the repository point to a file that exists, and to a heading in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADING = re.compile(r"^#+ +(.+?) *#*$", re.M)
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks and code spans."""
+    """A page without its code blocks and code spans."""
     text = re.sub(r"^ *(`{3,})[^`\n]*\n.*?^ *\1$", "", page.read_text(), flags=re.M | re.S)
     return re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "`", text)
 
@@ -27,7 +27,7 @@ def targets(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub and myst make them."""
+    """The anchors of a page's headings, by the rules of GitHub and myst."""
     text = re.sub(r"^ *(`{3,})[^`\n]*\n.*?^ *\1$", "", page.read_text(), flags=re.M | re.S)
     seen: Counter[str] = Counter()
     found = set()
@@ -39,20 +39,20 @@ def anchors(page: Path) -> set[str]:
 
 
 def problem(page: Path, target: str) -> str | None:
-    """The problem with a link; None if there is none."""
+    """Why a link is broken, or None."""
     parts = urlsplit(target)
     if parts.scheme:
         return None if parts.scheme in ("https", "mailto") else f"{target} is not https"
     file = (page.parent / parts.path).resolve() if parts.path else page
     if not file.is_relative_to(PROJECT) or not file.exists():
-        return f"{target}: there is no such file"
+        return f"{target}: no such file"
     if parts.fragment and (file.suffix != ".md" or parts.fragment not in anchors(file)):
-        return f"{target}: there is no such heading"
+        return f"{target}: no such heading"
     return None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
-def test_links_have_targets(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     assert [wrong for target in targets(page) if (wrong := problem(page, target))] == []
 
 

@@ -1,4 +1,4 @@
-"""Every test that the page of threats names is one that pytest collects."""
+"""Pytest collects every test that docs/security.md names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW = re.compile(r"^\| (?!threat \||---)", re.M)
 
 
 def collected(names: set[str]) -> set[str]:
-    """Which of these pytest finds, whatever their parameters."""
+    """Those of these tests that pytest collects, without their parameters."""
     files = sorted({name.partition("::")[0] for name in names})
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", *files],
@@ -32,7 +32,7 @@ def collected(names: set[str]) -> set[str]:
 
 def threats() -> str:
     text = PAGE.read_text()
-    return text[text.index("## Threats") : text.index("## What nothing here stops")]
+    return text[text.index("## Threats") : text.index("## Known gaps")]
 
 
 def test_named_tests_exist() -> None:

@@ -1,4 +1,4 @@
-"""Shell blocks: every command exists, with the options that it is given."""
+"""Every command in a shell block exists, with its subcommand and options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_commands_exist(block: Block, capsys: pytest.CaptureFixture[str]) -> Non
     for words in found:
         if reason := shell.check(words):
             with capsys.disabled():
-                print(f"\n{block.name}: `{' '.join(words)}` is not tried: {reason}")
+                print(f"\n{block.name}: `{' '.join(words)}` is not checked: {reason}")
 
 
 @pytest.mark.parametrize(
