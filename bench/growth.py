@@ -298,7 +298,7 @@ async def _measure(
         levels: list[dict[str, Any]] = []
         say(f"{name} …")
         try:
-            async with World(OUT / "growth" / name, quick=quick, say=say) as world:
+            async with World(OUT / "growth", quick=quick, say=say, name=name) as world:
                 async for level in run(world, smaller if quick else full):
                     levels.append(level.record())
                     shown = ", ".join(f"{what} {value:.3g}" for what, value in level.figures().items())

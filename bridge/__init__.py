@@ -19,14 +19,5 @@ from bridge.handlers import handler
 from bridge.model import CodeFile, FileWrite, Message, Session, Turn, Usage
 
 __all__ = [
-    "BadRequest",
-    "CodeFile",
-    "FileWrite",
-    "Message",
-    "Session",
-    "Turn",
-    "TurnFailure",
-    "Usage",
-    "defuse",
-    "handler",
-]
+    "BadRequest", "CodeFile", "FileWrite", "Message", "Session", "Turn", "TurnFailure", "Usage", "defuse", "handler",
+]  # fmt: skip

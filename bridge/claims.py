@@ -42,16 +42,12 @@ ANNOUNCED_MS = 2_000
 
 
 class Claims:
-    """Claims jobs for `Jobs`. `run` claims until `stop` is called.
-
-    `fleet_size` is how many workers are live, as the database last reported. `on_missed_wakeup` is called when a sweep
-    finds work that was never announced.
-    """
+    """Claims jobs until `stop` is called. `on_missed_wakeup`: a sweep has found work that was never announced."""
 
     def __init__(
         self, store: Store, jobs: Jobs, settings: Settings, metrics: Metrics, on_missed_wakeup: Callable[[], None]
     ) -> None:
-        self.fleet_size = 1
+        self.fleet_size = 1  # live workers, as the database last reported
         self.last_answer_at: float | None = None  # monotonic: when the worker last learnt what there is to claim
         self.ended = asyncio.Event()
         self._store = store
@@ -185,11 +181,8 @@ class Claims:
     def _claim_again_for_unseen(self, snapshot: Snapshot | None) -> None:
         """Claim again for work that was announced a moment before its transaction became visible."""
         since = time.monotonic() - LONGEST_UNSEEN_SECONDS
-        self._unseen = {
-            xid: at
-            for xid, at in self._unseen.items()
-            if snapshot is not None and not snapshot.sees(xid) and at > since
-        }
+        seen = snapshot.sees if snapshot is not None else lambda xid: True
+        self._unseen = {xid: at for xid, at in self._unseen.items() if at > since and not seen(xid)}
         if self._unseen:
             self.wake_in(UNSEEN_SECONDS)
 

@@ -1,7 +1,5 @@
 """The functions of a worker by name: each is a handler or a BAML function. A turn goes in, a reply comes out."""
 
-from __future__ import annotations
-
 import importlib
 import logging
 import os
@@ -10,7 +8,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import ModuleType
 from typing import Self
 
-from bridge.baml.client import Client
 from bridge.baml.functions import BamlFunctions, load_client
 from bridge.errors import SetupError
 from bridge.handlers import Handler, registered, run_handler
@@ -35,29 +32,29 @@ class Functions:
         client: ModuleType | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Self:
-        """Find the function of each name: a handler if there is one, otherwise a BAML function.
+        """Find the function of each name: a handler if there is one, otherwise a BAML function. Raises SetupError.
 
         `handlers` is the module to import for its handlers, `client` the generated client (`baml_client` by default).
         `env` holds variables for the clients in `baml_src`, which take precedence over the process's environment.
-
-        Raises:
-            SetupError: something is missing, or does not fit together.
         """
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # as `python -m` does; the command `bridge` does not
         if handlers:
             _import_handlers(handlers)
         available = registered()
-        if handlers and (unreachable := sorted(set(available) - set(names))):
-            log.warning(
-                "these handlers cannot be reached, because BRIDGE_FUNCTIONS does not name them: %s",
-                ", ".join(unreachable),
-            )
+        if handlers and (unused := ", ".join(sorted(set(available) - set(names)))):
+            log.warning("these handlers cannot be reached, because BRIDGE_FUNCTIONS does not name them: %s", unused)
         chosen = {name: handler for name, handler in available.items() if name in names}
         baml = BamlFunctions({}, {})
         if others := [name for name in names if name not in chosen]:
             found = load_client(client)
-            _check_names(others, found)
+            if unknown := [name for name in others if name not in found.methods]:
+                known = ", ".join(sorted({*found.methods, *available})) or "none"
+                raise SetupError(
+                    f"BRIDGE_FUNCTIONS names {unknown[0]}, but no BAML function or handler has that name "
+                    f"(there are: {known}).",
+                    "Add it to baml_src and run `baml-cli generate`, or remove it from BRIDGE_FUNCTIONS.",
+                )
             baml = BamlFunctions.load(found, others, env or {})
         return cls(chosen, baml)
 
@@ -75,18 +72,6 @@ class Functions:
     async def close(self) -> None:
         """Abort every running BAML call and wait for it to end. After that, none can begin."""
         await self._baml.close()
-
-
-def _check_names(names: Sequence[str], client: Client) -> None:
-    """Check that each name is a BAML function. Raises SetupError."""
-    methods = client.methods()
-    for name in names:
-        if name not in methods:
-            known = ", ".join(sorted({*methods, *registered()})) or "none"
-            raise SetupError(
-                f"BRIDGE_FUNCTIONS names {name}, but no BAML function or handler has that name (there are: {known}).",
-                "Add it to baml_src and run `baml-cli generate`, or remove it from BRIDGE_FUNCTIONS.",
-            )
 
 
 def _import_handlers(name: str) -> None:

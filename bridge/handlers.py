@@ -14,14 +14,12 @@ handler is closed at its current `yield` or `await`: clean up in `finally`. A `T
 the user unchanged. Any other exception is logged, and the message is retried.
 """
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import logging
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from typing import Any, TypeAlias, TypeVar, get_type_hints
+from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -50,9 +48,8 @@ def handler(name: str) -> Callable[[Function], Function]:
         where = f"{function.__module__}.{function.__qualname__}"
         generator: bool = inspect.isasyncgenfunction(function)
         if not generator:
-            raise SetupError(
-                f"The handler {where} is not an async generator function.", "Define it with `async def` and `yield`."
-            )
+            remedy = "Define it with `async def` and `yield`."
+            raise SetupError(f"The handler {where} is not an async generator function.", remedy)
         if name in _handlers and _handlers[name] is not function:
             raise SetupError(f"Two handlers are named {name}; the second is {where}.", "Rename one of them.")
         _handlers[name] = function
@@ -68,15 +65,13 @@ def registered() -> dict[str, Handler]:
 
 async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
     """Run a handler: give a partial each time it yields, and the completion last. Raises TurnFailure."""
-    text: list[str] = []
-    data: Any = None
+    text, data, usage = "", None, Usage()
     files: list[FileWrite] = []
-    usage = Usage()
-    pieces = function(turn)
+    pieces = cast("AsyncGenerator[Any, None]", function(turn))  # `handler` registers nothing else
     try:
         async for piece in pieces:
             if isinstance(piece, str):
-                text.append(piece)
+                text += piece
             elif isinstance(piece, FileWrite):
                 files.append(_check_fields(piece, FileWrite, turn))
             elif isinstance(piece, Usage):
@@ -84,23 +79,28 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
             elif isinstance(piece, Mapping | BaseModel):
                 data = to_jsonable_python(piece)
             else:
-                raise HandlerFailed(
-                    "internal",
-                    "Something went wrong while answering.",
-                    detail=f"the handler for {turn.function} yielded a {type(piece).__name__}; "
-                    "it may yield str, dict, a pydantic model, FileWrite or Usage",
-                )
-            yield Partial("".join(text), data)
+                allowed = "it may yield str, dict, a pydantic model, FileWrite or Usage"
+                raise _failure(f"the handler for {turn.function} yielded a {type(piece).__name__}; {allowed}")
+            yield Partial(text, data)
     except TurnFailure:
         raise
     except (Exception, SystemExit) as error:  # a library may call sys.exit(); the worker goes on
         detail = "".join(traceback.format_exception(error, limit=-5))
         if isinstance(error, PydanticSerializationError):
             detail = f"the handler for {turn.function} yielded data that is not JSON: {error}"
-        raise HandlerFailed("internal", "Something went wrong while answering.", detail=detail) from error
+        raise _failure(detail) from error
     finally:
-        await _close(pieces, turn.function)
-    yield Completion("".join(text), data, tuple(files), usage)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await pieces.aclose()
+        except Exception:
+            # The reply has ended already, so this failure does not change it.
+            log.exception("the handler for %s failed while being closed", turn.function)
+    yield Completion(text, data, tuple(files), usage)
+
+
+def _failure(detail: str) -> HandlerFailed:
+    return HandlerFailed("internal", "Something went wrong while answering.", detail=detail)
 
 
 def _check_fields(piece: Checked, kind: type[Checked], turn: Turn) -> Checked:
@@ -108,21 +108,6 @@ def _check_fields(piece: Checked, kind: type[Checked], turn: Turn) -> Checked:
     for name, declared in get_type_hints(kind).items():
         value = getattr(piece, name)
         if not isinstance(value, declared):
-            raise HandlerFailed(
-                "internal",
-                "Something went wrong while answering.",
-                detail=f"the handler for {turn.function} yielded a {kind.__name__} whose {name} is a "
-                f"{type(value).__name__}",
-            )
+            wrong = f"a {kind.__name__} whose {name} is a {type(value).__name__}"
+            raise _failure(f"the handler for {turn.function} yielded {wrong}")
     return piece
-
-
-async def _close(pieces: AsyncIterator[Any], name: str) -> None:
-    if not isinstance(pieces, AsyncGenerator):
-        return
-    try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await pieces.aclose()
-    except Exception:
-        # The reply has ended already, so this failure does not change it.
-        log.exception("the handler for %s failed while being closed", name)

@@ -29,11 +29,11 @@ EARLY_CANCEL_SECONDS = 10.0
 
 @dataclass(slots=True, eq=False)
 class RunningJob:
-    """One attempt at a question. `claimed_at` and `beaten_at` are monotonic seconds."""
+    """One attempt at a question."""
 
     job: Job
     reply: "OutgoingReply"
-    claimed_at: float
+    claimed_at: float  # monotonic seconds
     beaten_at: float
     state: State = "claimed"
     stop_reason: StopReason | None = None
@@ -42,11 +42,8 @@ class RunningJob:
     def start(self) -> bool:
         """Begin to answer; False if a stop was requested first."""
         assert self.state == "claimed", self.state
-        if self.stop_reason is not None:
-            self.state = "stopping"
-            return False
-        self.state = "running"
-        return True
+        self.state = "running" if self.stop_reason is None else "stopping"
+        return self.stop_reason is None
 
     def request_stop(self, reason: StopReason) -> bool:
         """Ask the attempt to stop; True if it is running and must be interrupted now."""
@@ -146,10 +143,9 @@ class Jobs:
         now = time.monotonic()
         running = self._running[job.question_id] = RunningJob(job, self._open_reply(job), now, now)
         self._update()
-        if self._early_cancels.pop(job.question_id, None) is not None:
-            running.request_stop("cancelled")
-        elif self._is_releasing:
-            running.request_stop("released")
+        is_cancelled = self._early_cancels.pop(job.question_id, None) is not None
+        if is_cancelled or self._is_releasing:
+            running.request_stop("cancelled" if is_cancelled else "released")
         self._events.on_added(running)
 
     def is_news(self, question_ids: tuple[str, ...], *, announced: bool) -> bool:

@@ -30,23 +30,19 @@ class Metrics:
         self.concurrency = gauge("bridge_concurrency", "The most jobs this worker holds at once.")
         self.workers = gauge("bridge_workers", "Live workers, according to the database.")
         self.queue = Queue(registry)
-
         self.claims = counter("bridge_claims", "Claims the database answered, by trigger.", ["woken_by"])
         self.claimed = counter("bridge_claimed", "Jobs claimed.")
         self.takeovers = counter("bridge_takeovers", "Jobs taken over from a worker that vanished.")
         self.leases_lost = counter("bridge_leases_lost", "Jobs lost to another worker or a deletion.")
         self.missed_wakeups = counter("bridge_missed_wakeups", "Sweeps that found work without a wake-up.")
         self.resubscriptions = counter("bridge_resubscriptions", "Realtime subscriptions that were replaced.")
-
         self.attempts = counter("bridge_attempts", "Attempts that ended.", ["outcome"])
         self.retries = counter("bridge_retries", "Failed attempts that are retried, by error code.", ["reason"])
         self.given_up = counter("bridge_given_up", "Questions given up, by error code.", ["reason"])
         self.tokens = counter("bridge_tokens", "Tokens of the models: input, output, cached.", ["kind"])
-
         self.deltas = counter("bridge_deltas", "Deltas sent.")
         self.deltas_failed = counter("bridge_deltas_failed", "Deltas that failed to send.")
         self.delta_gaps = counter("bridge_delta_gaps", "Deltas not sent because Realtime was unavailable.")
-
         self.queue_seconds = histogram("bridge_queue_seconds", "From the insert to the claim.")
         self.first_delta_seconds = histogram("bridge_first_delta_seconds", "From the claim to the first delta.")
         self.attempt_seconds = histogram("bridge_attempt_seconds", "From the claim to the result.")

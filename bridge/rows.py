@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from bridge.model import (
-    BatchAck,
     Checkpoint,
     Claim,
     CodeFile,
@@ -29,13 +28,8 @@ def decode_claim(answer: Mapping[str, Any]) -> Claim:
     return Claim(tuple(_job(item) for item in answer["jobs"]), decode_hints(answer), snapshot)
 
 
-def decode_ack(answer: Mapping[str, Any]) -> BatchAck:
-    """Read the answer of `bridge_beat` or `bridge_finish`. Raises KeyError or TypeError if it is malformed."""
-    return BatchAck(answer["results"], decode_hints(answer))
-
-
 def decode_hints(answer: Mapping[str, Any]) -> QueueHints:
-    """Read what every answer says of the queue."""
+    """Read the part that every answer has. A malformed one raises KeyError or TypeError."""
     milliseconds = answer["next_in_ms"]
     next_in = None if milliseconds is None else milliseconds / 1000
     return QueueHints(next_in, answer["workers"], answer.get("ready"))
@@ -53,13 +47,8 @@ def encode_checkpoint(item: Checkpoint) -> dict[str, Any]:
 
 def encode_result(item: Result) -> dict[str, Any]:
     """An item of `bridge_finish`. Absent keys keep what the row has."""
-    encoded: dict[str, Any] = {
-        "question_id": item.question_id,
-        "attempt": item.attempt,
-        "outcome": item.outcome,
-        "user_id": item.user_id,
-        "run": _run(item),
-    }
+    encoded: dict[str, Any] = {"question_id": item.question_id, "attempt": item.attempt, "outcome": item.outcome}
+    encoded |= {"user_id": item.user_id, "run": _run(item)}
     if item.text is not None:
         encoded["content"] = truncate_utf8(item.text)
         encoded["data"] = sanitize_json(item.data)

@@ -53,14 +53,12 @@ def _split_names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",") if name.strip()) or FUNCTIONS
 
 
-def _variable(field: str) -> str:
-    return f"BRIDGE_{field.upper()}"
-
-
 class Settings(BaseModel):
     """The settings of a worker. Times are in seconds unless the name says otherwise."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, validate_by_name=True, alias_generator=_variable)
+    model_config = ConfigDict(
+        frozen=True, allow_inf_nan=False, validate_by_name=True, alias_generator=lambda name: f"BRIDGE_{name.upper()}"
+    )
 
     supabase_url: Annotated[str, AfterValidator(_check_url), Field(validation_alias="SUPABASE_URL")]
     supabase_key: Annotated[str, AfterValidator(_check_key), Field(validation_alias=KEY_NAMES, repr=False)]

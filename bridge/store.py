@@ -18,7 +18,7 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
 from bridge.model import BatchAck, Checkpoint, Claim, Result
-from bridge.rows import decode_ack, decode_claim, encode_checkpoint, encode_result
+from bridge.rows import decode_claim, decode_hints, encode_checkpoint, encode_result
 from bridge.sanitize import sanitize_text
 from bridge.settings import Settings
 
@@ -45,10 +45,7 @@ Kind = TypeVar("Kind")
 
 
 class Store:
-    """A connection to the project's REST API, with the secret key.
-
-    Every call raises StoreError if there is no answer: it may or may not have been done, and is safe to repeat.
-    """
+    """Calls to the project's REST API. Each raises StoreError without an answer: done or not, it can be repeated."""
 
     def __init__(self, client: AsyncClient, http: httpx.AsyncClient, worker: str, settings: Settings) -> None:
         self._client = client
@@ -60,11 +57,9 @@ class Store:
     async def open(cls, settings: Settings, worker: str) -> Self:
         """Connect under the name `worker`. Nothing is sent yet."""
         # HTTP/1.1: multiplexing costs more CPU than it saves with a handful of calls a second
-        http = httpx.AsyncClient(
-            timeout=httpx.Timeout(CALL_SECONDS, connect=5),
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=60),
-            event_hooks={"response": [_note_status]},
-        )
+        timeout = httpx.Timeout(CALL_SECONDS, connect=5)
+        limits = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=60)
+        http = httpx.AsyncClient(timeout=timeout, limits=limits, event_hooks={"response": [_note_status]})
         options = AsyncClientOptions(
             httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
         )
@@ -129,18 +124,14 @@ class Store:
         try:
             await self.status()
         except StoreRefused as error:
-            if error.code in ("PGRST202", "PGRST205", "42883", "3F000"):
-                raise SetupError(
-                    "The project has no bridge schema.", "Apply the migrations: supabase db push --remote."
-                ) from error
+            problem, remedy = "The project has no bridge schema.", "Apply the migrations: supabase db push --remote."
             if error.code in ("401", "403", "42501", "PGRST301", "PGRST302", "PGRST303"):
-                raise SetupError(
-                    "The project refused SUPABASE_SECRET_KEY.", "Copy a secret key (sb_secret_…) of this project."
-                ) from error
-            raise SetupError(
-                f"The project refused the worker's first call: {error}.",
-                "Check SUPABASE_URL, and the API logs in the dashboard.",
-            ) from error
+                problem = "The project refused SUPABASE_SECRET_KEY."
+                remedy = "Copy a secret key (sb_secret_…) of this project."
+            elif error.code not in ("PGRST202", "PGRST205", "42883", "3F000"):
+                problem = f"The project refused the worker's first call: {error}."
+                remedy = "Check SUPABASE_URL, and the API logs in the dashboard."
+            raise SetupError(problem, remedy) from error
 
     async def _batch(
         self,
@@ -174,7 +165,7 @@ class Store:
                 raise
             return BatchAck(states, last.hints)
         try:
-            return decode_ack(answer)
+            return BatchAck(answer["results"], decode_hints(answer))
         except (KeyError, TypeError) as error:
             raise StoreUnavailable(f"{function}: an answer of another version ({error!r})") from error
 

@@ -43,11 +43,6 @@ class Stream:
             self._data = data
 
     @property
-    def text(self) -> str:
-        """The text that the deltas up to `seq` make up."""
-        return self._sent_text
-
-    @property
     def newest(self) -> Partial:
         """The reply so far, cut into deltas or not."""
         return Partial(self._text, self._data)
@@ -75,13 +70,8 @@ class Stream:
         else:
             return None
         self.seq += 1
-        return {
-            "message_id": self.reply_id,
-            "reply_to": self.question_id,
-            "attempt": self.attempt,
-            "seq": self.seq,
-            **_omit_large_field(delta),
-        }
+        about = {"message_id": self.reply_id, "reply_to": self.question_id, "attempt": self.attempt, "seq": self.seq}
+        return about | _omit_large_field(delta)
 
     def undo_delta(self) -> None:
         """The last delta was not sent: it becomes part of the next one, unless a checkpoint holds it already."""

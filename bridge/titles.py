@@ -1,7 +1,5 @@
 """Names a session after its first exchange, with the BAML function `Title` if it is configured."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from contextlib import aclosing
@@ -34,21 +32,12 @@ async def make_title(functions: Functions, message: str, reply: str) -> Completi
     """Ask the function `Title`, with the arguments `message`, `reply` and `messages`; None without a title."""
     if TITLE not in functions.names:
         return None
-    turn = Turn(
-        function=TITLE,
-        message=message,
-        messages=(Message("user", message), Message("assistant", reply)),
-        files=(),
-        session=Session(id="", user_id="", title=None, function=TITLE, metadata={}),
-        user_id="",
-        data={"reply": reply},
-    )
-    completion = None
+    messages = (Message("user", message), Message("assistant", reply))
+    session = Session(id="", user_id="", title=None, function=TITLE, metadata={})
+    turn = Turn(TITLE, message, messages, files=(), session=session, user_id="", data={"reply": reply})
     async with aclosing(functions.run(turn)) as pieces:
         async for piece in pieces:
             if isinstance(piece, Completion):
-                completion = piece
-    if completion is None:
-        return None
-    line = next((line for line in completion.text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
-    return Completion(line[:TITLE_LENGTH].strip(), usage=completion.usage) if line else None
+                line = next((line for line in piece.text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
+                return Completion(line[:TITLE_LENGTH].strip(), usage=piece.usage) if line else None
+    return None

@@ -54,12 +54,9 @@ def failed(running: RunningJob, error: Exception, settings: Settings) -> Result:
             pause = max(pause, min(decision.after, LONGEST_WAIT_SECONDS))
         retry_ms = int(pause * 1000)
     detail = str(error.detail or error) if isinstance(error, TurnFailure) else repr(error)
-    log.warning(
-        "attempt failed: %s",
-        decision.code,
-        extra=running.log_fields | {"retry_ms": retry_ms, "detail": detail},
-        exc_info=None if isinstance(error, TurnFailure) else error,
-    )
+    extra = running.log_fields | {"retry_ms": retry_ms, "detail": detail}
+    cause = None if isinstance(error, TurnFailure) else error
+    log.warning("attempt failed: %s", decision.code, extra=extra, exc_info=cause)
     shown = {"code": decision.code, "message": decision.message}
     for_operators = {"code": decision.code, "detail": detail[:2000]}
     return running.result("failed", detail=for_operators, error=shown, retry_ms=retry_ms)
@@ -75,15 +72,8 @@ async def _answer(running: RunningJob, functions: Functions, settings: Settings)
     completion = await _run_function(running, job.turn, functions, settings)
     reply.publish(Partial(completion.text))  # the data comes with the row's event, all at once
     await reply.flush()
-    return running.result(
-        "done",
-        completion.usage,
-        text=completion.text,
-        data=completion.data,
-        seq=reply.stream.seq,
-        files=completion.files,
-        revisions=job.revisions,
-    )
+    written = {"text": completion.text, "data": completion.data, "seq": reply.stream.seq}
+    return running.result("done", completion.usage, files=completion.files, revisions=job.revisions, **written)
 
 
 async def _stopped(running: RunningJob) -> Result:
@@ -119,9 +109,8 @@ async def _run_function(running: RunningJob, turn: Turn, functions: Functions, s
                 running.reply.publish(piece)
                 patience, code = settings.idle_seconds, "model_stalled"
     except TimeoutError:
-        raise ModelUnavailable(
-            "model_slow", "The model took too long to answer.", detail=f"over {settings.total_seconds:g} s"
-        ) from None
+        detail = f"over {settings.total_seconds:g} s"
+        raise ModelUnavailable("model_slow", "The model took too long to answer.", detail=detail) from None
 
 
 async def _next(pieces: AsyncGenerator[Partial | Completion, None], seconds: float, code: str) -> Partial | Completion:

@@ -11,10 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Exits with code 1 when it has not been fed for `patience` seconds, after printing every thread's traceback.
-
-    It is a thread, because a stopped event loop cannot watch itself.
-    """
+    """A thread that prints every traceback and exits with code 1 when it was not fed for `patience` seconds."""
 
     def __init__(self, patience: float) -> None:
         self.patience = patience

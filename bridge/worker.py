@@ -39,7 +39,9 @@ class Worker:
         self.name = name
         self.settings = settings
         self.metrics = Metrics()
-        self.listener = WakeupListener(settings.realtime_url, settings.supabase_key, self.metrics.resubscriptions.inc)
+        self.listener = WakeupListener(settings.realtime_url, settings.supabase_key)
+        for supervisor in (self.listener.broadcasts, self.listener.changes):
+            supervisor.on_restart = self.metrics.resubscriptions.inc
         self.publisher = DeltaPublisher(settings, self.metrics, lambda: self.claims.fleet_size)
         self.jobs = Jobs(settings.concurrency, self.publisher.open, self)
         self.claims = Claims(store, self.jobs, settings, self.metrics, self.listener.resubscribe)
@@ -54,11 +56,6 @@ class Worker:
         self._background: set[asyncio.Task[None]] = set()
 
     @property
-    def is_idle(self) -> bool:
-        """Whether everything received so far has led to a claim that was answered."""
-        return self.listener.is_empty and self.claims.is_waiting
-
-    @property
     def is_draining(self) -> bool:
         """Whether it claims no more."""
         return self._draining.is_set()
@@ -70,17 +67,10 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `drain` is called and done. An error of a loop is raised, in a group."""
-        loops = {
-            "listener": self.listener.run,
-            "publisher": self.publisher.run,
-            "signals": self._handle_signals,
-            "watchdog": self._feed_watchdog,
-            "claims": self.claims.run,
-            "beats": self._beats.run,
-            "results": self._results.run,
-        }
+        rooms = (self.listener, self.publisher, self.claims, self._beats, self._results)
+        loops = [room.run for room in rooms] + [self._handle_signals, self._feed_watchdog]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(loop(), name=name) for name, loop in loops.items()]
+            tasks = [group.create_task(loop(), name=loop.__qualname__) for loop in loops]
             try:
                 async with self._tasks:
                     try:
@@ -95,9 +85,8 @@ class Worker:
     async def _drain(self) -> None:
         await self._draining.wait()
         log.info("draining", extra={"running": self.jobs.count})
-        await _wait_at_most(
-            CALL_SECONDS, self.claims.ended.wait()
-        )  # a running claim may bring jobs: they are drained too
+        # a claim that is running may bring jobs, which are drained too
+        await _wait_at_most(CALL_SECONDS, self.claims.ended.wait())
         await _wait_at_most(self.settings.drain_seconds, self.jobs.is_empty.wait())
         self.jobs.release_all()
         await _wait_at_most(LATE_CLAIM_SECONDS, self.claims.ended.wait())
@@ -140,11 +129,8 @@ class Worker:
         """Note how an attempt ended, claim again if its question was announced again, and name its session."""
         del self._attempts[running]
         self.metrics.attempt_ended(result, state)
-        log.info(
-            "attempt ended",
-            extra=running.log_fields
-            | {"outcome": result.outcome, "state": state, "duration_ms": result.stats.duration_ms},
-        )
+        ending = {"outcome": result.outcome, "state": state, "duration_ms": result.stats.duration_ms}
+        log.info("attempt ended", extra=running.log_fields | ending)
         if running.reannounced:
             self.claims.wake("broadcast")
         if state == "ok" and result.outcome == "done" and result.text and not self.is_draining:

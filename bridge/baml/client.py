@@ -6,72 +6,41 @@ private API that the generated client itself uses: `create_async_stream`, `on_ev
 tests/integration/bridge/baml/test_pin.py fails when an upgrade changes any of it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import inspect
+import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
 from baml_py import Collector
 from baml_py.baml_py import AbortController
 
 from bridge.baml.provider import Report, added_text, events, read_report
 
-# Share of one core for parsing the structured partials of one stream. Each parse covers the whole text so far.
-PARSE_SHARE = 0.04
-# Shortest pause between two structured partials, in seconds. BAML sends text at the same pace.
-PARSE_SECONDS = 0.05
-# Longest pause, in seconds, so that a long reply keeps showing signs of life.
-PARSE_LONGEST = 5.0
-# How long an aborted call may take to end, in seconds. It takes about 0.001.
-ABORT_SECONDS = 2.0
+PARSE_SHARE = 0.04  # share of one core for parsing the partials of one stream; each parse covers the whole text so far
+PARSE_SECONDS = 0.05  # shortest pause between two structured partials; BAML sends text at the same pace
+PARSE_LONGEST = 5.0  # longest pause, in seconds, so that a long reply keeps showing signs of life
+ABORT_SECONDS = 2.0  # how long an aborted call may take to end; it takes about 0.001
 
 
-@dataclass(frozen=True, slots=True)
 class Client:
-    """The parts of a generated client that the bridge needs. `sources` are the BAML files it was generated from."""
+    """The parts that the bridge needs of the package `baml_client`, or of one generated under another name.
 
-    functions: Any
-    types: ModuleType
-    partial_types: ModuleType
-    manager: Any
-    runtime: Any
-    sources: Mapping[str, str]
+    `methods` has the method of every BAML function; `sources` are the BAML files that the client was generated from.
+    """
 
-    @classmethod
-    def from_module(cls, module: ModuleType) -> Self:
-        """Take the parts from the package `baml_client`, or from one generated under another name."""
+    def __init__(self, module: ModuleType) -> None:
         runtime = importlib.import_module(f"{module.__name__}.runtime")
-        return cls(
-            functions=module.b,
-            types=module.types,
-            partial_types=module.stream_types,
-            manager=runtime.DoNotUseDirectlyCallManager,
-            runtime=runtime.__runtime__,
-            sources=_sources(module),
-        )
-
-    def methods(self) -> dict[str, Callable[..., Any]]:
-        """Return the method of every BAML function, by name."""
-        found = inspect.getmembers(type(self.functions), inspect.iscoroutinefunction)
-        return {name: method for name, method in found if not name.startswith("_")}
-
-
-def _sources(module: ModuleType) -> Mapping[str, str]:
-    try:
-        files: Mapping[str, str] = importlib.import_module(f"{module.__name__}.inlinedbaml").get_baml_files()
-    except (ImportError, AttributeError):
-        return {}  # not as baml-cli 0.226.3 writes it
-    return files
-
-
-def _ignore(_: Any) -> None:
-    """Replace a callback. After `on_event(None)`, baml-py would complain on stderr at every event."""
+        self.functions = module.b
+        self.types, self.partial_types = module.types, module.stream_types
+        self.manager, self.runtime = runtime.DoNotUseDirectlyCallManager, runtime.__runtime__
+        methods = inspect.getmembers(type(self.functions), inspect.iscoroutinefunction)
+        self.methods = {name: method for name, method in methods if not name.startswith("_")}
+        self.sources: Mapping[str, str] = importlib.import_module(f"{module.__name__}.inlinedbaml").get_baml_files()
 
 
 class Call:
@@ -82,22 +51,22 @@ class Call:
     their own cost limits. Raises what baml-py raises if the call cannot begin.
     """
 
-    def __init__(
-        self, client: Client, name: str, arguments: dict[str, Any], *, text: bool, env: Mapping[str, str]
-    ) -> None:
+    def __init__(self, client: Client, name: str, args: dict[str, Any], *, text: bool, env: Mapping[str, str]) -> None:
         self._client, self._name, self._text = client, name, text
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._newest: Any = None
-        self._closed = False
-        self._raw = _RawText()
+        # Of a structured stream: the raw text, the client in `baml_src` that it comes from, how many events were read.
+        self._raw, self._raw_client, self._events_read = "", "", 0
         self._controller = AbortController()  # kept to the end: baml-py aborts the call when it is collected
         self._collector = Collector(name)
-        self._first_event = _FirstEvent()
         options = {"abort_controller": self._controller, "collector": self._collector, "env": dict(env)}
+        # Do not read the collector before the first event: it may know of a call whose start is not stored yet. baml-py
+        # then panics, and every later call of the process fails.
+        begun = self._begun = threading.Event()
         if not text:
-            options["on_tick"] = self._first_event
-        context, self._stream = client.manager(options).create_async_stream(function_name=name, args=arguments)
+            options["on_tick"] = lambda *_: begun.set()  # for each event, on a thread of baml-py
+        context, self._stream = client.manager(options).create_async_stream(function_name=name, args=args)
         if text:
             self._stream.on_event(self._on_event)
         self.done: asyncio.Future[Any] = asyncio.ensure_future(self._stream.done(context))
@@ -106,11 +75,8 @@ class Call:
     def _on_event(self, result: Any) -> None:
         # Runs on a thread of baml-py and must not raise into it. Only the newest result counts.
         self._newest = result
-        if not self._closed:
-            try:
-                self._loop.call_soon_threadsafe(self._changed.set)
-            except RuntimeError:
-                self._closed = True  # the event loop has ended, and with it every reader
+        with suppress(RuntimeError):  # the event loop has ended, and with it every reader
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def _on_done(self, future: asyncio.Future[Any]) -> None:
         self._changed.set()
@@ -140,9 +106,9 @@ class Call:
             if self.done.done():
                 return
             started = time.thread_time()  # CPU time: time that the machine spent elsewhere is no cost of the parse
-            known = len(self._raw.text)
-            alive = self._first_event.seen and self._read_events()
-            value = self._parse() if len(self._raw.text) != known else None
+            known = len(self._raw)
+            alive = self._begun.is_set() and self._read_events()
+            value = self._parse() if len(self._raw) != known else None
             pause = min(max(PARSE_SECONDS, (time.thread_time() - started) / PARSE_SHARE), PARSE_LONGEST)
             if alive:
                 yield value
@@ -154,9 +120,9 @@ class Call:
 
     def abort(self) -> None:
         """Close the provider's connection at once, without waiting for the call to end."""
-        self._closed = True
         if self._text:
-            self._stream.on_event(_ignore)  # the stream would keep this object alive
+            # The stream would keep this object alive. With None, baml-py would complain on stderr at every event.
+            self._stream.on_event(lambda _: None)
         if not self.done.done():
             self._controller.abort()
 
@@ -176,14 +142,24 @@ class Call:
         return result.cast_to(client.types, client.types, client.partial_types, partial, client.runtime)
 
     def _read_events(self) -> bool:
-        """Read the events since the last time; True if there were any."""
-        call = self._last_call()
-        return call is not None and self._raw.extend(call.client_name, events(call))
+        """Add the events since the last time to the raw text; True if there were any, with or without text.
+
+        Another client, or fewer events than before, means a new call: a client in `baml_src` may have fallbacks.
+        """
+        if (call := self._last_call()) is None:
+            return False
+        so_far = events(call)
+        if call.client_name != self._raw_client or len(so_far) < self._events_read:
+            self._raw, self._raw_client, self._events_read = "", call.client_name, 0
+        new = so_far[self._events_read :]
+        self._raw += "".join(added_text(event.text) for event in new)
+        self._events_read = len(so_far)
+        return bool(new)
 
     def _parse(self) -> Any:
         """Parse the text so far; None if it cannot be parsed yet, as is common for half a structure."""
         try:
-            return getattr(self._client.functions.parse_stream, self._name)(self._raw.text)
+            return getattr(self._client.functions.parse_stream, self._name)(self._raw)
         except Exception:
             return None  # if the whole text cannot be parsed either, `result` raises
 
@@ -191,38 +167,3 @@ class Call:
         log = self._collector.last
         calls = log.calls if log else None
         return calls[-1] if calls else None
-
-
-class _FirstEvent:
-    """Notes that the provider has sent an event; baml-py calls it for each, on a thread of its own.
-
-    Do not read the collector before the first event: it may know of a call whose start is not stored yet. baml-py
-    then panics, and every later call of the process fails.
-    """
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    def __call__(self, *_: Any) -> None:
-        self.seen = True
-
-
-class _RawText:
-    """The raw text of a stream, read from the provider's events as they arrive."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self._seen = 0
-        self._client = ""
-
-    def extend(self, client: str, so_far: Sequence[Any]) -> bool:
-        """Read the events that are new since the last time; True if there were any, with or without text.
-
-        Another client, or fewer events than before, means a new call: a client in `baml_src` may have fallbacks.
-        """
-        if client != self._client or len(so_far) < self._seen:
-            self.text, self._seen, self._client = "", 0, client
-        new = so_far[self._seen :]
-        self.text += "".join(added_text(event.text) for event in new)
-        self._seen = len(so_far)
-        return bool(new)

@@ -5,8 +5,6 @@ A user's text with a delimiter in it could become a system message, or a URL tha
 delimiter with an invisible character. All text from users passes through it on its way into a prompt.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,15 +1,4 @@
-"""The BAML functions of the generated client: finding, checking and running them.
-
-How a reply may end (`bridge.baml.provider.judge_ending` decides):
-
-    finish_reason stop, tool_calls …         a completion
-    finish_reason length, a string result    a completion: a text that breaks off is better than none
-    finish_reason length, any other result   AnswerTooLong `model_length`: half a file must not replace a whole one
-    finish_reason content_filter, refusal …  ModelRefused `model_filtered`
-    no finish_reason and no `[DONE]`         ModelUnavailable `model_cut`, although BAML reports success
-"""
-
-from __future__ import annotations
+"""The BAML functions of the generated client: finding, checking and running them."""
 
 import asyncio
 import importlib
@@ -18,9 +7,8 @@ import os
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Self, get_type_hints
+from typing import Any, NamedTuple, Self, get_type_hints
 
 from baml_py.baml_py import BamlError, get_version, set_log_level
 from pydantic import BaseModel
@@ -36,24 +24,17 @@ log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about 0.001
 
-_VARIABLE = re.compile(r"\benv\.(LLM_\w+)")
 
-
-@dataclass(frozen=True, slots=True)
-class BamlFunction:
+class BamlFunction(NamedTuple):
     """One function of a generated client. `text` means that it returns a plain string."""
 
     client: Client
-    name: str
     parameters: tuple[Parameter, ...]
     text: bool
 
 
 class BamlFunctions:
-    """BAML functions that are ready to run. `close` them before the process ends.
-
-    `env` holds variables for the clients in `baml_src`; the process's own environment provides the others.
-    """
+    """BAML functions that are ready to run. `close` them before the process ends."""
 
     def __init__(self, functions: Mapping[str, BamlFunction], env: Mapping[str, str]) -> None:
         self.names = tuple(functions)
@@ -63,18 +44,11 @@ class BamlFunctions:
 
     @classmethod
     def load(cls, client: Client, names: Sequence[str], env: Mapping[str, str]) -> Self:
-        """Prepare the functions `names`, which must be functions of `client`.
-
-        Raises SetupError if one has a parameter that cannot be filled, or if a variable that the client reads is not
-        set.
-        """
-        methods = client.methods()
-        functions = {
-            name: BamlFunction(
-                client, name, read_parameters(methods[name]), get_type_hints(methods[name]).get("return") is str
-            )
-            for name in names
-        }
+        """Prepare functions of `client`; SetupError if a parameter cannot be filled or a variable is not set."""
+        functions = {}
+        for name in names:
+            method = client.methods[name]
+            functions[name] = BamlFunction(client, read_parameters(method), get_type_hints(method)["return"] is str)
         _check_variables(client, env)
         return cls(functions, env)
 
@@ -83,7 +57,15 @@ class BamlFunctions:
         function = self._functions.get(turn.function)
         if function is None:
             raise BadRequest("unknown_function", f"There is no function named `{turn.function[:80]}`.")
-        call = self._begin(function, bind_arguments(function.parameters, turn))
+        arguments = bind_arguments(function.parameters, turn)
+        if self._closed:
+            raise ModelUnavailable("shutting_down", "The service is restarting.")
+        try:
+            call = Call(function.client, turn.function, arguments, text=function.text, env=self._env)
+        except BamlError as error:
+            raise translate_error(error, Report(), self._env) from None
+        self._calls.add(call)
+        call.done.add_done_callback(lambda _: self._calls.discard(call))
         try:
             partial = Partial("")
             async with aclosing(call.partials()) as values:
@@ -98,7 +80,7 @@ class BamlFunctions:
             report = call.report()
             if failure := judge_ending(report, text=isinstance(result, str)):
                 raise failure
-            completion = _to_completion(result, report)
+            completion = _to_completion(result, report.usage)
         finally:
             await call.close()
         yield completion
@@ -106,53 +88,35 @@ class BamlFunctions:
     async def close(self) -> None:
         """Abort every running call and wait for it to end. A call that outlives the process aborts the interpreter."""
         self._closed = True
-        pending = [call.done for call in self._calls if not call.done.done()]
-        for call in tuple(self._calls):
+        pending = [call.done for call in self._calls]
+        for call in self._calls:
             call.abort()
         if pending:
             _, late = await asyncio.wait(pending, timeout=CLOSE_SECONDS)
             if late:
                 log.error("%d calls to the model did not end within %g s", len(late), CLOSE_SECONDS)
 
-    def _begin(self, function: BamlFunction, arguments: dict[str, Any]) -> Call:
-        if self._closed:
-            raise ModelUnavailable("shutting_down", "The service is restarting.")
-        try:
-            call = Call(function.client, function.name, arguments, text=function.text, env=self._env)
-        except BamlError as error:
-            raise translate_error(error, Report(), self._env) from None
-        self._calls.add(call)
-        call.done.add_done_callback(lambda _: self._calls.discard(call))
-        return call
-
 
 def load_client(module: ModuleType | None = None) -> Client:
-    """Load a generated client: `module`, or by default the package `baml_client`.
-
-    Raises SetupError if it is missing, cannot be imported, or was generated for another version of baml-py.
-    """
-    module = module or _import_client()
+    """Load a generated client: `module`, or by default the package `baml_client`. SetupError if it cannot be used."""
+    remedy = "Run `baml-cli generate` (or `make setup`) in the folder that contains baml_src, and start there."
+    if module is None:
+        try:
+            module = importlib.import_module("baml_client")
+        except ModuleNotFoundError:
+            raise SetupError("There is no generated BAML client here.", remedy) from None
+        except Exception as error:
+            # An outdated client raises a screenful of text; the first line is the one that counts.
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise SetupError(f"The generated BAML client cannot be used ({reason}).", remedy) from error
+        set_log_level("OFF")  # the variable BAML_LOG only counts if it was set before the first import
     generated, installed = getattr(module, "__version__", "unknown"), get_version()
     if generated != installed:
         raise SetupError(
             f"baml_client was generated for baml-py {generated}, but {installed} is installed.",
             f"Set version {installed} in baml_src/generators.baml and run `baml-cli generate`.",
         )
-    return Client.from_module(module)
-
-
-def _import_client() -> ModuleType:
-    remedy = "Run `baml-cli generate` (or `make setup`) in the folder that contains baml_src, and start there."
-    try:
-        module = importlib.import_module("baml_client")
-    except ModuleNotFoundError:
-        raise SetupError("There is no generated BAML client here.", remedy) from None
-    except Exception as error:
-        # An outdated client raises a screenful of text; the first line is the one that counts.
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise SetupError(f"The generated BAML client cannot be used ({reason}).", remedy) from error
-    set_log_level("OFF")  # the variable BAML_LOG only counts if it was set before the first import
-    return module
+    return Client(module)
 
 
 def _check_variables(client: Client, env: Mapping[str, str]) -> None:
@@ -161,12 +125,10 @@ def _check_variables(client: Client, env: Mapping[str, str]) -> None:
     Keys of other providers are not checked: not every client in `baml_src` is in use.
     """
     for file, text in sorted(client.sources.items()):
-        for line in text.splitlines():
-            for name in _VARIABLE.findall(line.partition("//")[0]):
-                if not (env.get(name) or os.environ.get(name, "")).strip():
-                    raise SetupError(
-                        f"{name} is not set, and baml_src/{file} reads it.", "Set it; .env.example has an example."
-                    )
+        for name in re.findall(r"\benv\.(LLM_\w+)", re.sub("//.*", "", text)):
+            if not (env.get(name) or os.environ.get(name, "")).strip():
+                problem = f"{name} is not set, and baml_src/{file} reads it."
+                raise SetupError(problem, "Set it; .env.example has an example.")
 
 
 def _to_partial(value: Any) -> Partial:
@@ -181,25 +143,23 @@ def _to_partial(value: Any) -> Partial:
     return Partial(reply if isinstance(reply, str) else "", data or None)
 
 
-def _to_completion(value: Any, report: Report) -> Completion:
-    usage = Usage(report.model, report.input_tokens, report.output_tokens, report.cached_tokens)
+def _to_completion(value: Any, usage: Usage) -> Completion:
     if isinstance(value, str):
         return Completion(value, usage=usage)
     data = to_jsonable_python(value)
-    reply = data.get("reply") if isinstance(data, dict) else None
-    files = data.get("files") if isinstance(data, dict) else None
-    return Completion(reply if isinstance(reply, str) else "", data, _to_files(files), usage)
+    fields = data if isinstance(data, dict) else {}
+    reply = fields.get("reply")
+    return Completion(reply if isinstance(reply, str) else "", data, _to_files(fields.get("files")), usage)
 
 
 def _to_files(value: Any) -> tuple[FileWrite, ...]:
     """Convert a field `files`. If it holds anything but files, it is ordinary data and gives none."""
-    if not isinstance(value, list):
-        return ()
     files = []
-    for item in value:
-        path, content = (item.get("path"), item.get("content")) if isinstance(item, dict) else (None, None)
-        if not isinstance(path, str) or not isinstance(content, str):
-            return ()
-        language = item.get("language")
-        files.append(FileWrite(path, content, language if isinstance(language, str) else None))
+    for item in value if isinstance(value, list) else ():
+        match item:
+            case {"path": str(path), "content": str(content)}:
+                language = item.get("language")
+                files.append(FileWrite(path, content, language if isinstance(language, str) else None))
+            case _:
+                return ()
     return tuple(files)

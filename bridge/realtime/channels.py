@@ -21,10 +21,7 @@ LEAVE_SECONDS = 0.05
 
 
 class SessionChannels:
-    """Up to CHANNELS_PER_CONNECTION joined channels.
-
-    `in_use` returns the sessions with a running reply; `on_joined` is called when a channel can be sent on.
-    """
+    """Up to CHANNELS_PER_CONNECTION joined channels. `in_use`: the sessions with a running reply."""
 
     def __init__(
         self, url: str, key: str, name: str, in_use: Callable[[], set[str]], on_joined: Callable[[], None]

@@ -26,10 +26,7 @@ PROBE_ANSWER_SECONDS = 4.0
 
 
 class Connection:
-    """A connection and its channels, closed at the end of the `async with` block.
-
-    `received_at` (monotonic seconds) is when the last broadcast arrived on a channel opened with `on_broadcast`.
-    """
+    """A connection and its channels, closed at the end of the `async with` block."""
 
     def __init__(self, url: str, key: str) -> None:
         options: dict[str, Any] = {"auto_reconnect": False, "hb_interval": HEARTBEAT_SECONDS}
@@ -37,18 +34,13 @@ class Connection:
         self._error: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._probed: AsyncRealtimeChannel | None = None
         self._echoes: asyncio.Queue[str] = asyncio.Queue()
-        self.received_at = time.monotonic()
+        self.received_at = time.monotonic()  # when the last broadcast arrived
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await close(self._client)
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether something went wrong: the connection is about to be closed."""
-        return self._error.done() or not self._client.is_connected
 
     def fail(self, reason: str) -> None:
         """Note that something is wrong, for `wait` to raise."""
@@ -117,7 +109,7 @@ class Connection:
 
         Raises RealtimeError if it may or may not have been sent; then the connection has failed.
         """
-        if self.has_failed:
+        if self._error.done() or not self._client.is_connected:
             return False  # the library would keep it for later, without a word
         # past channel.push, which would leave a 10 s timer for each (realtime 2.34.1)
         body = {"type": "broadcast", "event": event, "payload": payload}

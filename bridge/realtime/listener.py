@@ -31,14 +31,11 @@ REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """There may be work. `source` is `broadcast`, `changes`, or `subscribed` (events may have been missed).
+    """There may be work."""
 
-    `xid` is the transaction that made the work, if the event named it.
-    """
-
-    source: str
+    source: str  # broadcast, changes, or subscribed (events may have been missed)
     question_ids: tuple[str, ...] = ()
-    xid: int | None = None
+    xid: int | None = None  # the transaction that made the work, if the event named it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +51,18 @@ Signal = Work | Cancel
 class WakeupListener:
     """Queues what it receives, for `next`. `run` never ends by itself."""
 
-    def __init__(self, url: str, key: str, on_restart: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, url: str, key: str) -> None:
         self._url = url
         self._key = key
         self._signals: asyncio.Queue[Signal] = asyncio.Queue(maxsize=10_000)
         self._announced: OrderedDict[str, None] = OrderedDict()
-        self.broadcasts = Supervisor("bridge:inbox", self._listen_for_broadcasts, REJOIN_SECONDS, on_restart)
-        self.changes = Supervisor("postgres_changes", self._listen_for_changes, CHANGES_REJOIN_SECONDS, on_restart)
+        self.broadcasts = Supervisor("bridge:inbox", self._listen_for_broadcasts, REJOIN_SECONDS)
+        self.changes = Supervisor("postgres_changes", self._listen_for_changes, CHANGES_REJOIN_SECONDS)
 
     @property
     def is_ready(self) -> bool:
         """Whether broadcasts arrive. (postgres_changes is the second lane, and not required.)"""
         return self.broadcasts.is_ready
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether everything received has been taken by `next`."""
-        return self._signals.empty()
-
-    @property
-    def resubscriptions(self) -> int:
-        """How often a subscription was replaced."""
-        return max(0, self.broadcasts.sessions - 1) + max(0, self.changes.sessions - 1)
 
     async def run(self) -> None:
         """Listen until cancelled."""

@@ -1,9 +1,8 @@
 """Deltas to session channels: cut from the reply so far, pushed by socket, within the quota.
 
 A turn gives its newest partial to its `OutgoingReply`; the publisher's one pump cuts deltas from it: the first at once,
-then at the pace that BRIDGE_DELTA_MS and the fleet's quota allow.
-
-Deltas use connections of their own, apart from the listener's: a full socket must not delay a wake-up.
+then at the pace that BRIDGE_DELTA_MS and the fleet's quota allow. Deltas use connections of their own: a full socket
+must not delay a wake-up.
 """
 
 import asyncio
@@ -132,24 +131,24 @@ class DeltaPublisher:
 
     def _connect(self) -> SessionChannels:
         assert self._group is not None, "open() needs run()"
-        connection = SessionChannels(
-            self._settings.realtime_url,
-            self._settings.supabase_key,
-            f"deltas {len(self._connections) + 1}",
-            in_use=lambda: {reply.stream.session_id for reply in self._open},
-            on_joined=self._enqueue_undelivered,
-        )
+        url, key = self._settings.realtime_url, self._settings.supabase_key
+        name = f"deltas {len(self._connections) + 1}"
+        connection = SessionChannels(url, key, name, self._sessions_in_use, self._enqueue_undelivered)
         self._connections.append(connection)
         self._group.create_task(connection.supervisor.run())
         return connection
+
+    def _sessions_in_use(self) -> set[str]:
+        return {reply.stream.session_id for reply in self._open}
 
     def connection(self, reply: OutgoingReply) -> SessionChannels | None:
         """The connection on which the reply's channel is joined."""
         return next((c for c in self._connections if c.is_joined(reply.stream.session_id)), None)
 
     def is_joining(self, reply: OutgoingReply) -> bool:
-        """Whether the reply's channel is joined, or will be unless something breaks."""
-        return any(c.supervisor.is_ready and c.wants(reply.stream.session_id) for c in self._connections)
+        """Whether the reply's channel is joined, or will be unless something breaks. A first connection counts."""
+        up = [c for c in self._connections if c.supervisor.is_ready or c.supervisor.sessions <= 1]
+        return any(connection.wants(reply.stream.session_id) for connection in up)
 
     def _enqueue_undelivered(self) -> None:
         while self._undelivered:

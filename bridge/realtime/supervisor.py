@@ -28,18 +28,12 @@ class Supervisor:
     a session that has reached that age is replaced: it ends when its successor is ready, so that nothing is missed.
     """
 
-    def __init__(
-        self,
-        name: str,
-        session: Session,
-        rejoin_seconds: float | None = None,
-        on_restart: Callable[[], object] = lambda: None,
-    ) -> None:
+    def __init__(self, name: str, session: Session, rejoin_seconds: float | None = None) -> None:
         self.name = name
         self.sessions = 0  # started so far
+        self.on_restart: Callable[[], object] = lambda: None  # called for every session but the first
         self._session = session
         self._rejoin_seconds = rejoin_seconds
-        self._on_restart = on_restart  # called for every session but the first
         self._restart = asyncio.Event()
         self._running: dict[asyncio.Task[None], asyncio.Event] = {}  # each with the event that says it is ready
 
@@ -93,7 +87,7 @@ class Supervisor:
             log.info("%s: subscribed", self.name)
 
         if self.sessions:
-            self._on_restart()
+            self.on_restart()
         self.sessions += 1
         task = asyncio.create_task(self._session(on_ready), name=self.name)
         self._running[task] = ready

@@ -53,7 +53,8 @@ export function parseSessionListEvent(event: string, payload: unknown): SessionL
   if (!isObject(payload) || !has(payload, "id", "string")) return null;
   if (event === "session_deleted") return { kind: "deleted", id: payload["id"] as string };
   if (event !== "session") return null;
-  return payload["omitted"] === undefined ? { kind: "session", row: payload as unknown as SessionRow } : { kind: "hint" };
+  if (payload["omitted"] !== undefined) return { kind: "hint" };
+  return { kind: "session", row: payload as unknown as SessionRow };
 }
 
 function isObject(value: unknown): value is Payload {

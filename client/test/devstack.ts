@@ -57,7 +57,7 @@ function connect(key: string): SupabaseClient<Database> {
 }
 
 export interface Job {
-  message_id: string;
+  question_id: string;
   reply_id: string;
   attempt: number;
 }
@@ -84,18 +84,22 @@ export class Worker {
   }
 
   async delta(job: Job, seq: number, text: string): Promise<void> {
-    const payload = { message_id: job.reply_id, reply_to: job.message_id, attempt: job.attempt, seq, text };
+    const payload = { message_id: job.reply_id, reply_to: job.question_id, attempt: job.attempt, seq, text };
     expect(await this.#channel!.send({ type: "broadcast", event: "delta", payload })).toBe("ok");
   }
 
   /** Writes a checkpoint. Returns the job's state: `ok`, `lost` or `cancel`. */
-  async beat({ message_id, attempt }: Job, seq: number, content: string): Promise<string | undefined> {
-    const args = { worker: WORKER, jobs: [{ message_id, attempt, seq, content }] };
-    return (await this.#call<{ results: { [id: string]: string } }>("bridge_beat", args)).results[message_id];
+  async beat({ question_id, attempt }: Job, seq: number, content: string): Promise<string | undefined> {
+    const args = { worker: WORKER, jobs: [{ question_id, attempt, seq, content }] };
+    return (await this.#call<{ results: { [id: string]: string } }>("bridge_beat", args)).results[question_id];
   }
 
-  async finish({ message_id, attempt }: Job, result: object): Promise<void> {
-    await this.#call("bridge_finish", { worker: WORKER, results: [{ message_id, attempt, ...result }] });
+  async finish({ question_id, attempt }: Job, result: object): Promise<void> {
+    await this.#call("bridge_finish", { worker: WORKER, results: [{ question_id, attempt, ...result }] });
+  }
+
+  async setTitle(sessionId: string, title: string): Promise<void> {
+    await this.#service.from("sessions").update({ title }).eq("id", sessionId).throwOnError();
   }
 
   async stop(): Promise<void> {

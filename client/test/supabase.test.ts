@@ -56,7 +56,8 @@ describe.skipIf(absent)("with Supabase", () => {
     await worker.delta(job, 2, "it is");
     await until(() => expect(last()).toMatchObject({ content: "Here it is", status: "running", seq: 2 }));
     const files = [{ path: "a.py", content: "x".repeat(40_000), language: "python" }];
-    await worker.finish(job, { outcome: "done", content: "Here it is.", seq: 3, files, title: "Code & co." });
+    await worker.finish(job, { outcome: "done", content: "Here it is.", seq: 3, files });
+    await worker.setTitle(chat.id, "Code & co.");
     await until(() => {
       expect(last()).toMatchObject({ content: "Here it is.", status: "done" });
       expect(chat.getSnapshot()).toMatchObject({ busy: false, files: [{ path: "a.py", content: "x".repeat(40_000) }] });

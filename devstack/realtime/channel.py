@@ -199,8 +199,8 @@ class Channel:
             self._expiry_timer = None
         if self._credential.expires is not None:
             left = self._credential.expires - int(time.time())
-            delay = min(TOKEN_CHECK_SECONDS, max(0.0, left))
-            self._expiry_timer = asyncio.get_running_loop().call_later(delay, self._check_token)
+            loop = asyncio.get_running_loop()
+            self._expiry_timer = loop.call_later(min(TOKEN_CHECK_SECONDS, max(0.0, left)), self._check_token)
 
     def _check_token(self) -> None:
         try:

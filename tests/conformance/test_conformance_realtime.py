@@ -70,12 +70,15 @@ def join(supabase: Supabase) -> Callable[..., Awaitable[tuple[AsyncRealtimeChann
 Join = Callable[..., Awaitable[tuple[AsyncRealtimeChannel, Received]]]
 
 
-async def test_client_broadcast_reaches_other_clients(
-    alice: User, sign_up: Any, connect: Any, supabase: Supabase, join: Join
-) -> None:
+@pytest.fixture
+async def other_client(alice: User, connect: Callable[[str], Awaitable[AsyncClient]], supabase: Supabase) -> User:
+    """A second client of the same user."""
+    return User(await connect(supabase.publishable_key), alice.id, "", alice.token, "")
+
+
+async def test_client_broadcast_reaches_other_clients(alice: User, other_client: User, join: Join) -> None:
     topic = f"conformance:{alice.id}"
-    other = User(await connect(supabase.publishable_key), alice.id, "", alice.token, "")
-    (sender, own), (_, received) = await join(alice, topic), await join(other, topic)
+    (sender, own), (_, received) = await join(alice, topic), await join(other_client, topic)
     await sender.send_broadcast("e", {"n": 1, "s": "ü"})
     assert await received.until("broadcast") == {"n": 1, "s": "ü"}
     assert own.items.empty()
@@ -86,11 +89,10 @@ async def test_join_of_private_topic_is_rejected(alice: User, bob: User, join: J
 
 
 async def test_broadcast_without_write_permission_is_dropped(
-    alice: User, connect: Any, supabase: Supabase, join: Join, server: AsyncClient
+    alice: User, other_client: User, join: Join, server: AsyncClient
 ) -> None:
     topic = f"conformance:{alice.id}:silent"
-    other = User(await connect(supabase.publishable_key), alice.id, "", alice.token, "")
-    (sender, _), (_, received) = await join(alice, topic), await join(other, topic)
+    (sender, _), (_, received) = await join(alice, topic), await join(other_client, topic)
     await sender.send_broadcast("e", {"n": 1})
     await send(server, {"n": 2}, topic)
     assert (await received.until("broadcast"))["n"] == 2

@@ -21,6 +21,7 @@ WORKER_CALLS: dict[str, dict[str, Any]] = {
     "bridge_claim": {"worker": "w", "slots": 1, "holding": [], "lease_seconds": 30, "history": 1},
     "bridge_beat": {"worker": "w", "jobs": []},
     "bridge_finish": {"worker": "w", "results": []},
+    "bridge_leave": {"worker": "w"},
     "bridge_status": {},
 }
 

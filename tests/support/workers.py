@@ -69,7 +69,7 @@ async def working(
             and worker.listener.changes.is_ready
             and worker.publisher.is_ready
             and worker.claims.last_answer_at is not None
-            and worker.is_idle
+            and is_idle(worker)
         )
 
     try:
@@ -173,6 +173,11 @@ class WorkerProcess:
         """End it by SIGKILL, even if it is frozen."""
         self.signal(signal.SIGKILL)
         await self.ended()
+
+
+def is_idle(worker: Worker) -> bool:
+    """Whether everything the worker received so far has led to a claim that was answered."""
+    return worker.listener._signals.empty() and worker.claims.is_waiting
 
 
 def claims(worker: Worker, woken_by: str | None = None) -> float:

@@ -41,7 +41,7 @@ async def test_one_probe_serves_whole_fleet(environment: dict[str, str], monkeyp
         # if each listener sent its own, there would be LISTENERS * ROUNDS
         assert ROUNDS / 2 < len(probes) < LISTENERS * ROUNDS / 2
         assert all(one.is_ready for one in listeners)
-        assert sum(one.resubscriptions for one in listeners) == 0
+        assert all(one.broadcasts.sessions == one.changes.sessions == 1 for one in listeners)
     finally:
         for task in running:
             task.cancel()

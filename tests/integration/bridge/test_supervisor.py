@@ -80,8 +80,8 @@ async def test_rejoin_misses_no_wakeup(
     async with working(environment) as worker:
         session_id = await user.open_session(title="named")
         for _ in range(8):
-            before = worker.listener.resubscriptions
+            before = worker.metrics.value("bridge_resubscriptions_total")
             # woken by an event: the sweep would come after 27 s
             assert (await user.reply(await user.ask(session_id, "[[text=fine]]")))["status"] == "done"
-            await until(lambda: worker.listener.resubscriptions > before, 5, 0.001)  # noqa: B023  waited for here
+            await until(lambda: worker.metrics.value("bridge_resubscriptions_total") > before, 5, 0.001)  # noqa: B023  waited for here
         assert worker.metrics.value("bridge_missed_wakeups_total") == 0

@@ -14,7 +14,7 @@ from tests.support import database
 from tests.support.database import Row
 from tests.support.users import Person
 from tests.support.waiting import until
-from tests.support.workers import claims, working
+from tests.support.workers import claims, is_idle, working
 
 
 async def test_broadcast_wakes_worker_without_postgres_changes(
@@ -81,7 +81,7 @@ async def test_question_announced_twice_is_claimed_once(environment: dict[str, s
         await until(lambda: not worker.jobs.count and late, within=10)
         assert [signal.question_ids for signal in late] == [(message_id,)]
         enqueue(late[0])
-        await until(lambda: worker.is_idle, within=10)
+        await until(lambda: is_idle(worker), within=10)
         assert claims(worker, woken_by="broadcast") == before + 1
         assert claims(worker, woken_by="changes") == 0
 
@@ -105,7 +105,7 @@ async def test_work_announced_before_its_commit_is_claimed_later(
             """It has seen the transaction, and the next claim is not due soon."""
             due = worker.claims._due
             is_far = due is None or due.when() - asyncio.get_running_loop().time() > 1
-            return worker.is_idle and not worker.claims._unseen and is_far
+            return is_idle(worker) and not worker.claims._unseen and is_far
 
         await until(has_stopped_claiming, within=10)
 

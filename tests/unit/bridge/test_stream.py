@@ -83,7 +83,7 @@ def test_delta_in_checkpoint_cannot_be_undone() -> None:
     reply.next_delta()
     checkpoint = reply.checkpoint(undelivered=False)
     reply.undo_delta()
-    assert (reply.seq, reply.text) == (checkpoint.seq, checkpoint.text) == (1, "a")
+    assert (reply.seq, reply._sent_text) == (checkpoint.seq, checkpoint.text) == (1, "a")
 
 
 def test_checkpoint_is_written_once_unless_forgotten() -> None:

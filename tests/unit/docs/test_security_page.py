@@ -41,7 +41,7 @@ def test_named_tests_exist() -> None:
     assert names - collected(names) == set()
 
 
-def test_every_threat_names_a_test() -> None:
+def test_every_threat_has_a_test() -> None:
     rows = [line for line in threats().splitlines() if ROW.match(line)]
     assert len(rows) > 30
     assert [row for row in rows if not NAME.search(row)] == []
@@ -49,7 +49,7 @@ def test_every_threat_names_a_test() -> None:
 
 def test_missing_test_is_detected() -> None:
     here = "tests/unit/docs/test_security_page.py"
-    known = f"{here}::{test_every_threat_names_a_test.__name__}"
+    known = f"{here}::{test_every_threat_has_a_test.__name__}"
     assert {known, f"{here}::test_nothing"} - collected({known, f"{here}::test_nothing"}) == {f"{here}::test_nothing"}
     with pytest.raises(AssertionError):
         collected({"tests/unit/docs/nowhere.py::test_nothing"})
