@@ -1263,21 +1263,21 @@ language plpgsql set search_path = ''
 as $$
 declare
     reply_id uuid := (select m.id from public.messages m where m.reply_to = job.question_id);
-    file record;
+    file jsonb;
     refused text[] := '{}';
 begin
     -- in one order, as they are locked
     for file in
-        select f.* from jsonb_to_recordset(write_files.files) f (path text, content text, language text, revision int)
-         order by f.path
+        select f.value from jsonb_array_elements(write_files.files) f order by f.value ->> 'path'
     loop
         begin
-            perform bridge.write_file(job, reply_id, file.path, file.content, file.language, file.revision);
+            perform bridge.write_file(
+                job, reply_id, file ->> 'path', file ->> 'content', file ->> 'language', (file ->> 'revision')::int);
         exception when others then
             if bridge.is_transient(sqlstate) then
                 raise;
             end if;
-            refused := refused || format('%s: %s', left(file.path, 80), sqlerrm);
+            refused := refused || format('%s: %s', left(file ->> 'path', 80), sqlerrm);
         end;
     end loop;
     return nullif(array_to_string(refused, '; '), '');
@@ -1613,11 +1613,11 @@ as $$
 begin
     update public.messages m
        set content = coalesce(i.content, m.content),
-           data = coalesce(i.data, m.data),
+           data = case when e.value ? 'data' then i.data else m.data end,
            seq = i.seq,
            updated_at = clock_timestamp()
-      from jsonb_to_recordset(write_checkpoints.items)
-               i (question_id uuid, attempt int, seq int, content text, data jsonb)
+      from jsonb_array_elements(write_checkpoints.items) e
+     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, seq int, content text, data jsonb)
      where m.reply_to = i.question_id and m.attempt = i.attempt and m.status = 'running' and m.seq < i.seq;
 end
 $$;
@@ -1645,10 +1645,10 @@ begin
        and j.lease_until < now() + lease * 0.75;
     select coalesce(jsonb_object_agg(
                i.question_id, case when j.id is null then 'lost' when j.cancel then 'cancel' else 'ok' end), '{}'),
-           coalesce(jsonb_agg(e.value) filter (where j.id is not null and i.seq is not null), '[]')
+           coalesce(jsonb_agg(e.value) filter (where j.id is not null and e.value ? 'seq'), '[]')
       into states, checkpoints
       from jsonb_array_elements(bridge_beat.jobs) e
-     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, seq int)
+     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int)
       left join bridge.jobs j
         on j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt;
     set constraints all immediate;  -- so that a deferred trigger fails here and not at the commit of the whole beat
@@ -1683,7 +1683,9 @@ begin
                              cached_tokens, queue_ms, first_delta_ms, duration_ms, error)
     select job.question_id, job.attempt, job.worker, record_run.outcome, r.function, r.model, r.input_tokens,
            r.output_tokens, r.cached_tokens, r.queue_ms, r.first_delta_ms, r.duration_ms, r.error
-      from jsonb_populate_record(null::bridge.runs, record_run.run) r
+      from jsonb_to_record(record_run.run) r (
+               function text, model text, input_tokens int, output_tokens int, cached_tokens int, queue_ms int,
+               first_delta_ms int, duration_ms int, error jsonb)
         on conflict on constraint runs_pkey do nothing;
 end
 $$;
@@ -1703,7 +1705,7 @@ declare
 begin
     -- so that a deferred trigger fails here and not at the commit, where it would fail the other results too
     set constraints all immediate;
-    perform bridge.record_run(job, outcome, coalesce(result -> 'run', '{}'));
+    perform bridge.record_run(job, outcome, coalesce(nullif(result -> 'run', 'null'), '{}'));
     if retry_at is not null then
         -- the text so far stays visible until the next attempt opens the reply again
         perform bridge.set_status(job.question_id, 'queued');
@@ -2020,6 +2022,31 @@ comment on function public.bridge_trim is
     'Deletes attempts, dead letters and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows. Returns {runs, dead_letters, versions, more}; if `more`, call it again.';
 
 
+-- schemas/grants.sql
+
+-- Who may call what. The tables' grants stand with the tables.
+
+revoke all on all functions in schema bridge from public, anon, authenticated, service_role;
+
+-- for users: the public functions run as their caller, and the private ones check whose message it is
+revoke all on function public.cancel_message, public.retry_message from public, anon, authenticated, service_role;
+grant usage on schema bridge to authenticated;
+grant execute on function bridge.cancel_message, bridge.retry_message to authenticated;
+grant execute on function public.cancel_message, public.retry_message to authenticated;
+
+-- for workers and operators, who hold the secret key
+revoke all on function
+    public.bridge_claim, public.bridge_beat, public.bridge_finish, public.bridge_leave,
+    public.bridge_status, public.bridge_doctor, public.bridge_trim,
+    public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop
+    from public, anon, authenticated;
+grant execute on function
+    public.bridge_claim, public.bridge_beat, public.bridge_finish, public.bridge_leave,
+    public.bridge_status, public.bridge_doctor, public.bridge_trim,
+    public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop
+    to service_role;
+
+
 -- schemas/topics.sql
 
 -- Who may listen on which private topic. Only the service role may send.
@@ -2047,6 +2074,7 @@ begin
 end
 $function$;
 comment on function bridge.topics_policy is 'The statement that lets users listen on their own topics.';
+revoke all on function bridge.topics_policy from public, anon, authenticated, service_role;
 
 do $$
 begin
@@ -2060,28 +2088,3 @@ exception when insufficient_privilege then
     raise warning 'Creating the policy on realtime.messages was refused (%). Run `bridge doctor`: it prints what to run in the SQL editor of the dashboard.', sqlerrm;
 end
 $$;
-
-
--- schemas/grants.sql
-
--- Who may call what. The tables' grants stand with the tables.
-
-revoke all on all functions in schema bridge from public, anon, authenticated, service_role;
-
--- for users: the public functions run as their caller, and the private ones check whose message it is
-revoke all on function public.cancel_message, public.retry_message from public, anon, authenticated, service_role;
-grant usage on schema bridge to authenticated;
-grant execute on function bridge.cancel_message, bridge.retry_message to authenticated;
-grant execute on function public.cancel_message, public.retry_message to authenticated;
-
--- for workers and operators, who hold the secret key
-revoke all on function
-    public.bridge_claim, public.bridge_beat, public.bridge_finish, public.bridge_leave,
-    public.bridge_status, public.bridge_doctor, public.bridge_trim,
-    public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop
-    from public, anon, authenticated;
-grant execute on function
-    public.bridge_claim, public.bridge_beat, public.bridge_finish, public.bridge_leave,
-    public.bridge_status, public.bridge_doctor, public.bridge_trim,
-    public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop
-    to service_role;

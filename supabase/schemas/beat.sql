@@ -6,11 +6,11 @@ as $$
 begin
     update public.messages m
        set content = coalesce(i.content, m.content),
-           data = coalesce(i.data, m.data),
+           data = case when e.value ? 'data' then i.data else m.data end,
            seq = i.seq,
            updated_at = clock_timestamp()
-      from jsonb_to_recordset(write_checkpoints.items)
-               i (question_id uuid, attempt int, seq int, content text, data jsonb)
+      from jsonb_array_elements(write_checkpoints.items) e
+     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, seq int, content text, data jsonb)
      where m.reply_to = i.question_id and m.attempt = i.attempt and m.status = 'running' and m.seq < i.seq;
 end
 $$;
@@ -38,10 +38,10 @@ begin
        and j.lease_until < now() + lease * 0.75;
     select coalesce(jsonb_object_agg(
                i.question_id, case when j.id is null then 'lost' when j.cancel then 'cancel' else 'ok' end), '{}'),
-           coalesce(jsonb_agg(e.value) filter (where j.id is not null and i.seq is not null), '[]')
+           coalesce(jsonb_agg(e.value) filter (where j.id is not null and e.value ? 'seq'), '[]')
       into states, checkpoints
       from jsonb_array_elements(bridge_beat.jobs) e
-     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, seq int)
+     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int)
       left join bridge.jobs j
         on j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt;
     set constraints all immediate;  -- so that a deferred trigger fails here and not at the commit of the whole beat

@@ -136,21 +136,21 @@ language plpgsql set search_path = ''
 as $$
 declare
     reply_id uuid := (select m.id from public.messages m where m.reply_to = job.question_id);
-    file record;
+    file jsonb;
     refused text[] := '{}';
 begin
     -- in one order, as they are locked
     for file in
-        select f.* from jsonb_to_recordset(write_files.files) f (path text, content text, language text, revision int)
-         order by f.path
+        select f.value from jsonb_array_elements(write_files.files) f order by f.value ->> 'path'
     loop
         begin
-            perform bridge.write_file(job, reply_id, file.path, file.content, file.language, file.revision);
+            perform bridge.write_file(
+                job, reply_id, file ->> 'path', file ->> 'content', file ->> 'language', (file ->> 'revision')::int);
         exception when others then
             if bridge.is_transient(sqlstate) then
                 raise;
             end if;
-            refused := refused || format('%s: %s', left(file.path, 80), sqlerrm);
+            refused := refused || format('%s: %s', left(file ->> 'path', 80), sqlerrm);
         end;
     end loop;
     return nullif(array_to_string(refused, '; '), '');

@@ -8,7 +8,9 @@ begin
                              cached_tokens, queue_ms, first_delta_ms, duration_ms, error)
     select job.question_id, job.attempt, job.worker, record_run.outcome, r.function, r.model, r.input_tokens,
            r.output_tokens, r.cached_tokens, r.queue_ms, r.first_delta_ms, r.duration_ms, r.error
-      from jsonb_populate_record(null::bridge.runs, record_run.run) r
+      from jsonb_to_record(record_run.run) r (
+               function text, model text, input_tokens int, output_tokens int, cached_tokens int, queue_ms int,
+               first_delta_ms int, duration_ms int, error jsonb)
         on conflict on constraint runs_pkey do nothing;
 end
 $$;
@@ -28,7 +30,7 @@ declare
 begin
     -- so that a deferred trigger fails here and not at the commit, where it would fail the other results too
     set constraints all immediate;
-    perform bridge.record_run(job, outcome, coalesce(result -> 'run', '{}'));
+    perform bridge.record_run(job, outcome, coalesce(nullif(result -> 'run', 'null'), '{}'));
     if retry_at is not null then
         -- the text so far stays visible until the next attempt opens the reply again
         perform bridge.set_status(job.question_id, 'queued');

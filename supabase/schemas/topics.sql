@@ -23,6 +23,7 @@ begin
 end
 $function$;
 comment on function bridge.topics_policy is 'The statement that lets users listen on their own topics.';
+revoke all on function bridge.topics_policy from public, anon, authenticated, service_role;
 
 do $$
 begin
