@@ -201,7 +201,7 @@ class Claims:
                 break
         # with no free slot, a sweep still asks for jobs that this worker holds without knowing it
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.sweep_seconds):
+            async with asyncio.timeout(0 if self._stopping.is_set() else self._settings.sweep_seconds):
                 await self._jobs.has_room.wait()
         return source
 

@@ -62,9 +62,9 @@ class Metrics:
             self.first_delta_seconds.observe(stats.first_delta_ms / 1000)
         if stats.duration_ms is not None:
             self.attempt_seconds.observe(stats.duration_ms / 1000)
-        self.tokens.labels("input").inc(stats.usage.input_tokens or 0)
-        self.tokens.labels("output").inc(stats.usage.output_tokens or 0)
-        self.tokens.labels("cached").inc(stats.usage.cached_tokens or 0)
+        for kind in ("input", "output", "cached"):
+            count = getattr(stats.usage, f"{kind}_tokens") or 0
+            self.tokens.labels(kind).inc(min(max(count, 0), 2**31))  # a handler may yield any int
 
     def value(self, name: str, **labels: str) -> float:
         """Sum the samples called `name` that have these labels; 0.0 if there are none."""

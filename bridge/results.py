@@ -79,12 +79,8 @@ class Results:
             state = ack.states.get(result.question_id) if ack is not None else None
             if state is not None:
                 self._jobs.acknowledge(running, result, state)
-            else:
-                self._replace_refused(running, result)
+            else:  # the database refuses all of it: end the attempt as failed, without content, until that is accepted
+                refusal = Unstorable("unstorable", "The reply could not be stored.")
+                failure = turn.failed(running, refusal, self._settings)
+                self.enqueue(running, failure, after=UNSTORABLE_SECONDS if result.outcome == "failed" else 0)
         return True
-
-    def _replace_refused(self, running: RunningJob, result: Result) -> None:
-        """The database refuses the whole result: end the attempt as failed, without content, until that is accepted."""
-        error = Unstorable("unstorable", "The reply could not be stored.")
-        failure = turn.failed(running, error, self._settings)
-        self.enqueue(running, failure, after=UNSTORABLE_SECONDS if result.outcome == "failed" else 0)

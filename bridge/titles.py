@@ -39,5 +39,6 @@ async def make_title(functions: Functions, message: str, reply: str) -> Completi
         async for piece in pieces:
             if isinstance(piece, Completion):
                 line = next((line for line in piece.text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
-                return Completion(line[:TITLE_LENGTH].strip(), usage=piece.usage) if line else None
+                title = line[:TITLE_LENGTH].strip()
+                return Completion(title, usage=piece.usage) if title else None
     return None

@@ -16,8 +16,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
-# A provider that asks for a longer pause is asked again after this one.
-LONGEST_WAIT_SECONDS = 3600.0
+LONGEST_WAIT_SECONDS = 3600.0  # a provider that asks for a longer pause is asked again after this one
 CHARACTERS_PER_TOKEN = 4
 
 

@@ -111,8 +111,6 @@ class Worker:
                 self._watchdog.feed()
             await asyncio.sleep(min(1.0, self.settings.sweep_seconds / 4))
 
-    # -- what `jobs` reports ---------------------------------------------------------------------------
-
     def on_added(self, running: RunningJob) -> None:
         """Give a claimed job its task."""
         job = running.job
@@ -140,7 +138,10 @@ class Worker:
             task.add_done_callback(self._background.discard)
 
     async def _attempt(self, running: RunningJob) -> None:
-        result = await turn.run_attempt(running, self._functions, self.settings)
+        try:
+            result = await turn.run_attempt(running, self._functions, self.settings)
+        except Exception as error:  # whatever is wrong with this job, it must not end the others
+            result = turn.failed(running, error, self.settings)
         self._results.enqueue(running, result)
 
 

@@ -66,11 +66,9 @@ class SessionChannels:
     async def send(self, session_id: str, event: str, payload: dict[str, Any]) -> bool:
         """Push a broadcast; see `Connection.send`."""
         channel = self._channels.get(session_id)
-        return (
-            self._connection is not None
-            and channel is not None
-            and await self._connection.send(channel, event, payload)
-        )
+        if self._connection is None or channel is None:
+            return False
+        return await self._connection.send(channel, event, payload)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -20,9 +20,8 @@ from bridge.errors import RealtimeError
 JOIN_SECONDS = 7.0
 SEND_SECONDS = 2.0
 HEARTBEAT_SECONDS = 20
-# A probe is a broadcast to ourselves: how often it is sent, and how long its echo may take.
-PROBE_SECONDS = 8.0
-PROBE_ANSWER_SECONDS = 4.0
+PROBE_SECONDS = 8.0  # how often a probe is sent: a broadcast to ourselves
+PROBE_ANSWER_SECONDS = 4.0  # how long its echo may take
 
 
 class Connection:

@@ -178,9 +178,10 @@ class DeltaPublisher:
         return None
 
     async def _serve(self, reply: OutgoingReply) -> None:
-        reply.is_queued = False
         connection = self.connection(reply)
-        if connection is None or not await self.send(connection, reply):
+        is_sent = connection is not None and await self.send(connection, reply)
+        reply.is_queued = False  # not sooner: until `due` is set, new text must not be queued by the old one
+        if not is_sent:
             if reply in self._open:
                 self._undelivered.add(reply)  # until a channel is joined, or there is more to send
             return

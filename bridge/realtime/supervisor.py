@@ -43,8 +43,9 @@ class Supervisor:
         return any(ready.is_set() for ready in self._running.values())
 
     def restart(self) -> None:
-        """End the current session and start another."""
-        self._restart.set()
+        """End the current session and start another. One that is not ready yet goes on."""
+        if self.is_ready:
+            self._restart.set()
 
     async def run(self) -> None:
         """Run sessions until cancelled."""

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncGenerator
 
-from bridge import FileWrite, Turn, handler
+from bridge import FileWrite, Turn, TurnFailure, Usage, handler
 
 
 @handler("Freeze")
@@ -21,6 +21,23 @@ async def die(turn: Turn) -> AsyncGenerator[str, None]:
     """End the process, like a crash in a native library."""
     yield "so long"
     os._exit(7)
+
+
+class Bare(TurnFailure):
+    """A failure without the fields of one."""
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "bare")
+
+
+@handler("Faulty")
+async def faulty(turn: Turn) -> AsyncGenerator[str | Usage, None]:
+    """Raise a failure that cannot be read, or report an impossible cost."""
+    if "cost" in turn.message:
+        yield Usage(input_tokens=-1)
+        return
+    yield "so long"
+    raise Bare
 
 
 @handler("Loud")

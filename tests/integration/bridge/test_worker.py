@@ -40,6 +40,16 @@ async def test_handler_answers_question(
         assert "".join(delta.get("text", "") for delta in events.of("delta")) == row["content"]
 
 
+async def test_faulty_handler_does_not_end_the_worker(environment: dict[str, str], user: Person) -> None:
+    async with working(environment, handlers=HANDLERS, functions="Faulty,Loud", max_failures=1):
+        faulty = await user.open_session("Faulty", title="named")
+        row = await user.reply(await user.ask(faulty, "raise"))
+        assert (row["status"], row["error"]["code"]) == ("failed", "internal")
+        assert (await user.reply(await user.ask(faulty, "an impossible cost")))["status"] == "done"
+        loud = await user.open_session("Loud", title="named")
+        assert (await user.reply(await user.ask(loud, "hello")))["content"] == "HELLO "
+
+
 async def test_blocked_event_loop_ends_process(environment: dict[str, str], user: Person) -> None:
     process = await run_bridge(
         "run", **environment, BRIDGE_HANDLERS=HANDLERS, BRIDGE_FUNCTIONS="Freeze", BRIDGE_SWEEP_SECONDS="1"

@@ -109,6 +109,26 @@ async def test_worker_of_version_1_does_its_work(
     assert [d for row in events for d in differs(row["payload"], EVENTS[row["event"]], row["event"])] == []
 
 
+async def test_malformed_part_of_a_call_costs_nothing_else(worker: Worker, user: Person) -> None:
+    """A worker may send a value of another type: a run, a file's revision or a checkpoint's seq."""
+    questions = [await user.ask(await user.open_session(title="named"), text) for text in ("first", "second")]
+    assert len(await worker.claim()) == 2
+    first, second = questions
+    good = {"question_id": first, "attempt": 1, "seq": 1, "content": "so far", "data": {"x": 1}}
+    bad = {"question_id": second, "attempt": 1, "seq": "many", "content": "so far"}
+    beat = await worker.call("bridge_beat", NAME, [good, bad])
+    assert beat["results"] == {first: "ok", second: "ok"}
+    assert (await user.reply(first, lambda row: row["seq"] == 1))["data"] == {"x": 1}
+    await worker.call("bridge_beat", NAME, [good | {"seq": 2, "data": None}])
+    assert (await user.reply(first, lambda row: row["seq"] == 2))["data"] is None
+
+    files = [{"path": "bad.py", "content": "x", "revision": "1.5"}, {"path": "good.py", "content": "x"}]
+    done = {"question_id": first, "attempt": 1, "outcome": "done", "user_id": user.id, "content": "fine"}
+    results = [done | {"files": files, "run": None}, done | {"question_id": second, "run": {"created_at": "x"}}]
+    assert (await worker.call("bridge_finish", NAME, results))["results"] == {first: "ok", second: "ok"}
+    assert [file["path"] for file in await user.rows("code_files")] == ["good.py"]
+
+
 @pytest.mark.parametrize(
     ("value", "found"),
     [

@@ -126,3 +126,20 @@ async def test_failed_claim_is_followed_by_smaller_one(monkeypatch: pytest.Monke
     async with running(Slow(), lambda _: waiting == 0):
         assert sizes[:2] == [MOST_SLOTS, MOST_SLOTS // 2]
         assert max(sizes) == MOST_SLOTS
+
+
+async def test_stop_during_claim_that_fills_the_worker_ends_at_once() -> None:
+    answering = asyncio.Event()
+
+    class Slow(FakeStore):
+        async def claim(self, slots: int, holding: list[str]) -> Claim:
+            await answering.wait()
+            return Claim(tuple(Job(str(n), 1, 0, cancel=False) for n in range(slots)), QueueHints(None, 1))
+
+    claims = Watched(Slow(), make_jobs(Owner()))
+    task = asyncio.create_task(claims.run())
+    await until(lambda: claims._is_claiming, within=5)
+    claims.stop()
+    answering.set()
+    await asyncio.wait_for(task, 5)  # a sweep takes 60 s
+    assert claims.ended.is_set()
