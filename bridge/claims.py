@@ -20,14 +20,14 @@ from bridge.store import CALL_SECONDS, TRIES, Store
 
 log = logging.getLogger(__name__)
 
-# How long to wait for a commit to become visible that Realtime has announced.
+# How long to wait before claiming again when Realtime has announced a commit that is not visible yet.
 UNSEEN_SECONDS = 0.02
-# After this it is forgotten: a database that lost its last commits will never show it.
+# When to forget such a commit: a database that lost its last commits will never show it.
 LONGEST_UNSEEN_SECONDS = 10.0
 # How long to wait for a job that is due and was not returned: another transaction has it locked.
 LOCKED_SECONDS = 0.5
 # Every worker is woken by new work. In a larger fleet about this many claim at once, which leaves one question in 3,000
-# without any; the others claim a little later, once for everything announced meanwhile.
+# without a prompt claim; the others claim a little later, once for everything announced meanwhile.
 PROMPT_WORKERS = 8
 STAGGER_SECONDS = (0.5, 2.0)
 # A claim asks for no more than this: each job can bring 768 KiB, and the server has 6 s for the whole answer. After a
@@ -37,7 +37,7 @@ MOST_SLOTS = 32
 LONGEST_SECONDS = 30.0
 # After this many sweeps without a turn of the event loop, or without a claim, something is wrong.
 PATIENCE_SWEEPS = 3
-# A first attempt that had been ready for longer than this when a sweep found it was never announced.
+# If a sweep finds a first attempt that has been ready for longer than this, its announcement was lost.
 ANNOUNCED_MS = 2_000
 
 

@@ -6,7 +6,7 @@
                                         │
                                     reporting ──acknowledge──▶ ended
 
-A job stays in `Jobs` from its claim until the database has acknowledged its result. The first reason to stop counts.
+A job stays in `Jobs` from its claim until the database has acknowledged its result. The first reason to stop wins.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the states know nothing of Realtime
 State = Literal["claimed", "running", "stopping", "reporting", "ended"]
 StopReason = Literal["cancelled", "released", "lost"]
 
-# How long a cancel is remembered whose question is not held here: the answer to its claim may be on its way.
+# How long to remember a cancel for a question that is not held yet: the claim that returns it may be in flight.
 EARLY_CANCEL_SECONDS = 10.0
 
 
@@ -37,7 +37,7 @@ class RunningJob:
     beaten_at: float
     state: State = "claimed"
     stop_reason: StopReason | None = None
-    reannounced: bool = False  # its question was announced again: claim once this attempt has ended
+    reannounced: bool = False  # its question was announced again: claim again after this attempt
 
     def start(self) -> bool:
         """Begin to answer; False if a stop was requested first."""
@@ -78,7 +78,7 @@ class RunningJob:
 
     @property
     def log_fields(self) -> dict[str, object]:
-        """What log lines about the attempt name."""
+        """Fields that identify this attempt in log lines."""
         session_id = self.job.turn.session.id if self.job.turn is not None else None
         return {"question_id": self.job.question_id, "session_id": session_id, "attempt": self.job.attempt}
 

@@ -40,7 +40,7 @@ begin
 end
 $$;
 comment on function bridge.files_of is
-    'The code files of a session, as [{path, language, revision, content}]. Beyond 512 KiB the content is null: with the revision, a reply that writes the file makes no conflict.';
+    'The code files of a session, as [{path, language, revision, content}]. Contents are included newest first, up to 512 KiB in total; after that, content is null. The revision is always sent, so a reply can replace a file whose content it was not given without causing a conflict.';
 
 create function bridge.payload(job bridge.jobs, history int, taken_over boolean) returns jsonb
 language plpgsql stable set search_path = ''
@@ -72,15 +72,15 @@ $$;
 comment on function bridge.payload is 'Everything a worker needs to answer a question, in one value.';
 
 create function bridge.open_attempt(
-    job bridge.jobs, history int, opens boolean default false, taken_over boolean default false
+    job bridge.jobs, history int, is_new boolean default false, taken_over boolean default false
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
     opened jsonb;
 begin
-    if opens and not job.cancel then
-        set constraints all immediate;  -- a deferred trigger fails this job, not the commit of the whole claim
+    if is_new and not job.cancel then
+        set constraints all immediate;  -- so that a deferred trigger fails only this job, not the whole claim
         insert into public.messages as m (session_id, ordinal, role, status, reply_to, attempt)
         values (job.session_id, job.ordinal + 1, 'assistant', 'running', job.question_id, job.attempt)
         on conflict on constraint messages_reply_to_key do update
@@ -105,7 +105,7 @@ exception when others then
 end
 $$;
 comment on function bridge.open_attempt is
-    'Opens the reply row of a new attempt and returns the job''s payload, or {…, broken} if that fails.';
+    'Returns the job''s payload, or {…, broken} if that fails. For a new attempt, it first opens the reply row.';
 
 create function bridge.claim_horizon(worker text) returns timestamptz
 language plpgsql set search_path = ''
@@ -131,7 +131,7 @@ begin
 end
 $$;
 comment on function bridge.claim_horizon is
-    'The time from which on a worker looks for jobs by run_at, set every ten seconds. While a transaction is open anywhere, Postgres keeps the index entries of ended jobs: a search that started at the oldest one was 17 times as slow after 100,000 jobs.';
+    'The earliest run_at that a worker searches from, refreshed every ten seconds. While any transaction is open, Postgres keeps the index entries of ended jobs: after 100,000 of them, a search from the oldest entry was 17 times as slow.';
 
 -- Only heads of sessions have a run_at, and a session has at most one (jobs_head_of_session): a row locked below is
 -- the only job of its session that may run. Everything about it is read in later statements, whose snapshots include
@@ -199,8 +199,8 @@ declare
     job bridge.jobs;
     jobs jsonb[] := '{}';  -- appending to an array does not copy it, unlike appending to a jsonb
 begin
-    -- The answer of an earlier claim was lost: the same attempt again. Such jobs fill slots like any other, so a worker
-    -- that now asks for less gets them in parts.
+    -- Return again, under the same attempt, jobs whose claim answer was lost. They use slots like any other, so a worker
+    -- that now asks for fewer gets them in parts. Even without a free slot it gets one.
     for job in
         select j.* from bridge.jobs j
          where j.id = any (array(
@@ -233,4 +233,4 @@ begin
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others. Returns {jobs: [{question_id, …}], next_in_ms, workers, ready, snapshot}; the claim has not seen transactions that the snapshot does not see.';
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others. Returns {jobs: [{question_id, …}], next_in_ms, workers, ready, snapshot}; the snapshot shows which transactions the claim has seen.';

@@ -52,7 +52,7 @@ export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop
     >
       {editing && (
         <p className="editing" role="status">
-          <span>Editing a question. The original stays in the conversation.</span>
+          <span>Editing your message. The original stays in the conversation.</span>
           <button type="button" className="quiet small" onClick={onCancelEdit}>
             Cancel
           </button>

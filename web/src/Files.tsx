@@ -154,7 +154,7 @@ function FileView({ session, file, isDeleted, onEdit, onEdited, onSelect }: View
       {file.conflict && view !== "versions" && (
         <p className="banner" role="status">
           <span>
-            A reply changed this file while you were editing it. Your edit was kept, and the reply's version was saved.
+            The assistant also changed this file. Your text was kept; the assistant's is under Versions.
           </span>
           <button className="small" onClick={() => show("versions")}>
             Show versions
