@@ -81,7 +81,7 @@ async def test_a_conflicting_reply_becomes_a_version(environment: dict[str, str]
         await tab.until_reply("running")
         model.let_go(times=len(reply))
         await tab.until_reply("done")
-        await expect(tab.page.get_by_text("Your edit was kept")).to_be_visible()
+        await expect(tab.page.get_by_text("Your text was kept")).to_be_visible()
         await expect(tab.page.get_by_test_id("file-content")).to_contain_text("x = 'mine'")
         await tab.press("Show versions")
         conflict = tab.page.get_by_role("list", name="Versions of a.py").get_by_role("button", name="conflict")
