@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.tab import run_node
 from tests.support.database import Row
 from tests.support.workers import working
 
+pytestmark = pytest.mark.usefixtures("sign_up")  # the script signs up by itself; this deletes its users
 USER = Path(__file__).with_name("user.mjs")
 
 

@@ -170,14 +170,18 @@ async def test_concurrent_claims_keep_each_session_in_order(
     assert watch.wrong == []
     assert len(asked) >= MESSAGES
     assert len(retried) > 10
-    cursor = await db.execute("select status, count(*) from public.messages where role = 'user' group by status")
+    cursor = await db.execute(
+        "select status, count(*) from public.messages where role = 'user' and session_id = any (%s::uuid[]) group by 1",
+        [sessions],
+    )
     statuses = {row["status"]: row["count"] for row in await cursor.fetchall()}
     assert set(statuses) <= {"done", "failed", "cancelled"}
     assert sum(statuses.values()) == len(asked)
     cursor = await db.execute(
         "select count(*) from public.messages q left join public.messages r on r.reply_to = q.id"
-        " where q.role = 'user' and (q.status <> 'cancelled' or r.id is not null)"
-        " and (r.status is distinct from q.status or r.ordinal <> q.ordinal + 1)"
+        " where q.role = 'user' and q.session_id = any (%s::uuid[]) and (q.status <> 'cancelled' or r.id is not null)"
+        " and (r.status is distinct from q.status or r.ordinal <> q.ordinal + 1)",
+        [sessions],
     )
     assert await cursor.fetchall() == [{"count": 0}], "a question has no reply, or one with another status"
 
