@@ -1,4 +1,4 @@
-"""Ends the process when its event loop has stopped: no host restarts a machine because a health check fails."""
+"""Ends the process when its event loop has stopped: not every host restarts a machine because a health check fails."""
 
 import faulthandler
 import logging

@@ -1,4 +1,4 @@
-"""The worker: starts its loops, hands signals to them, gives every job a task, and drains.
+"""The worker: starts its loops, hands wake-ups and cancels to them, gives every job a task, and drains.
 
 listener ──Work──▶ claims ──Job──▶ jobs ──▶ one task a job: turn.run_attempt ──Result──▶ results
     └──Cancel──▶ jobs ◀──cancel, lost── beats ◀──checkpoints── jobs
@@ -67,8 +67,8 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `drain` is called and done. An error of a loop is raised, in a group."""
-        rooms = (self.listener, self.publisher, self.claims, self._beats, self._results)
-        loops = [room.run for room in rooms] + [self._handle_signals, self._feed_watchdog]
+        parts = (self.listener, self.publisher, self.claims, self._beats, self._results)
+        loops = [part.run for part in parts] + [self._handle_signals, self._feed_watchdog]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop(), name=loop.__qualname__) for loop in loops]
             try:

@@ -59,8 +59,8 @@ class OutgoingReply:
     def checkpoint(self) -> Checkpoint:
         """The lease's extension, with the reply so far if it grew.
 
-        Text that a joining channel is about to deliver is left to it: in the row, clients would see it only with the
-        next event. But no longer than a join may take: a join without an answer must not keep text from the row.
+        While its channel is joining, the checkpoint leaves out text that the channel will deliver: a checkpoint sends
+        no event. This ends at `join_deadline`, so that a join that never completes cannot keep text out of the row.
         """
         return self._publisher.checkpoint(self)
 
@@ -146,7 +146,7 @@ class DeltaPublisher:
         return next((c for c in self._connections if c.is_joined(reply.stream.session_id)), None)
 
     def is_joining(self, reply: OutgoingReply) -> bool:
-        """Whether the reply's channel is joined, or will be unless something breaks. A first connection counts."""
+        """Whether the reply's channel is joined, or expected to be: also on a connection that starts."""
         up = [c for c in self._connections if c.supervisor.is_ready or c.supervisor.sessions <= 1]
         return any(connection.wants(reply.stream.session_id) for connection in up)
 
@@ -166,7 +166,7 @@ class DeltaPublisher:
                     await self._wake.wait()
 
     def _next_at(self) -> float | None:
-        """When the next delta may be sent: that of the reply that waited longest. None: there is none to send."""
+        """When the next delta may be sent: that of the reply that is due first. None: there is none to send."""
         while self._queue:
             due, _, reply = self._queue[0]
             if reply.stream.is_dirty and reply in self._open:

@@ -132,7 +132,7 @@ begin
         else
             state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
         end if;
-        -- a deleted session does not save its user the tokens
+        -- deleting the session does not avoid the charge: the tokens were used
         if state = 'gone' or (job.id is not null and state = 'ok') then
             charges := charges || (coalesce(result.run, '{}') || jsonb_build_object(
                 'user_id', coalesce(job.user_id::text, result.user_id)));
