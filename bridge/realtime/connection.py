@@ -123,10 +123,15 @@ class Connection:
         return True
 
     def _on_echo(self, message: Any) -> None:
-        payload = message.get("payload") if isinstance(message, dict) else None
-        nonce = payload.get("nonce") if isinstance(payload, dict) else None
+        nonce = dict_at(message, "payload").get("nonce")
         if isinstance(nonce, str):
             self._echoes.put_nowait(nonce)
+
+
+def dict_at(value: Any, key: str) -> dict[str, Any]:
+    """The dict at `key`; empty where the message is malformed, because a callback must not raise."""
+    inner = value.get(key) if isinstance(value, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def channel_config(*, private: bool, echo: bool) -> Any:

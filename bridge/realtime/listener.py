@@ -16,7 +16,7 @@ from typing import Any
 
 from realtime import RealtimePostgresChangesListenEvent
 
-from bridge.realtime.connection import JOIN_SECONDS, PROBE_SECONDS, Connection
+from bridge.realtime.connection import JOIN_SECONDS, PROBE_SECONDS, Connection, dict_at
 from bridge.realtime.supervisor import Supervisor
 
 # Sessions are replaced at this age: tokens expire, and servers forget. The second lane cannot probe itself, so it is
@@ -94,12 +94,12 @@ class WakeupListener:
 
     async def _listen_for_broadcasts(self, on_ready: Callable[[], None]) -> None:
         def on_work(message: Any) -> None:
-            payload = _dict(message, "payload")
+            payload = dict_at(message, "payload")
             ids, xid = _strings(payload.get("question_ids")), payload.get("xid")
             self._enqueue(Work("broadcast", ids, xid if isinstance(xid, int) else None))
 
         def on_cancel(message: Any) -> None:
-            for question_id in _strings([_dict(message, "payload").get("question_id")]):
+            for question_id in _strings([dict_at(message, "payload").get("question_id")]):
                 self._enqueue(Cancel(question_id))
 
         async with Connection(self._url, self._key) as connection:
@@ -122,7 +122,7 @@ class WakeupListener:
         flowing = asyncio.Event()
 
         def on_insert(message: Any) -> None:
-            record = _dict(_dict(message, "data"), "record")
+            record = dict_at(dict_at(message, "data"), "record")
             self._enqueue(Work("changes", _strings([record.get("id")])))
 
         def on_system(payload: Any) -> None:
@@ -140,12 +140,6 @@ class WakeupListener:
             on_ready()
             self._enqueue(Work("subscribed"))
             await connection.wait()
-
-
-def _dict(value: Any, key: str) -> dict[str, Any]:
-    """The dict at `key`; empty where the message is malformed, because a callback must not raise."""
-    inner = value.get(key) if isinstance(value, dict) else None
-    return inner if isinstance(inner, dict) else {}
 
 
 def _strings(values: Any) -> tuple[str, ...]:
