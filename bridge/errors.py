@@ -12,6 +12,7 @@
         ├── ModelRefused         the provider rejected the request for good (400, 401, 403, 404 …)
         ├── ModelUnavailable     the provider may answer later (429, 5xx, refused, broken off, timeout)
         ├── BadOutput            the model's output does not match the function's return type
+        ├── ContextTooLong       the conversation is longer than the model can read
         ├── AnswerTooLong        the model reached its output limit before the answer was complete
         ├── HandlerFailed        a handler raised an exception of its own
         └── Unstorable           the database rejects the reply because of its content
@@ -93,6 +94,14 @@ class BadOutput(TurnFailure):
     """The model's output does not match the function's return type; a retry may succeed."""
 
     retryable = True
+
+
+class ContextTooLong(TurnFailure):
+    """The conversation is longer than the model can read, even without the oldest messages and the files."""
+
+    def __init__(self, detail: str = "") -> None:
+        problem = "The conversation is too long for the model. Start a new session, or send less text."
+        super().__init__("model_context", problem, detail=detail)
 
 
 class AnswerTooLong(TurnFailure):

@@ -74,20 +74,25 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The reply so far: its whole text, and a snapshot of its structured part (None if it has none)."""
+    """The reply so far: its whole text, and a snapshot of its structured part (None if it has none).
+
+    `has_begun` is False while the provider shows signs of life, but the model has written no word and no thought.
+    """
 
     text: str
     data: Any = None
+    has_begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The complete reply."""
+    """The complete reply. `is_truncated` means that the model reached its output limit in a plain text."""
 
     text: str
     data: Any = None
     files: tuple[FileWrite, ...] = ()
     usage: Usage = Usage()
+    is_truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,8 @@ async def _run_function(running: RunningJob, turn: Turn, functions: Functions, s
                 if isinstance(piece, Completion):
                     return piece
                 running.reply.publish(piece)
-                patience, code = settings.idle_seconds, "model_stalled"
+                if piece.has_begun:
+                    patience, code = settings.idle_seconds, "model_stalled"
     except TimeoutError:
         detail = f"over {settings.total_seconds:g} s"
         raise ModelUnavailable("model_slow", "The model took too long to answer.", detail=detail) from None

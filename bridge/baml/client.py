@@ -1,29 +1,44 @@
-"""One call of a BAML function: its partial results, its result, and what the provider reported.
+"""One call of a BAML function: its partial results, and how it ended.
 
 The stream that baml-py 0.226.3 offers (`async for`) starts a thread for each call and polls. Leaving it early blocks
 the event loop for five seconds while the provider keeps generating. So a call is driven one level lower, through the
 private API that the generated client itself uses: `create_async_stream`, `on_event`, `done`, `cast_to`.
 tests/integration/bridge/baml/test_pin.py fails when an upgrade changes any of it.
+
+BAML builds the request, sends it and parses structures. What was answered is read from the provider's own events, which
+a `Collector` keeps (`bridge.baml.events`). They are polled: a callback for each event would cost 50 µs.
 """
 
 import asyncio
 import importlib
 import inspect
-import threading
+import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
 from baml_py import Collector
-from baml_py.baml_py import AbortController
+from baml_py.baml_py import AbortController, BamlError
 
-from bridge.baml.provider import Report, added_text, events, read_report
+from bridge.baml.answer import Answer
+from bridge.baml.escapes import decode_escapes, restore
+from bridge.baml.events import read_event
+from bridge.baml.failures import Response
+from bridge.model import Usage
 
-PARSE_SHARE = 0.04  # share of one core for parsing the partials of one stream; each parse covers the whole text so far
-PARSE_SECONDS = 0.05  # shortest pause between two structured partials; BAML sends text at the same pace
-PARSE_LONGEST = 5.0  # longest pause, in seconds, so that a long reply keeps showing signs of life
+# The providers whose events the collector keeps. Of others (aws-bedrock), BAML's own reading has to be believed.
+READABLE = frozenset({
+    "openai", "openai-generic", "openai-responses", "azure-openai", "ollama", "openrouter",
+    "anthropic", "google-ai", "vertex-ai",
+})  # fmt: skip
+
+READ_SHARE = 0.04  # share of one core for reading one stream; parsing a structure covers the whole text so far
+READ_SECONDS = 0.05  # shortest pause between two partials
+READ_LONGEST = 5.0  # longest pause, in seconds, so that a long reply keeps showing signs of life
+SETTLE_SECONDS = 3.0  # how long a whole answer waits for token counts, if the provider does not close the stream
 ABORT_SECONDS = 2.0  # how long an aborted call may take to end; it takes about 0.001
 
 
@@ -43,84 +58,150 @@ class Client:
         self.sources: Mapping[str, str] = importlib.import_module(f"{module.__name__}.inlinedbaml").get_baml_files()
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a call ended: the answer, or None if the provider's events cannot be read; what BAML made of it.
+
+    `result` is BAML's, in Python's types, and `raw` the text that it comes from; or else `error` is what BAML raised.
+    `response` is that of a call that failed before its first event, or that does not stream.
+    """
+
+    answer: Answer | None
+    usage: Usage
+    raw: str | None = None
+    result: Any = None
+    error: BamlError | None = None
+    response: Response = field(default_factory=Response)
+
+
 class Call:
     """A running call. Create it on the event loop, and always `close` it: that ends the provider's connection.
 
-    `text` means that the function returns a string. BAML then sends partials by itself, every 50 ms. For any other
-    type it would parse the whole text for each of them, at any cost; those are parsed here instead, at a pace that
-    their own cost limits. Raises what baml-py raises if the call cannot begin.
+    `is_text` means that the function returns a string. Raises what baml-py raises if the call cannot begin.
     """
 
-    def __init__(self, client: Client, name: str, args: dict[str, Any], *, text: bool, env: Mapping[str, str]) -> None:
-        self._client, self._name, self._text = client, name, text
+    def __init__(
+        self, client: Client, name: str, args: dict[str, Any], *, is_text: bool, env: Mapping[str, str]
+    ) -> None:
+        self._client, self._name, self._is_text = client, name, is_text
         self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
-        self._newest: Any = None
-        # Of a structured stream: the raw text, the client in `baml_src` that it comes from, how many events were read.
-        self._raw, self._raw_client, self._events_read = "", "", 0
+        self._begun = asyncio.Event()
+        self._is_alive = False  # something came since the last look
+        self._newest: Any = None  # of a text: BAML's newest result, for providers whose events cannot be read
+        self._answers: dict[str, Answer] = {}  # by the id of the request: a client in baml_src may have fallbacks
+        self._call: Any = None  # the one that gave the answer
+        self._answer: Answer | None = None
+        self._is_superseded = False  # BAML has begun another call since
+        self._whole_at: float | None = None  # on the loop's clock: when the answer was found to be whole
+        self._waiter: asyncio.Future[None] | None = None
         self._controller = AbortController()  # kept to the end: baml-py aborts the call when it is collected
         self._collector = Collector(name)
         options = {"abort_controller": self._controller, "collector": self._collector, "env": dict(env)}
-        # Do not read the collector before the first event: it may know of a call whose start is not stored yet. baml-py
-        # then panics, and every later call of the process fails.
-        begun = self._begun = threading.Event()
-        if not text:
-            options["on_tick"] = lambda *_: begun.set()  # for each event, on a thread of baml-py
+        if not is_text:
+            # With `on_event`, BAML would parse the whole structure every 50 ms, at any cost.
+            options["on_tick"] = lambda *_: self._on_event(None)
         context, self._stream = client.manager(options).create_async_stream(function_name=name, args=args)
-        if text:
+        if is_text:
             self._stream.on_event(self._on_event)
         self.done: asyncio.Future[Any] = asyncio.ensure_future(self._stream.done(context))
         self.done.add_done_callback(self._on_done)
 
     def _on_event(self, result: Any) -> None:
-        # Runs on a thread of baml-py and must not raise into it. Only the newest result counts.
+        # Runs on a thread of baml-py and must not raise into it.
         self._newest = result
-        with suppress(RuntimeError):  # the event loop has ended, and with it every reader
-            self._loop.call_soon_threadsafe(self._changed.set)
+        if not self._is_alive:
+            self._is_alive = True
+            if not self._begun.is_set():
+                with suppress(RuntimeError):  # the event loop has ended, and with it every reader
+                    self._loop.call_soon_threadsafe(self._begun.set)
 
     def _on_done(self, future: asyncio.Future[Any]) -> None:
-        self._changed.set()
+        self._begun.set()
+        self._wake()
         if not future.cancelled():
             future.exception()  # marks it as retrieved, or asyncio logs it when no reader is left
 
-    def partials(self) -> AsyncGenerator[Any, None]:
-        """Yield the newest partial result each time there is one and the reader asks; end when the call ends.
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
-        None is a sign of life: the model is writing, but it is thinking, or its text cannot be parsed yet.
-        There is no timeout here: the client's own (baml_src/clients.baml) and the turn's apply.
+    async def _wait(self, seconds: float) -> None:
+        """Wait, or until the call is done. It costs less than `asyncio.wait`, and runs 20 times a second."""
+        self._waiter = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._wake)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+
+    async def partials(self) -> AsyncGenerator[Any, None]:
+        """Yield the newest partial result whenever something came from the provider; end when the answer ends.
+
+        None means that there is nothing new to show: the model is thinking, or its text cannot be parsed yet. There is
+        no timeout here: the client's own (baml_src/clients.baml) and the turn's apply.
         """
-        return self._text_partials() if self._text else self._structured_partials()
-
-    async def _text_partials(self) -> AsyncGenerator[Any, None]:
+        # Do not read the collector before the first event: it may know of a call whose start is not stored yet. baml-py
+        # then panics, and every later call of the process fails.
+        await self._begun.wait()
+        shown = ""
         while not self.done.done():
-            await self._changed.wait()
-            self._changed.clear()
-            newest, self._newest = self._newest, None
-            if newest is not None and newest.is_ok():
-                yield self._cast(newest, partial=True)
-
-    async def _structured_partials(self) -> AsyncGenerator[Any, None]:
-        pause = PARSE_SECONDS
-        while True:
-            await asyncio.wait([self.done], timeout=pause)
-            if self.done.done():
+            started = time.thread_time()  # CPU time: time that the machine spent elsewhere is no cost of the reading
+            is_alive, self._is_alive = self._is_alive, False
+            is_alive = self._read() or is_alive
+            if self._is_over():
                 return
-            started = time.thread_time()  # CPU time: time that the machine spent elsewhere is no cost of the parse
-            known = len(self._raw)
-            alive = self._begun.is_set() and self._read_events()
-            value = self._parse() if len(self._raw) != known else None
-            pause = min(max(PARSE_SECONDS, (time.thread_time() - started) / PARSE_SHARE), PARSE_LONGEST)
-            if alive:
+            value = None
+            if self._answer is None:
+                if is_alive and self._newest is not None and self._newest.is_ok():
+                    value = self._cast(self._newest, partial=True)
+            elif (text := self._answer.text) != shown:
+                shown = text
+                value = text if self._is_text else self._parse_partial(text)
+            pause = min(max(READ_SECONDS, (time.thread_time() - started) / READ_SHARE), READ_LONGEST)
+            if is_alive:
                 yield value
+            await self._wait(pause)
 
-    async def result(self) -> Any:
-        """Wait for the end and return the result. Raises what baml-py raises."""
-        await asyncio.wait([self.done])
-        return self._cast(self.done.result(), partial=False)
+    @property
+    def has_begun(self) -> bool:
+        """Whether the model has written a word or a thought, as far as this can be told."""
+        return self._begun.is_set() if self._answer is None else self._answer.has_begun
+
+    async def end(self) -> Ended:
+        """Wait until the answer has ended, unless `partials` found its end, and return all of it."""
+        if not self._is_over():
+            await asyncio.wait([self.done])
+        if self._begun.is_set():
+            self._read()
+        response = Response()
+        if self._call is not None and (answered := self._call.http_response) is not None:
+            headers = {name.lower(): str(value) for name, value in answered.headers.items()}
+            response = Response(answered.body.text(), headers)
+            if answered.status < 300 and self._call.provider in READABLE and self._answer is None:
+                self._answer = Answer()  # the client does not stream: the whole answer is one body
+                read_event(self._answer, response.body)
+        ended = Ended(self._answer, _usage(self._answer, self._call), response=response)
+        if not self.done.done():
+            return ended
+        try:
+            result = self._cast(self.done.result(), partial=False)
+            return replace(ended, raw=log.raw_llm_response if (log := self._collector.last) else None, result=result)
+        except BamlError as error:
+            return replace(ended, error=error)
+
+    def parse(self, text: str) -> Any:
+        """Parse the text of a whole structured answer, and return it as JSON values. Raises what baml-py raises."""
+        return restore(getattr(self._client.functions.parse, self._name)(decode_escapes(text)))
+
+    def _parse_partial(self, text: str) -> Any:
+        try:
+            return restore(getattr(self._client.functions.parse_stream, self._name)(decode_escapes(text, partial=True)))
+        except Exception:
+            return None  # as is common for half a structure; if the whole cannot be parsed either, `parse` raises
 
     def abort(self) -> None:
         """Close the provider's connection at once, without waiting for the call to end."""
-        if self._text:
+        if self._is_text:
             # The stream would keep this object alive. With None, baml-py would complain on stderr at every event.
             self._stream.on_event(lambda _: None)
         if not self.done.done():
@@ -132,38 +213,71 @@ class Call:
         if not self.done.done():
             await asyncio.wait([self.done], timeout=ABORT_SECONDS)
 
-    def report(self) -> Report:
-        """Return what the provider has reported so far."""
-        call = self._last_call()
-        return Report() if call is None else read_report(call)
-
     def _cast(self, result: Any, *, partial: bool) -> Any:
         client = self._client
         return result.cast_to(client.types, client.types, client.partial_types, partial, client.runtime)
 
-    def _read_events(self) -> bool:
-        """Add the events since the last time to the raw text; True if there were any, with or without text.
+    def _read(self) -> bool:
+        """Read the events since the last time; True if there were any.
 
-        Another client, or fewer events than before, means a new call: a client in `baml_src` may have fallbacks.
+        The answer is that of the call that began last, whatever their order in the collector (baml #2441). But if BAML
+        asked again although an answer was whole (it could not read an event after it), the whole one counts.
         """
-        if (call := self._last_call()) is None:
-            return False
-        so_far = events(call)
-        if call.client_name != self._raw_client or len(so_far) < self._events_read:
-            self._raw, self._raw_client, self._events_read = "", call.client_name, 0
-        new = so_far[self._events_read :]
-        self._raw += "".join(added_text(event.text) for event in new)
-        self._events_read = len(so_far)
-        return bool(new)
-
-    def _parse(self) -> Any:
-        """Parse the text so far; None if it cannot be parsed yet, as is common for half a structure."""
-        try:
-            return getattr(self._client.functions.parse_stream, self._name)(self._raw)
-        except Exception:
-            return None  # if the whole text cannot be parsed either, `result` raises
-
-    def _last_call(self) -> Any:
         log = self._collector.last
-        calls = log.calls if log else None
-        return calls[-1] if calls else None
+        calls = log.calls if log else ()
+        is_alive, best, newest = False, (False, -1, False), -1
+        for call in calls:
+            began = call.timing.start_time_utc_ms
+            newest = max(newest, began)
+            request_id = call.http_request.id if call.http_request else ""
+            answer = self._answers.get(request_id)
+            if call.provider in READABLE and (events := _events(call)):
+                if answer is None:
+                    answer = self._answers[request_id] = Answer()
+                for event in events[answer.events :]:
+                    read_event(answer, event.text)
+                    is_alive = True
+            order = (answer is not None and answer.is_whole, began, answer is not None)
+            if order > best:
+                best, self._call, self._answer = order, call, answer
+        self._is_superseded = best[1] < newest
+        return is_alive
+
+    def _is_over(self) -> bool:
+        """Whether the answer is whole although the call goes on: the provider did not close it, or BAML asks again."""
+        if self._answer is None or not self._answer.is_whole:
+            self._whole_at = None
+            return False
+        if self._whole_at is None:
+            self._whole_at = self._loop.time()
+        return self._is_superseded or self._loop.time() - self._whole_at > SETTLE_SECONDS
+
+
+def _events(call: Any) -> Sequence[Any]:
+    """Return the events of a call so far; each has a `text`. A call that failed before its first event has none."""
+    read = getattr(call, "sse_responses", None)
+    return (read() or ()) if read else ()
+
+
+def _usage(answer: Answer | None, call: Any) -> Usage:
+    """Return what the call cost: from its events, and what they do not say from BAML and the request."""
+    usage = answer.usage if answer is not None else Usage()
+    if call is None:
+        return usage
+    counted = call.usage
+    model = usage.model or (_model_asked(call.http_request.body.text()) if call.http_request else None)
+    return Usage(
+        model,
+        counted.input_tokens if usage.input_tokens is None and counted else usage.input_tokens,
+        counted.output_tokens if usage.output_tokens is None and counted else usage.output_tokens,
+        counted.cached_input_tokens if usage.cached_tokens is None and counted else usage.cached_tokens,
+    )
+
+
+def _model_asked(body: str) -> str | None:
+    try:
+        request = json.loads(body)
+    except ValueError:
+        return None
+    model = request.get("model") if isinstance(request, dict) else None
+    return model if isinstance(model, str) else None

@@ -7,17 +7,18 @@ import os
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, NamedTuple, Self, get_type_hints
 
 from baml_py.baml_py import BamlError, get_version, set_log_level
-from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from bridge.baml.arguments import Parameter, bind_arguments, read_parameters
-from bridge.baml.client import Call, Client
-from bridge.baml.provider import Report, judge_ending, translate_error
-from bridge.errors import BadRequest, ModelUnavailable, SetupError
+from bridge.baml.client import Call, Client, Ended
+from bridge.baml.context import shorten
+from bridge.baml.failures import Response, clean, name_error, translate_error
+from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelUnavailable, SetupError
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,11 @@ CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about
 
 
 class BamlFunction(NamedTuple):
-    """One function of a generated client. `text` means that it returns a plain string."""
+    """One function of a generated client. `is_text` means that it returns a plain string."""
 
     client: Client
     parameters: tuple[Parameter, ...]
-    text: bool
+    is_text: bool
 
 
 class BamlFunctions:
@@ -57,13 +58,30 @@ class BamlFunctions:
         function = self._functions.get(turn.function)
         if function is None:
             raise BadRequest("unknown_function", f"There is no function named `{turn.function[:80]}`.")
+        while True:
+            try:
+                async with aclosing(self._ask(function, turn)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                return
+            except ContextTooLong as failure:
+                shorter = shorten(turn, [parameter.name for parameter in function.parameters])
+                if shorter is None:
+                    raise
+                counts = (len(turn.messages), len(turn.files), len(shorter.messages), len(shorter.files))
+                log.info("too long for the model: %d messages and %d files, now %d and %d", *counts)
+                log.debug("the model's words: %s", failure.detail)
+                turn = shorter
+
+    async def _ask(self, function: BamlFunction, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
+        """Call the model once."""
         arguments = bind_arguments(function.parameters, turn)
         if self._closed:
             raise ModelUnavailable("shutting_down", "The service is restarting.")
         try:
-            call = Call(function.client, turn.function, arguments, text=function.text, env=self._env)
+            call = Call(function.client, turn.function, arguments, is_text=function.is_text, env=self._env)
         except BamlError as error:
-            raise translate_error(error, Report(), self._env) from None
+            raise translate_error(error, Response(), self._env) from None
         self._calls.add(call)
         call.done.add_done_callback(lambda _: self._calls.discard(call))
         try:
@@ -72,18 +90,38 @@ class BamlFunctions:
                 async for value in values:
                     if value is not None:
                         partial = _to_partial(value)
-                    yield partial
-            try:
-                result = await call.result()
-            except BamlError as error:
-                raise translate_error(error, call.report(), self._env) from None  # the cause contains the prompt
-            report = call.report()
-            if failure := judge_ending(report, text=isinstance(result, str)):
-                raise failure
-            completion = _to_completion(result, report.usage)
+                    yield replace(partial, has_begun=call.has_begun)
+            completion = self._complete(function, call, await call.end())
         finally:
             await call.close()
         yield completion
+
+    def _complete(self, function: BamlFunction, call: Call, ended: Ended) -> Completion:
+        """Return the complete reply, or raise the TurnFailure that stands in its way."""
+        answer, error = ended.answer, ended.error
+        broken = None if error is None else translate_error(error, ended.response, self._env)
+        if answer is None:
+            if broken is not None:
+                raise broken from None
+            completion = _to_completion(ended.result, ended.usage)
+            if ended.result is None or completion.text == "" == completion.data:
+                raise ModelUnavailable("model_empty", "The model gave no answer.")
+            return completion
+        if isinstance(broken, BadOutput):
+            broken = None  # the answer arrived; it is judged and parsed below
+        if failure := answer.judge(broken, is_text=function.is_text):
+            failure.detail = clean(failure.detail, self._env)
+            raise failure
+        if function.is_text:
+            return Completion(answer.text, usage=ended.usage, is_truncated=answer.is_truncated)
+        if error is None and ended.raw == answer.text and "\\" not in answer.text:
+            return _to_completion(ended.result, ended.usage)  # BAML has read and parsed the same text
+        try:
+            return _to_completion(call.parse(answer.text), ended.usage)
+        except BamlError as complaint:
+            problem = "The model's answer does not have the expected format."
+            detail = clean(name_error(complaint), self._env)
+            raise BadOutput("model_output", problem, detail=detail) from None  # the cause contains the prompt
 
     async def close(self) -> None:
         """Abort every running call and wait for it to end. A call that outlives the process aborts the interpreter."""
@@ -133,32 +171,40 @@ def _check_variables(client: Client, env: Mapping[str, str]) -> None:
 
 def _to_partial(value: Any) -> Partial:
     """Convert a partial result: the text of `reply`, and all other fields except `files` as data."""
-    if isinstance(value, str):
-        return Partial(value)
-    data = to_jsonable_python(value)
-    if not isinstance(value, BaseModel) or not isinstance(data, dict):
+    data = _unwrapped(to_jsonable_python(value))
+    if isinstance(data, str):
+        return Partial(data)
+    if not isinstance(data, dict):
         return Partial("", data)
-    reply = data.pop("reply", None)
+    reply = _unwrapped(data.pop("reply", None))
     data.pop("files", None)
     return Partial(reply if isinstance(reply, str) else "", data or None)
 
 
 def _to_completion(value: Any, usage: Usage) -> Completion:
-    if isinstance(value, str):
-        return Completion(value, usage=usage)
-    data = to_jsonable_python(value)
+    data = _unwrapped(to_jsonable_python(value))
+    if isinstance(data, str):
+        return Completion(data, usage=usage)
     fields = data if isinstance(data, dict) else {}
-    reply = fields.get("reply")
+    reply = _unwrapped(fields.get("reply"))
     return Completion(reply if isinstance(reply, str) else "", data, _to_files(fields.get("files")), usage)
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return the value inside of what BAML wraps it in, for `@check` and `@stream.with_state`; both can be nested."""
+    while isinstance(value, dict) and value.keys() in ({"value", "checks"}, {"value", "state"}):
+        value = value["value"]
+    return value
 
 
 def _to_files(value: Any) -> tuple[FileWrite, ...]:
     """Convert a field `files`. If it holds anything but files, it is ordinary data and gives none."""
     files = []
-    for item in value if isinstance(value, list) else ():
-        match item:
-            case {"path": str(path), "content": str(content)}:
-                language = item.get("language")
+    value = _unwrapped(value)
+    for item in map(_unwrapped, value) if isinstance(value, list) else ():
+        match {name: _unwrapped(field) for name, field in item.items()} if isinstance(item, dict) else item:
+            case {"path": str(path), "content": str(content), **others}:
+                language = others.get("language")
                 files.append(FileWrite(path, content, language if isinstance(language, str) else None))
             case _:
                 return ()

@@ -25,7 +25,7 @@ from tests.integration.bridge.baml.calls import collect, fail, turn, variables
         ("tokens=20 cut=10", ModelUnavailable, "model_cut"),
         ("tokens=20 clean_cut=0", ModelUnavailable, "model_cut"),
         ("tokens=20 clean_cut=10", ModelUnavailable, "model_cut"),
-        ("tokens=20 fail=10", ModelUnavailable, "model_cut"),
+        ("tokens=20 fail=10", ModelUnavailable, "model_unavailable"),
         ("tokens=20 finish=content_filter", ModelRefused, "model_filtered"),
     ],
 )

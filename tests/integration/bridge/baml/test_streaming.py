@@ -39,13 +39,13 @@ async def test_collector_is_not_read_before_the_first_event(
 ) -> None:
     """baml-py panics when a call is just beginning, and then every later call of the process fails."""
     sent: list[int] = []
-    last_call = Call._last_call
+    read = Call._read
 
-    def note(call: Call) -> object:
+    def note(call: Call) -> bool:
         sent.append(model.requests[-1].sent if model.requests else 0)
-        return last_call(call)
+        return read(call)
 
-    monkeypatch.setattr(Call, "_last_call", note)
+    monkeypatch.setattr(Call, "_read", note)
     partials, _ = await collect(functions, turn("[[tokens=40 first=0.4 delay=0.06]]", "Code"))
     assert len(partials) > 3
     assert min(sent) > 0

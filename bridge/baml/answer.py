@@ -1,0 +1,226 @@
+"""What a provider has said so far, whatever format it said it in, and whether that is its whole answer.
+
+`bridge.baml.events` reads the formats and fills an `Answer`. BAML is not asked: it drops an event that it cannot read
+unless it is the last one, and reports success for a stream that is cut off (baml-py 0.226.3).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bridge.baml.endings import is_good, is_too_long, judge_reason, refusal
+from bridge.errors import AnswerTooLong, ModelUnavailable, TurnFailure
+from bridge.model import Usage
+
+Part = tuple[int, int]
+FIRST: Part = (0, 0)
+
+# How models that a server does not parse mark their reasoning at the head of a text: DeepSeek and Qwen, Gemma,
+# Seed, Magistral, Kimi.
+_REASONING = {
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<seed:think>": "</seed:think>",
+    "[THINK]": "[/THINK]",
+    "◁think▷": "◁/think▷",
+}
+_LONGEST_MARK = max(map(len, _REASONING))
+_REFUSAL_CHARACTERS = 500
+
+
+class Answer:
+    """An answer as it grows. Text comes in parts: blocks of Anthropic, items of OpenAI's responses, otherwise one."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.events = 0
+        self.lost: str | None = None  # why something that was said may be missing
+        self.reason: str | None = None  # how it ended, in lower case
+        self._parts: dict[Part, list[str]] = {}
+        self._final: set[Part] = set()
+        self._last: Part = FIRST
+        self._has_thought = False
+        self._refusal: list[str] = []
+        self._failure: TurnFailure | None = None
+        self._is_confirmed = True  # nothing was said after the ending, or the stream was closed after it
+        self._number, self._rises = -1, 0
+        self._text = ""
+        self._is_joined = True
+
+    # -- what an event says ------------------------------------------------------------------------------
+
+    def say(self, text: str, part: Part | None = None) -> None:
+        """Text was added, to the part named or to the last one."""
+        self._last = part = self._last if part is None else part
+        if not text or part in self._final:
+            return
+        self._parts.setdefault(part, []).append(text)
+        self._is_joined = False
+        if self.reason is not None:
+            self._is_confirmed = False
+
+    def restart(self) -> None:
+        """The message begins again, as after a retry of a proxy: what was said of an unfinished one does not count."""
+        if self.reason is None:
+            self._parts.clear()
+            self._is_joined = False
+
+    def settle(self, text: str, part: Part) -> None:
+        """The provider repeats a part as a whole. That counts, and not the pieces before it."""
+        if not text:
+            return
+        self._parts[part] = [text]
+        self._final.add(part)
+        self._is_joined = False
+
+    def settle_all(self, parts: Mapping[Part, str]) -> None:
+        """The provider repeats everything: nothing is missing."""
+        self._parts = {part: [text] for part, text in parts.items()}
+        self._final = set(parts)
+        self._is_joined = False
+        self.lost = None
+
+    def think(self) -> None:
+        """Something was written that is not for the reader: reasoning, or a call of a tool."""
+        self._has_thought = True
+
+    def refuse(self, text: str) -> None:
+        """Text of a refusal was added."""
+        if text:
+            self._refusal.append(text)
+
+    def settle_refusal(self, text: str) -> None:
+        """The provider repeats its refusal as a whole."""
+        if text:
+            self._refusal = [text]
+
+    def end(self, reason: str) -> None:
+        """The provider says how the answer ended. After a good end only more text or a worse end counts."""
+        reason = reason.partition(":")[0].strip().lower()  # Gemini's dialect adds its own reason after a colon
+        if not reason or reason == "null":  # DashScope sends the word while the answer goes on
+            return
+        if self.reason is None or is_good(self.reason):
+            self.reason = reason
+        self._is_confirmed = True
+
+    def close(self) -> None:
+        """The provider marks the end of the stream."""
+        self._is_confirmed = True
+
+    def fail(self, failure: TurnFailure) -> None:
+        """An event carries an error. What was whole before it stays whole."""
+        if not self.is_whole and self._failure is None:
+            self._failure = failure
+
+    def lose(self, detail: str) -> None:
+        """An event cannot be read. What was whole before it stays whole."""
+        if not self.is_whole and self.lost is None:
+            self.lost = detail
+
+    def spend(self, **counts: int | str | None) -> None:
+        """Token counts, or the model's name, were reported. The newest counts, but a zero is no news."""
+        known: dict[str, Any] = {
+            name: value for name, value in counts.items() if value or (value == 0 and getattr(self.usage, name) is None)
+        }
+        if known:
+            self.usage = replace(self.usage, **known)
+
+    def is_repeated(self, number: object) -> bool:
+        """Whether an event with this sequence number was read before; always False if the provider does not count."""
+        if not isinstance(number, int):
+            return False
+        if number > self._number:
+            self._rises += 1
+            self._number = number
+            return False
+        return self._rises > 1
+
+    # -- what follows from it ----------------------------------------------------------------------------
+
+    @property
+    def raw(self) -> str:
+        """The text so far, as the model wrote it."""
+        if not self._is_joined:
+            for pieces in self._parts.values():
+                pieces[:] = ["".join(pieces)]
+            self._text = "".join(self._parts[part][0] for part in sorted(self._parts))
+            self._is_joined = True
+        return self._text
+
+    @property
+    def text(self) -> str:
+        """The text so far, without the reasoning at its head."""
+        return without_reasoning(self.raw)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was a word or a thought."""
+        return self._has_thought or bool(self._refusal) or bool(self._parts)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is all that the provider had to say, and it ended well."""
+        return (
+            self.reason is not None
+            and is_good(self.reason)
+            and self._is_confirmed
+            and self._failure is None
+            and self.lost is None
+        )
+
+    def judge(self, broken: TurnFailure | None, *, is_text: bool) -> TurnFailure | None:
+        """Return None if the answer can be used, otherwise its failure.
+
+        `broken` is what broke the call itself, if anything did. `is_text` means plain text, which may end at the output
+        limit: a text that breaks off is better than none, but half a file must not replace a whole one.
+        """
+        if broken is None and self.reason is not None:
+            self._is_confirmed = True  # the stream was closed properly
+        if self._refusal:
+            return refusal("".join(self._refusal)[:_REFUSAL_CHARACTERS], "a refusal")
+        if self.is_whole:
+            if self.text.strip():
+                return None
+            return ModelUnavailable("model_empty", "The model gave no answer.", detail=f"it ended with {self.reason}")
+        if self._failure is not None:
+            return self._failure
+        if self.lost is not None:
+            return ModelUnavailable("model_cut", "The model's answer was damaged.", detail=self.lost)
+        if self.reason is None or is_good(self.reason):
+            detail = f"no finish reason after {self.events} events"
+            return broken or ModelUnavailable("model_cut", "The model's answer was cut off.", detail=detail)
+        if is_too_long(self.reason):
+            if is_text and self.text.strip():
+                return None
+            return AnswerTooLong(
+                "model_length", "The answer exceeds the model's output limit.", detail=f"it ended with {self.reason}"
+            )
+        return judge_reason(self.reason)
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the model reached its output limit."""
+        return self.reason is not None and is_too_long(self.reason)
+
+
+def without_reasoning(text: str) -> str:
+    """Remove reasoning that the model wrote at the head of its text, in tags. Half a tag is held back."""
+    while True:
+        head = text.lstrip()
+        if not head.startswith(("<", "[", "◁")):
+            return text
+        start = head[:_LONGEST_MARK].casefold()
+        for opening, closing in _REASONING.items():
+            mark = opening.casefold()
+            if start.startswith(mark):
+                found = re.search(re.escape(closing), head, re.I)
+                if found is None:
+                    return ""
+                text = head[found.end() :].lstrip()
+                break
+            if mark.startswith(head.casefold()):
+                return ""
+        else:
+            return text

@@ -1,0 +1,150 @@
+"""How an answer can end: the finish reasons of all providers, and the kinds of their errors.
+
+A reason that is not listed is not a good end: providers add new ones, and most of those are new ways to fail. Sources:
+the providers' API references and official clients, November 2026.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from bridge.errors import ContextTooLong, ModelRefused, ModelUnavailable, TurnFailure
+
+# The whole answer was given. Calls of tools are good ends too: what was said before them is whole.
+GOOD = frozenset({
+    "stop", "end_turn", "stop_sequence", "completed", "complete",
+    "eos", "eos_token", "end_of_text",  # Together, Hugging Face, watsonx
+    "tool_calls", "tool_use", "tool_call", "function_call",
+})  # fmt: skip
+TOO_LONG = frozenset({
+    "length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length", "token_limit",
+    "model_context_window_exceeded",
+})  # fmt: skip
+REFUSED = frozenset({
+    "content_filter", "content_filtered", "guardrail_intervened", "refusal", "sensitive", "error_toxic", "moderation",
+    "safety", "recitation", "language", "blocklist", "prohibited_content", "spii", "model_armor",
+    "jailbreak", "escalation",
+    "image_safety", "image_prohibited_content", "image_recitation",
+})  # fmt: skip
+
+_FILTERED = re.compile(
+    r"content[_ ]?filter|content_policy|responsible ?ai ?policy|data_inspection_failed|moderation_blocked"
+    r"|invalid_prompt|bio_policy|cyber_policy|prohibited_content|content management policy|content filtering policy"
+    r"|content exists risk|usage (?:guidelines|policy|policies)|safety system|\b1301\b|\b102[67]\b"
+    r"|(?:input|prompt|request|response)[^.]{0,40} (?:was|were|been) (?:flagged|blocked|filtered)|flagged (?:by|for|as)"
+    r"|flagged_input",
+    re.I,
+)
+_CONTEXT = re.compile(
+    r"context[_ ](?:length|window|size|limit)|exceed_context|exceed context"
+    r"|maximum (?:context|prompt|input|model) length|input length|prompt length|longer than the (?:model|maximum)"
+    r"|(?:prompt|input|request|messages?|conversation|context)[^.]{0,30} (?:is |are |was )?too (?:long|large)"
+    r"|request_too_large|too many (?:input )?tokens|too large for model|reduce the length|payload size exceeds"
+    r"|input tokens exceed|prompt tokens[^.]{0,40} exceed|token count[^.]{0,40} exceed|expected maxlength"
+    r"|exceed(?:s|ed)? (?:the |your )?(?:max|model|context|limit|available)[^.]{0,40}(?:token|context)"
+    r"|(?:token|length) limit (?:exceeded|reached)|current length is[^.]{0,40}limit"
+    r"|max_new_tokens[^.]{0,20}must be|tokens to keep from the initial prompt|\b1261\b|\b1039\b",
+    re.I,
+)
+_BUSY = re.compile(r"rate.?limit|too_many_requests|too many requests|resource_exhausted|throttl|quota|\b429\b", re.I)
+_OVERLOADED = re.compile(
+    r"overload|unavailable|internal|server_?error|api_error|timeout|timed out|deadline|capacity|bad gateway"
+    r"|\b5\d\d\b|try again",
+    re.I,
+)
+_REQUEST_SIZE = re.compile(r"request too large|request is too large|tokens must be reduced", re.I)
+_UNPAID = re.compile(r"insufficient_(?:quota|balance)", re.I)
+_REFUSED_REQUEST = re.compile(
+    r"authentication|permission|unauthorized|api.?key|forbidden|billing|credit|insufficient_(?:quota|balance)"
+    r"|not_found|invalid_request|invalid_argument|\b40[0134]\b",
+    re.I,
+)
+
+
+def is_good(reason: str) -> bool:
+    """Whether an answer that ended so is whole."""
+    return reason in GOOD
+
+
+def is_refused(reason: str) -> bool:
+    """Whether the model or a filter refused to go on."""
+    return reason in REFUSED
+
+
+def is_too_long(reason: str) -> bool:
+    """Whether the model reached its output limit."""
+    return reason in TOO_LONG
+
+
+def refusal(text: str = "", detail: str = "") -> ModelRefused:
+    """The failure of an answer that the model or a filter refused; the refusal's own text is shown, if there is one."""
+    return ModelRefused("model_filtered", " ".join(text.split()) or "The model declined to answer.", detail=detail)
+
+
+def judge_reason(reason: str) -> TurnFailure:
+    """The failure of an answer that ended badly. Whatever is no refusal may pass, and is tried again."""
+    detail = f"finish reason {reason[:80]}"
+    if is_refused(reason):
+        return refusal(detail=detail)
+    return ModelUnavailable("model_cut", "The model did not finish its answer.", detail=detail)
+
+
+def judge_error(error: Any) -> TurnFailure:
+    """The failure that an error object means, which came in an event.
+
+    The text for the user is fixed. `detail` has the provider's words: clean it of keys before it is logged.
+    """
+    words = list(dict.fromkeys(_words(error)))
+    names, said = " ".join(words[:-1] or words), " ".join(words)
+    detail = said[:500] or "an error without a description"
+    is_busy = _BUSY.search(names) is not None and not _UNPAID.search(names)
+    if is_context(said, only_size=is_busy):
+        return ContextTooLong(detail=detail)
+    if _FILTERED.search(said):
+        return refusal(detail=detail)
+    if is_busy:
+        return ModelUnavailable("model_busy", "The model is busy.", detail=detail)
+    if not _OVERLOADED.search(names) and _REFUSED_REQUEST.search(names):
+        return ModelRefused("model_refused", "The model provider refused the request.", detail=detail)
+    return ModelUnavailable("model_unavailable", "The model provider returned an error.", detail=detail)
+
+
+def is_filtered(body: str) -> bool:
+    """Whether the body of a refused request says that a filter refused it."""
+    return _FILTERED.search(body) is not None
+
+
+def is_context(body: str, *, only_size: bool = False) -> bool:
+    """Whether the body of a refused request says that the conversation is too long for the model.
+
+    With `only_size`, the provider also says that it is busy: then only a request that is too large by itself counts.
+    """
+    return (_REQUEST_SIZE if only_size else _CONTEXT).search(body) is not None
+
+
+_NAMES = (
+    "code",
+    "type",
+    "status",
+    "reason",
+    "error_type",
+    "metadata",
+    "innererror",
+    "details",
+    "error",
+    "message",
+    "msg",
+)
+
+
+def _words(error: Any, depth: int = 0) -> Iterator[str]:
+    """The words of an error: its names first, its message last."""
+    if isinstance(error, str | int) and not isinstance(error, bool):
+        if text := " ".join(str(error).split()):
+            yield text[:500]
+    elif depth < 4 and isinstance(error, dict):
+        for name in _NAMES:
+            yield from _words(error.get(name), depth + 1)
+    elif depth < 4 and isinstance(error, list):
+        for item in error[:8]:
+            yield from _words(item, depth + 1)

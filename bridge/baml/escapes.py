@@ -1,0 +1,140 @@
+"""Escapes in structured answers, decoded before BAML's parser sees them.
+
+BAML first tries to parse an answer as strict JSON. If that fails (a comma too many, a comment, a raw line break, or
+half an answer), a lenient parser takes over, which mishandles escapes (baml-py 0.226.3): `\\u00df` loses its last
+digit, `\\/` keeps its backslash, and an odd number of `\\"` makes a string swallow what follows it. So escapes in JSON
+strings are replaced here by the characters they mean. Those that would change the structure (quotes, backslashes,
+control characters) become noncharacters of Unicode, and `restore` turns these back.
+"""
+
+import re
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+# The noncharacters U+FDD0 to U+FDEF never occur in text that is meant for interchange (Unicode 16, section 23.7).
+_RESTORED = ['"', "\\", *(chr(code) for code in range(0x20) if chr(code) not in "\b\t\n\f\r")]
+_STANDS_FOR = {character: chr(0xFDD0 + n) for n, character in enumerate(_RESTORED)}
+_RESTORE = {ord(mark): character for character, mark in _STANDS_FOR.items()}
+_MARKS = re.compile("[\ufdd0-\ufdef]")
+
+_SHORT = {"/": "/", '"': _STANDS_FOR['"'], "\\": _STANDS_FOR["\\"]}
+_AS_ESCAPE = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?|([/\"\\])|.)", re.S)
+_UNFINISHED = re.compile(
+    r"(?:\\u[dD][89abAB][0-9a-fA-F]{2})?\\(?:u[0-9a-fA-F]{0,3})?\Z|\\u[dD][89abAB][0-9a-fA-F]{2}\Z"
+)
+
+# What can begin where no string is open: a string, code in backticks (BAML's own form of a string), a comment.
+_OUTSIDE = re.compile(r"[\[{\]}]|\"|'|```|//[^\n]*|/\*.*?(?:\*/|\Z)", re.S)
+_STRING = re.compile(r'(?:[^"\\]|\\.)*', re.S)
+_QUOTED = re.compile(r"(?:[^'\\]|\\.)*", re.S)
+_CLOSES = re.compile(r"\s*(?:[,:}\]]|//|/\*|\Z)")
+
+
+def decode_escapes(text: str, *, partial: bool = False) -> str:
+    """Return the answer with the escapes in its JSON strings decoded; `restore` has to follow the parser.
+
+    Of a `partial` answer, an escape that is not complete is left out.
+    """
+    if "\\" not in text:
+        return text
+    text = _MARKS.sub("\ufffd", text)
+    if partial:
+        text = (
+            text[: found.start()] if (found := _UNFINISHED.search(text)) and _is_escape(text, found.start()) else text
+        )
+    pieces: list[str] = []
+    at = depth = 0
+    while found := _OUTSIDE.search(text, at):
+        pieces.append(text[at : found.end()])
+        at, token = found.end(), found.group()
+        if token in "[{":
+            depth += 1
+        elif token in "]}":
+            depth = max(0, depth - 1)
+        elif depth == 0:  # prose around the JSON, or the fence that it stands in
+            continue
+        elif token == "```":
+            end = text.find("```", at)
+            end = len(text) if end < 0 else end + 3
+            pieces.append(text[at:end])
+            at = end
+        elif token in "\"'" and _opens(text, found.start()):
+            end = _end_of_string(text, at, _STRING if token == '"' else _QUOTED, token)
+            inside = text[at:end]
+            pieces.append(
+                _ESCAPE.sub(_decoded if token == '"' else _decoded_unicode, inside) if "\\" in inside else inside
+            )
+            at = end
+            if at < len(text):  # the closing quote
+                pieces.append(token)
+                at += 1
+    pieces.append(text[at:])
+    return "".join(pieces)
+
+
+def restore(value: Any) -> Any:
+    """Return a parsed answer as JSON values, with the characters that `decode_escapes` replaced."""
+    return _restored(to_jsonable_python(value))
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else value.translate(_RESTORE)
+    if isinstance(value, list):
+        return [_restored(item) for item in value]
+    if isinstance(value, dict):
+        return {_restored(key): _restored(item) for key, item in value.items()}
+    return value
+
+
+def _opens(text: str, at: int) -> bool:
+    """Whether a quote begins a string: an apostrophe in a bare word does not."""
+    before = text[max(0, at - 80) : at].rstrip()
+    return text[at] == '"' or before[-1:] in ("{", "[", ",", ":")
+
+
+def _end_of_string(text: str, at: int, inside: re.Pattern[str], quote: str) -> int:
+    """Where the string that begins at `at` ends: at a quote that is followed by what can follow a string.
+
+    Models forget to escape quotes inside of strings, as in `{"reply": "I said "no" to it"}`.
+    """
+    while True:
+        found = inside.match(text, at)
+        assert found is not None
+        end = found.end()
+        if end >= len(text) or text[end] != quote or _CLOSES.match(text, end + 1):
+            return end
+        at = end + 1
+
+
+def _is_escape(text: str, at: int) -> bool:
+    """Whether the backslash at `at` is not itself escaped."""
+    before = text[:at]
+    return (len(before) - len(before.rstrip("\\"))) % 2 == 0
+
+
+def _decoded(found: re.Match[str]) -> str:
+    if found[3]:
+        return _SHORT[found[3]]
+    return _decoded_unicode(found, _STANDS_FOR)
+
+
+def _decoded_unicode(found: re.Match[str], stands_for: dict[str, str] = _STANDS_FOR) -> str:
+    if not found[1]:
+        return found[0]
+    first = int(found[1], 16)
+    if found[2]:
+        second = int(found[2], 16)
+        if 0xD800 <= first <= 0xDBFF:
+            return chr(0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00))
+        return _character(first) + "\ufffd"
+    return _character(first)
+
+
+def _character(code: int) -> str:
+    if 0xD800 <= code <= 0xDFFF or 0xFDD0 <= code <= 0xFDEF:
+        return "\ufffd"
+    character = chr(code)
+    return _AS_ESCAPE.get(character) or _STANDS_FOR.get(character, character)

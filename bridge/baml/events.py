@@ -1,0 +1,422 @@
+"""Reads a provider's events as they came over the wire, in every format that BAML speaks.
+
+    {"choices": [{"delta": {"content": "Hi"}}]}                              OpenAI's chat completions, and its dialects
+    {"type": "response.output_text.delta", "delta": "Hi"}                    OpenAI's responses
+    {"type": "content_block_delta", "delta": {"text": "Hi"}}                 Anthropic's messages
+    {"candidates": [{"content": {"parts": [{"text": "Hi"}]}}]}               Gemini
+    {"contentBlockDelta": {"delta": {"text": "Hi"}}}                         Bedrock's converse
+
+An event is read by its shape, not by the provider's name: proxies mix formats. Unknown events and fields are ignored,
+as all providers ask their clients to do. But an event that is no JSON, or whose text is in no known form, may have held
+text: then the answer is not whole.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic_core import from_json
+
+from bridge.baml.answer import Answer, Part
+from bridge.baml.endings import is_refused, judge_error
+
+DONE = "[DONE]"
+
+_TEXT_TYPES = frozenset({"text", "output_text", "input_text"})
+_THOUGHT_TYPES = frozenset(
+    {"thinking", "reasoning", "reasoning_text", "summary_text", "reasoning_content", "redacted_thinking"}
+)
+# Fields of a delta that are not for the reader: thoughts, and calls of tools.
+_UNSHOWN = frozenset({
+    "reasoning_content", "reasoning", "reasoning_details", "reasoning_text", "thinking", "thinking_blocks", "thought",
+    "tool_calls", "tool_call", "function_call", "executed_tools",
+})  # fmt: skip
+# Whatever has one of these is no bare error object.
+_CARRIERS = frozenset(
+    {"choices", "candidates", "promptFeedback", "usageMetadata", "delta", "content", "output", "response", "item"}
+)
+
+
+def read_event(answer: Answer, event: str) -> None:
+    """Add what one event says to the answer: the text after `data:`, or the body of a response that is no stream."""
+    answer.events += 1
+    try:
+        value = _parse(event)
+        # Gemini without SSE sends a list
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, dict):
+                _read(answer, item)
+            elif isinstance(item, str) and item:
+                answer.lose(f"an event is text and not an object (event {answer.events})")
+    except (ValueError, RecursionError):
+        stripped = event.strip("\ufeff \t\r\n")
+        if stripped == DONE:
+            answer.close()
+        elif stripped:
+            answer.lose(f"an event is not JSON (event {answer.events})")
+
+
+def _parse(event: str) -> Any:
+    try:
+        return from_json(event)
+    except ValueError:  # it is stricter than most models: lone surrogates, depth
+        return json.loads(event.lstrip("\ufeff"))
+
+
+def _read(answer: Answer, event: Mapping[str, Any]) -> None:
+    if answer.usage.model is None:
+        _read_model(answer, event)
+    if "choices" in event:  # first, and with few steps: it is by far the most common
+        if event.get("error") is not None:
+            answer.fail(judge_error(event["error"]))
+        _read_choices(answer, event)
+        return
+    if (error := _error_in(event)) is not None:
+        answer.fail(judge_error(error))
+    kind = event.get("type")
+    if isinstance(kind, str) and kind.startswith("response."):
+        _read_response_event(answer, kind, event)
+    elif "candidates" in event or "promptFeedback" in event or "usageMetadata" in event:
+        _read_candidates(answer, event)
+    elif event.get("object") == "response" or "output" in event:
+        _read_response(answer, event)
+    elif not _read_converse(answer, event):
+        _read_message_event(answer, kind, event)
+
+
+def _error_in(event: Mapping[str, Any]) -> Any:
+    """The error that an event carries; None if it carries none."""
+    if (error := event.get("error")) not in (None, False, ""):
+        return error
+    if event.get("type") == "error" or event.get("object") == "error":  # OpenAI's responses; vLLM, Mistral
+        return {name: value for name, value in event.items() if name not in ("type", "object")}
+    if not _CARRIERS.isdisjoint(event):
+        return None
+    match event:
+        case {"base_resp": {"status_code": int(code)}} if code:  # MiniMax
+            return event["base_resp"]
+        case {"errors": [*errors]} if errors:  # Cloudflare
+            return errors
+        case {"code": _, "message": _} | {"code": _, "msg": _} | {"detail": _}:
+            return dict(event)
+    # Bedrock: throttlingException and others
+    return next((event[name] for name in event if name.endswith("Exception")), None)
+
+
+# -- OpenAI's chat completions, and its dialects ---------------------------------------------------------
+
+
+def _read_choices(answer: Answer, event: Mapping[str, Any]) -> None:
+    choices = event["choices"]
+    choice = choices[0] if isinstance(choices, list) and choices else choices
+    if "usage" in event:
+        _spend(answer, event["usage"])
+    if isinstance(groq := event.get("x_groq"), dict):
+        _spend(answer, groq.get("usage"))
+        if groq.get("error"):
+            answer.fail(judge_error(groq["error"]))
+    if isinstance(base := event.get("base_resp"), dict) and base.get("status_code"):  # MiniMax
+        answer.fail(judge_error(base))
+    if not isinstance(choice, dict):
+        if choice and not isinstance(choice, list):
+            answer.lose(f"a choice is a {type(choice).__name__} (event {answer.events})")
+        return
+    if "usage" in choice:  # Moonshot
+        _spend(answer, choice["usage"])
+    if choice.get("error"):  # OpenRouter
+        answer.fail(judge_error(choice["error"]))
+    has_said = _read_delta(answer, choice.get("delta"))
+    # All at once, or as in the older completions. Perplexity and Together send such a field beside the delta.
+    if not has_said and not (answer.raw and "message" in choice):
+        _read_delta(answer, choice.get("message")) or _read_delta(answer, choice.get("text"))
+    if (reason := choice.get("finish_reason")) is not None:
+        _end(answer, reason)
+        native = choice.get("native_finish_reason")  # OpenRouter says `stop` for a refusal
+        if isinstance(native, str) and is_refused(native.lower()):
+            answer.end(native)
+
+
+def _read_delta(answer: Answer, delta: Any) -> bool:
+    """Read a delta, or a message; False if there is nothing in it."""
+    if not isinstance(delta, dict):
+        _say(answer, delta)
+        return bool(delta)
+    has_said = False
+    for name, value in delta.items():
+        if not value:
+            continue
+        if name == "content":
+            _say(answer, value)
+            has_said = True
+        elif name in _UNSHOWN:
+            answer.think()
+            has_said = True
+        elif name == "refusal":
+            answer.refuse(value if isinstance(value, str) else json.dumps(value))
+            has_said = True
+    return has_said
+
+
+def _say(answer: Answer, content: Any, part: Part | None = None) -> None:
+    """Add content in any of its forms: text, a list of typed parts (Mistral), one such part."""
+    if isinstance(content, str):
+        answer.say(content, part)
+    elif isinstance(content, list):
+        for item in content:
+            _say(answer, item, part)
+    elif isinstance(content, dict):
+        _say_part(answer, content, part)
+    elif isinstance(content, int | float) and not isinstance(content, bool):
+        answer.say(json.dumps(content), part)
+    elif content is not None:
+        answer.lose(f"content is a {type(content).__name__} (event {answer.events})")
+
+
+def _say_part(answer: Answer, item: Mapping[str, Any], part: Part | None) -> None:
+    kind = item.get("type")
+    if kind in _THOUGHT_TYPES:
+        answer.think()
+    elif kind == "refusal":
+        answer.refuse(str(item.get("refusal") or item.get("text") or ""))
+    elif (
+        text := next((item[name] for name in ("text", "content", "value") if item.get(name) is not None), None)
+    ) is not None:
+        _say(answer, text, part)
+    elif kind is not None:  # a reference, an image, a call of a tool
+        answer.think()
+    elif item:
+        answer.lose(f"content has no text in a known form (event {answer.events})")
+
+
+# -- OpenAI's responses ----------------------------------------------------------------------------------
+
+
+def _read_response_event(answer: Answer, kind: str, event: Mapping[str, Any]) -> None:
+    part = (_index(event.get("output_index")), _index(event.get("content_index")))
+    match kind.removeprefix("response.").split("."):
+        case ["output_text", "delta"]:
+            if not answer.is_repeated(event.get("sequence_number")):
+                _say(answer, event.get("delta"), part)
+        case ["text", "delta"]:  # its name before 2025
+            _say(answer, event.get("delta"), part)
+        case ["output_text", "done"]:
+            if isinstance(text := event.get("text"), str):
+                answer.settle(text, part)
+        case ["refusal", "delta"]:
+            answer.refuse(str(event.get("delta") or ""))
+        case ["refusal", "done"]:
+            answer.settle_refusal(str(event.get("refusal") or ""))
+        case ["output_item", "done"]:
+            if isinstance(item := event.get("item"), dict):
+                for found, text in _texts_of(item, part[0]):
+                    answer.settle(text, found)
+        case ["created" | "queued" | "in_progress" | "completed" | "incomplete" | "failed" | "cancelled" as state]:
+            response = event.get("response")
+            _read_response(answer, response if isinstance(response, dict) else {}, state)
+        case ["output_item" | "content_part" | "output_text", *_]:
+            pass
+        case _:  # reasoning, calls of tools
+            answer.think()
+
+
+def _read_response(answer: Answer, response: Mapping[str, Any], state: str | None = None) -> None:
+    """Read a response object; `state` is the name of the event that it came in."""
+    _read_model(answer, response)
+    _spend(answer, response.get("usage"))
+    if response.get("error"):
+        answer.fail(judge_error(response["error"]))
+    status = state or response.get("status")
+    if status not in ("completed", "incomplete", "failed", "cancelled"):
+        return
+    output = response.get("output")
+    items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+    if texts := dict(found for number, item in enumerate(items) for found in _texts_of(item, number)):
+        answer.settle_all(texts)
+    refusals = [part for item in items for part in _content_of(item) if part.get("type") == "refusal"]
+    if refusals:
+        answer.settle_refusal(" ".join(str(part.get("refusal") or "") for part in refusals))
+    details = response.get("incomplete_details")
+    reason = details.get("reason") if isinstance(details, dict) else None
+    if status == "failed" and not response.get("error"):
+        answer.fail(judge_error("failed"))
+    _end(answer, reason or status)
+
+
+def _content_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = item.get("content")
+    if item.get("type") != "message" or not isinstance(content, list):
+        return []
+    return [part for part in content if isinstance(part, dict)]
+
+
+def _texts_of(item: Mapping[str, Any], number: int) -> Iterable[tuple[Part, str]]:
+    for index, part in enumerate(_content_of(item)):
+        if part.get("type") in _TEXT_TYPES and isinstance(text := part.get("text"), str):
+            yield (number, index), text
+
+
+# -- Anthropic's messages --------------------------------------------------------------------------------
+
+
+def _read_message_event(answer: Answer, kind: Any, event: Mapping[str, Any]) -> None:
+    part = (_index(event["index"]), 0) if "index" in event else None
+    match event:
+        case {"content_block": dict(block)}:
+            _read_block(answer, block, part)
+        case {"message": dict(message)}:
+            if not message.get("content"):
+                answer.restart()
+            _read_message(answer, message)
+        case {"delta": dict(delta)}:
+            if "stop_reason" in delta:
+                _end(answer, delta["stop_reason"])
+            elif delta.get("type") in ("text_delta", None) and "text" in delta:
+                _say(answer, delta["text"], part)
+            elif delta.get("type") == "text_delta":
+                answer.lose(f"a text delta has no text (event {answer.events})")
+            elif delta.get("type") not in ("signature_delta", "citations_delta", None):
+                answer.think()
+        case {"delta": str(text)} if text and kind is None:
+            answer.say(text, part)
+        case {"content": [*_]}:  # not a stream
+            _read_message(answer, event)
+    if kind == "message_stop":
+        answer.close()
+    _spend(answer, event.get("usage"))
+
+
+def _read_message(answer: Answer, message: Mapping[str, Any]) -> None:
+    _read_model(answer, message)
+    _spend(answer, message.get("usage"))
+    content = message.get("content")
+    for number, block in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(block, dict):
+            _read_block(answer, block, (number, 0))
+    _end(answer, message.get("stop_reason"))
+
+
+def _read_block(answer: Answer, block: Mapping[str, Any], part: Part | None) -> None:
+    if block.get("type") in ("text", None):
+        _say(answer, block.get("text"), part)
+    else:  # thinking, calls of tools
+        answer.think()
+
+
+# -- Gemini ----------------------------------------------------------------------------------------------
+
+
+def _read_candidates(answer: Answer, event: Mapping[str, Any]) -> None:
+    _spend_gemini(answer, event.get("usageMetadata"))
+    feedback = event.get("promptFeedback")
+    if isinstance(feedback, dict) and isinstance(reason := feedback.get("blockReason"), str):
+        # every reason to block a prompt is a refusal, also one that is new
+        answer.end("content_filter" if reason != "BLOCK_REASON_UNSPECIFIED" else reason)
+    candidates = event.get("candidates")
+    candidate = candidates[0] if isinstance(candidates, list) and candidates else candidates
+    if not isinstance(candidate, dict):
+        if candidate and not isinstance(candidate, list):
+            answer.lose(f"a candidate is a {type(candidate).__name__} (event {answer.events})")
+        return
+    content = candidate.get("content")
+    parts = content.get("parts") if isinstance(content, dict) else content
+    for part in parts if isinstance(parts, list) else (parts,):
+        if isinstance(part, dict):
+            if part.get("thought") or not ("text" in part or not part):
+                answer.think()  # a thought, a call of a function, an image
+            else:
+                _say(answer, part.get("text"))
+        else:
+            _say(answer, part)
+    _end(answer, candidate.get("finishReason"))
+
+
+def _spend_gemini(answer: Answer, usage: Any) -> None:
+    if isinstance(usage, dict):
+        said, thought = _count(usage.get("candidatesTokenCount")), _count(usage.get("thoughtsTokenCount"))
+        output = None if said is None and thought is None else (said or 0) + (thought or 0)
+        answer.spend(
+            input_tokens=_count(usage.get("promptTokenCount")),
+            output_tokens=output,
+            cached_tokens=_count(usage.get("cachedContentTokenCount")),
+        )
+
+
+# -- Bedrock's converse ----------------------------------------------------------------------------------
+
+
+def _read_converse(answer: Answer, event: Mapping[str, Any]) -> bool:
+    """Read an event of Bedrock; False if it is none. It comes under its name, or as its content."""
+    match event:
+        case {"contentBlockDelta": dict(inner)} | {"contentBlockStart": dict(inner)} | {"messageStop": dict(inner)}:
+            return _read_converse(answer, inner)
+        case {"metadata": {"usage": dict(usage)}}:
+            _spend(answer, usage)
+        case {"stopReason": reason}:
+            _end(answer, reason)
+            answer.close()
+        case {"contentBlockIndex": index, "delta": dict(delta)}:
+            if "text" in delta:
+                _say(answer, delta["text"], (_index(index), 0))
+            else:
+                answer.think()
+        case {"messageStart": _} | {"contentBlockStop": _} | {"contentBlockIndex": _}:
+            pass
+        case _:
+            return False
+    return True
+
+
+# -- in all formats --------------------------------------------------------------------------------------
+
+
+def _end(answer: Answer, reason: Any) -> None:
+    if isinstance(reason, str):
+        answer.end(reason)
+    elif reason is not None:
+        answer.end(f"a finish reason that is a {type(reason).__name__}")
+
+
+def _index(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _read_model(answer: Answer, event: Mapping[str, Any]) -> None:
+    for name in ("model", "modelVersion"):
+        if isinstance(model := event.get(name), str) and model:
+            answer.spend(model=model[:200])
+
+
+def _spend(answer: Answer, usage: Any) -> None:
+    """Read token counts as OpenAI, Anthropic and Bedrock name them.
+
+    Anthropic counts the tokens of its cache apart. xAI leaves those of reasoning out of `completion_tokens`.
+    """
+    if not isinstance(usage, dict):
+        return
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    read = _first(usage, "cache_read_input_tokens", "cacheReadInputTokens")
+    written = _first(usage, "cache_creation_input_tokens", "cacheWriteInputTokens")
+    asked = _first(usage, "prompt_tokens", "input_tokens", "inputTokens")
+    written_out = _first(usage, "completion_tokens", "output_tokens", "outputTokens")
+    total = _first(usage, "total_tokens")
+    if asked is not None and written_out is not None and total is not None:
+        written_out = max(written_out, total - asked)
+    answer.spend(
+        input_tokens=None if asked is None else asked + (read or 0) + (written or 0),
+        output_tokens=written_out,
+        cached_tokens=_first(usage, "prompt_cache_hit_tokens") if cached is read is None else cached or read,
+    )
+
+
+def _first(usage: Mapping[str, Any], *names: str) -> int | None:
+    return next((count for name in names if (count := _count(usage.get(name))) is not None), None)
+
+
+def _count(value: Any) -> int | None:
+    """A token count, in whatever form: some dialects send floats or text."""
+    try:
+        number = int(float(value)) if isinstance(value, str | int | float) and not isinstance(value, bool) else -1
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 <= number < 2**31 else None
