@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
+# what MODEL=local adds to `make dev` and `make test`; any other MODEL in the environment is meant for another program
+LOCAL := $(if $(filter local,$(MODEL)),$(VENV)/.local)
+
 .PHONY: help setup dev test test-fast check chaos bench docs image page types lock clean
 
 help: ## list the targets
@@ -14,10 +17,10 @@ help: ## list the targets
 
 setup: $(VENV)/.python $(VENV)/.node $(VENV)/.baml ## install everything into this folder
 
-dev: setup ## run everything on this machine: Supabase, worker, demo model, page
-	@exec $(BIN)/python -m devstack.dev
+dev: setup $(LOCAL) ## run everything on this machine: Supabase, worker, demo model, page (MODEL=local: a real small model)
+	@exec $(BIN)/python -m devstack.dev $(if $(or $(LOCAL),$(filter command,$(origin MODEL))),--model '$(MODEL)')
 
-test: setup $(VENV)/.page ## run the whole test suite (ARGS=… for pytest)
+test: setup $(LOCAL) $(VENV)/.page ## run the whole test suite (ARGS=… for pytest)
 	@echo "== client" && $(BIN)/python -m devstack.node npm test --silent --workspace client
 	@echo "== worker, devstack, schema, page" && \
 		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist loadfile $(ARGS)

@@ -2,7 +2,8 @@
 
 Starts the embedded Supabase, the demo model, the worker and the web app. If `SUPABASE_URL` is set
 (in the environment or `.env`), that project replaces the embedded Supabase; if `LLM_BASE_URL` is
-set, that model replaces the demo model.
+set, that model replaces the demo model. `--model local` (`make dev MODEL=local`) runs a very small
+language model on this machine instead of either.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 from dotenv import dotenv_values
 
-from devstack import DevstackError, PortInUse
+from devstack import DevstackError, PortInUse, local_model
 from devstack.__main__ import plan_limits, port_number, postgres_version
 from devstack.migrations import PROJECT
 from devstack.node import node
@@ -34,6 +36,39 @@ FUNCTIONS = "Chat,Code,Compare,Title"
 _READY_SECONDS = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class OwnModel:
+    """A model that this command runs itself."""
+
+    module: str  # of `python -m`
+    name: str  # LLM_MODEL
+    ready: str  # the path that responds with 200 once the model is ready
+    lines: tuple[str, ...]  # what the terminal says about it
+    worker: Mapping[str, str] = field(default_factory=dict)  # defaults for the worker's settings
+
+
+OWN_MODELS = {
+    "demo": OwnModel("devstack.model", "demo", "/v1/models", ("demo model (canned replies)",)),
+    "local": OwnModel(
+        "devstack.local_model",
+        local_model.NAME,
+        "/health",
+        (
+            f"{local_model.NAME} on this machine",
+            "It is very small, and its answers are often wrong or silly:",
+            "use it to see real streaming, not to judge quality.",
+            "Code and Compare mostly fail with it.",
+        ),
+        # it writes few replies at a time, reads long conversations slowly, and another attempt rarely helps
+        {
+            "BRIDGE_CONCURRENCY": str(local_model.SLOTS),
+            "BRIDGE_FIRST_TOKEN_SECONDS": "110",
+            "BRIDGE_MAX_FAILURES": "2",
+        },
+    ),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0 stopped, 1 failed, 2 bad setting or port in use."""
     parser = argparse.ArgumentParser(
@@ -41,6 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Run the embedded Supabase, the demo model, the worker and the web app until Ctrl-C. "
         "To use another Supabase project, set SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY and SUPABASE_SECRET_KEY in the "
         "environment or .env; to use another model, set LLM_BASE_URL, LLM_API_KEY and LLM_MODEL.",
+    )
+    parser.add_argument(
+        "--model",
+        choices=OWN_MODELS,
+        help="demo (canned replies) or local (a very small language model on this machine), even if LLM_* are set "
+        "(default: the model in LLM_*, otherwise demo)",
     )
     parser.add_argument(
         "--data",
@@ -73,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         env = settings(options.env_file)
-        return asyncio.run(_run(env, options.data, options.port, options.web_port))
+        if options.model == "local":
+            local_model.model_file()  # before anything is started
+        return asyncio.run(_run(env, options.model, options.data, options.port, options.web_port))
     except (SettingError, PortInUse) as error:
         print(f"dev: {error}", file=sys.stderr)
         return 2
@@ -128,15 +171,15 @@ def model(env: Mapping[str, str]) -> dict[str, str] | None:
     return {name: env[name] for name in names}
 
 
-async def _run(env: Mapping[str, str], data: Path, port: int, web_port: int) -> int:
-    project, llm = hosted(env), model(env)
+async def _run(env: Mapping[str, str], kind: str | None, data: Path, port: int, web_port: int) -> int:
+    project, llm = hosted(env), None if kind else model(env)
     console = Console()
     parts: list[Part] = []
     stopping = asyncio.Event()
     _on_signals(stopping, parts)
 
     async with contextlib.AsyncExitStack() as opened:
-        work = asyncio.create_task(_start_all(opened, parts, console, env, project, llm, data, port, web_port))
+        work = asyncio.create_task(_start_all(opened, parts, console, env, project, kind, llm, data, port, web_port))
         stop = asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
@@ -156,6 +199,7 @@ async def _start_all(
     console: Console,
     env: Mapping[str, str],
     project: Mapping[str, str] | None,
+    kind: str | None,
     llm: Mapping[str, str] | None,
     data: Path,
     port: int,
@@ -185,12 +229,16 @@ async def _start_all(
 
     python = [sys.executable, "-u", "-m"]
     base = {**env, **project}
-    model_in_use = f"{llm['LLM_MODEL']} at {llm['LLM_BASE_URL']}" if llm else "demo model (canned replies)"
-    if llm is None:
+    if llm is not None:
+        about: tuple[str, ...] = (f"{llm['LLM_MODEL']} at {llm['LLM_BASE_URL']}",)
+    else:
+        own = OWN_MODELS[kind or "demo"]
+        about = own.lines
+        base = {**own.worker, **base}
         model_port = free_port()
-        demo = await run(Part("model", [*python, "devstack.model", "--port", str(model_port)], env, console))
-        llm = {"LLM_BASE_URL": f"http://127.0.0.1:{model_port}/v1", "LLM_API_KEY": "demo", "LLM_MODEL": "demo"}
-        await _until_ready(demo, f"http://127.0.0.1:{model_port}/v1/models", any_status=True)
+        llm = {"LLM_BASE_URL": f"http://127.0.0.1:{model_port}/v1", "LLM_API_KEY": "none", "LLM_MODEL": own.name}
+        part = await run(Part("model", [*python, own.module, "--port", str(model_port)], env, console))
+        await _until_ready(part, f"http://127.0.0.1:{model_port}{own.ready}")
 
     health = free_port()
     worker_env = {
@@ -225,7 +273,8 @@ async def _start_all(
     console.block(
         ("Chat", f"http://127.0.0.1:{free}"),
         ("Supabase", f"{project['SUPABASE_URL']}  ({where})"),
-        ("Model", model_in_use),
+        ("Model", about[0]),
+        *(("", line) for line in about[1:]),
         ("", "Press Ctrl-C to stop."),
     )
     failed = [asyncio.create_task(part.ended()) for part in parts]
@@ -240,15 +289,15 @@ async def _start_all(
         await asyncio.wait(failed)
 
 
-async def _until_ready(part: Part, url: str, *, any_status: bool = False) -> None:
-    """Wait until a program responds at a URL. Raises `DevstackError` if it exits or takes too long."""
+async def _until_ready(part: Part, url: str) -> None:
+    """Wait until a program responds with 200 at a URL. Raises `DevstackError` if it exits or takes too long."""
     ended = asyncio.create_task(part.ended())
     try:
         async with asyncio.timeout(_READY_SECONDS), aiohttp.ClientSession() as session:
             while not ended.done():
                 with contextlib.suppress(aiohttp.ClientError):
                     async with session.get(url) as response:
-                        if any_status or response.status == 200:
+                        if response.status == 200:
                             return
                 await asyncio.wait((ended,), timeout=0.1)
         raise DevstackError(ended.result())
