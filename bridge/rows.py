@@ -62,7 +62,8 @@ def encode_result(item: Result) -> dict[str, Any]:
         encoded["files"] = [
             {
                 "path": sanitize_text(file.path),
-                "content": truncate_utf8(file.content, MAX_FILE_BYTES),
+                # too large: enough for the database to refuse it, as half a file must not replace a whole one
+                "content": truncate_utf8(file.content, MAX_FILE_BYTES + 4),
                 "language": file.language and sanitize_text(file.language),
                 "revision": item.revisions.get(file.path, 0),
             }

@@ -1,11 +1,13 @@
 """Names a session after its first exchange, with the BAML function `Title` if it is configured."""
 
 import asyncio
+import json
 import logging
-from contextlib import aclosing
+import re
+from contextlib import aclosing, suppress
 
 from bridge.functions import Functions
-from bridge.model import Completion, Job, Message, Session, Turn
+from bridge.model import Completion, Job, Message, Result, Session, Turn
 from bridge.store import Store
 
 log = logging.getLogger(__name__)
@@ -13,11 +15,29 @@ log = logging.getLogger(__name__)
 TITLE = "Title"
 TITLE_LENGTH = 80  # characters
 TITLE_SECONDS = 30.0
+REPLY_LENGTH = 4000  # characters of a structured result that the function sees
+
+# What models write around a title: a preface that ends with a colon, a label, a fence, Markdown, quotes.
+_REASONING = re.compile(r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.S | re.I)
+_FENCE = re.compile(r"^\s*```[\w-]*\s*$", re.M)
+_PREFACE = re.compile(
+    r"^(?:sure|certainly|of course|absolutely|okay|ok|great|here(?:'s| is| are)|based on|a (?:good|possible|suitable)"
+    r"|the title|possible titles?|suggested titles?)\b.*?:\s*$",
+    re.I,
+)
+_LABEL = re.compile(
+    r"^(?:(?:sure|certainly|of course|okay|ok)\b[^:]{0,40}?)?(?:here(?:'s| is)[^:]{0,60}"
+    r"|(?:the |a |suggested |session )?(?:chat |conversation )?title)\s*[:：]\s*(?=\S)",
+    re.I,
+)
+_MARKUP = " \t\"'“”„«»‘’`*_#>"
+_COURTESY = re.compile(r"^(?:sure|certainly|of course|absolutely|okay)[!.]\s+(?=\S)", re.I)
+_LIST = re.compile(r"^(?:[-•]|\d+[.)])\s+")
 
 
-async def name_session(job: Job, reply: str, functions: Functions, store: Store) -> None:
+async def name_session(job: Job, result: Result, functions: Functions, store: Store) -> None:
     """Give the job's session a title if it has none. A failure is logged: the next exchange tries again."""
-    if job.turn is None or job.turn.session.title:
+    if job.turn is None or job.turn.session.title or not (reply := _reply_of(result)):
         return
     try:
         async with asyncio.timeout(TITLE_SECONDS):
@@ -25,7 +45,14 @@ async def name_session(job: Job, reply: str, functions: Functions, store: Store)
                 await store.set_title(job.turn.session.id, title.text)
     except Exception as error:
         extra = {"question_id": job.question_id, "session_id": job.turn.session.id}
-        log.warning("no title: %s", error, extra=extra)
+        log.warning("no title: %s", str(error) or type(error).__name__, extra=extra)
+
+
+def _reply_of(result: Result) -> str:
+    """The reply's text, or else its data."""
+    if result.text or result.data is None:
+        return result.text or ""
+    return json.dumps(result.data, ensure_ascii=False, default=str)[:REPLY_LENGTH]
 
 
 async def make_title(functions: Functions, message: str, reply: str) -> Completion | None:
@@ -38,7 +65,37 @@ async def make_title(functions: Functions, message: str, reply: str) -> Completi
     async with aclosing(functions.run(turn)) as pieces:
         async for piece in pieces:
             if isinstance(piece, Completion):
-                line = next((line for line in piece.text.splitlines() if line.strip()), "").strip(" \t\"'“”*#")
-                title = line[:TITLE_LENGTH].strip()
+                title = clean_title(piece.text or _title_in(piece.data))
                 return Completion(title, usage=piece.usage) if title else None
     return None
+
+
+def clean_title(answer: str) -> str:
+    """Return the title in a model's answer, without what models write around it; empty if there is none."""
+    answer = _FENCE.sub("", _REASONING.sub("", answer)).strip()
+    if answer.startswith(("{", "[", '"')):
+        with suppress(ValueError):
+            answer = _title_in(json.loads(answer)) or answer
+    lines = [stripped for line in answer.splitlines() if (stripped := line.strip(_MARKUP))]
+    if len(lines) > 1 and _PREFACE.match(lines[0]):
+        del lines[0]
+    if not lines:
+        return ""
+    line = _LABEL.sub("", _LIST.sub("", lines[0]).strip(_MARKUP))
+    line = _COURTESY.sub("", line).strip(_MARKUP)
+    if line.endswith(".") and not line.endswith("..") and line.count(".") == 1:
+        line = line[:-1]
+    return line[:TITLE_LENGTH].strip()
+
+
+def _title_in(data: object) -> str:
+    """The title in a structured answer: a string, the first item, or the field `title`, otherwise the first string."""
+    if isinstance(data, str):
+        return data
+    if isinstance(data, list) and data:
+        return _title_in(data[0])
+    if isinstance(data, dict):
+        named = {str(key).lower(): value for key, value in data.items()}
+        values = [named.get("title"), named.get("name"), *named.values()]
+        return next((value for value in values if isinstance(value, str) and value.strip()), "")
+    return ""

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from typing import Any
 
 from bridge.errors import HandlerFailed, ModelUnavailable, TurnFailure, verdict
 from bridge.functions import Functions
 from bridge.jobs import RunningJob
 from bridge.model import Completion, Partial, Result, Turn, Usage
+from bridge.sanitize import MAX_TEXT_BYTES, is_too_large
 from bridge.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -71,8 +73,23 @@ async def _answer(running: RunningJob, functions: Functions, settings: Settings)
     completion = await _run_function(running, job.turn, functions, settings)
     reply.publish(Partial(completion.text))  # the data comes with the row's event, all at once
     await reply.flush()
-    written = {"text": completion.text, "data": completion.data, "seq": reply.stream.seq}
-    return running.result("done", completion.usage, files=completion.files, revisions=job.revisions, **written)
+    data, note = _mark_truncated(completion)
+    written = {"text": completion.text, "data": data, "seq": reply.stream.seq}
+    return running.result("done", completion.usage, note, files=completion.files, revisions=job.revisions, **written)
+
+
+def _mark_truncated(completion: Completion) -> tuple[Any, dict[str, str] | None]:
+    """The reply's data, and a note for operators if its text is not all that the model meant to write."""
+    if completion.is_truncated:
+        detail = "the model reached its output limit"
+    elif is_too_large(completion.text):
+        detail = f"the text is longer than {MAX_TEXT_BYTES:,} bytes"
+    else:
+        return completion.data, None
+    data = completion.data
+    if data is None or isinstance(data, Mapping):
+        data = {**(data or {}), "truncated": True}
+    return data, {"code": "model_length", "detail": detail}
 
 
 async def _stopped(running: RunningJob) -> Result:

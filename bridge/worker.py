@@ -131,8 +131,8 @@ class Worker:
         log.info("attempt ended", extra=running.log_fields | ending)
         if running.reannounced:
             self.claims.wake("broadcast")
-        if state == "ok" and result.outcome == "done" and result.text and not self.is_draining:
-            naming = titles.name_session(running.job, result.text, self._functions, self._store)
+        if state == "ok" and result.outcome == "done" and not self.is_draining:
+            naming = titles.name_session(running.job, result, self._functions, self._store)
             task = self._tasks.create_task(naming, name=f"title for {result.question_id}")
             self._background.add(task)
             task.add_done_callback(self._background.discard)

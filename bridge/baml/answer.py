@@ -45,7 +45,8 @@ class Answer:
         self._refusal: list[str] = []
         self._failure: TurnFailure | None = None
         self._is_confirmed = True  # nothing was said after the ending, or the stream was closed after it
-        self._number, self._rises = -1, 0
+        self._is_settled = False
+        self._numbers: set[int] = set()
         self._text = ""
         self._is_joined = True
 
@@ -54,7 +55,7 @@ class Answer:
     def say(self, text: str, part: Part | None = None) -> None:
         """Text was added, to the part named or to the last one."""
         self._last = part = self._last if part is None else part
-        if not text or part in self._final:
+        if not text or part in self._final or self._is_settled:
             return
         self._parts.setdefault(part, []).append(text)
         self._is_joined = False
@@ -69,16 +70,16 @@ class Answer:
 
     def settle(self, text: str, part: Part) -> None:
         """The provider repeats a part as a whole. That counts, and not the pieces before it."""
-        if not text:
+        if not text or self._is_settled:
             return
         self._parts[part] = [text]
         self._final.add(part)
         self._is_joined = False
 
     def settle_all(self, parts: Mapping[Part, str]) -> None:
-        """The provider repeats everything: nothing is missing."""
+        """The provider repeats everything: nothing is missing, and what comes later was said before."""
+        self._is_settled = True
         self._parts = {part: [text] for part, text in parts.items()}
-        self._final = set(parts)
         self._is_joined = False
         self.lost = None
 
@@ -115,8 +116,9 @@ class Answer:
             self._failure = failure
 
     def lose(self, detail: str) -> None:
-        """An event cannot be read. What was whole before it stays whole."""
-        if not self.is_whole and self.lost is None:
+        """An event cannot be read. After the end it makes no difference."""
+        has_ended = self.reason is not None and self._is_confirmed
+        if not has_ended and self.lost is None:
             self.lost = detail
 
     def spend(self, **counts: int | str | None) -> None:
@@ -131,11 +133,10 @@ class Answer:
         """Whether an event with this sequence number was read before; always False if the provider does not count."""
         if not isinstance(number, int):
             return False
-        if number > self._number:
-            self._rises += 1
-            self._number = number
-            return False
-        return self._rises > 1
+        if number in self._numbers:
+            return len(self._numbers) > 1  # some proxies give all events the same number
+        self._numbers.add(number)
+        return False
 
     # -- what follows from it ----------------------------------------------------------------------------
 

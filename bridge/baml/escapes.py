@@ -1,22 +1,25 @@
-"""Escapes in structured answers, decoded before BAML's parser sees them.
+"""Strings in structured answers, made safe before BAML's parser sees them.
 
 BAML first tries to parse an answer as strict JSON. If that fails (a comma too many, a comment, a raw line break, or
 half an answer), a lenient parser takes over, which mishandles escapes (baml-py 0.226.3): `\\u00df` loses its last
-digit, `\\/` keeps its backslash, and an odd number of `\\"` makes a string swallow what follows it. So escapes in JSON
-strings are replaced here by the characters they mean. Those that would change the structure (quotes, backslashes,
-control characters) become noncharacters of Unicode, and `restore` turns these back.
+digit, `\\/` keeps its backslash, an odd number of `\\"` makes a string swallow what follows it, and a bracket can end
+one. So escapes in JSON strings are replaced here by the characters they mean. Those that could change the structure
+(quotes, backslashes, brackets, control characters) become noncharacters of Unicode, and `restore` turns these back.
 """
 
 import re
 from typing import Any
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 
-# The noncharacters U+FDD0 to U+FDEF never occur in text that is meant for interchange (Unicode 16, section 23.7).
+# Noncharacters never occur in text that is meant for interchange (Unicode 16, section 23.7).
+_BRACKETS = "{}[]"
 _RESTORED = ['"', "\\", *(chr(code) for code in range(0x20) if chr(code) not in "\b\t\n\f\r")]
 _STANDS_FOR = {character: chr(0xFDD0 + n) for n, character in enumerate(_RESTORED)}
+_STANDS_FOR |= dict(zip(_BRACKETS, "\U0001fffe\U0001ffff\U0002fffe\U0002ffff", strict=True))
 _RESTORE = {ord(mark): character for character, mark in _STANDS_FOR.items()}
-_MARKS = re.compile("[\ufdd0-\ufdef]")
+_MARKS = re.compile("[\ufdd0-\ufdef\U0001fffe\U0001ffff\U0002fffe\U0002ffff]")
+_INSIDE = str.maketrans({character: _STANDS_FOR[character] for character in _BRACKETS + '"'})
 
 _SHORT = {"/": "/", '"': _STANDS_FOR['"'], "\\": _STANDS_FOR["\\"]}
 _AS_ESCAPE = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
@@ -33,12 +36,10 @@ _CLOSES = re.compile(r"\s*(?:[,:}\]]|//|/\*|\Z)")
 
 
 def decode_escapes(text: str, *, partial: bool = False) -> str:
-    """Return the answer with the escapes in its JSON strings decoded; `restore` has to follow the parser.
+    """Return the answer with its JSON strings made safe; `restore` has to follow the parser.
 
     Of a `partial` answer, an escape that is not complete is left out.
     """
-    if "\\" not in text:
-        return text
     text = _MARKS.sub("\ufffd", text)
     if partial:
         text = (
@@ -63,15 +64,24 @@ def decode_escapes(text: str, *, partial: bool = False) -> str:
         elif token in "\"'" and _opens(text, found.start()):
             end = _end_of_string(text, at, _STRING if token == '"' else _QUOTED, token)
             inside = text[at:end]
-            pieces.append(
-                _ESCAPE.sub(_decoded if token == '"' else _decoded_unicode, inside) if "\\" in inside else inside
-            )
+            if "\\" in inside:
+                inside = _ESCAPE.sub(_decoded if token == '"' else _decoded_unicode, inside)
+            pieces.append(inside.translate(_INSIDE) if token == '"' else inside)
             at = end
             if at < len(text):  # the closing quote
                 pieces.append(token)
                 at += 1
     pieces.append(text[at:])
     return "".join(pieces)
+
+
+def is_json(text: str) -> bool:
+    """Whether an answer is strict JSON, which BAML parses well."""
+    try:
+        from_json(text)
+    except ValueError:
+        return False
+    return True
 
 
 def restore(value: Any) -> Any:

@@ -100,7 +100,7 @@ def _error_in(event: Mapping[str, Any]) -> Any:
         case {"code": _, "message": _} | {"code": _, "msg": _} | {"detail": _}:
             return dict(event)
     # Bedrock: throttlingException and others
-    return next((event[name] for name in event if name.endswith("Exception")), None)
+    return next(({"type": name, "message": event[name]} for name in event if name.endswith("Exception")), None)
 
 
 # -- OpenAI's chat completions, and its dialects ---------------------------------------------------------
@@ -193,10 +193,12 @@ def _say_part(answer: Answer, item: Mapping[str, Any], part: Part | None) -> Non
 
 def _read_response_event(answer: Answer, kind: str, event: Mapping[str, Any]) -> None:
     part = (_index(event.get("output_index")), _index(event.get("content_index")))
+    is_repeated = answer.is_repeated(event.get("sequence_number"))
     match kind.removeprefix("response.").split("."):
+        case ["output_text" | "refusal", "delta"] if is_repeated:
+            pass
         case ["output_text", "delta"]:
-            if not answer.is_repeated(event.get("sequence_number")):
-                _say(answer, event.get("delta"), part)
+            _say(answer, event.get("delta"), part)
         case ["text", "delta"]:  # its name before 2025
             _say(answer, event.get("delta"), part)
         case ["output_text", "done"]:

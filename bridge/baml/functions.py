@@ -17,6 +17,7 @@ from pydantic_core import to_jsonable_python
 from bridge.baml.arguments import Parameter, bind_arguments, read_parameters
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
+from bridge.baml.escapes import is_json
 from bridge.baml.failures import Response, clean, name_error, translate_error
 from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelUnavailable, SetupError
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
@@ -114,7 +115,7 @@ class BamlFunctions:
             raise failure
         if function.is_text:
             return Completion(answer.text, usage=ended.usage, is_truncated=answer.is_truncated)
-        if error is None and ended.raw == answer.text and "\\" not in answer.text:
+        if error is None and ended.raw == answer.text and is_json(answer.text):
             return _to_completion(ended.result, ended.usage)  # BAML has read and parsed the same text
         try:
             return _to_completion(call.parse(answer.text), ended.usage)

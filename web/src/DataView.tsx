@@ -5,10 +5,17 @@ import { isEmpty, isFlat, isObject, isTable, nameOf, orderOf, type JsonObject } 
 /** Fields that the page shows elsewhere: as the reply's text, and beside the conversation. */
 const SHOWN_ELSEWHERE = ["reply", "files"];
 
+/** Whether the reply's text breaks off: at the model's output limit, or because it was too long to be stored. */
+export function isTruncated(data: Json | null): boolean {
+  return isObject(data) && data["truncated"] === true;
+}
+
 /** The part of a structured result to show with the message, or null. */
 export function restOf(data: Json | null): Json | null {
   if (!isObject(data)) return data;
-  const rest = Object.entries(data).filter(([key, value]) => !SHOWN_ELSEWHERE.includes(key) && !isEmpty(value));
+  const rest = Object.entries(data).filter(
+    ([key, value]) => !SHOWN_ELSEWHERE.includes(key) && !isEmpty(value) && !(key === "truncated" && value === true),
+  );
   return rest.length > 0 ? Object.fromEntries(rest) : null;
 }
 

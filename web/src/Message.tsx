@@ -1,7 +1,7 @@
 import { memo } from "react";
 import { hasEnded, type Json, type Message } from "supabase-baml-bridge-client";
 import { CopyButton } from "./Copy.tsx";
-import { DataView, restOf } from "./DataView.tsx";
+import { DataView, isTruncated, restOf } from "./DataView.tsx";
 import { Text } from "./Text.tsx";
 
 /** The actions of messages. */
@@ -87,7 +87,7 @@ function Status({ message, answered, actions }: Props) {
         </p>
       );
     case "done":
-      return null;
+      return isTruncated(message.data) ? <p className="status">Cut off: the reply reached its limit.</p> : null;
   }
 }
 

@@ -1,0 +1,357 @@
+"""What providers did to replies, by example, in every format that can have it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from bridge.baml.answer import Answer, without_reasoning
+from bridge.baml.events import read_event
+from bridge.errors import AnswerTooLong, ContextTooLong, ModelRefused, ModelUnavailable, TurnFailure
+from bridge.model import Usage
+from tests.support import wire
+from tests.support.wire import Event, Format, Stream, answered
+
+every_format = pytest.mark.parametrize("format_", wire.FORMATS)
+CUT = ModelUnavailable("model_cut", "The model's answer was cut off.")
+
+
+def read(events: list[Event]) -> Answer:
+    answer = Answer()
+    for event in events:
+        read_event(answer, wire.encode(event))
+    return answer
+
+
+def judge(stream: Stream, broken: TurnFailure | None = None, *, is_text: bool = True) -> TurnFailure | None:
+    return read(stream.events).judge(broken, is_text=is_text)
+
+
+@every_format
+def test_whole_answer_is_read(format_: Format) -> None:
+    stream = answered(format_, ["Hel", "lo"], thought="hm")
+    answer = read(stream.events)
+    assert (answer.text, answer.is_whole, answer.has_begun) == ("Hello", True, True)
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (7, 5)
+    assert answer.usage.model in ("gpt", "claude", "gemini")
+    assert judge(stream) is None
+    assert judge(stream, is_text=False) is None
+
+
+@every_format
+def test_first_word_or_thought_begins_the_answer(format_: Format) -> None:
+    stream = Stream(format_)
+    stream.open()
+    assert not read(stream.events).has_begun
+    for begin, words in ((Stream.think, "hm"), (Stream.say, "word"), (Stream.call_tool, "{")):
+        stream = Stream(format_)
+        stream.open()
+        begin(stream, words)
+        assert read(stream.events).has_begun
+
+
+@every_format
+@pytest.mark.parametrize(
+    "garbage", ['{"choices": [{"delta"', "upstream error", "<html>", '"text"', "{" * 5000, "9" * 5000 + "x"]
+)
+def test_unreadable_event_in_the_middle_is_a_failure(format_: Format, garbage: str) -> None:
+    stream = Stream(format_)
+    stream.open()
+    stream.say("a = 10")
+    stream.add(garbage)
+    stream.say(" * rate")
+    stream.end(wire.GOOD[format_][0], whole=False)
+    failure = judge(stream)
+    assert isinstance(failure, ModelUnavailable)
+    assert failure.code == "model_cut"
+
+
+def test_text_that_openai_repeats_mends_what_was_lost() -> None:
+    stream = Stream("responses")
+    stream.say("a = 10")
+    lost = Stream("responses", stream.text)
+    lost.add("{")
+    lost.text = "a = 100 * rate"
+    lost.end("completed")
+    assert read(lost.events).text == "a = 100 * rate"
+    assert judge(lost) is None
+
+
+@every_format
+def test_error_in_the_middle_is_not_swallowed(format_: Format) -> None:
+    stream = Stream(format_)
+    stream.open()
+    stream.say("half")
+    stream.fail()
+    stream.end(wire.GOOD[format_][0])
+    failure = judge(stream)
+    assert failure is not None
+    assert failure.code == "model_unavailable"
+
+
+@every_format
+def test_whole_answer_survives_whatever_follows_it(format_: Format) -> None:
+    tails: tuple[Event, ...] = (
+        "{",
+        "[DONE]",
+        {"choices": None},
+        {"error": {"message": "async filter"}},
+        {"choices": [{"index": 0}]},
+    )
+    for tail in tails:
+        stream = Stream(format_)
+        stream.open()
+        stream.say("whole")
+        stream.end(wire.GOOD[format_][0])
+        stream.add(tail)
+        assert judge(stream, CUT) is None
+        assert judge(stream, CUT, is_text=False) is None
+
+
+@every_format
+def test_only_ends_that_are_known_to_be_good_are_good(format_: Format) -> None:
+    for reason in wire.GOOD[format_]:
+        assert judge(answered(format_, reason=reason), is_text=False) is None, reason
+    for bad in wire.BAD[format_]:
+        for is_text in (True, False):
+            failure = judge(answered(format_, reason=bad), is_text=is_text)
+            assert isinstance(failure, ModelUnavailable), bad
+    for reason in wire.REFUSED[format_]:
+        failure = judge(answered(format_, reason=reason))
+        assert isinstance(failure, ModelRefused), reason
+        assert failure.code == "model_filtered"
+    for reason in wire.TOO_LONG[format_]:
+        assert judge(answered(format_, reason=reason)) is None, reason
+        assert read(answered(format_, reason=reason).events).is_truncated
+        assert isinstance(judge(answered(format_, reason=reason), is_text=False), AnswerTooLong), reason
+
+
+@every_format
+def test_end_of_stream_without_a_reason_is_a_cut(format_: Format) -> None:
+    stream = Stream(format_)
+    stream.open()
+    stream.say("half")
+    stream.close()  # also with OpenAI's [DONE]
+    failure = judge(stream)
+    assert failure is not None
+    assert failure.code == "model_cut"
+
+
+@every_format
+def test_answer_without_a_word_is_empty(format_: Format) -> None:
+    for fill, words in (
+        (Stream.say, ""),
+        (Stream.think, "hm"),
+        (Stream.call_tool, "{}"),
+        (Stream.say, " \n"),
+        (Stream.say, "<think>and no more</think>\n"),
+        (Stream.say, "<think>for ever"),
+    ):
+        stream = Stream(format_)
+        stream.open()
+        fill(stream, words)
+        stream.end(wire.GOOD[format_][0])
+        for is_text in (True, False):
+            failure = judge(stream, is_text=is_text)
+            assert isinstance(failure, ModelUnavailable)
+            assert failure.code == "model_empty"
+            assert failure.retryable
+
+
+@pytest.mark.parametrize("format_", ["chat", "responses"])
+def test_words_of_a_refusal_are_shown(format_: Format) -> None:
+    stream = Stream(format_)
+    stream.open()
+    stream.refuse("I would rather ")
+    stream.refuse("not.")
+    stream.end(wire.GOOD[format_][0])
+    failure = judge(stream)
+    assert isinstance(failure, ModelRefused)
+    assert (failure.code, failure.message) == ("model_filtered", "I would rather not.")
+
+
+def test_blocked_prompt_of_gemini_is_a_refusal() -> None:
+    for reason in ("SAFETY", "OTHER", "JAILBREAK", "A_REASON_OF_NEXT_YEAR"):
+        failure = read([{"promptFeedback": {"blockReason": reason}}]).judge(CUT, is_text=True)
+        assert isinstance(failure, ModelRefused)
+
+
+def chat(delta: Any, **choice: Any) -> Event:
+    return wire.chunk(delta) | {"choices": [{"index": 0, "delta": delta, **choice}]}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        chat({"content": "lo"}),
+        chat({"role": "", "content": "lo"}),
+        chat({"content": [{"type": "text", "text": "lo"}]}),
+        chat({"content": ["l", "o"]}),
+        chat({"content": {"type": "text", "text": {"value": "lo"}}}),
+        chat(
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                    {"type": "text", "text": "lo"},
+                ]
+            }
+        ),
+        chat({"content": "lo"}, text="lo"),
+        chat({"content": "lo"}, message={"content": "Hello"}),
+        chat({}, text="lo"),
+        chat(None, text="lo"),
+        {"choices": [{"delta": {"content": "lo"}}], "created": "1", "usage": {"prompt_tokens": 1.5}, "model": None},
+        {"choices": {"delta": {"content": "lo"}}},
+        [chat({"content": "lo"})],
+        "\ufeff" + json.dumps(chat({"content": "lo"})),
+    ],
+)
+def test_text_of_a_chat_dialect_is_found(event: Any) -> None:
+    answer = read([chat({"content": "Hel"}), event if isinstance(event, str) else json.dumps(event)])
+    assert (answer.text, answer.lost) == ("Hello", None)
+
+
+@pytest.mark.parametrize("content", [True, {"a": "b"}, [{"a": "b"}], [[{"a": 1}]]])
+def test_content_in_no_known_form_is_lost(content: Any) -> None:
+    assert read([chat({"content": content})]).lost is not None
+
+
+def test_whole_answer_in_one_body_is_read() -> None:
+    for body in (
+        {"choices": [{"message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}]},
+        {"object": "response", "status": "completed", "output": [wire.message("Hello")]},
+        {
+            "type": "message",
+            "content": [{"type": "text", "text": "Hello"}],
+            "stop_reason": "end_turn",
+            "role": "assistant",
+        },
+        [wire.candidate([{"text": "Hel"}]), wire.candidate([{"text": "lo"}], "STOP")],
+    ):
+        answer = read([json.dumps(body)])
+        assert (answer.text, answer.is_whole) == ("Hello", True)
+
+
+def test_message_that_begins_again_replaces_the_first() -> None:
+    first, second = Stream("anthropic"), answered("anthropic", ["Hello"])
+    first.open()
+    first.say("Hel")
+    assert read([*first.events, *second.events]).text == "Hello"
+
+
+def test_every_message_of_a_response_is_part_of_the_answer() -> None:
+    last = wire.response("completed") | {
+        "output": [wire.message("I look. "), {"type": "reasoning"}, wire.message("Found.")]
+    }
+    assert read([{"type": "response.completed", "response": last}]).text == "I look. Found."
+
+
+def test_repeated_delta_of_a_response_counts_once() -> None:
+    stream = Stream("responses")
+    stream.open()
+    stream.say("ha")
+    stream.events.append(stream.events[-1])
+    stream.say("ha")
+    stream.end("completed", whole=False)
+    assert read(stream.events).text == "haha"
+    unnumbered = [{**event, "sequence_number": 0} for event in stream.events if isinstance(event, dict)]
+    assert read([*unnumbered]).text == "hahaha"
+
+
+def test_recorded_shape_of_openrouter_is_an_error() -> None:
+    """Two chunks end with `length`, then comes an error beside a chunk without a reason."""
+    answer = read(
+        [
+            chat({"content": "half"}),
+            chat({}, finish_reason="length"),
+            chat({}, finish_reason="length"),
+            {**wire.chunk({"content": ""}), "error": {"code": 400, "message": "Token limit reached"}},
+            "[DONE]",
+        ]
+    )
+    assert isinstance(answer.judge(None, is_text=True), ContextTooLong)
+
+
+def test_native_refusal_is_believed() -> None:
+    answer = read([chat({"content": "half"}), chat({}, finish_reason="stop", native_finish_reason="refusal")])
+    assert isinstance(answer.judge(None, is_text=True), ModelRefused)
+
+
+@pytest.mark.parametrize(
+    ("event", "usage"),
+    [
+        (
+            {
+                "choices": [],
+                "usage": {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}},
+            },
+            (9, 4, 3),
+        ),
+        ({"choices": [], "usage": {"prompt_tokens": 9.0, "completion_tokens": "4"}}, (9, 4, None)),
+        ({"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 354}}, (12, 342, None)),
+        ({"choices": [{"usage": {"prompt_tokens": 9, "completion_tokens": 4}}]}, (9, 4, None)),
+        ({"choices": [], "x_groq": {"usage": {"prompt_tokens": 9, "completion_tokens": 4}}}, (9, 4, None)),
+        ({"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": 1e300}}, (None, None, None)),
+        (
+            {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 8}},
+            (9, 1, 8),
+        ),
+        ({"usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 4, "thoughtsTokenCount": 5}}, (9, 9, None)),
+        (
+            {
+                "type": "message_delta",
+                "delta": {},
+                "usage": {"input_tokens": 2, "cache_read_input_tokens": 7, "output_tokens": 4},
+            },
+            (9, 4, 7),
+        ),
+        ({"metadata": {"usage": {"inputTokens": 9, "outputTokens": 4}}}, (9, 4, None)),
+    ],
+)
+def test_token_counts_are_read_in_every_form(event: Event, usage: tuple[int | None, ...]) -> None:
+    assert read([event]).usage == Usage(None, *usage)
+
+
+def test_later_count_of_zero_is_no_news() -> None:
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 7, "output_tokens": 1}}}
+    answer = read([start, {"type": "message_delta", "delta": {}, "usage": {"input_tokens": 0, "output_tokens": 5}}])
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (7, 5)
+
+
+def test_bedrock_events_are_read() -> None:
+    events: dict[str, Event] = {
+        "contentBlockStart": {"contentBlockIndex": 0, "start": {}},
+        "contentBlockDelta": {"contentBlockIndex": 1, "delta": {"text": "Hello"}},
+        "messageStop": {"stopReason": "end_turn"},
+    }
+    named: list[Event] = [{name: inner} for name, inner in events.items()]
+    for sent in (named, list(events.values())):
+        answer = read(sent)
+        assert (answer.text, answer.is_whole) == ("Hello", True)
+    failure = read([{"throttlingException": {"message": "Too many tokens, please wait"}}]).judge(CUT, is_text=True)
+    assert isinstance(failure, ModelUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("  plain", "  plain"),
+        ("<think>hm</think>\n\nHi", "Hi"),
+        ("\n<THINK>hm</think>Hi", "Hi"),
+        ("<thi", ""),
+        ("<this>", "<this>"),
+        ("<think>hm", ""),
+        ("[THINK]a[/THINK]b", "b"),
+        ("◁think▷a◁/think▷b", "b"),
+        ("<think>a</think><think>b</think>c", "c"),
+        ("Use <think>x</think>", "Use <think>x</think>"),
+        ("[a](b)", "[a](b)"),
+        ("<", ""),
+        ("<div>", "<div>"),
+    ],
+)
+def test_reasoning_at_the_head_of_a_text_is_not_shown(text: str, shown: str) -> None:
+    assert without_reasoning(text) == shown

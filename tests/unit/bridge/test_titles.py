@@ -1,0 +1,59 @@
+"""What models write around a title."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.titles import clean_title
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Deploy it",
+        "Deploy it.",
+        '"Deploy it"',
+        "“Deploy it”",
+        "«Deploy it»",
+        "# Deploy it",
+        "**Deploy it**",
+        "- Deploy it",
+        "<think>hm\n\nhm</think>\n\nDeploy it",
+        "```\nDeploy it\n```",
+        '```json\n{"title": "Deploy it"}\n```',
+        "Title: Deploy it",
+        "**Title:** Deploy it",
+        "The title: Deploy it",
+        "Session title: Deploy it",
+        'Sure! Here is a title:\n\n"Deploy it"',
+        "Sure! Here's a title: Deploy it",
+        "Sure! Deploy it",
+        'Sure, here is a suitable title for the conversation: "Deploy it"',
+        "Here is the title you asked for: **Deploy it**",
+        '{"title": "Deploy it"}',
+        '{"Title": "Deploy it", "language": "en"}',
+        '["Deploy it", "Other"]',
+        "1. Deploy it\n2. Other",
+        "Here are some:\n1. Deploy it\n2. Other",
+        "\n\nDeploy it\n\nIt names the subject.",
+    ],
+)
+def test_title_is_found(answer: str) -> None:
+    assert clean_title(answer) == "Deploy it"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["Docker: how to deploy", "Title of a book", "Node.js vs. Deno.", "Titel: Hallo", "Sure-fire plans", "To be…"],
+)
+def test_title_that_is_clean_stays(answer: str) -> None:
+    assert clean_title(answer) == answer
+
+
+@pytest.mark.parametrize("answer", ["", " \n", "<think>for ever", "```\n```", '""', "***"])
+def test_answer_without_a_title_gives_none(answer: str) -> None:
+    assert clean_title(answer) == ""
+
+
+def test_long_title_is_cut() -> None:
+    assert len(clean_title("word " * 100)) <= 80
