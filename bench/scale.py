@@ -116,16 +116,18 @@ async def fill(db: Database, user_id: str, workers: int) -> None:
     """
     await db.execute("delete from bridge.workers")
     await db.execute(
-        "insert into bridge.workers (name, lease, seen_at)"
-        " select 'other ' || n, interval '30 seconds', now() + interval '1 hour' from generate_series(1, %s) n",
+        "insert into bridge.workers (name, lease, seen_at, functions)"
+        " select 'other ' || n, interval '30 seconds', now() + interval '1 hour', '{Chat}'"
+        " from generate_series(1, %s) n",
         (workers,),
     )
     async with database.bypassing_triggers(db):
         await db.execute(
             """
-            insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at, worker, lease_until)
+            insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at, worker, lease_until,
+                                     function)
             select gen_random_uuid(), gen_random_uuid(), %s, 2, 1, now() - random() * interval '12 seconds',
-                   'other ' || n, now() + interval '1 hour' + random() * interval '7 seconds'
+                   'other ' || n, now() + interval '1 hour' + random() * interval '7 seconds', 'Chat'
               from generate_series(1, %s) n, generate_series(1, %s)
             """,
             (user_id, workers, MANY),
@@ -212,7 +214,7 @@ class Level:
             holding = [job["question_id"] for job in (*kept, *into)]
             row = await one_row(
                 self._meter.service,
-                "select public.bridge_claim(%s, %s, %s::uuid[], 30, 100) as claim",
+                "select public.bridge_claim(%s, %s, %s::uuid[], 30, 100, '{Chat}') as claim",
                 (WORKER, slots, holding),
             )
             jobs = row["claim"]["jobs"]

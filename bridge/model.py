@@ -135,9 +135,9 @@ class Snapshot:
 class QueueHints:
     """What the answer to every call says of the queue."""
 
-    next_in: float | None  # seconds until a retry or another worker's lease falls due; None: nothing is scheduled
+    next_in: float | None  # seconds until a job may fall due for this worker; None: nothing is scheduled
     fleet_size: int  # how many workers are live
-    ready: bool | None = None  # whether a question can be claimed now; None: unknown
+    ready: bool | None = None  # whether this worker can claim a question now; None: unknown
 
 
 @dataclass(frozen=True, slots=True)

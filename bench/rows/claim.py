@@ -77,7 +77,7 @@ async def _claims(
             (session,) = await database.open_sessions(db, user_id, 1)
             await database.ask(db, [(session, "a question")])
         began = time.perf_counter()
-        row = await one_row(service, "select public.bridge_claim(%s, 1, '{}', 30, 100) as claim", (WORKER,))
+        row = await one_row(service, "select public.bridge_claim(%s, 1, '{}', 30, 100, '{Chat}') as claim", (WORKER,))
         taken.append((time.perf_counter() - began) * 1000)
         (job,) = row["claim"]["jobs"]
         result = {
@@ -115,8 +115,8 @@ async def _churn(db: Database, user_id: str, jobs: int) -> None:
         async with database.bypassing_triggers(db):
             await db.execute(
                 """
-                insert into bridge.jobs (question_id, session_id, user_id, ordinal, run_at)
-                select gen_random_uuid(), gen_random_uuid(), %s, 2, now() - make_interval(secs => %s)
+                insert into bridge.jobs (question_id, session_id, user_id, ordinal, run_at, function)
+                select gen_random_uuid(), gen_random_uuid(), %s, 2, now() - make_interval(secs => %s), 'Chat'
                   from generate_series(1, 1000)
                 """,
                 (user_id, ago),

@@ -114,7 +114,7 @@ isOneToOne: false
 { Args: { "jobs": Json,"worker": string }; Returns: Json
                            },
 "bridge_claim":
-{ Args: { "history": number,"holding": (string)[],"lease_seconds": number,"slots": number,"worker": string }; Returns: Json
+{ Args: { "functions"?: (string)[],"history": number,"holding": (string)[],"lease_seconds": number,"slots": number,"worker": string }; Returns: Json
                            },
 "bridge_dead_drop":
 { Args: { "question_ids"?: (string)[] }; Returns: number

@@ -17,8 +17,10 @@ create table bridge.jobs (
     lease_until timestamptz,
     cancel boolean not null default false,
     queued_at timestamptz not null default now(),
+    function text,
     constraint jobs_question_id_key unique (question_id),
-    constraint jobs_held_is_head check (worker is null or (run_at is not null and lease_until is not null))
+    constraint jobs_held_is_head check (worker is null or (run_at is not null and lease_until is not null)),
+    constraint jobs_head_has_function check (run_at is null or function is not null)
 ) with (fillfactor = 70);  -- room for beats to update in place
 comment on table bridge.jobs is 'Unfinished questions. A finished job''s row is deleted.';
 comment on column bridge.jobs.user_id is 'The session''s user, for the limit on unfinished replies.';
@@ -27,11 +29,18 @@ comment on column bridge.jobs.run_at is
 comment on column bridge.jobs.worker is 'The worker that holds it until lease_until; null: none.';
 comment on column bridge.jobs.attempt is 'The fence: every write of a worker carries (worker, attempt).';
 comment on column bridge.jobs.failures is 'Attempts that failed or whose worker vanished; released ones do not count.';
+comment on column bridge.jobs.function is
+    'The session''s function, kept equal to it by triggers. Only the head of a session has one, as only heads are claimed.';
 comment on column bridge.jobs.cancel is 'The user asked to stop; whichever worker touches the job next ends it.';
 
 -- At most one head per session, and only a head can be held: two jobs of one session never run at once.
 create unique index jobs_head_of_session on bridge.jobs (session_id) where run_at is not null;
 create index jobs_ready on bridge.jobs (run_at, id) where worker is null and run_at is not null;
+-- For workers that say which functions they answer. A session's function may be any text, so this index also finds
+-- the jobs whose function nobody knows: they are in the gaps between the known names.
+-- Its condition is not that of jobs_ready, so that a query can fit this one only: if most jobs have one function, the
+-- planner takes jobs_ready to find another, and reads all of them.
+create index jobs_ready_by_function on bridge.jobs (function, run_at, id) where worker is null and function is not null;
 create index jobs_in_session on bridge.jobs (session_id, ordinal);
 create index jobs_of_user on bridge.jobs (user_id);
 -- A beat changes neither column, so its update stays in its page.
@@ -84,6 +93,7 @@ create table bridge.workers (
     seen_at timestamptz not null default now(),
     horizon timestamptz not null default '-infinity',
     horizon_set_at timestamptz not null default '-infinity',
+    functions text[],
     constraint workers_lease check (lease > interval '0')
 ) with (fillfactor = 50);
 comment on table bridge.workers is 'Workers by their names, which are unique to a process, and when each last called.';
@@ -91,6 +101,18 @@ comment on column bridge.workers.lease is 'How long the worker holds a job witho
 comment on column bridge.workers.horizon is
     'The worker looks for jobs with a run_at from here on: before every run_at that was visible at horizon_set_at.';
 comment on column bridge.workers.horizon_set_at is 'When the worker last looked at all jobs and set its horizon.';
+
+comment on column bridge.workers.functions is
+    'The functions that the worker answers; null: a worker of an older version, which does not say and takes every job.';
+
+create table bridge.functions (
+    name text primary key,
+    known_until timestamptz not null
+) with (fillfactor = 50);
+comment on table bridge.functions is
+    'The functions that workers have known within the last day. A job whose function is not in it, or only in the past, waits for half a minute and then fails.';
+comment on column bridge.functions.known_until is
+    'Until when a worker that knows it counts as live, or when the last one left.';
 
 create view bridge.live_workers with (security_invoker = true) as
 select w.name, w.started_at, w.seen_at from bridge.workers w

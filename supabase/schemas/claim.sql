@@ -107,12 +107,13 @@ $$;
 comment on function bridge.open_attempt is
     'Returns the job''s payload, or {…, broken} if that fails. For a new attempt, it first opens the reply row.';
 
-create function bridge.claim_horizon(worker text) returns timestamptz
+create function bridge.claim_horizon(worker text, functions text[]) returns timestamptz
 language plpgsql set search_path = ''
 set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
     since timestamptz;
+    oldest timestamptz;
 begin
     select w.horizon into since from bridge.workers w
      where w.name = claim_horizon.worker
@@ -120,10 +121,20 @@ begin
     if not found then
         -- A job's run_at is the start of the transaction that wrote it, or later. Half a minute covers open transactions;
         -- a job from a longer one is found when the horizon is next set.
+        if claim_horizon.functions is null then
+            oldest := (
+                select j.run_at from bridge.jobs j
+                 where j.worker is null and j.run_at is not null order by j.run_at limit 1);
+        else
+            oldest := (
+                select min((select j.run_at from bridge.jobs j
+                             where j.worker is null and j.function = n.name
+                             order by j.function, j.run_at limit 1))
+                  from unnest(claim_horizon.functions) n (name));
+        end if;
         since := least(
             now() - interval '30 seconds',
-            (select j.run_at from bridge.jobs j
-              where j.worker is null and j.run_at is not null order by j.run_at limit 1),
+            oldest,
             (select j.run_at from bridge.jobs j where j.worker is not null order by j.run_at limit 1));
         update bridge.workers w set horizon = since, horizon_set_at = now() where w.name = claim_horizon.worker;
     end if;
@@ -131,26 +142,33 @@ begin
 end
 $$;
 comment on function bridge.claim_horizon is
-    'The earliest run_at that a worker searches from, refreshed every ten seconds. While any transaction is open, Postgres keeps the index entries of ended jobs: after 100,000 of them, a search from the oldest entry was 17 times as slow.';
+    'The earliest run_at that a worker with these functions (null: all) searches from, refreshed every ten seconds. While any transaction is open, Postgres keeps the index entries of ended jobs: after 100,000 of them, a search from the oldest entry was 17 times as slow.';
 
 -- Only heads of sessions have a run_at, and a session has at most one (jobs_head_of_session): a row locked below is
 -- the only job of its session that may run. Everything about it is read in later statements, whose snapshots include
 -- what the job before it left. The session is locked too, so that it cannot be deleted meanwhile.
 
-create function bridge.take_expired(worker text, horizon timestamptz, slots int) returns bigint[]
-language plpgsql set search_path = ''
+create function bridge.take_expired(
+    worker text, horizon timestamptz, functions text[], known text[], due timestamptz, slots int
+) returns bigint[]
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
     taken bigint[];
 begin
+    -- One that was cancelled needs no function to end.
     select coalesce(array_agg(r.id), '{}') into taken from (
         select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
          where j.id = any (array(
                    select h.id from bridge.jobs h
                     where h.worker is not null and h.run_at >= take_expired.horizon
                       and h.worker <> take_expired.worker and h.lease_until < now()
+                      and (take_expired.functions is null or h.cancel or h.function = any (take_expired.functions)
+                           or (h.function <> all (take_expired.known) and h.run_at <= take_expired.due))
                     order by h.run_at, h.id))
            and j.worker <> take_expired.worker and j.lease_until < now()
+           and (take_expired.functions is null or j.cancel or j.function = any (take_expired.functions)
+                or j.function <> all (take_expired.known))
          order by j.lease_until
          limit take_expired.slots
            for key share of s skip locked
@@ -163,37 +181,88 @@ begin
 end
 $$;
 comment on function bridge.take_expired is
-    'Locks up to `slots` jobs whose lease with another worker has ended, and records those attempts as lost.';
+    'Locks up to `slots` jobs whose lease with another worker has ended and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`; records those attempts as lost.';
 
-create function bridge.take_ready(horizon timestamptz, slots int) returns bigint[]
-language plpgsql set search_path = ''
+create function bridge.ready_jobs(horizon timestamptz, functions text[], known text[], due timestamptz, most int)
+returns bigint[]
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return array(
+        select r.id from (
+            select j.id, j.run_at
+              from unnest(ready_jobs.functions) n (name)
+             cross join lateral (
+                select h.id, h.run_at from bridge.jobs h
+                 where h.worker is null and h.function is not null  -- and pairs, as in bridge.queue_hints
+                   and (h.function, h.run_at) >= (n.name, ready_jobs.horizon)
+                   and (h.function, h.run_at) <= (n.name, now())
+                 order by h.function, h.run_at, h.id limit ready_jobs.most) j
+             union all
+            select u.id, u.run_at + bridge.unknown_wait() from bridge.unknown_jobs(known, due, most) u
+          ) r (id, at)
+         order by r.at, r.id limit ready_jobs.most);
+end
+$$;
+comment on function bridge.ready_jobs is
+    'Up to `most` jobs that no worker holds, in the order in which they could be claimed: those of the `functions`, and those due at `due` whose function is not `known`.';
+
+create function bridge.take_ready(horizon timestamptz, functions text[], known text[], due timestamptz, slots int)
+returns bigint[]
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
-    taken bigint[];
+    most int := take_ready.slots + 8;  -- a few more than needed, as others may have locked some
+    ready bigint[];
+    taken bigint[] := '{}';
 begin
-    select coalesce(array_agg(r.id), '{}') into taken from (
-        select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
-         where j.worker is null and j.run_at >= take_ready.horizon and j.run_at <= now()
-         order by j.run_at, j.id
-         limit take_ready.slots
-           for key share of s skip locked
-           for update of j skip locked
-    ) r;
+    if take_ready.functions is null then
+        select coalesce(array_agg(r.id), '{}') into taken from (
+            select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
+             where j.worker is null and j.run_at >= take_ready.horizon and j.run_at <= now()
+             order by j.run_at, j.id
+             limit take_ready.slots
+               for key share of s skip locked
+               for update of j skip locked
+        ) r;
+        return taken;
+    end if;
+    while cardinality(taken) < take_ready.slots loop
+        ready := bridge.ready_jobs(horizon, functions, known, due, most);
+        select coalesce(array_agg(r.id), '{}') into taken from (
+            select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
+             where j.id = any (ready) and j.worker is null
+               and coalesce(  -- in which no index fits but the primary key
+                   case when j.function = any (take_ready.functions) then j.run_at <= now()
+                        else j.run_at <= take_ready.due and j.function <> all (take_ready.known) end, false)
+             order by array_position(ready, j.id)
+             limit take_ready.slots
+               for key share of s skip locked
+               for update of j skip locked
+        ) r;
+        exit when cardinality(ready) < most;  -- there are no more
+        most := most * 4;
+    end loop;
     return taken;
 end
 $$;
-comment on function bridge.take_ready is 'Locks up to `slots` jobs that are due and that no worker holds.';
+comment on function bridge.take_ready is
+    'Locks up to `slots` jobs that are due, that no worker holds, and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`.';
 
-create function public.bridge_claim(worker text, slots int, holding uuid[], lease_seconds int, history int)
-returns jsonb
+create function public.bridge_claim(
+    worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null
+) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 -- The queue is short-lived and its statistics are always stale: this and the functions it calls walk the indexes.
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
     snapshot text := pg_current_snapshot()::text;
-    lease_end timestamptz := now() + bridge.heartbeat(bridge_claim.worker, bridge_claim.lease_seconds);
-    horizon timestamptz := bridge.claim_horizon(bridge_claim.worker);
+    lease_end timestamptz := now() + bridge.heartbeat(
+        bridge_claim.worker, bridge_claim.lease_seconds, bridge_claim.functions);
+    horizon timestamptz := bridge.claim_horizon(bridge_claim.worker, bridge_claim.functions);
+    due timestamptz := now() - bridge.unknown_wait();
+    known text[] := bridge.known_functions(bridge_claim.functions, due);
     expired bigint[];
     taken bigint[];
     job bridge.jobs;
@@ -216,8 +285,8 @@ begin
 
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
-    expired := bridge.take_expired(bridge_claim.worker, horizon, slots);
-    taken := bridge.take_ready(horizon, slots - cardinality(expired));
+    expired := bridge.take_expired(bridge_claim.worker, horizon, bridge_claim.functions, known, due, slots);
+    taken := bridge.take_ready(horizon, bridge_claim.functions, known, due, slots - cardinality(expired));
     for job in
         update bridge.jobs j
            set worker = bridge_claim.worker,
@@ -233,4 +302,4 @@ begin
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others. Returns {jobs: [{question_id, …}], next_in_ms, workers, ready, snapshot}; the snapshot shows which transactions the claim has seen.';
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Returns {jobs: [{question_id, …}], next_in_ms, workers, ready, snapshot}; the snapshot shows which transactions the claim has seen.';

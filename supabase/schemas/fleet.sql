@@ -1,72 +1,205 @@
 -- What every call of a worker does: report that it is alive, learn what comes next.
 
-create function bridge.heartbeat(worker text, lease_seconds int default null) returns interval
+create function bridge.note_functions(names text[], known_until timestamptz) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    -- A write every few seconds is enough, by whichever worker is first. The others do not wait for its transaction:
+    -- what they have to write can wait for their next heartbeat.
+    if exists (
+           select from unnest(note_functions.names) n (name)
+            where n.name is not null and not exists (
+                select from bridge.functions f
+                 where f.name = n.name and f.known_until > note_functions.known_until - interval '5 seconds'))
+       and pg_try_advisory_xact_lock('bridge.functions'::regclass::oid::bigint)
+    then
+        insert into bridge.functions as f (name, known_until)
+        select distinct n.name, note_functions.known_until from unnest(note_functions.names) n (name)
+         where n.name is not null
+        on conflict (name) do update set known_until = excluded.known_until
+         where f.known_until < excluded.known_until;
+        delete from bridge.functions f where f.known_until < now() - interval '1 day';
+    end if;
+end
+$$;
+comment on function bridge.note_functions is 'Records until when a worker that knows these functions counts as live.';
+
+create function bridge.heartbeat(worker text, lease_seconds int default null, functions text[] default null)
+returns interval
 language plpgsql set search_path = ''
 as $$
 declare
-    lease interval;
+    me bridge.workers;
 begin
     -- a worker counts as live for half a minute at least: a write every few seconds is enough
-    select w.lease into lease from bridge.workers w
+    select w.* into me from bridge.workers w
      where w.name = heartbeat.worker and w.seen_at > now() - interval '5 seconds'
-       and (heartbeat.lease_seconds is null or w.lease = make_interval(secs => heartbeat.lease_seconds));
+       and (heartbeat.lease_seconds is null
+            or (w.lease = make_interval(secs => heartbeat.lease_seconds)
+                and w.functions is not distinct from heartbeat.functions));
     if not found then
         delete from bridge.workers w where w.seen_at < now() - interval '1 day';
-        insert into bridge.workers as w (name, lease)
-        values (heartbeat.worker, make_interval(secs => coalesce(heartbeat.lease_seconds, 30)))
+        insert into bridge.workers as w (name, lease, functions)
+        values (heartbeat.worker, make_interval(secs => coalesce(heartbeat.lease_seconds, 30)), heartbeat.functions)
         on conflict (name) do update
-           set seen_at = now(), lease = case when heartbeat.lease_seconds is null then w.lease else excluded.lease end
-        returning w.lease into lease;
+           set seen_at = now(),
+               lease = case when heartbeat.lease_seconds is null then w.lease else excluded.lease end,
+               functions = case when heartbeat.lease_seconds is null then w.functions else excluded.functions end
+        returning w.* into me;
+        -- as long as bridge.live_workers counts it
+        perform bridge.note_functions(
+            me.functions, now() + least(greatest(me.lease, interval '30 seconds'), interval '5 minutes'));
     end if;
-    return lease;
+    return me.lease;
 end
 $$;
-comment on function bridge.heartbeat is 'Records that a worker is alive; returns the length of its leases.';
+comment on function bridge.heartbeat is
+    'Records that a worker is alive and, from a claim (with lease_seconds), what it answers; returns the length of its leases.';
+
+-- Which jobs a worker may claim --------------------------------------------------------------------
+--
+-- Those whose function it answers; and those whose function nobody knows, so that they fail instead of waiting for
+-- ever. In between are those that only other workers can answer. In a deploy that adds a function, the first worker
+-- that knows it may come half a minute after the first question.
+
+create function bridge.unknown_wait() returns interval
+language plpgsql immutable set search_path = ''
+as $$
+begin
+    return interval '30 seconds';
+end
+$$;
+comment on function bridge.unknown_wait is
+    'How long a job must have been due, and its function unknown to all live workers, before any worker may claim it.';
+
+create function bridge.known_functions(own text[], since timestamptz) returns text[]
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return array(
+        select f.name from bridge.functions f where f.known_until > known_functions.since
+         union select n.name from unnest(known_functions.own) n (name) where n.name is not null
+         order by 1);
+end
+$$;
+comment on function bridge.known_functions is
+    'The functions that some worker has known after `since`, and those of the caller, sorted.';
+
+create function bridge.unknown_jobs(known text[], due timestamptz, most int) returns setof bridge.jobs
+language plpgsql stable set search_path = ''
+set enable_sort = off  -- so that only jobs_ready_by_function fits
+as $$
+begin
+    return query
+        select j.* from generate_subscripts(unknown_jobs.known, 1) n (at)
+         cross join lateral (
+            select g.* from bridge.jobs g
+             where g.worker is null and g.run_at <= unknown_jobs.due
+               and g.function > coalesce(unknown_jobs.known[n.at - 1], '')  -- a function has at least one byte
+               and g.function < unknown_jobs.known[n.at]
+             order by g.function, g.run_at, g.id limit unknown_jobs.most) j
+         union all
+        (select j.* from bridge.jobs j
+          where j.worker is null and j.run_at <= unknown_jobs.due
+            and j.function > coalesce(unknown_jobs.known[cardinality(unknown_jobs.known)], '')
+          order by j.function, j.run_at, j.id limit unknown_jobs.most);
+end
+$$;
+comment on function bridge.unknown_jobs is
+    'Jobs without a worker, due at a time, whose function is not `known` (sorted): up to `most` from each gap between two known names in the index, so that no other job is read.';
 
 create function bridge.queue_hints(worker text) returns jsonb
 language plpgsql stable set search_path = ''
-set enable_seqscan = off set enable_bitmapscan = off
+-- The plans do not depend on the names of functions; making them anew takes longer than all else here.
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
-    horizon timestamptz := coalesce(
-        (select w.horizon from bridge.workers w where w.name = queue_hints.worker), '-infinity');
+    horizon timestamptz := '-infinity';
+    own text[];
+    known text[];
+    lease interval;
+    ready boolean;
+    next_at timestamptz;  -- when the next job falls due, as far as this worker may claim it
+    lease_at timestamptz;
+    unknown_at timestamptz;
+begin
+    select w.horizon, w.functions, w.lease into horizon, own, lease
+      from bridge.workers w where w.name = queue_hints.worker;
+    horizon := coalesce(horizon, '-infinity');
     -- Each query is written in the order of the index that it must walk: other indexes that hold the same jobs have no
     -- horizon, and the statistics that plans are made from are always stale.
-    ready boolean := (
-        select j.run_at from bridge.jobs j where j.worker is null and j.run_at >= horizon and j.run_at <= now()
-         order by j.run_at, j.id limit 1) is not null;
-begin
+    if own is null then
+        ready := (
+            select j.run_at from bridge.jobs j where j.worker is null and j.run_at >= horizon and j.run_at <= now()
+             order by j.run_at, j.id limit 1) is not null;
+        next_at := (
+            select j.run_at from bridge.jobs j where j.worker is null and j.run_at > now()
+             order by j.run_at, j.id limit 1);
+    else
+        known := bridge.known_functions(own, now());
+        -- Pairs and no `function =`: only jobs_ready_by_function fits them, and they lead to the place in it.
+        select coalesce(bool_or(f.is_ready), false), min(f.next_at) into ready, next_at
+          from (
+            select (select j.run_at from bridge.jobs j
+                     where j.worker is null and j.function is not null
+                       and (j.function, j.run_at) >= (n.name, horizon) and (j.function, j.run_at) <= (n.name, now())
+                     order by j.function, j.run_at, j.id limit 1) is not null,
+                   (select j.run_at from bridge.jobs j
+                     where j.worker is null and j.function is not null
+                       and (j.function, j.run_at) > (n.name, now()) and (j.function, j.run_at) <= (n.name, 'infinity')
+                     order by j.function, j.run_at, j.id limit 1)
+              from unnest(own) n (name)) f (is_ready, next_at);
+        -- A few of each gap: if there are more, the claim at the time of these finds them. If a function was known until
+        -- a moment ago, its time counts from then.
+        unknown_at := (
+            select min(greatest(j.run_at, f.known_until))
+              from bridge.unknown_jobs(known, 'infinity', 10) j left join bridge.functions f on f.name = j.function
+          ) + bridge.unknown_wait();
+        ready := ready or coalesce(unknown_at <= now(), false);
+        if unknown_at > now() then
+            next_at := least(next_at, unknown_at);
+        end if;
+    end if;
+    lease_at := (
+        select min(h.at) from (
+            select case when own is null or j.cancel or j.function = any (own) then j.lease_until
+                        else greatest(j.lease_until, bridge.unknown_wait() + greatest(
+                            j.run_at, (select f.known_until from bridge.functions f where f.name = j.function))) end
+              from bridge.jobs j
+             where j.worker is not null and j.run_at >= horizon and j.worker <> queue_hints.worker
+               and (own is null or j.cancel or j.function = any (own) or j.function <> all (known))
+             order by j.run_at, j.id) h (at));
+    if ready then  -- a job that another worker is claiming right now has a lease that is not visible yet
+        lease_at := least(lease_at, now() + lease);
+    end if;
+    next_at := least(next_at, lease_at);
     return jsonb_build_object(
-        'next_in_ms', (
-            select case when min(t.at) is not null  -- least and greatest would ignore a null
-                        then least(greatest(extract(epoch from min(t.at) - now()) * 1000, 0), 86400000)::int end
-              from (
-                (select j.run_at from bridge.jobs j
-                  where j.worker is null and j.run_at > now() order by j.run_at limit 1)
-                union all
-                select min(h.lease_until) from (
-                    select j.lease_until from bridge.jobs j
-                     where j.worker is not null and j.run_at >= horizon and j.worker <> queue_hints.worker
-                     order by j.run_at, j.id) h
-                union all
-                -- a job that another worker is claiming right now has a lease that is not visible yet
-                select now() + w.lease from bridge.workers w where w.name = queue_hints.worker and ready
-              ) t (at)
-        ),
+        'next_in_ms', case when next_at is not null  -- least and greatest would ignore a null
+            then least(greatest(extract(epoch from next_at - now()) * 1000, 0), 86400000)::int end,
         'workers', (select count(*) from bridge.live_workers),
         'ready', ready
     );
 end
 $$;
 comment on function bridge.queue_hints is
-    'next_in_ms: when another worker''s lease ends or a retry is due (null: nothing is scheduled); workers: how many are live; ready: whether there is a job to claim.';
+    'Of the jobs that the worker may claim: next_in_ms: when another worker''s lease ends, a retry is due or half a minute has passed for a function that nobody knows (null: nothing is scheduled); ready: whether there is a job to claim. workers: how many are live.';
 
 create function public.bridge_leave(worker text) returns void
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 as $$
+declare
+    left_by text[];
 begin
-    delete from bridge.workers w where w.name = bridge_leave.worker;
+    delete from bridge.workers w where w.name = bridge_leave.worker returning w.functions into left_by;
+    -- no wait, as in bridge.note_functions: at worst the functions count as known until the worker would have vanished
+    if pg_try_advisory_xact_lock('bridge.functions'::regclass::oid::bigint) then
+        update bridge.functions f set known_until = now()
+         where f.name = any (left_by) and f.known_until > now()
+           and not exists (
+            select from bridge.workers w join bridge.live_workers l on l.name = w.name
+             where f.name = any (w.functions));
+    end if;
 end
 $$;
 comment on function public.bridge_leave is
-    'Removes a worker that stops from the live workers. Its jobs stay with it until their leases end.';
+    'Removes a worker that stops from the live workers; what only it knew is no longer known. Its jobs stay with it until their leases end.';

@@ -161,6 +161,49 @@ create trigger promote after delete on bridge.jobs
     referencing old table as ended
     for each statement execute function bridge.promote();
 
+create function bridge.set_function() returns trigger
+language plpgsql set search_path = ''
+as $$
+begin
+    -- whoever makes a job the head holds the session's lock, so this is the newest function
+    select s.function into new.function from public.sessions s where s.id = new.session_id;
+    return new;
+end
+$$;
+comment on function bridge.set_function is 'Gives a job that becomes the head of its session the session''s function.';
+
+create trigger set_function before insert or update of run_at on bridge.jobs
+    for each row when (new.run_at is not null and new.function is null)
+    execute function bridge.set_function();
+
+create function bridge.follow_function() returns trigger
+language plpgsql security definer set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
+as $$
+declare
+    ready uuid[];
+begin
+    -- A claim holds the job's lock until it has read the session: this waits for it, so both always agree. A job that
+    -- waits is due anew: other workers may search from a later time, and half a minute must pass before it can fail.
+    with head as (
+        update bridge.jobs j
+           set function = new.function,
+               run_at = case when j.worker is null then greatest(j.run_at, now()) else j.run_at end
+         where j.session_id = new.id and j.run_at is not null
+        returning j.question_id, j.worker, j.run_at
+    )
+    select array_agg(h.question_id) into ready from head h where h.worker is null and h.run_at <= now();
+    perform bridge.announce_work(ready);
+    return null;
+end
+$$;
+comment on function bridge.follow_function is
+    'A session''s function was changed: so is that of its head, which other workers may now claim.';
+
+create trigger follow_function after update on public.sessions
+    for each row when (old.function is distinct from new.function)
+    execute function bridge.follow_function();
+
 create function bridge.request_cancel(job bridge.jobs) returns text
 language plpgsql set search_path = ''
 as $$

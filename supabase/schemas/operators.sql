@@ -9,6 +9,10 @@ begin
         'waiting', (select count(*) from bridge.jobs j where j.run_at is null),
         'retrying', (select count(*) from bridge.jobs j where j.worker is null and j.run_at > now()),
         'running', (select count(*) from bridge.jobs j where j.worker is not null),
+        'unknown_function', (
+            select count(*) from bridge.jobs j
+             where j.worker is null and j.run_at is not null and not exists (
+                select from bridge.functions f where f.name = j.function and f.known_until > now())),
         'oldest_seconds', (
             select coalesce(extract(epoch from now() - min(j.run_at)), 0)::float8
               from bridge.jobs j where j.worker is null and j.run_at <= now()),
@@ -28,7 +32,8 @@ begin
               from bridge.runs r where r.created_at > now() - interval '1 hour'));
 end
 $$;
-comment on function public.bridge_status is 'The queue, the live workers and the last hour.';
+comment on function public.bridge_status is
+    'The queue, the live workers and the last hour. unknown_function: how many questions wait for a function that no live worker knows.';
 
 create function public.bridge_dead_letters(max_rows int default 100) returns jsonb
 language plpgsql stable security definer set search_path = '' set statement_timeout = '5s'

@@ -18,8 +18,8 @@ from tests.support.database import Row
 
 _CALLS = {
     "bridge_claim": (
-        "worker text, slots int, holding uuid[], lease_seconds int, history int",
-        "worker, slots, holding, lease_seconds, history",
+        "worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null",
+        "worker, slots, holding, lease_seconds, history, functions",
         "'[]'",
     ),
     "bridge_beat": ("worker text, jobs jsonb", "worker, jobs", "bridge_beat.jobs"),

@@ -21,7 +21,7 @@ async def database(url: str) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
 
 
 async def delete_all_users(url: str) -> None:
-    """Delete all users and their data, and all workers: a killed one would count as live for 30 s.
+    """Delete all users and their data, and all workers with what they know: a killed one would count as live for 30 s.
 
     Sessions are locked first, as every writer does, because a page's last request may still be running.
     """
@@ -29,3 +29,4 @@ async def delete_all_users(url: str) -> None:
         await connection.execute("select from public.sessions for update")
         await connection.execute("delete from auth.users")
         await connection.execute("delete from bridge.workers")
+        await connection.execute("delete from bridge.functions")
