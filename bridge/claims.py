@@ -9,12 +9,12 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bridge.errors import StoreError
 from bridge.jobs import Jobs
 from bridge.metrics import Metrics
-from bridge.model import Claim, QueueHints, Snapshot
+from bridge.model import Claim, Job, QueueHints, Snapshot
 from bridge.settings import Settings
 from bridge.store import CALL_SECONDS, TRIES, Store
 
@@ -42,16 +42,26 @@ ANNOUNCED_MS = 2_000
 
 
 class Claims:
-    """Claims jobs until `stop` is called. `on_missed_wakeup`: a sweep has found work that was never announced."""
+    """Claims jobs of these functions until `stop` is called.
+
+    `on_missed_wakeup`: a sweep has found work that was never announced.
+    """
 
     def __init__(
-        self, store: Store, jobs: Jobs, settings: Settings, metrics: Metrics, on_missed_wakeup: Callable[[], None]
+        self,
+        store: Store,
+        jobs: Jobs,
+        functions: Sequence[str],
+        settings: Settings,
+        metrics: Metrics,
+        on_missed_wakeup: Callable[[], None],
     ) -> None:
         self.fleet_size = 1  # live workers, as the database last reported
         self.last_answer_at: float | None = None  # monotonic: when the worker last learnt what there is to claim
         self.ended = asyncio.Event()
         self._store = store
         self._jobs = jobs
+        self._functions = functions
         self._settings = settings
         self._metrics = metrics
         self._on_missed_wakeup = on_missed_wakeup
@@ -142,7 +152,7 @@ class Claims:
         self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
         self._is_claiming = True
         try:
-            claim = await self._store.claim(slots, self._jobs.question_ids)
+            claim = await self._store.claim(slots, self._jobs.question_ids, self._functions)
         except StoreError as error:
             log.warning("claim: %s", error)
             self._most = max(1, self._most // 2)
@@ -165,10 +175,15 @@ class Claims:
         self._metrics.claims.labels(source).inc()
         for job in claim.jobs:
             self._jobs.add(job)
-        if source == "sweep" and any(job.attempt == 1 and job.ready_ms > ANNOUNCED_MS for job in claim.jobs):
+        if source == "sweep" and any(self._was_missed(job) for job in claim.jobs):
             self._metrics.missed_wakeups.inc()
             log.warning("the sweep found work that was never announced")
             self._on_missed_wakeup()
+
+    def _was_missed(self, job: Job) -> bool:
+        """Whether a wake-up should have brought this job long ago. One that no worker can answer had to wait."""
+        is_ours = job.turn is None or job.turn.function in self._functions
+        return is_ours and job.attempt == 1 and job.ready_ms > ANNOUNCED_MS
 
     async def _rest(self, pause: float) -> float:
         """Wait after a failure, longer each time, up to a sweep; returns the pause."""

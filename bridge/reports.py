@@ -35,6 +35,8 @@ async def status(store: Store, *, as_json: bool) -> None:
         f"behind an earlier question {answer['waiting']}, waiting to retry {answer['retrying']}, "
         f"dead letters {answer['dead_letters']}"
     )
+    if unknown := answer.get("unknown_function", 0):  # absent in an older schema
+        print(f"waiting for a function that no live worker knows: {unknown}")
     hour = answer["last_hour"]
     print(
         f"last hour: {hour['done']} done, {hour['failed']} failed attempts, {hour['cancelled']} cancelled, "

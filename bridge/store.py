@@ -70,10 +70,15 @@ class Store:
         """Close the connections."""
         await self._http.aclose()
 
-    async def claim(self, slots: int, holding: Sequence[str]) -> Claim:
-        """Take up to `slots` jobs: first those this worker holds without knowing it (at least one), then others."""
+    async def claim(self, slots: int, holding: Sequence[str], functions: Sequence[str] | None = None) -> Claim:
+        """Take up to `slots` jobs: first those this worker holds without knowing it (at least one), then others.
+
+        The others are those of the `functions` that it answers (None: all), and those whose function no live worker
+        has known for half a minute.
+        """
         lease = {"lease_seconds": self._settings.lease_seconds, "history": self._settings.history}
         arguments = {"worker": self._worker, "slots": slots, "holding": list(holding), **lease}
+        arguments["functions"] = None if functions is None else list(functions)
         answer = await self._call("bridge_claim", arguments, dict)
         try:
             return decode_claim(answer)

@@ -44,7 +44,7 @@ class Worker:
             supervisor.on_restart = self.metrics.resubscriptions.inc
         self.publisher = DeltaPublisher(settings, self.metrics, lambda: self.claims.fleet_size)
         self.jobs = Jobs(settings.concurrency, self.publisher.open, self)
-        self.claims = Claims(store, self.jobs, settings, self.metrics, self.listener.resubscribe)
+        self.claims = Claims(store, self.jobs, functions.names, settings, self.metrics, self.listener.resubscribe)
         self._beats = Beats(store, self.jobs, self.claims, settings)
         self._results = Results(store, self.jobs, self.claims, settings)
         self._store = store

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import psycopg
+
 from devstack.model import ModelServer
+from tests.support.database import Row
 from tests.support.users import Person
 from tests.support.workers import working
 
@@ -108,10 +111,15 @@ async def test_questions_are_answered_in_order(environment: dict[str, str], user
         assert {row["status"] for row in rows} == {"done"}
 
 
-async def test_bad_input_fails_the_reply(environment: dict[str, str], user: Person) -> None:
-    async with working(environment):
+async def test_bad_input_fails_the_reply(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    async with working(environment, sweep_seconds=1):
         session_id = await user.open_session("Nonesuch", title="named")
-        row = await user.reply(await user.ask(session_id, "hello"))
+        message_id = await user.ask(session_id, "hello")
+        # half a minute later, when no worker that knows it has come
+        await db.execute("update bridge.jobs set run_at = run_at - interval '31 seconds'")
+        row = await user.reply(message_id)
         assert row["status"] == "failed"
         assert row["error"]["code"] == "unknown_function"
         (question,) = [row for row in await user.rows("messages", session_id=session_id) if row["role"] == "user"]

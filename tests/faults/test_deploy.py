@@ -71,6 +71,39 @@ async def test_rolling_restart_wastes_no_attempt(
     assert {row["outcome"]: row["count"] for row in await cursor.fetchall()} == {"done": len(asked)}
 
 
+async def test_deploy_with_a_new_function_fails_no_question(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
+) -> None:
+    """Questions for it wait for the worker that knows it, while the old one answers the others."""
+    settings: dict[str, Any] = {"sweep_seconds": 1, "drain_seconds": DRAIN_SECONDS, "concurrency": 4}
+    chats = [await user.open_session("Chat", title="named") for _ in range(4)]
+    comparisons = [await user.open_session("Compare", title="named") for _ in range(4)]
+    reply = '[[json={"reply": "Both.", "options": []}]]'
+
+    async def ask() -> list[str]:
+        asked = [await user.ask(session, "[[text=fine]]") for session in chats]
+        return asked + [await user.ask(session, reply) for session in comparisons]
+
+    async with worker_process(environment, tmp_path / "old.log", functions="Chat", **settings) as old:
+        asked = await ask()
+        assert (await user.reply(asked[3]))["content"] == "fine"
+        waiting = await (await db.execute("select worker, attempt from bridge.jobs order by id")).fetchall()
+        assert [row for row in waiting if row["worker"] or row["attempt"]] == []
+        assert len(waiting) == len(comparisons)
+        async with worker_process(environment, tmp_path / "new.log", functions="Chat,Compare", **settings):
+            asked += await ask()
+            old.signal(signal.SIGTERM)
+            assert await old.ended(DRAIN_SECONDS) == 0
+            asked += await ask()
+            replies = [await user.reply(message_id, within=30) for message_id in asked]
+    assert [(reply["status"], reply["content"]) for reply in replies] == [
+        *[("done", "fine")] * 4,
+        *[("done", "Both.")] * 4,
+    ] * 3
+    runs = await (await db.execute("select outcome, count(*) from bridge.runs group by outcome")).fetchall()
+    assert {row["outcome"]: row["count"] for row in runs} == {"done": len(asked)}
+
+
 async def test_drain_hands_long_reply_to_another_worker(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], tmp_path: Path
 ) -> None:

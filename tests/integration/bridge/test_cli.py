@@ -129,6 +129,7 @@ async def test_status_prints_the_queue(environment: dict[str, str], user: Person
     assert json.loads(out)["queued"] == 1
     code, out, _ = await wait_for_exit(await run_bridge("status", **environment))
     assert out.startswith("queued 1 (oldest")
+    assert "waiting for a function that no live worker knows: 1\n" in out
 
 
 async def test_help_of_every_command_prints_usage() -> None:

@@ -9,12 +9,13 @@ import psycopg
 import pytest
 
 from bridge.realtime.listener import Signal, Work
+from bridge.store import Store
 from devstack.stack import Stack
 from tests.support import database
 from tests.support.database import Row
 from tests.support.users import Person
 from tests.support.waiting import until
-from tests.support.workers import claims, is_idle, working
+from tests.support.workers import claims, is_idle, worker_settings, working
 
 
 async def test_broadcast_wakes_worker_without_postgres_changes(
@@ -130,3 +131,44 @@ async def test_beats_replace_sweep_for_one_lease_at_most(environment: dict[str, 
         reply = await user.reply(message_id, lambda _: claims(worker, woken_by="sweep") > before)
         assert reply["status"] == "running"
         await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
+
+
+async def test_question_for_other_workers_causes_no_more_claims(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """Neither one that waits for them, nor one whose lease with them has ended."""
+    other = await Store.open(worker_settings(environment), "other")
+    try:
+        sessions = [await user.open_session("Compare", title="named") for _ in range(2)]
+        await user.ask(sessions[0], "held, until its lease ends")
+        assert len((await other.claim(1, [], ["Compare"])).jobs) == 1
+        await db.execute("update bridge.jobs set lease_until = now() - interval '1 second'")
+        async with working(environment, functions="Chat", sweep_seconds=60) as worker:
+            before = claims(worker)
+            await user.ask(sessions[1], "waits")
+            # everything that the worker hears and does brings it the hints
+            assert (await user.reply(await user.ask(await user.open_session(title="named"), "[[text=a]]")))["content"]
+            await until(lambda: is_idle(worker) and not worker.jobs.count, within=10)
+            due = worker.claims._due
+            assert due is None or due.when() - asyncio.get_running_loop().time() > 10
+            # one for each announcement, one more for a commit that was announced too early, one for the reply's end
+            assert claims(worker) - before <= 6
+            assert worker.metrics.value("bridge_missed_wakeups_total") == 0
+        waiting = await (await db.execute("select function from bridge.jobs")).fetchall()
+        assert [row["function"] for row in waiting] == ["Compare"] * 2
+    finally:
+        await other.close()
+
+
+async def test_unknown_function_fails_when_its_time_has_come(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """The worker has set itself a time, and does not take it for a lost announcement."""
+    async with working(environment, sweep_seconds=60) as worker:
+        message_id = await user.ask(await user.open_session("Nonesuch", title="named"), "hello")
+        await until(lambda: is_idle(worker), within=10)
+        await db.execute("update bridge.jobs set run_at = run_at - interval '29 seconds'")
+        await user.reply(await user.ask(await user.open_session(title="named"), "[[text=a]]"))  # brings the hints
+        row = await user.reply(message_id)
+        assert (row["status"], row["error"]["code"], row["attempt"]) == ("failed", "unknown_function", 1)
+        assert worker.metrics.value("bridge_missed_wakeups_total") == 0

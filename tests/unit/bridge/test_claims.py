@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -14,13 +14,14 @@ from bridge.claims import LOCKED_SECONDS, MOST_SLOTS, PROMPT_WORKERS, STAGGER_SE
 from bridge.errors import StoreUnavailable
 from bridge.jobs import Jobs
 from bridge.metrics import Metrics
-from bridge.model import Claim, Job, QueueHints, Snapshot
+from bridge.model import Claim, Job, QueueHints, Session, Snapshot, Turn
 from bridge.settings import Settings
 from bridge.store import Store
 from tests.support.waiting import until
 from tests.unit.bridge.test_jobs import Owner, make_jobs
 
 SETTINGS = Settings(supabase_url="http://127.0.0.1:1", supabase_key="key", sweep_seconds=60)
+FUNCTIONS = ("Chat", "Code")
 NOTHING = Claim((), QueueHints(None, 1))
 
 
@@ -30,7 +31,7 @@ class FakeStore:
     def __init__(self, result: Claim = NOTHING) -> None:
         self.result = result
 
-    async def claim(self, slots: int, holding: list[str]) -> Claim:
+    async def claim(self, slots: int, holding: list[str], functions: Sequence[str]) -> Claim:
         return self.result
 
 
@@ -38,8 +39,12 @@ class Watched(Claims):
     """Records what woke each claim."""
 
     def __init__(self, store: object, jobs: Jobs) -> None:
-        super().__init__(cast(Store, store), jobs, SETTINGS, Metrics(), on_missed_wakeup=lambda: None)
+        super().__init__(cast(Store, store), jobs, FUNCTIONS, SETTINGS, Metrics(), on_missed_wakeup=self._on_missed)
         self.sources: list[str] = []
+        self.missed = 0
+
+    def _on_missed(self) -> None:
+        self.missed += 1
 
     def _take(self, claim: Claim, source: str) -> None:
         super()._take(claim, source)
@@ -112,7 +117,7 @@ async def test_failed_claim_is_followed_by_smaller_one(monkeypatch: pytest.Monke
     waiting = 100
 
     class Slow(FakeStore):
-        async def claim(self, slots: int, holding: list[str]) -> Claim:
+        async def claim(self, slots: int, holding: list[str], functions: Sequence[str]) -> Claim:
             nonlocal waiting
             sizes.append(slots)
             if slots > MOST_SLOTS // 2:
@@ -132,7 +137,7 @@ async def test_stop_during_claim_that_fills_the_worker_ends_at_once() -> None:
     answering = asyncio.Event()
 
     class Slow(FakeStore):
-        async def claim(self, slots: int, holding: list[str]) -> Claim:
+        async def claim(self, slots: int, holding: list[str], functions: Sequence[str]) -> Claim:
             await answering.wait()
             return Claim(tuple(Job(str(n), 1, 0, cancel=False) for n in range(slots)), QueueHints(None, 1))
 
@@ -143,3 +148,11 @@ async def test_stop_during_claim_that_fills_the_worker_ends_at_once() -> None:
     answering.set()
     await asyncio.wait_for(task, 5)  # a sweep takes 60 s
     assert claims.ended.is_set()
+
+
+@pytest.mark.parametrize(("function", "missed"), [("Chat", 1), ("Nonesuch", 0)])
+async def test_question_that_nobody_can_answer_is_no_missed_wakeup(function: str, missed: int) -> None:
+    turn = Turn(function, "hello", (), (), Session("s", "u", None, function, {}), "u")
+    claims = Watched(FakeStore(), make_jobs(Owner()))
+    claims._take(Claim((Job("q", 1, 0, cancel=False, ready_ms=31_000, turn=turn),), QueueHints(None, 1)), "sweep")
+    assert claims.missed == missed
