@@ -24,10 +24,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of the conversation, as the model sees it."""
+    """One message of the conversation, as the model sees it.
+
+    `data` is a reply's structured part, without its text and its files; None if it has none.
+    """
 
     role: Role
     content: str
+    data: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,9 @@ def _job(item: Mapping[str, Any]) -> Job:
     turn = Turn(
         function=session.function,
         message=item["message"],
-        messages=tuple(Message(message["role"], message["content"]) for message in item["history"]),
+        messages=tuple(
+            Message(message["role"], message["content"], message.get("data")) for message in item["history"]
+        ),
         files=tuple(
             CodeFile(file["path"], file["content"], file["language"], file["revision"])
             for file in files

@@ -1,9 +1,11 @@
 """Arguments of a BAML function: bound by name, checked against its types, and made safe for the prompt."""
 
 import inspect
+import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, ForwardRef, NamedTuple, get_args, get_type_hints
 
 from baml_py import Audio, Image, Pdf, Video
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -13,45 +15,54 @@ from bridge.baml.delimiters import defuse_all
 from bridge.errors import BadRequest, SetupError
 from bridge.model import CodeFile, Message, Session, Turn
 
-# The arguments that the turn fills. All others come from its `data`.
+# The arguments that the turn fills. All others come from its `data`. `_fit` then fits the messages to their class.
 _FROM_TURN: Mapping[str, Callable[[Turn], Any]] = {
-    "messages": lambda turn: [asdict(message) for message in turn.messages],
+    "messages": lambda turn: turn.messages,
     "message": lambda turn: turn.message,
     "files": lambda turn: [asdict(file) for file in turn.files],
     "session": lambda turn: asdict(turn.session),
     "user_id": lambda turn: turn.user_id,
 }
 
-_MESSAGES = (Message("user", "text"), Message("assistant", "text"))
+_MESSAGES = (Message("user", "text"), Message("assistant", "text", {"key": "value"}), Message("assistant", "", [1]))
 _SAMPLE = Turn("", "text", _MESSAGES, (CodeFile("path", "text"),), Session("id", "id", None, "", {}), "id")
 
 
 class Parameter(NamedTuple):
-    """One parameter of a BAML function, the validator of its type, and whether it must be given."""
+    """One parameter of a BAML function: its type, the validator of it, and whether it must be given."""
 
     name: str
+    hint: Any
     adapter: TypeAdapter[Any]
     required: bool
+
+    def validate(self, value: Any) -> Any:
+        """Defuse the value, and return it in the parameter's type. Raises ValidationError."""
+        if self.name == "messages":
+            value = _fit(value, _class_of_items(self.hint))
+        return self.adapter.validate_python(defuse_all(value))
 
 
 def read_parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     """Read the parameters of a generated method; SetupError if the turn fills one whose type does not match."""
     hints = get_type_hints(function)
+    if (cls := _class_of_items(hints.get("messages"))) is not None:
+        _complete(cls)
     found = []
     for name, parameter in inspect.signature(function).parameters.items():
         if name in ("self", "baml_options"):
             continue
         try:
-            adapter = TypeAdapter[Any](hints[name])
+            is_required = parameter.default is inspect.Parameter.empty
+            found.append(Parameter(name, hints[name], TypeAdapter[Any](hints[name]), is_required))
             if fill := _FROM_TURN.get(name):
-                adapter.validate_python(fill(_SAMPLE))
+                found[-1].validate(fill(_SAMPLE))
         except (ValidationError, PydanticUserError) as error:
             raise SetupError(
                 f"The parameter `{name}` of the BAML function {function.__name__} has a type that the bridge cannot "
                 f"fill: {_first_complaint(error)}.",
                 "See baml_src/types.baml for the types of `messages` and `files`.",
             ) from error
-        found.append(Parameter(name, adapter, parameter.default is inspect.Parameter.empty))
     return tuple(found)
 
 
@@ -59,17 +70,74 @@ def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, A
     """Return the arguments for a call, checked and without BAML's delimiters; BadRequest if one is missing or wrong."""
     given = {**turn.data, **{name: fill(turn) for name, fill in _FROM_TURN.items()}}
     bound = {}
-    for name, adapter, required in parameters:
+    for parameter in parameters:
+        name = parameter.name
         if name in given:
             try:
-                bound[name] = adapter.validate_python(defuse_all(given[name]))
+                bound[name] = parameter.validate(given[name])
             except ValidationError as error:
                 problem = f"The argument `{name}` is invalid: {_first_complaint(error)}."
                 raise BadRequest("bad_arguments", problem) from None  # the cause would put the user's text into the log
             _refuse_media_url(name, bound[name])
-        elif required:
+        elif parameter.required:
             raise BadRequest("bad_arguments", f"The argument `{name}` is missing. Add it to the message's `data`.")
     return bound
+
+
+def _class_of_items(hint: Any) -> type[BaseModel] | None:
+    """The class in a type such as `list[Message]`; None if there is none."""
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return hint
+    return next((found for part in get_args(hint) if (found := _class_of_items(part))), None)
+
+
+def _complete(cls: type[BaseModel]) -> None:
+    """Complete a generated class whose module has recursive type aliases: there, any value fits such an alias.
+
+    BAML 0.226.3 writes `Json = Union[str, List["Json"]]`, in which pydantic would go round for ever.
+    """
+    names = vars(sys.modules[cls.__module__])
+    named = {name: _named_in(value) for name, value in names.items() if get_args(value)}
+    for _ in named:  # names of names, as far as there are any
+        named = {name: found.union(*(named.get(one, ()) for one in found)) for name, found in named.items()}
+    recursive = {name: Any for name, found in named.items() if name in found}
+    if recursive:
+        for other in names.values():
+            is_own = isinstance(other, type) and issubclass(other, BaseModel) and other.__module__ == cls.__module__
+            if is_own and not other.__pydantic_complete__:
+                other.model_rebuild(force=True, raise_errors=False, _types_namespace={**names, **recursive})
+
+
+def _named_in(hint: Any) -> frozenset[str]:
+    """The names in a type that are yet to be resolved."""
+    if isinstance(hint, ForwardRef):
+        return frozenset({hint.__forward_arg__})
+    return frozenset().union(*map(_named_in, get_args(hint)))
+
+
+def _fit(messages: Iterable[Message], cls: type[BaseModel] | None) -> list[dict[str, Any]]:
+    """Messages for a class of a BAML function, which decides how it sees their data.
+
+    A field `data` of type `string?` gets JSON text. One of another type gets the value where it fits, otherwise null:
+    an old reply may have come from another function. Without the field, a reply that is nothing but data is JSON text.
+    """
+    field = cls.model_fields.get("data") if cls is not None else None
+    fitted: list[dict[str, Any]] = []
+    for message in messages:
+        item: dict[str, Any] = {"role": message.role, "content": message.content}
+        text = None if message.data is None else json.dumps(message.data, ensure_ascii=False, separators=(",", ":"))
+        if cls is None or field is None:
+            item["content"] = message.content or text or ""
+        elif field.annotation in (str, str | None):
+            item["data"] = text
+        else:
+            item["data"] = message.data
+            try:
+                _refuse_media_url("messages", cls.model_validate(defuse_all(item)))
+            except (ValidationError, BadRequest):
+                item["data"] = None
+        fitted.append(item)
+    return fitted
 
 
 def _first_complaint(error: ValidationError | PydanticUserError) -> str:

@@ -1,11 +1,13 @@
 """Arguments are bound by name, checked against the function's types, and defused."""
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Literal
 
 import pytest
 from baml_py import Image
 from pydantic import BaseModel
+from typing_extensions import TypeAliasType
 
 from bridge.baml.arguments import bind_arguments, read_parameters
 from bridge.baml.delimiters import BREAK, DELIMITERS
@@ -156,3 +158,108 @@ def test_parameter_with_a_wrong_type_is_a_setup_error() -> None:
         with pytest.raises(SetupError, match=f"The parameter `{name}` of the BAML function") as caught:
             read_parameters(function)
         assert "\n" not in str(caught.value)
+
+
+class Textual(Entry):
+    data: str | None = None
+
+
+class Structured(Entry):
+    data: dict[str, int] | None = None
+
+
+class Plan(BaseModel):
+    steps: list[str]
+
+
+class Planned(Entry):
+    data: Plan | None = None
+
+
+class Anything(Entry):
+    data: "Json | None" = None
+
+
+Json = TypeAliasType("Json", "dict[str, Json] | list[Json] | str | int | float | bool | None")
+Anything.model_rebuild()
+
+
+class Shown(Entry):
+    data: Picture | None = None
+
+
+class Strict(Entry):
+    data: str
+
+
+def conversation(function: Any, *data: Any) -> Any:
+    """The messages that a function gets of replies without text that have these data."""
+    replies = (Message("assistant", "", one) for one in data)
+    asked = replace(turn(), messages=tuple(m for reply in replies for m in (Message("user", "earlier"), reply)))
+    return bind_arguments(read_parameters(function), asked)["messages"]
+
+
+def test_class_without_data_sees_it_as_text_where_there_is_no_other() -> None:
+    async def f(messages: list[Entry]) -> None: ...
+    async def of_maps(messages: list[dict[str, str]]) -> None: ...
+
+    asked = replace(turn(), messages=(Message("assistant", "then", {"n": 1}), Message("assistant", "", {"n": "é"})))
+    for function in (f, of_maps):
+        bound = bind_arguments(read_parameters(function), asked)["messages"]
+        assert [dict(message)["content"] for message in bound] == ["then", '{"n":"é"}']
+        assert all(set(dict(message)) == {"role", "content"} for message in bound)
+
+
+def test_data_of_a_reply_is_text_for_a_class_that_declares_text() -> None:
+    async def f(messages: list[Textual]) -> None: ...
+
+    bound = conversation(f, {"n": ["é", None]}, None, 0, "plain")
+    assert [message.data for message in bound if message.role == "user"] == [None] * 4
+    assert [message.data for message in bound[1::2]] == ['{"n":["é",null]}', None, "0", '"plain"']
+    assert [message.content for message in bound[1::2]] == [""] * 4
+
+
+def test_data_of_a_reply_is_a_value_where_it_fits() -> None:
+    async def of_map(messages: list[Structured]) -> None: ...
+    async def of_class(messages: list[Planned] | None = None) -> None: ...
+    async def of_json(messages: list[Anything]) -> None: ...
+
+    values = ({"n": 1}, {"steps": ["a"]}, [1, {"x": [None]}], "text", {"n": "no number"}, None)
+    expected: tuple[tuple[Any, list[Any]], ...] = (
+        (of_map, [{"n": 1}, None, None, None, None, None]),
+        (of_class, [None, Plan(steps=["a"]), None, None, None, None]),
+        (of_json, list(values)),
+    )
+    for function, data in expected:
+        bound = conversation(function, *values)
+        assert [message.data for message in bound[1::2]] == data
+        assert [message.content for message in bound[1::2]] == [""] * len(values)
+
+
+def test_data_with_media_by_url_is_left_out() -> None:
+    """It is refused in a question's arguments, and must not fail the questions after a reply."""
+
+    async def f(messages: list[Shown]) -> None: ...
+
+    (_, reply) = conversation(f, {"caption": "c", "image": {"url": "http://169.254.169.254/"}})
+    assert reply.data is None
+
+
+def test_data_of_a_reply_is_defused() -> None:
+    async def as_text(messages: list[Textual]) -> None: ...
+    async def as_value(messages: list[Anything]) -> None: ...
+    async def as_content(messages: list[Entry]) -> None: ...
+
+    role, media = DELIMITERS
+    for function in (as_text, as_value, as_content):
+        bound = conversation(function, {role: [media]})
+        assert role not in str(bound)
+        assert media not in str(bound)
+        assert str(bound).count(BREAK) + str(bound).count(BREAK.encode("unicode_escape").decode()) == 2
+
+
+def test_data_that_must_not_be_null_is_a_setup_error() -> None:
+    async def f(messages: list[Strict]) -> None: ...
+
+    with pytest.raises(SetupError, match=r"at 0\.data, input should be a valid string"):
+        read_parameters(f)
