@@ -54,7 +54,7 @@ def other_client(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 @pytest.fixture
 async def other_functions(other_client: ModuleType, model: ModelServer) -> AsyncIterator[Functions]:
     """The functions of other_functions.baml."""
-    names = ["MakePlan", "List", "Tags", "Rate", "Spell", "See", "Keyless"]
+    names = ["MakePlan", "List", "Tags", "Rate", "Spell", "See", "Recall", "Replan", "Keyless"]
     loaded = Functions.load(names, client=other_client, env=variables(model.url))
     yield loaded
     await loaded.close()
