@@ -221,11 +221,12 @@ class Call:
         """Read the events since the last time; True if there were any.
 
         The answer is that of the call that began last, whatever their order in the collector (baml #2441). But if BAML
-        asked again although an answer was whole (it could not read an event after it), the whole one counts.
+        asked again although an answer was whole (it could not read an event after it), the first whole one counts.
         """
         log = self._collector.last
         calls = log.calls if log else ()
         is_alive, best, newest = False, (False, -1, False), -1
+        best_began = -1
         for call in calls:
             began = call.timing.start_time_utc_ms
             newest = max(newest, began)
@@ -237,10 +238,11 @@ class Call:
                 for event in events[answer.events :]:
                     read_event(answer, event.text)
                     is_alive = True
-            order = (answer is not None and answer.is_whole, began, answer is not None)
+            is_whole = answer is not None and answer.is_whole
+            order = (is_whole, -began if is_whole else began, answer is not None)
             if order > best:
-                best, self._call, self._answer = order, call, answer
-        self._is_superseded = best[1] < newest
+                best, best_began, self._call, self._answer = order, began, call, answer
+        self._is_superseded = best_began < newest
         return is_alive
 
     def _is_over(self) -> bool:

@@ -68,6 +68,8 @@ def _read(answer: Answer, event: Mapping[str, Any]) -> None:
         _read_model(answer, event)
     if "choices" in event:  # first, and with few steps: it is by far the most common
         if event.get("error") is not None:
+            if answer.is_whole:
+                return  # and the finish reason beside it is that of the error
             answer.fail(judge_error(event["error"]))
         _read_choices(answer, event)
         return

@@ -108,8 +108,8 @@ class BamlFunctions:
             if ended.result is None or completion.text == "" == completion.data:
                 raise ModelUnavailable("model_empty", "The model gave no answer.")
             return completion
-        if isinstance(broken, BadOutput):
-            broken = None  # the answer arrived; it is judged and parsed below
+        if broken is not None and (isinstance(broken, BadOutput) or "Failed to parse" in broken.detail):
+            broken = None  # the stream was closed properly, and only BAML could not read it: it is judged below
         if failure := answer.judge(broken, is_text=function.is_text):
             failure.detail = clean(failure.detail, self._env)
             raise failure

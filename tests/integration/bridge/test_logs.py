@@ -32,13 +32,15 @@ async def test_logs_and_health_contain_no_conversation_and_no_key(
 ) -> None:
     env = environment | {"LLM_API_KEY": LLM_KEY, "BAML_LOG": "debug"}
     sessions = []
-    async with worker_process(env, tmp_path / "log", log_level="DEBUG", max_failures=1) as worker:
+    async with worker_process(env, tmp_path / "log", log_level="DEBUG", max_failures=1, sweep_seconds=1) as worker:
         for content, function in QUESTIONS:
             session_id = await user.open_session(function, metadata={"note": SECRET}, title=SECRET)
             file = {"session_id": session_id, "path": f"{SECRET}.txt", "content": SECRET}
             await user.client.table("code_files").insert(file).execute()
             message_id = await user.ask(session_id, content, data={"note": SECRET})
             sessions.append(session_id)
+            if function == "Nothing":  # half a minute later it fails, as no worker knows it
+                await db.execute("update bridge.jobs set run_at = run_at - interval '31 seconds'")
             await user.reply(message_id)
         async with aiohttp.ClientSession() as http:
             for path in ("/healthz", "/readyz", "/metrics", "/", "/debug"):

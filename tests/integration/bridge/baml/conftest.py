@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from bridge.functions import Functions
 from devstack.model import ModelServer
 from tests.integration.bridge.baml.calls import variables
 from tests.support import ROOT
+from tests.support.raw_provider import RawProvider, raw_provider
 
 
 @pytest.fixture
@@ -31,24 +33,60 @@ async def functions(model: ModelServer) -> AsyncIterator[Functions]:
     await loaded.close()
 
 
-@pytest.fixture(scope="session")
-def other_client(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """A client generated from other_functions.baml, under a name of its own."""
-    folder = tmp_path_factory.mktemp("project")
+def generate(folder: Path, name: str, source: str, *, with_clients: bool) -> ModuleType:
+    """Generate a client from a file beside this one, and load it under a name of its own."""
     (folder / "baml_src").mkdir()
-    for name in ("clients.baml", "generators.baml"):
-        (folder / "baml_src" / name).write_text((ROOT / "baml_src" / name).read_text())
-    source = Path(__file__).with_name("other_functions.baml")
-    (folder / "baml_src" / source.name).write_text(source.read_text())
+    for copied in ("clients.baml", "generators.baml") if with_clients else ("generators.baml",):
+        (folder / "baml_src" / copied).write_text((ROOT / "baml_src" / copied).read_text())
+    (folder / "baml_src" / source).write_text(Path(__file__).with_name(source).read_text())
     cli = Path(sys.executable).with_name("baml-cli")
     subprocess.run([cli, "generate"], cwd=folder, check=True, capture_output=True, timeout=60)
-    spec = importlib.util.spec_from_file_location("other_baml_client", folder / "baml_client" / "__init__.py")
+    spec = importlib.util.spec_from_file_location(name, folder / "baml_client" / "__init__.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["other_baml_client"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def other_client(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """A client generated from other_functions.baml."""
+    folder = tmp_path_factory.mktemp("project")
+    return generate(folder, "other_baml_client", "other_functions.baml", with_clients=True)
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[RawProvider]:
+    async with raw_provider() as serving:
+        yield serving
+
+
+@pytest.fixture
+async def first_provider() -> AsyncIterator[RawProvider]:
+    """The provider that a fallback asks first."""
+    async with raw_provider() as serving:
+        yield serving
+
+
+@pytest.fixture(scope="session")
+def provider_client(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """A client generated from provider_functions.baml."""
+    folder = tmp_path_factory.mktemp("providers")
+    return generate(folder, "provider_baml_client", "provider_functions.baml", with_clients=False)
+
+
+@pytest.fixture
+async def provider_functions(
+    provider_client: ModuleType, provider: RawProvider, first_provider: RawProvider
+) -> AsyncIterator[Functions]:
+    """The functions of provider_functions.baml."""
+    env = variables(provider.url) | {"FIRST_BASE_URL": first_provider.url}
+    names = [name for name, _ in inspect.getmembers(type(provider_client.b), inspect.iscoroutinefunction)]
+    loaded = Functions.load([name for name in names if name[0] != "_"], client=provider_client, env=env)
+    yield loaded
+    await loaded.close()
 
 
 @pytest.fixture

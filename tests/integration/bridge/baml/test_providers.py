@@ -1,0 +1,228 @@
+"""What real providers do to a reply, through BAML and over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from contextlib import aclosing
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from bridge.errors import ContextTooLong, ModelRefused, ModelUnavailable, TurnFailure
+from bridge.functions import Functions
+from bridge.model import CodeFile, Message
+from tests.integration.bridge.baml.calls import collect, turn
+from tests.support import wire
+from tests.support.raw_provider import RawProvider, Refusal, Sent
+from tests.support.streams import Case, cases
+from tests.support.wire import Event, Format, Stream, answered
+from tests.unit.bridge.test_generated_streams import outcome_of
+
+# How many generated streams go over HTTP: `STREAMS_OVER_HTTP=500 pytest …`
+STREAMS = int(os.environ.get("STREAMS_OVER_HTTP", "60"))
+NAMES = {"chat": "Chat", "responses": "Responses", "anthropic": "Anthropic", "gemini": "Gemini"}
+every_format = pytest.mark.parametrize("format_", wire.FORMATS)
+
+
+def sent(stream: Stream, *, is_cut: bool = False, stays_open: bool = False) -> Sent:
+    return Sent([wire.encode(event) for event in stream.events], is_cut, stays_open)
+
+
+async def test_generated_streams_end_as_they_must(provider_functions: Functions, provider: RawProvider) -> None:
+    drawn: list[Case] = []
+
+    @settings(
+        max_examples=STREAMS, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate], derandomize="STREAMS_OVER_HTTP" not in os.environ,
+    )  # fmt: skip
+    @given(cases())
+    def draw(case: Case) -> None:
+        drawn.append(case)
+
+    draw()
+    for case in drawn:
+        if any(ord(character) < 0x20 for event in case.events for character in event):
+            continue  # a raw line break inside of an event makes two of it
+        provider.answers, provider.requests = [Sent(case.events, case.is_cut)], []
+        failure: TurnFailure | None = None
+        text = ""
+        try:
+            _, completion = await collect(provider_functions, turn("hi", f"Text{NAMES[case.format]}"))
+            text = completion.text
+        except TurnFailure as error:
+            failure = error
+        assert outcome_of(failure) == case.outcome, (case, failure, failure and failure.detail)
+        if failure is None:
+            assert text == case.text, case
+        assert len(provider.requests) == 1, case
+
+
+@pytest.mark.parametrize("status", [401, 429, 500])
+async def test_answer_of_a_fallback_is_that_of_the_call_that_gave_it(
+    provider_functions: Functions, provider: RawProvider, first_provider: RawProvider, status: int
+) -> None:
+    first_provider.answers = [Refusal(status)]
+    provider.answers = [sent(answered("chat"))]
+    for _ in range(20):
+        _, completion = await collect(provider_functions, turn("hi", "TextFallback"))
+        assert (completion.text, completion.usage.output_tokens, completion.usage.model) == ("Hello", 5, "gpt")
+
+
+async def test_whole_answer_needs_no_fallback(
+    provider_functions: Functions, provider: RawProvider, first_provider: RawProvider
+) -> None:
+    """BAML asks the next client if it cannot read the last event; the whole answer is there already."""
+    stream = answered("chat", ["first"])
+    stream.events[-1] = '{"choices": null}'
+    first_provider.answers = [sent(stream)]
+    provider.answers = [sent(answered("chat", ["second"]))]
+    for _ in range(10):
+        _, completion = await collect(provider_functions, turn("hi", "TextFallback"))
+        assert completion.text == "first"
+
+
+async def test_answer_after_a_retry_of_baml_is_read(provider_functions: Functions, provider: RawProvider) -> None:
+    for _ in range(10):
+        provider.answers = [Refusal(500), Refusal(500), sent(answered("chat"))]
+        _, completion = await collect(provider_functions, turn("hi", "TextRetrying"))
+        assert completion.text == "Hello"
+
+
+@every_format
+@pytest.mark.parametrize("kind", ["Text", "Note"])
+async def test_thinking_is_a_sign_of_life(
+    provider_functions: Functions, provider: RawProvider, format_: Format, kind: str
+) -> None:
+    stream = Stream(format_)
+    stream.open()
+    stream.think("hm")
+    provider.answers = [sent(stream, stays_open=True)]
+    async with aclosing(provider_functions.run(turn("hi", f"{kind}{NAMES[format_]}"))) as pieces:
+        async with asyncio.timeout(5):
+            async for piece in pieces:
+                if piece.has_begun:  # type: ignore[union-attr]  # no completion comes
+                    break
+        assert piece.text == ""
+
+
+@every_format
+async def test_first_event_alone_does_not_begin_the_answer(
+    provider_functions: Functions, provider: RawProvider, format_: Format
+) -> None:
+    stream = Stream(format_)
+    stream.open()
+    if format_ == "gemini":
+        stream.add({"candidates": [], "usageMetadata": {"promptTokenCount": 7}, "modelVersion": "gemini"})
+    provider.answers = [sent(stream, stays_open=True)]
+    async with aclosing(provider_functions.run(turn("hi", f"Text{NAMES[format_]}"))) as pieces:
+        async with asyncio.timeout(5):
+            assert not (await anext(pieces)).has_begun  # type: ignore[union-attr]  # no completion comes
+
+
+@every_format
+async def test_whole_answer_ends_although_the_stream_stays_open(
+    provider_functions: Functions, provider: RawProvider, format_: Format
+) -> None:
+    stream = answered(format_)
+    stream.events = [event for event in stream.events if event != "[DONE]"]
+    provider.answers = [sent(stream, stays_open=True)]
+    async with asyncio.timeout(15):
+        _, completion = await collect(provider_functions, turn("hi", f"Text{NAMES[format_]}"))
+    assert completion.text == "Hello"
+
+
+@every_format
+async def test_structure_is_parsed_from_the_whole_answer(
+    provider_functions: Functions, provider: RawProvider, format_: Format
+) -> None:
+    pieces = ['<think>{"reply": 1}</think>{"reply": "Stra\\u00df', 'e \\"}\\"", ', '"tags": ["a",],}']
+    provider.answers = [sent(answered(format_, pieces))]
+    _, completion = await collect(provider_functions, turn("hi", f"Note{NAMES[format_]}"))
+    assert (completion.text, completion.data["tags"]) == ('Straße "}"', ["a"])
+    for reason in (*wire.BAD[format_], *wire.TOO_LONG[format_]):
+        provider.answers = [sent(answered(format_, pieces, reason))]
+        with pytest.raises(TurnFailure):
+            await collect(provider_functions, turn("hi", f"Note{NAMES[format_]}"))
+
+
+async def test_value_inside_of_a_check_is_the_text(provider_functions: Functions, provider: RawProvider) -> None:
+    provider.answers = [sent(answered("chat", ['{"reply": "Hello", ', '"tags": []}']))]
+    _, completion = await collect(provider_functions, turn("hi", "NoteChecked"))
+    assert completion.text == "Hello"
+    provider.answers = [sent(answered("chat", ["Hello"]))]
+    _, completion = await collect(provider_functions, turn("hi", "TextChecked"))
+    assert completion.text == "Hello"
+    half = Stream("chat")
+    half.say('{"reply": "Hel')
+    provider.answers = [sent(half, stays_open=True)]
+    async with aclosing(provider_functions.run(turn("hi", "NoteChecked"))) as pieces:
+        async with asyncio.timeout(5):
+            async for piece in pieces:
+                if piece.text:
+                    break
+    assert piece.text == "Hel"
+
+
+async def test_client_that_does_not_stream_is_read_too(provider_functions: Functions, provider: RawProvider) -> None:
+    body = {"id": "c", "object": "chat.completion", "created": 1, "model": "gpt", "usage": None}
+    for message, reason, code in (
+        ({"role": "assistant", "content": "Hello"}, "stop", None),
+        ({"role": "assistant", "content": None, "refusal": "No, thanks."}, "stop", "model_filtered"),
+        ({"role": "assistant", "content": "Hel"}, "error", "model_cut"),
+    ):
+        choice = {"index": 0, "message": message, "finish_reason": reason}
+        provider.answers = [Refusal(200, json.dumps(body | {"choices": [choice]}))]
+        if code is None:
+            _, completion = await collect(provider_functions, turn("hi", "TextWhole"))
+            assert completion.text == "Hello"
+        else:
+            with pytest.raises(TurnFailure) as caught:
+                await collect(provider_functions, turn("hi", "TextWhole"))
+            assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "code"),
+    [
+        (Refusal(400, '{"error": {"code": "content_filter", "message": "filtered"}}'), ModelRefused, "model_filtered"),
+        (Refusal(200, '{"choices": []}'), ModelUnavailable, "model_cut"),
+        (Refusal(400, '{"error": {"code": "context_length_exceeded"}}'), ContextTooLong, "model_context"),
+    ],
+)
+async def test_refused_request_has_its_code(
+    provider_functions: Functions, provider: RawProvider, refusal: Refusal, kind: type[TurnFailure], code: str
+) -> None:
+    provider.answers = [refusal]
+    with pytest.raises(kind) as caught:
+        await collect(provider_functions, turn("hi", "TextChat"))
+    assert caught.value.code == code
+    assert len(provider.requests) == 1
+
+
+async def test_conversation_that_is_too_long_is_shortened(provider_functions: Functions, provider: RawProvider) -> None:
+    """The oldest messages go first, then files; a question that is too long by itself is refused with a sentence."""
+    said = tuple(Message("user" if n % 2 == 0 else "assistant", f"message{n} ") for n in range(16))
+    files = (CodeFile("a.txt", "aaa"), CodeFile("b.txt", "b" * 50))
+    asked = turn("the question", "Remembering", said, files)
+    too_long = Refusal(400, '{"error": {"message": "prompt is too long: 9 tokens > 8 maximum"}}')
+    in_stream: list[Event] = [{"error": {"code": "context_length_exceeded", "message": "too long"}}]
+    provider.answers = [too_long, Sent([wire.encode(event) for event in in_stream]), sent(answered("chat"))]
+    _, completion = await collect(provider_functions, asked)
+    assert completion.text == "Hello"
+    first, second, third = provider.requests
+    assert "message0" in first
+    assert "message7" not in second
+    assert "message12" in second
+    assert "message11" not in third
+    assert "message15" in third
+    assert "bbb" in third
+    provider.answers, provider.requests = [too_long], []
+    with pytest.raises(ContextTooLong) as caught:
+        await collect(provider_functions, asked)
+    assert caught.value.message == "The conversation is too long for the model. Start a new session, or send less text."
+    assert len(provider.requests) <= 9
+    assert "the question" in provider.requests[-1]
+    assert "aaa" not in provider.requests[-1]
+    assert "message" not in provider.requests[-1].partition("messages")[2]

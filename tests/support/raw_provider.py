@@ -1,0 +1,68 @@
+"""A provider that sends exactly what a test gives it, at any path: events, or an HTTP error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An HTTP response instead of a stream."""
+
+    status: int
+    body: str = "{}"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Events to send. `is_cut`: break the connection after them; `stays_open`: keep it open."""
+
+    events: Sequence[str]
+    is_cut: bool = False
+    stays_open: bool = False
+
+
+@dataclass
+class RawProvider:
+    """The answers still to give (the last one again and again), and the bodies of the requests so far."""
+
+    url: str = ""
+    answers: list[Sent | Refusal] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(await request.text())
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Refusal):
+            return web.Response(status=answer.status, text=answer.body, content_type="application/json")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for event in answer.events:
+            await response.write(f"data: {event}\n\n".encode("utf-8", "surrogatepass"))
+        if answer.is_cut and request.transport is not None:
+            await asyncio.sleep(0.02)  # what was written has to leave first
+            request.transport.abort()
+        if answer.stays_open:
+            await asyncio.Event().wait()  # until the client disconnects
+        return response
+
+
+@asynccontextmanager
+async def raw_provider() -> AsyncIterator[RawProvider]:
+    """Serve on a free port of 127.0.0.1."""
+    provider = RawProvider()
+    app = web.Application()
+    app.router.add_post("/{path:.*}", provider.answer)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        provider.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        yield provider
+    finally:
+        await runner.cleanup()
