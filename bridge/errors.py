@@ -99,10 +99,6 @@ class BadOutput(TurnFailure):
 class ContextTooLong(TurnFailure):
     """The conversation is longer than the model can read, even without the oldest messages and the files."""
 
-    def __init__(self, detail: str = "") -> None:
-        problem = "The conversation is too long for the model. Start a new session, or send less text."
-        super().__init__("model_context", problem, detail=detail)
-
 
 class AnswerTooLong(TurnFailure):
     """The answer exceeds the model's output limit: a retry would be as long and cost as much."""

@@ -81,6 +81,12 @@ def refusal(text: str = "", detail: str = "") -> ModelRefused:
     return ModelRefused("model_filtered", " ".join(text.split()) or "The model declined to answer.", detail=detail)
 
 
+def too_much_context(detail: str) -> ContextTooLong:
+    """The failure of a conversation that is longer than the model can read."""
+    problem = "The conversation is too long for the model. Start a new session, or send less text."
+    return ContextTooLong("model_context", problem, detail=detail)
+
+
 def judge_reason(reason: str) -> TurnFailure:
     """The failure of an answer that ended badly. Whatever is no refusal may pass, and is tried again."""
     detail = f"finish reason {reason[:80]}"
@@ -99,7 +105,7 @@ def judge_error(error: Any) -> TurnFailure:
     detail = said[:500] or "an error without a description"
     is_busy = _BUSY.search(names) is not None and not _UNPAID.search(names)
     if is_context(said, only_size=is_busy):
-        return ContextTooLong(detail=detail)
+        return too_much_context(detail)
     if _FILTERED.search(said):
         return refusal(detail=detail)
     if is_busy:

@@ -8,8 +8,8 @@ from email.utils import parsedate_to_datetime
 
 from baml_py import errors as baml
 
-from bridge.baml.endings import is_context, is_filtered, judge_reason, refusal
-from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelRefused, ModelUnavailable, TurnFailure
+from bridge.baml.endings import is_context, is_filtered, judge_reason, refusal, too_much_context
+from bridge.errors import BadOutput, BadRequest, ModelRefused, ModelUnavailable, TurnFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ def _http_failure(status: int, detail: str, response: Response) -> TurnFailure:
     after = retry_after(response.headers)
     is_refused = 400 <= status <= 499 and status not in (401, 404, 408, 409, 425, 429)
     if status == 413 or (is_refused and is_context(response.body)):
-        return ContextTooLong(detail=detail)
+        return too_much_context(detail)
     if is_refused and is_filtered(response.body):
         return refusal(detail=detail)
     if status == 429:
         if is_context(response.body, only_size=True):  # the quota of a minute is smaller than the conversation
-            return ContextTooLong(detail=detail)
+            return too_much_context(detail)
         return ModelUnavailable("model_busy", "The model is busy.", detail=detail, retry_after=after)
     if status in (408, 409, 425) or 500 <= status <= 599:
         # BAML also reports such a status when it reached no server; then there are no response headers.

@@ -5,14 +5,18 @@
 
 import os
 
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 
-from bridge.baml.answer import Answer
+import bridge.baml.answer as answer_room
+import bridge.baml.events as events_room
+from bridge.baml.answer import Answer, Part
+from bridge.baml.endings import REFUSED, TOO_LONG
 from bridge.baml.events import read_event
 from bridge.errors import AnswerTooLong, ContextTooLong, ModelRefused, ModelUnavailable, TurnFailure
 from tests.support.streams import Case, Outcome, cases
 
-STREAMS = int(os.environ.get("STREAMS", "1500"))
+STREAMS = int(os.environ.get("STREAMS", "800"))
 BROKEN = ModelUnavailable("model_cut", "The model's answer was cut off.", detail="the connection broke")
 
 
@@ -37,11 +41,70 @@ def outcome_of(failure: TurnFailure | None) -> Outcome:
     return "retry"
 
 
-@settings(max_examples=STREAMS, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-@given(cases())
-def test_only_a_whole_answer_is_done(case: Case) -> None:
+def check(case: Case) -> None:
     outcome, text = judge(case, is_text=True)
     assert outcome == case.outcome
     if outcome == "done":
         assert text == case.text
     assert judge(case, is_text=False)[0] == case.outcome_of_structure
+
+
+@settings(max_examples=STREAMS, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(cases())
+def test_only_a_whole_answer_is_done(case: Case) -> None:
+    check(case)
+
+
+def ignore(*_: object, **__: object) -> None:
+    """Stand in for a method that does what it should."""
+
+
+def end_at_mark(answer: Answer) -> None:
+    if answer.reason is None:
+        answer.reason = "stop"
+
+
+def always_lose(answer: Answer, detail: str) -> None:
+    answer.lost = detail
+
+
+def always_fail(answer: Answer, failure: TurnFailure) -> None:
+    answer._failure = failure
+
+
+def plain_text_only(answer: Answer, content: object, part: Part | None = None) -> None:
+    if isinstance(content, str):
+        answer.say(content, part)
+
+
+FAULTS: dict[str, tuple[object, str, object]] = {
+    "an unknown end counts as a good one": (answer_room, "is_good", lambda reason: reason not in TOO_LONG | REFUSED),
+    "[DONE] without a reason is an end": (Answer, "close", end_at_mark),
+    "an event that cannot be read is dropped": (Answer, "lose", ignore),
+    "an error in the stream is swallowed": (Answer, "fail", ignore),
+    "a whole answer is thrown away for its tail": (Answer, "lose", always_lose),
+    "a whole answer is thrown away for a late error": (Answer, "fail", always_fail),
+    "an empty answer is done": (Answer, "text", property(lambda answer: answer.raw or "x")),
+    "reasoning in the text is shown": (answer_room, "without_reasoning", lambda text: text),
+    "words of a refusal are lost": (Answer, "refuse", ignore),
+    "text in parts is not read": (events_room, "_say", plain_text_only),
+    "text that is repeated as a whole is not used": (Answer, "settle_all", ignore),
+    "a delta that comes twice counts twice": (Answer, "is_repeated", lambda *_: False),
+    "a cut after the end counts as a cut": (Answer, "end", ignore),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_generator_finds_the_fault(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    room, name, broken = FAULTS[fault]
+    monkeypatch.setattr(room, name, broken)
+    find = settings(
+        max_examples=3000,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        phases=[Phase.generate],
+        derandomize=True,
+    )(given(cases())(check))
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        find()

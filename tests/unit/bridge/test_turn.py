@@ -152,3 +152,49 @@ def test_unreadable_job_fails_for_good() -> None:
         None,
         None,
     )
+
+
+class Pieces:
+    """Stands in for Functions: yields the given pieces, and waits so many seconds before each."""
+
+    def __init__(self, *pieces: tuple[float, Partial | Completion]) -> None:
+        self.pieces = pieces
+
+    async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
+        for seconds, piece in self.pieces:
+            await asyncio.sleep(seconds)
+            yield piece
+
+
+def answer(pieces: Pieces, settings: Settings) -> Result:
+    running = RunningJob(Job("q", 1, 0, cancel=False, turn=QUESTION), cast(OutgoingReply, Reply()), 0, 0)
+    return asyncio.run(run_attempt(running, cast(Functions, pieces), settings))
+
+
+def test_signs_of_life_keep_the_patience_for_the_first_word() -> None:
+    patient = SETTINGS.model_copy(update={"first_token_seconds": 2, "idle_seconds": 0.05})
+    alive, thought, word = Partial("", has_begun=False), Partial(""), Partial("word")
+    assert answer(Pieces((0, alive), (0.2, alive), (0.2, Completion("word"))), patient).outcome == "done"
+    for begun in (thought, word):
+        result = answer(Pieces((0, alive), (0, begun), (0.2, Completion("word"))), patient)
+        assert result.error is not None
+        assert result.error["code"] == "model_stalled"
+    thinking = [(0.02, thought)] * 20
+    assert answer(Pieces(*thinking, (0, Completion("word"))), patient).outcome == "done"
+    impatient = SETTINGS.model_copy(update={"first_token_seconds": 0.05, "idle_seconds": 2})
+    result = answer(Pieces((0.2, Completion("word"))), impatient)
+    assert result.error is not None
+    assert result.error["code"] == "model_silent"
+
+
+def test_text_that_breaks_off_is_marked() -> None:
+    for completion, data in (
+        (Completion("half", is_truncated=True), {"truncated": True}),
+        (Completion("é" * 500_001), {"truncated": True}),
+        (Completion("x" * 1_000_001, data={"a": 1}), {"a": 1, "truncated": True}),
+        (Completion("x" * 1_000_001, data=[1]), [1]),
+        (Completion("x" * 1_000_000), None),
+    ):
+        result = answer(Pieces((0, completion)), SETTINGS)
+        assert (result.outcome, result.data) == ("done", data)
+        assert (result.stats.error or {}).get("code") == (None if data is None else "model_length")
