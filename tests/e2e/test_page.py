@@ -44,6 +44,15 @@ async def test_a_reply_is_stopped(environment: dict[str, str], tab: Tab) -> None
         await expect(tab.page.get_by_role("button", name="Stop")).to_have_count(0)
 
 
+async def test_a_reply_that_reached_its_limit_says_so(environment: dict[str, str], tab: Tab) -> None:
+    async with working(environment):
+        await tab.start()
+        await tab.say("[[tokens=5 finish=length]]")
+        reply = await tab.until_reply("done")
+        await expect(reply).to_contain_text("Cut off")
+        await expect(reply.get_by_test_id("data")).to_have_count(0)
+
+
 async def test_code_files_appear_beside_the_conversation(environment: dict[str, str], tab: Tab) -> None:
     async with working(environment):
         await tab.start("Code")

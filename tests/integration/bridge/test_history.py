@@ -35,3 +35,15 @@ async def test_failed_question_is_invisible_to_the_next_turn(
     sent = model.requests[-1].body["messages"]
     assert [message["role"] for message in sent] == ["system", "user", "assistant", "user"]
     assert not any("refused" in message["content"] for message in sent)
+
+
+async def test_session_of_structured_replies_gets_a_title(
+    environment: dict[str, str], model: ModelServer, user: Person
+) -> None:
+    async with working(environment, functions="Compare,Title"):
+        session_id = await user.open_session("Compare")
+        asked = '[[json={"reply": "", "options": []}]] Train or bus?'
+        reply = await user.reply(await user.ask(session_id, asked))
+        assert (reply["status"], reply["content"], reply["data"]) == ("done", "", {"reply": "", "options": []})
+        await model.until(lambda server: server.requests[-1].prompt.kind == "title")
+    assert '{"reply": "", "options": []}' in model.requests[-1].prompt.last

@@ -8,6 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.model import FileWrite, Result
+from bridge.rows import encode_result
 from bridge.sanitize import sanitize_json, sanitize_text, truncate_utf8
 
 ANY_TEXT = st.text(st.characters())  # surrogates too
@@ -49,3 +51,12 @@ def test_deep_nesting_and_huge_integers_become_null() -> None:
         deep = [deep]
     text = json.dumps(sanitize_json({"deep": deep, "large": 10**5000, "near": [[1, 2**1000]]}))
     assert json.loads(text) == {"deep": json.loads("[" * 63 + "null" + "]" * 63), "large": None, "near": [[1, 2**1000]]}
+
+
+def test_file_that_is_too_large_is_sent_so_that_it_is_refused() -> None:
+    """Cut to fit, it would replace a whole file by half of one."""
+    for content in ("x" * 262_145, "é" * 131_073, "😀" * 65_537, "x" + "é" * 131_072):
+        (file,) = encode_result(Result("q", 1, "done", files=(FileWrite("a", content),)))["files"]
+        assert len(file["content"].encode()) > 262_144
+    (file,) = encode_result(Result("q", 1, "done", files=(FileWrite("a", "é" * 131_072),)))["files"]
+    assert file["content"] == "é" * 131_072
