@@ -29,10 +29,10 @@ from bridge.baml.events import read_event
 from bridge.baml.failures import Response
 from bridge.model import Usage
 
-# The providers whose events the collector keeps. Of others (aws-bedrock), BAML's own reading has to be believed.
+# The providers whose events can be read. Of others, which may come with a new version, BAML's reading is believed.
 READABLE = frozenset({
     "openai", "openai-generic", "openai-responses", "azure-openai", "ollama", "openrouter",
-    "anthropic", "google-ai", "vertex-ai",
+    "anthropic", "google-ai", "vertex-ai", "aws-bedrock",
 })  # fmt: skip
 
 READ_SHARE = 0.04  # share of one core for reading one stream; parsing a structure covers the whole text so far

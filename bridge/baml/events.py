@@ -4,7 +4,7 @@
     {"type": "response.output_text.delta", "delta": "Hi"}                    OpenAI's responses
     {"type": "content_block_delta", "delta": {"text": "Hi"}}                 Anthropic's messages
     {"candidates": [{"content": {"parts": [{"text": "Hi"}]}}]}               Gemini
-    {"contentBlockDelta": {"delta": {"text": "Hi"}}}                         Bedrock's converse
+    {"debug": "ContentBlockDelta(… Text(\\"Hi\\") …)"}                        Bedrock, as BAML keeps it
 
 An event is read by its shape, not by the provider's name: proxies mix formats. Unknown events and fields are ignored,
 as all providers ask their clients to do. But an event that is no JSON, or whose text is in no known form, may have held
@@ -12,6 +12,7 @@ text: then the answer is not whole.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -82,7 +83,9 @@ def _read(answer: Answer, event: Mapping[str, Any]) -> None:
         _read_candidates(answer, event)
     elif event.get("object") == "response" or "output" in event:
         _read_response(answer, event)
-    elif not _read_converse(answer, event):
+    elif isinstance(event.get("debug"), str):
+        _read_debug(answer, event["debug"])
+    else:
         _read_message_event(answer, kind, event)
 
 
@@ -101,8 +104,7 @@ def _error_in(event: Mapping[str, Any]) -> Any:
             return errors
         case {"code": _, "message": _} | {"code": _, "msg": _} | {"detail": _}:
             return dict(event)
-    # Bedrock: throttlingException and others
-    return next(({"type": name, "message": event[name]} for name in event if name.endswith("Exception")), None)
+    return None
 
 
 # -- OpenAI's chat completions, and its dialects ---------------------------------------------------------
@@ -345,29 +347,36 @@ def _spend_gemini(answer: Answer, usage: Any) -> None:
         )
 
 
-# -- Bedrock's converse ----------------------------------------------------------------------------------
+# -- Bedrock ---------------------------------------------------------------------------------------------
+
+_DEBUG = re.compile(r"(\w+)\(")
+_DEBUG_TEXT = re.compile(r'delta: Some\(Text\("((?:[^"\\]|\\.)*)"\)\), content_block_index: (\d+)', re.S)
+_DEBUG_REASON = re.compile(r'stop_reason: (?:Unknown\(UnknownVariantValue\("(\w+)"\)\)|(\w+))')
+_DEBUG_COUNT = re.compile(
+    r"\b(input_tokens|output_tokens|cache_read_input_tokens|cache_write_input_tokens): (?:Some\()?(\d+)"
+)
+_RUST_ESCAPE = re.compile(r"\\(?:u\{([0-9a-f]+)\}|(.))", re.S)
+_RUST = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 
 
-def _read_converse(answer: Answer, event: Mapping[str, Any]) -> bool:
-    """Read an event of Bedrock; False if it is none. It comes under its name, or as its content."""
-    match event:
-        case {"contentBlockDelta": dict(inner)} | {"contentBlockStart": dict(inner)} | {"messageStop": dict(inner)}:
-            return _read_converse(answer, inner)
-        case {"metadata": {"usage": dict(usage)}}:
-            _spend(answer, usage)
-        case {"stopReason": reason}:
-            _end(answer, reason)
-            answer.close()
-        case {"contentBlockIndex": index, "delta": dict(delta)}:
-            if "text" in delta:
-                _say(answer, delta["text"], (_index(index), 0))
-            else:
-                answer.think()
-        case {"messageStart": _} | {"contentBlockStop": _} | {"contentBlockIndex": _}:
-            pass
-        case _:
-            return False
-    return True
+def _read_debug(answer: Answer, event: str) -> None:
+    """Read an event of Bedrock. BAML keeps them as Rust prints values (baml-py 0.226.3; `test_providers.py` guards it)."""
+    kind = found[1] if (found := _DEBUG.match(event)) else ""
+    if kind == "ContentBlockDelta":
+        if text := _DEBUG_TEXT.search(event):
+            answer.say(_RUST_ESCAPE.sub(_rust_character, text[1]), (int(text[2]), 0))
+        elif "Some(Text(" in event:
+            answer.lose(f"text is in no known form (event {answer.events})")
+        else:  # reasoning, which is redacted; calls of tools
+            answer.think()
+    elif kind == "MessageStop" and (reason := _DEBUG_REASON.search(event)):
+        answer.end(reason[1] or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", reason[2]))
+    elif kind == "Metadata":
+        _spend(answer, {name: int(count) for name, count in _DEBUG_COUNT.findall(event)})
+
+
+def _rust_character(found: re.Match[str]) -> str:
+    return chr(int(found[1], 16)) if found[1] else _RUST.get(found[2], found[2])
 
 
 # -- in all formats --------------------------------------------------------------------------------------
@@ -391,7 +400,7 @@ def _read_model(answer: Answer, event: Mapping[str, Any]) -> None:
 
 
 def _spend(answer: Answer, usage: Any) -> None:
-    """Read token counts as OpenAI, Anthropic and Bedrock name them.
+    """Read token counts as OpenAI and Anthropic name them, or Bedrock in BAML.
 
     Anthropic counts the tokens of its cache apart. xAI leaves those of reasoning out of `completion_tokens`.
     """
@@ -399,10 +408,10 @@ def _spend(answer: Answer, usage: Any) -> None:
         return
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
     cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-    read = _first(usage, "cache_read_input_tokens", "cacheReadInputTokens")
-    written = _first(usage, "cache_creation_input_tokens", "cacheWriteInputTokens")
-    asked = _first(usage, "prompt_tokens", "input_tokens", "inputTokens")
-    written_out = _first(usage, "completion_tokens", "output_tokens", "outputTokens")
+    read = _first(usage, "cache_read_input_tokens")
+    written = _first(usage, "cache_creation_input_tokens", "cache_write_input_tokens")
+    asked = _first(usage, "prompt_tokens", "input_tokens")
+    written_out = _first(usage, "completion_tokens", "output_tokens")
     total = _first(usage, "total_tokens")
     if asked is not None and written_out is not None and total is not None:
         written_out = max(written_out, total - asked)

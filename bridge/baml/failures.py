@@ -44,13 +44,14 @@ def translate_error(error: BaseException, response: Response, env: Mapping[str, 
 
 def _http_failure(status: int, detail: str, response: Response) -> TurnFailure:
     after = retry_after(response.headers)
+    said = response.body or detail  # Bedrock's errors have no body
     is_refused = 400 <= status <= 499 and status not in (401, 404, 408, 409, 425, 429)
-    if status == 413 or (is_refused and is_context(response.body)):
+    if status == 413 or (is_refused and is_context(said)):
         return too_much_context(detail)
-    if is_refused and is_filtered(response.body):
+    if is_refused and is_filtered(said):
         return refusal(detail=detail)
     if status == 429:
-        if is_context(response.body, only_size=True):  # the quota of a minute is smaller than the conversation
+        if is_context(said, only_size=True):  # the quota of a minute is smaller than the conversation
             return too_much_context(detail)
         return ModelUnavailable("model_busy", "The model is busy.", detail=detail, retry_after=after)
     if status in (408, 409, 425) or 500 <= status <= 599:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self, get_type_hints
 from baml_py.baml_py import BamlError, get_version, set_log_level
 from pydantic_core import to_jsonable_python
 
+from bridge.baml.answer import without_reasoning
 from bridge.baml.arguments import Parameter, bind_arguments, read_parameters
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
@@ -105,7 +106,9 @@ class BamlFunctions:
             if broken is not None:
                 raise broken from None
             completion = _to_completion(ended.result, ended.usage)
-            if ended.result is None or completion.text == "" == completion.data:
+            if function.is_text:
+                completion = replace(completion, text=without_reasoning(completion.text))
+            if not completion.text.strip() and completion.data in (None, ""):
                 raise ModelUnavailable("model_empty", "The model gave no answer.")
             return completion
         if broken is not None and (isinstance(broken, BadOutput) or "Failed to parse" in broken.detail):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import json
+import struct
+import zlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -20,11 +24,27 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Sent:
-    """Events to send. `is_cut`: break the connection after them; `stays_open`: keep it open."""
+    """Events to send. `is_cut`: break the connection after them; `stays_open`: keep it open.
 
-    events: Sequence[str]
+    `frames` are those of Bedrock (`frame`).
+    """
+
+    events: Sequence[str] = ()
     is_cut: bool = False
     stays_open: bool = False
+    frames: Sequence[bytes] | None = None
+
+
+def frame(name: str, payload: Mapping[str, Any], kind: str = "event") -> bytes:
+    """Encode an event of Amazon's event streams: lengths and checksums around headers and JSON."""
+    headers = b""
+    values = {f":{kind}-type": name, ":content-type": "application/json", ":message-type": kind}
+    for key, value in values.items():
+        headers += bytes([len(key)]) + key.encode() + b"\x07" + struct.pack(">H", len(value)) + value.encode()
+    body = json.dumps(payload).encode()
+    head = struct.pack(">II", 16 + len(headers) + len(body), len(headers))
+    head += struct.pack(">I", zlib.crc32(head))
+    return head + headers + body + struct.pack(">I", zlib.crc32(head + headers + body))
 
 
 @dataclass
@@ -40,10 +60,13 @@ class RawProvider:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Refusal):
             return web.Response(status=answer.status, text=answer.body, content_type="application/json")
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        kind = "text/event-stream" if answer.frames is None else "application/vnd.amazon.eventstream"
+        response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
         for event in answer.events:
             await response.write(f"data: {event}\n\n".encode("utf-8", "surrogatepass"))
+        for frame in answer.frames or ():
+            await response.write(frame)
         if answer.is_cut and request.transport is not None:
             await asyncio.sleep(0.02)  # what was written has to leave first
             request.transport.abort()

@@ -307,7 +307,6 @@ def test_native_refusal_is_believed() -> None:
             },
             (9, 4, 7),
         ),
-        ({"metadata": {"usage": {"inputTokens": 9, "outputTokens": 4}}}, (9, 4, None)),
     ],
 )
 def test_token_counts_are_read_in_every_form(event: Event, usage: tuple[int | None, ...]) -> None:
@@ -321,17 +320,27 @@ def test_later_count_of_zero_is_no_news() -> None:
 
 
 def test_bedrock_events_are_read() -> None:
-    events: dict[str, Event] = {
-        "contentBlockStart": {"contentBlockIndex": 0, "start": {}},
-        "contentBlockDelta": {"contentBlockIndex": 1, "delta": {"text": "Hello"}},
-        "messageStop": {"stopReason": "end_turn"},
-    }
-    named: list[Event] = [{name: inner} for name, inner in events.items()]
-    for sent in (named, list(events.values())):
-        answer = read(sent)
-        assert (answer.text, answer.is_whole) == ("Hello", True)
-    failure = read([{"throttlingException": {"message": "Too many tokens, please wait"}}]).judge(CUT, is_text=True)
-    assert isinstance(failure, ModelUnavailable)
+    delta = "ContentBlockDelta(ContentBlockDeltaEvent {{ delta: Some({}), content_block_index: {} }})"
+    stop = "MessageStop(MessageStopEvent {{ stop_reason: {}, additional_model_response_fields: None }})"
+    said: list[Event] = [
+        {"debug": "MessageStart(MessageStartEvent { role: Assistant })"},
+        {"debug": delta.format("*** Sensitive Data Redacted ***", 0)},
+        {"debug": delta.format(r"""Text("H\"e\\l\n\u{1b} ß\u{200b}'")""", 1)},
+        {"debug": "Unknown"},
+    ]
+    for reason, code in (
+        ("EndTurn", None), ("ToolUse", None), ("StopSequence", None), ("MaxTokens", None),
+        ("GuardrailIntervened", "model_filtered"), ("ContentFiltered", "model_filtered"),
+        ('Unknown(UnknownVariantValue("malformed_model_output"))', "model_cut"),
+    ):  # fmt: skip
+        answer = read([*said, {"debug": stop.format(reason)}])
+        failure = answer.judge(None, is_text=True)
+        assert (failure and failure.code) == code
+        assert answer.text == "H\"e\\l\n\x1b ß\u200b'"
+    assert isinstance(read(said).judge(None, is_text=True), ModelUnavailable)
+    usage = "Metadata(ConverseStreamMetadataEvent { usage: Some(TokenUsage { input_tokens: 3, output_tokens: 4, "
+    usage += "total_tokens: 7, cache_read_input_tokens: Some(2), cache_write_input_tokens: None }) })"
+    assert read([{"debug": usage}]).usage == Usage(None, 5, 4, 2)
 
 
 @pytest.mark.parametrize(

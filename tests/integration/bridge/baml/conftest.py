@@ -82,7 +82,7 @@ async def provider_functions(
     provider_client: ModuleType, provider: RawProvider, first_provider: RawProvider
 ) -> AsyncIterator[Functions]:
     """The functions of provider_functions.baml."""
-    env = variables(provider.url) | {"FIRST_BASE_URL": first_provider.url}
+    env = variables(provider.url) | {"FIRST_BASE_URL": first_provider.url, "BEDROCK_URL": provider.url}
     names = [name for name, _ in inspect.getmembers(type(provider_client.b), inspect.iscoroutinefunction)]
     loaded = Functions.load([name for name in names if name[0] != "_"], client=provider_client, env=env)
     yield loaded

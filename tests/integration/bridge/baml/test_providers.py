@@ -15,7 +15,7 @@ from bridge.functions import Functions
 from bridge.model import CodeFile, Message
 from tests.integration.bridge.baml.calls import collect, turn
 from tests.support import wire
-from tests.support.raw_provider import RawProvider, Refusal, Sent
+from tests.support.raw_provider import RawProvider, Refusal, Sent, frame
 from tests.support.streams import Case, cases
 from tests.support.wire import Event, Format, Stream, answered
 from tests.unit.bridge.test_generated_streams import outcome_of
@@ -226,3 +226,40 @@ async def test_conversation_that_is_too_long_is_shortened(provider_functions: Fu
     assert "the question" in provider.requests[-1]
     assert "aaa" not in provider.requests[-1]
     assert "message" not in provider.requests[-1].partition("messages")[2]
+
+
+def bedrock(*pieces: str, reason: str | None = "end_turn") -> list[bytes]:
+    deltas = [{"contentBlockIndex": 1, "delta": {"text": piece}} for piece in pieces]
+    thought = {"contentBlockIndex": 0, "delta": {"reasoningContent": {"text": "hm"}}}
+    frames = [frame("messageStart", {"role": "assistant"}), frame("contentBlockDelta", thought)]
+    frames += [frame("contentBlockDelta", delta) for delta in deltas]
+    if reason is not None:
+        frames.append(frame("messageStop", {"stopReason": reason}))
+        usage = {"inputTokens": 3, "outputTokens": 4, "totalTokens": 7}
+        frames.append(frame("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}))
+    return frames
+
+
+async def test_bedrock_is_read_as_baml_keeps_it(provider_functions: Functions, provider: RawProvider) -> None:
+    """If this fails after an upgrade, BAML writes Bedrock's events down differently: see `bridge.baml.events`."""
+    odd = "H\"e\\l\n\t\r\x1b ß😀\u200b'"
+    provider.answers = [Sent(frames=bedrock(odd, "lo"))]
+    _, completion = await collect(provider_functions, turn("hi", "TextBedrock"))
+    assert (completion.text, completion.usage.input_tokens, completion.usage.output_tokens) == (f"{odd}lo", 3, 4)
+    provider.answers = [Sent(frames=bedrock('{"reply": "Str', 'a\\u00dfe", "tags": [],}'))]
+    _, completion = await collect(provider_functions, turn("hi", "NoteBedrock"))
+    assert completion.text == "Straße"
+    for ends, code in (
+        (bedrock("Hel", reason=None), "model_cut"),
+        (bedrock("Hel", reason="malformed_model_output"), "model_cut"),
+        (bedrock("Hel", reason="guardrail_intervened"), "model_filtered"),
+        (bedrock(), "model_empty"),
+        ([*bedrock("Hel", reason=None), frame("throttlingException", {"message": "slow"}, "exception")], "model_cut"),
+    ):
+        provider.answers = [Sent(frames=ends)]
+        with pytest.raises(TurnFailure) as caught:
+            await collect(provider_functions, turn("hi", "TextBedrock"))
+        assert caught.value.code == code
+    provider.answers = [Sent(frames=bedrock("Hel", reason="max_tokens"))]
+    _, completion = await collect(provider_functions, turn("hi", "TextBedrock"))
+    assert (completion.text, completion.is_truncated) == ("Hel", True)
