@@ -360,7 +360,7 @@ _RUST = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 
 
 def _read_debug(answer: Answer, event: str) -> None:
-    """Read an event of Bedrock. BAML keeps them as Rust prints values (baml-py 0.226.3; `test_providers.py` guards it)."""
+    """Read an event of Bedrock, which baml-py 0.226.3 keeps as Rust prints values; `test_providers.py` guards it."""
     kind = found[1] if (found := _DEBUG.match(event)) else ""
     if kind == "ContentBlockDelta":
         if text := _DEBUG_TEXT.search(event):
