@@ -8,6 +8,7 @@ from contextlib import aclosing, suppress
 
 from bridge.functions import Functions
 from bridge.model import Completion, Job, Message, Result, Session, Turn
+from bridge.sanitize import sanitize_json
 from bridge.store import Store
 
 log = logging.getLogger(__name__)
@@ -15,11 +16,12 @@ log = logging.getLogger(__name__)
 TITLE = "Title"
 TITLE_LENGTH = 80  # characters
 TITLE_SECONDS = 30.0
+ANSWER_LENGTH = 20_000  # characters of a model's answer that are searched for a title
 REPLY_LENGTH = 4000  # characters of a structured result that the function sees
 
 # What models write around a title: a preface that ends with a colon, a label, a fence, Markdown, quotes.
 _REASONING = re.compile(r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.S | re.I)
-_FENCE = re.compile(r"^\s*```[\w-]*\s*$", re.M)
+_FENCE = re.compile(r"^[ \t]*```[\w-]*[ \t]*$", re.M)
 _PREFACE = re.compile(
     r"^(?:sure|certainly|of course|absolutely|okay|ok|great|here(?:'s| is| are)|based on|a (?:good|possible|suitable)"
     r"|the title|possible titles?|suggested titles?)\b.*?:\s*$",
@@ -37,11 +39,12 @@ _LIST = re.compile(r"^(?:[-•]|\d+[.)])\s+")
 
 async def name_session(job: Job, result: Result, functions: Functions, store: Store) -> None:
     """Give the job's session a title if it has none. A failure is logged: the next exchange tries again."""
-    if job.turn is None or job.turn.session.title or not (reply := _reply_of(result)):
+    if job.turn is None or job.turn.session.title:
         return
     try:
         async with asyncio.timeout(TITLE_SECONDS):
-            if title := await make_title(functions, job.turn.message, reply):
+            reply = _reply_of(result)
+            if reply and (title := await make_title(functions, job.turn.message, reply)):
                 await store.set_title(job.turn.session.id, title.text)
     except Exception as error:
         extra = {"question_id": job.question_id, "session_id": job.turn.session.id}
@@ -52,7 +55,7 @@ def _reply_of(result: Result) -> str:
     """The reply's text, or else its data."""
     if result.text or result.data is None:
         return result.text or ""
-    return json.dumps(result.data, ensure_ascii=False, default=str)[:REPLY_LENGTH]
+    return json.dumps(sanitize_json(result.data), ensure_ascii=False)[:REPLY_LENGTH]
 
 
 async def make_title(functions: Functions, message: str, reply: str) -> Completion | None:
@@ -72,9 +75,9 @@ async def make_title(functions: Functions, message: str, reply: str) -> Completi
 
 def clean_title(answer: str) -> str:
     """Return the title in a model's answer, without what models write around it; empty if there is none."""
-    answer = _FENCE.sub("", _REASONING.sub("", answer)).strip()
+    answer = _FENCE.sub("", _REASONING.sub("", answer[:ANSWER_LENGTH])).strip()
     if answer.startswith(("{", "[", '"')):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             answer = _title_in(json.loads(answer)) or answer
     lines = [stripped for line in answer.splitlines() if (stripped := line.strip(_MARKUP))]
     if len(lines) > 1 and _PREFACE.match(lines[0]):

@@ -17,16 +17,22 @@ Part = tuple[int, int]
 FIRST: Part = (0, 0)
 
 # How models that a server does not parse mark their reasoning at the head of a text: DeepSeek and Qwen, Gemma,
-# Seed, Magistral, Kimi.
+# Seed, Magistral, Kimi, Cohere, gpt-oss.
 _REASONING = {
-    "<think>": "</think>",
-    "<thinking>": "</thinking>",
-    "<thought>": "</thought>",
-    "<seed:think>": "</seed:think>",
-    "[THINK]": "[/THINK]",
-    "◁think▷": "◁/think▷",
+    opening: re.compile(re.escape(closing), re.I)
+    for opening, closing in (
+        ("<think>", "</think>"),
+        ("<thinking>", "</thinking>"),
+        ("<thought>", "</thought>"),
+        ("<seed:think>", "</seed:think>"),
+        ("[THINK]", "[/THINK]"),
+        ("◁think▷", "◁/think▷"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+        ("<|channel|>analysis", "<|channel|>final<|message|>"),
+    )
 }
 _LONGEST_MARK = max(map(len, _REASONING))
+_BLANK = re.compile(r"\s*")
 _REFUSAL_CHARACTERS = 500
 
 
@@ -36,6 +42,7 @@ class Answer:
     def __init__(self) -> None:
         self.usage = Usage()
         self.events = 0
+        self.said = 0  # how many times text was added
         self.lost: str | None = None  # why something that was said may be missing
         self.reason: str | None = None  # how it ended, in lower case
         self._parts: dict[Part, list[str]] = {}
@@ -45,9 +52,11 @@ class Answer:
         self._refusal: list[str] = []
         self._failure: TurnFailure | None = None
         self._is_confirmed = True  # nothing was said after the ending, or the stream was closed after it
+        self._message_id: object = None
+        self._late: str | None = None  # what was lost after an end: it counts if more is said
         self._is_settled = False
         self._numbers: set[int] = set()
-        self._text = ""
+        self._text = self._shown = ""
         self._is_joined = True
 
     # -- what an event says ------------------------------------------------------------------------------
@@ -58,13 +67,17 @@ class Answer:
         if not text or part in self._final or self._is_settled:
             return
         self._parts.setdefault(part, []).append(text)
+        self.said += 1
         self._is_joined = False
         if self.reason is not None:
             self._is_confirmed = False
+            self.lost = self.lost or self._late
 
-    def restart(self) -> None:
-        """The message begins again, as after a retry of a proxy: what was said of an unfinished one does not count."""
-        if self.reason is None:
+    def restart(self, message_id: object) -> None:
+        """Another message begins, as after a retry of a proxy: what was said of an unfinished one does not count."""
+        is_other = message_id is None or message_id != self._message_id
+        self._message_id = message_id
+        if self.reason is None and is_other:
             self._parts.clear()
             self._is_joined = False
 
@@ -100,11 +113,13 @@ class Answer:
     def end(self, reason: str) -> None:
         """The provider says how the answer ended. After a good end only more text or a worse end counts."""
         reason = reason.partition(":")[0].strip().lower()  # Gemini's dialect adds its own reason after a colon
-        if not reason or reason == "null":  # DashScope sends the word while the answer goes on
+        # DashScope sends the word while the answer goes on, and Vertex AI's proxies the default of the field
+        if not reason or reason == "null" or reason.endswith("reason_unspecified"):
             return
         if self.reason is None or is_good(self.reason):
             self.reason = reason
         self._is_confirmed = True
+        self._is_joined = False
 
     def close(self) -> None:
         """The provider marks the end of the stream."""
@@ -118,7 +133,9 @@ class Answer:
     def lose(self, detail: str) -> None:
         """An event cannot be read. After the end it makes no difference."""
         has_ended = self.reason is not None and self._is_confirmed
-        if not has_ended and self.lost is None:
+        if has_ended:
+            self._late = self._late or detail
+        elif self.lost is None:
             self.lost = detail
 
     def spend(self, **counts: int | str | None) -> None:
@@ -146,14 +163,15 @@ class Answer:
         if not self._is_joined:
             for pieces in self._parts.values():
                 pieces[:] = ["".join(pieces)]
-            self._text = "".join(self._parts[part][0] for part in sorted(self._parts))
+            self._text = _paired("".join(self._parts[part][0] for part in sorted(self._parts)))
+            self._shown = without_reasoning(self._text, is_half=self.reason is None)
             self._is_joined = True
         return self._text
 
     @property
     def text(self) -> str:
         """The text so far, without the reasoning at its head."""
-        return without_reasoning(self.raw)
+        return self._shown if self.raw else ""
 
     @property
     def has_begun(self) -> bool:
@@ -206,22 +224,31 @@ class Answer:
         return self.reason is not None and is_too_long(self.reason)
 
 
-def without_reasoning(text: str) -> str:
-    """Remove reasoning that the model wrote at the head of its text, in tags. Half a tag is held back."""
+def _paired(text: str) -> str:
+    """Join the halves of a character that two events brought. Half a character at the end is held back."""
+    if text.isascii():
+        return text
+    if "\ud800" <= text[-1] <= "\udbff":
+        text = text[:-1]
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def without_reasoning(text: str, *, is_half: bool = True) -> str:
+    """Remove reasoning that the model wrote at the head of its text, in tags. With `is_half`, hold back half a tag."""
+    at = 0
     while True:
-        head = text.lstrip()
-        if not head.startswith(("<", "[", "◁")):
-            return text
-        start = head[:_LONGEST_MARK].casefold()
+        head = _BLANK.match(text, at)
+        start = head.end() if head else at
+        first = text[start : start + _LONGEST_MARK].casefold()
         for opening, closing in _REASONING.items():
             mark = opening.casefold()
-            if start.startswith(mark):
-                found = re.search(re.escape(closing), head, re.I)
+            if first.startswith(mark):
+                found = closing.search(text, start)
                 if found is None:
                     return ""
-                text = head[found.end() :].lstrip()
+                at = found.end()
                 break
-            if mark.startswith(head.casefold()):
+            if is_half and first and len(text) - start < len(mark) and mark.startswith(first):
                 return ""
         else:
-            return text
+            return text[start:] if at else text

@@ -92,7 +92,8 @@ class Call:
         self._call: Any = None  # the one that gave the answer
         self._answer: Answer | None = None
         self._is_superseded = False  # BAML has begun another call since
-        self._whole_at: float | None = None  # on the loop's clock: when the answer was found to be whole
+        self._whole_at: float | None = None  # on the loop's clock: since when the answer is whole and does not grow
+        self._said = 0
         self._waiter: asyncio.Future[None] | None = None
         self._controller = AbortController()  # kept to the end: baml-py aborts the call when it is collected
         self._collector = Collector(name)
@@ -250,8 +251,8 @@ class Call:
         if self._answer is None or not self._answer.is_whole:
             self._whole_at = None
             return False
-        if self._whole_at is None:
-            self._whole_at = self._loop.time()
+        if self._whole_at is None or self._said != self._answer.said:
+            self._whole_at, self._said = self._loop.time(), self._answer.said
         return self._is_superseded or self._loop.time() - self._whole_at > SETTLE_SECONDS
 
 

@@ -1,5 +1,6 @@
 """What to leave out of a conversation that is too long for the model."""
 
+import json
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -21,22 +22,28 @@ def shorten(turn: Turn, parameters: Collection[str]) -> Turn | None:
 
 def _newest_half(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The newest messages within half of the text, from a question on: models expect the user to begin."""
-    room = sum(len(message.content) for message in messages) // 2
+    sizes = [_size(message) for message in messages]
+    room = sum(sizes) // 2
     start = len(messages)
-    while start > 1 and len(messages[start - 1].content) <= room:
+    while start > 1 and sizes[start - 1] <= room:
         start -= 1
-        room -= len(messages[start].content)
+        room -= sizes[start]
     while start < len(messages) and messages[start].role != "user":
         start += 1
     return messages[start:]
 
 
+def _size(message: Message) -> int:
+    data = "" if message.data is None else json.dumps(message.data, ensure_ascii=False)
+    return len(message.content) + len(data)
+
+
 def _smallest_half(files: tuple[CodeFile, ...]) -> tuple[CodeFile, ...]:
-    """The smallest files within half of the text, in their order."""
+    """The smallest files within half of the text, in their order; always fewer than before."""
     room = sum(len(file.content) for file in files) // 2
     kept = set()
     for file in sorted(files, key=lambda file: len(file.content)):
-        if len(file.content) > room:
+        if len(file.content) >= room:
             break
         kept.add(file.path)
         room -= len(file.content)

@@ -30,7 +30,7 @@ REFUSED = frozenset({
 _FILTERED = re.compile(
     r"content[_ ]?filter|content_policy|responsible ?ai ?policy|data_inspection_failed|moderation_blocked"
     r"|invalid_prompt|bio_policy|cyber_policy|prohibited_content|content management policy|content filtering policy"
-    r"|content exists risk|usage (?:guidelines|policy|policies)|safety system|\b1301\b|\b102[67]\b"
+    r"|content exists risk|usage (?:guidelines|policy|policies)|safety system"
     r"|(?:input|prompt|request|response)[^.]{0,40} (?:was|were|been) (?:flagged|blocked|filtered)|flagged (?:by|for|as)"
     r"|flagged_input",
     re.I,
@@ -43,7 +43,7 @@ _CONTEXT = re.compile(
     r"|input tokens exceed|prompt tokens[^.]{0,40} exceed|token count[^.]{0,40} exceed|expected maxlength"
     r"|exceed(?:s|ed)? (?:the |your )?(?:max|model|context|limit|available)[^.]{0,40}(?:token|context)"
     r"|(?:token|length) limit (?:exceeded|reached)|current length is[^.]{0,40}limit"
-    r"|max_new_tokens[^.]{0,20}must be|tokens to keep from the initial prompt|\b1261\b|\b1039\b",
+    r"|max_new_tokens[^.]{0,20}must be|tokens to keep from the initial prompt",
     re.I,
 )
 _BUSY = re.compile(r"rate.?limit|too_many_requests|too many requests|resource_exhausted|throttl|quota|\b429\b", re.I)
@@ -102,7 +102,7 @@ def judge_error(error: Any) -> TurnFailure:
     """
     words = list(dict.fromkeys(_words(error)))
     names, said = " ".join(words[:-1] or words), " ".join(words)
-    detail = said[:500] or "an error without a description"
+    detail = said[:_LONGEST] or "an error without a description"
     is_busy = _BUSY.search(names) is not None and not _UNPAID.search(names)
     if is_context(said, only_size=is_busy):
         return too_much_context(detail)
@@ -128,6 +128,7 @@ def is_context(body: str, *, only_size: bool = False) -> bool:
     return (_REQUEST_SIZE if only_size else _CONTEXT).search(body) is not None
 
 
+_LONGEST = 20_000  # characters of an error that are read; keys are removed before it is shortened for the log
 _NAMES = (
     "code",
     "type",
@@ -147,7 +148,7 @@ def _words(error: Any, depth: int = 0) -> Iterator[str]:
     """The words of an error: its names first, its message last."""
     if isinstance(error, str | int) and not isinstance(error, bool):
         if text := " ".join(str(error).split()):
-            yield text[:500]
+            yield text[:_LONGEST]
     elif depth < 4 and isinstance(error, dict):
         for name in _NAMES:
             yield from _words(error.get(name), depth + 1)

@@ -33,6 +33,11 @@ _OUTSIDE = re.compile(r"[\[{\]}]|\"|'|```|//[^\n]*|/\*.*?(?:\*/|\Z)", re.S)
 _STRING = re.compile(r'(?:[^"\\]|\\.)*', re.S)
 _QUOTED = re.compile(r"(?:[^'\\]|\\.)*", re.S)
 _CLOSES = re.compile(r"\s*(?:[,:}\]]|//|/\*|\Z)")
+# A field's value ends before the next field, or before the end of the object: `"he said "yes", and left"` goes on.
+_CLOSES_VALUE = re.compile(
+    r"""\s*(?:\}|//|/\*|\#|\Z|,\s*(?:\}|//|/\*|\#|\Z|"[^"\n]{0,80}(?:"\s*:|\Z)|'[^'\n]{0,80}'\s*:|\w{1,80}\s*(?::|\Z)))"""
+    r"""|(?=\n\s*"[^"\n]{0,80}"\s*:)"""
+)
 
 
 def decode_escapes(text: str, *, partial: bool = False) -> str:
@@ -62,7 +67,8 @@ def decode_escapes(text: str, *, partial: bool = False) -> str:
             pieces.append(text[at:end])
             at = end
         elif token in "\"'" and _opens(text, found.start()):
-            end = _end_of_string(text, at, _STRING if token == '"' else _QUOTED, token)
+            closes = _CLOSES_VALUE if text[max(0, at - 80) : at - 1].rstrip().endswith(":") else _CLOSES
+            end = _end_of_string(text, at, _STRING if token == '"' else _QUOTED, token, closes)
             inside = text[at:end]
             if "\\" in inside:
                 inside = _ESCAPE.sub(_decoded if token == '"' else _decoded_unicode, inside)
@@ -79,7 +85,7 @@ def is_json(text: str) -> bool:
     """Whether an answer is strict JSON, which BAML parses well."""
     try:
         from_json(text)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return False
     return True
 
@@ -105,7 +111,7 @@ def _opens(text: str, at: int) -> bool:
     return text[at] == '"' or before[-1:] in ("{", "[", ",", ":")
 
 
-def _end_of_string(text: str, at: int, inside: re.Pattern[str], quote: str) -> int:
+def _end_of_string(text: str, at: int, inside: re.Pattern[str], quote: str, closes: re.Pattern[str]) -> int:
     """Where the string that begins at `at` ends: at a quote that is followed by what can follow a string.
 
     Models forget to escape quotes inside of strings, as in `{"reply": "I said "no" to it"}`.
@@ -114,7 +120,7 @@ def _end_of_string(text: str, at: int, inside: re.Pattern[str], quote: str) -> i
         found = inside.match(text, at)
         assert found is not None
         end = found.end()
-        if end >= len(text) or text[end] != quote or _CLOSES.match(text, end + 1):
+        if end >= len(text) or text[end] != quote or closes.match(text, end + 1):
             return end
         at = end + 1
 

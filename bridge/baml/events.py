@@ -23,6 +23,7 @@ from bridge.baml.endings import is_refused, judge_error
 
 DONE = "[DONE]"
 
+_NOT_SAID = re.compile("think|thought|reason|tool|function", re.I)
 _TEXT_TYPES = frozenset({"text", "output_text", "input_text"})
 _THOUGHT_TYPES = frozenset(
     {"thinking", "reasoning", "reasoning_text", "summary_text", "reasoning_content", "redacted_thinking"}
@@ -49,6 +50,8 @@ def read_event(answer: Answer, event: str) -> None:
                 _read(answer, item)
             elif isinstance(item, str) and item:
                 answer.lose(f"an event is text and not an object (event {answer.events})")
+    except (TypeError, AttributeError) as error:
+        answer.lose(f"an event is in an unknown form: {type(error).__name__} (event {answer.events})")
     except (ValueError, RecursionError):
         stripped = event.strip("\ufeff \t\r\n")
         if stripped == DONE:
@@ -67,8 +70,8 @@ def _parse(event: str) -> Any:
 def _read(answer: Answer, event: Mapping[str, Any]) -> None:
     if answer.usage.model is None:
         _read_model(answer, event)
-    if "choices" in event:  # first, and with few steps: it is by far the most common
-        if event.get("error") is not None:
+    if event.get("choices") is not None:  # first, and with few steps: it is by far the most common
+        if _says_error(event.get("error")):
             if answer.is_whole:
                 return  # and the finish reason beside it is that of the error
             answer.fail(judge_error(event["error"]))
@@ -79,7 +82,7 @@ def _read(answer: Answer, event: Mapping[str, Any]) -> None:
     kind = event.get("type")
     if isinstance(kind, str) and kind.startswith("response."):
         _read_response_event(answer, kind, event)
-    elif "candidates" in event or "promptFeedback" in event or "usageMetadata" in event:
+    elif any(event.get(name) is not None for name in ("candidates", "promptFeedback", "usageMetadata")):
         _read_candidates(answer, event)
     elif event.get("object") == "response" or "output" in event:
         _read_response(answer, event)
@@ -91,7 +94,10 @@ def _read(answer: Answer, event: Mapping[str, Any]) -> None:
 
 def _error_in(event: Mapping[str, Any]) -> Any:
     """The error that an event carries; None if it carries none."""
-    if (error := event.get("error")) not in (None, False, ""):
+    kind = event.get("type")
+    if isinstance(kind, str) and kind.startswith("response.") and kind != "response.failed":
+        return None  # a tool that failed is part of the answer
+    if error := event.get("error"):
         return error
     if event.get("type") == "error" or event.get("object") == "error":  # OpenAI's responses; vLLM, Mistral
         return {name: value for name, value in event.items() if name not in ("type", "object")}
@@ -102,8 +108,10 @@ def _error_in(event: Mapping[str, Any]) -> Any:
             return event["base_resp"]
         case {"errors": [*errors]} if errors:  # Cloudflare
             return errors
-        case {"code": _, "message": _} | {"code": _, "msg": _} | {"detail": _}:
+        case {"code": code, "message": _} | {"code": code, "msg": _} if code not in (None, 0, 200, "0", "200"):
             return dict(event)
+        case {"detail": detail} if detail:
+            return detail
     return None
 
 
@@ -127,17 +135,37 @@ def _read_choices(answer: Answer, event: Mapping[str, Any]) -> None:
         return
     if "usage" in choice:  # Moonshot
         _spend(answer, choice["usage"])
-    if choice.get("error"):  # OpenRouter
+    if _says_error(choice.get("error")):  # OpenRouter
+        if answer.is_whole:
+            return
         answer.fail(judge_error(choice["error"]))
-    has_said = _read_delta(answer, choice.get("delta"))
     # All at once, or as in the older completions. Perplexity and Together send such a field beside the delta.
-    if not has_said and not (answer.raw and "message" in choice):
-        _read_delta(answer, choice.get("message")) or _read_delta(answer, choice.get("text"))
+    if not _read_delta(answer, choice.get("delta")) and ("message" in choice or "text" in choice):
+        _read_whole(answer, choice.get("message")) or _read_delta(answer, choice.get("text"))
     if (reason := choice.get("finish_reason")) is not None:
         _end(answer, reason)
         native = choice.get("native_finish_reason")  # OpenRouter says `stop` for a refusal
         if isinstance(native, str) and is_refused(native.lower()):
             answer.end(native)
+
+
+def _says_error(error: Any) -> bool:
+    """Whether this is an error, and not one with empty fields, as some proxies send with each chunk."""
+    if isinstance(error, dict):
+        return any(_says_error(value) for value in error.values())
+    return bool(error)
+
+
+def _read_whole(answer: Answer, message: Any) -> bool:
+    """Read a message in place of a delta: all of the answer, all so far, or the next piece."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, str) and (so_far := answer.raw):
+        if content.startswith(so_far):
+            answer.say(content[len(so_far) :])
+        elif not so_far.startswith(content):
+            answer.say(content)
+        return True
+    return _read_delta(answer, message)
 
 
 def _read_delta(answer: Answer, delta: Any) -> bool:
@@ -149,7 +177,7 @@ def _read_delta(answer: Answer, delta: Any) -> bool:
     for name, value in delta.items():
         if not value:
             continue
-        if name == "content":
+        if name == "content" or (name == "text" and not delta.get("content")):
             _say(answer, value)
             has_said = True
         elif name in _UNSHOWN:
@@ -178,10 +206,13 @@ def _say(answer: Answer, content: Any, part: Part | None = None) -> None:
 
 def _say_part(answer: Answer, item: Mapping[str, Any], part: Part | None) -> None:
     kind = item.get("type")
+    kind = kind if isinstance(kind, str) else None
     if kind in _THOUGHT_TYPES:
         answer.think()
     elif kind == "refusal":
         answer.refuse(str(item.get("refusal") or item.get("text") or ""))
+    elif isinstance(kind, str) and _NOT_SAID.search(kind):
+        answer.think()
     elif (
         text := next((item[name] for name in ("text", "content", "value") if item.get(name) is not None), None)
     ) is not None:
@@ -203,7 +234,7 @@ def _read_response_event(answer: Answer, kind: str, event: Mapping[str, Any]) ->
             pass
         case ["output_text", "delta"]:
             _say(answer, event.get("delta"), part)
-        case ["text", "delta"]:  # its name before 2025
+        case ["text" | "content_part", "delta"]:  # its name before 2025, and in OpenRouter's beta
             _say(answer, event.get("delta"), part)
         case ["output_text", "done"]:
             if isinstance(text := event.get("text"), str):
@@ -219,6 +250,9 @@ def _read_response_event(answer: Answer, kind: str, event: Mapping[str, Any]) ->
         case ["created" | "queued" | "in_progress" | "completed" | "incomplete" | "failed" | "cancelled" as state]:
             response = event.get("response")
             _read_response(answer, response if isinstance(response, dict) else {}, state)
+        case ["done"]:  # OpenRouter's beta
+            if isinstance(response := event.get("response"), dict):
+                _read_response(answer, response)
         case ["output_item" | "content_part" | "output_text", *_]:
             pass
         case _:  # reasoning, calls of tools
@@ -231,12 +265,14 @@ def _read_response(answer: Answer, response: Mapping[str, Any], state: str | Non
     _spend(answer, response.get("usage"))
     if response.get("error"):
         answer.fail(judge_error(response["error"]))
-    status = state or response.get("status")
+    own = response.get("status")
+    status = own if own in ("incomplete", "failed", "cancelled") else state or own
     if status not in ("completed", "incomplete", "failed", "cancelled"):
         return
     output = response.get("output")
     items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
-    if texts := dict(found for number, item in enumerate(items) for found in _texts_of(item, number)):
+    texts = dict(found for number, item in enumerate(items) for found in _texts_of(item, number))
+    if any(texts.values()):
         answer.settle_all(texts)
     refusals = [part for item in items for part in _content_of(item) if part.get("type") == "refusal"]
     if refusals:
@@ -257,7 +293,7 @@ def _content_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _texts_of(item: Mapping[str, Any], number: int) -> Iterable[tuple[Part, str]]:
     for index, part in enumerate(_content_of(item)):
-        if part.get("type") in _TEXT_TYPES and isinstance(text := part.get("text"), str):
+        if part.get("type") in ("text", "output_text") and isinstance(text := part.get("text"), str):
             yield (number, index), text
 
 
@@ -269,20 +305,20 @@ def _read_message_event(answer: Answer, kind: Any, event: Mapping[str, Any]) -> 
     match event:
         case {"content_block": dict(block)}:
             _read_block(answer, block, part)
-        case {"message": dict(message)}:
+        case {"message": dict(message)} if kind in ("message_start", "message", None):
             if not message.get("content"):
-                answer.restart()
+                answer.restart(message.get("id"))
             _read_message(answer, message)
         case {"delta": dict(delta)}:
-            if "stop_reason" in delta:
-                _end(answer, delta["stop_reason"])
-            elif delta.get("type") in ("text_delta", None) and "text" in delta:
+            of = delta.get("type")
+            if of in ("text_delta", "text", None) and "text" in delta:
                 _say(answer, delta["text"], part)
-            elif delta.get("type") == "text_delta":
+            elif of in ("text_delta", "text"):
                 answer.lose(f"a text delta has no text (event {answer.events})")
-            elif delta.get("type") not in ("signature_delta", "citations_delta", None):
+            elif of not in ("signature_delta", "citations_delta", None):
                 answer.think()
-        case {"delta": str(text)} if text and kind is None:
+            _end(answer, delta.get("stop_reason"))
+        case {"delta": str(text)} if text and kind in ("content_block_delta", None):
             answer.say(text, part)
         case {"content": [*_]}:  # not a stream
             _read_message(answer, event)
@@ -314,9 +350,9 @@ def _read_block(answer: Answer, block: Mapping[str, Any], part: Part | None) -> 
 def _read_candidates(answer: Answer, event: Mapping[str, Any]) -> None:
     _spend_gemini(answer, event.get("usageMetadata"))
     feedback = event.get("promptFeedback")
-    if isinstance(feedback, dict) and isinstance(reason := feedback.get("blockReason"), str):
-        # every reason to block a prompt is a refusal, also one that is new
-        answer.end("content_filter" if reason != "BLOCK_REASON_UNSPECIFIED" else reason)
+    reason = feedback.get("blockReason") if isinstance(feedback, dict) else None
+    if isinstance(reason, str) and not reason.endswith("UNSPECIFIED"):
+        answer.end("content_filter")  # every reason to block a prompt is a refusal, also one that is new
     candidates = event.get("candidates")
     candidate = candidates[0] if isinstance(candidates, list) and candidates else candidates
     if not isinstance(candidate, dict):
@@ -385,7 +421,7 @@ def _rust_character(found: re.Match[str]) -> str:
 def _end(answer: Answer, reason: Any) -> None:
     if isinstance(reason, str):
         answer.end(reason)
-    elif reason is not None:
+    elif reason:
         answer.end(f"a finish reason that is a {type(reason).__name__}")
 
 

@@ -82,7 +82,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         if text.strip().replace(".", "", 1).isdigit():
             return float(text)
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         return None
@@ -92,7 +92,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def _date(text: str) -> datetime | None:
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return date if date.tzinfo else None
 

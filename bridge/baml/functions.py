@@ -68,7 +68,7 @@ class BamlFunctions:
                 return
             except ContextTooLong as failure:
                 shorter = shorten(turn, [parameter.name for parameter in function.parameters])
-                if shorter is None:
+                if shorter is None or (shorter.messages, shorter.files) == (turn.messages, turn.files):
                     raise
                 counts = (len(turn.messages), len(turn.files), len(shorter.messages), len(shorter.files))
                 log.info("too long for the model: %d messages and %d files, now %d and %d", *counts)
@@ -122,10 +122,11 @@ class BamlFunctions:
             return _to_completion(ended.result, ended.usage)  # BAML has read and parsed the same text
         try:
             return _to_completion(call.parse(answer.text), ended.usage)
-        except BamlError as complaint:
+        except Exception as complaint:
             problem = "The model's answer does not have the expected format."
-            detail = clean(name_error(complaint), self._env)
-            raise BadOutput("model_output", problem, detail=detail) from None  # the cause contains the prompt
+            # any other exception may repeat the answer
+            detail = name_error(complaint) if isinstance(complaint, BamlError) else type(complaint).__name__
+            raise BadOutput("model_output", problem, detail=clean(detail, self._env)) from None
 
     async def close(self) -> None:
         """Abort every running call and wait for it to end. A call that outlives the process aborts the interpreter."""

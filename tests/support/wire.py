@@ -66,7 +66,7 @@ BAD = {
     ),
     "responses": ("a_reason_of_next_year", None),
     "anthropic": ("pause_turn", "compaction", "a_reason_of_next_year"),
-    "gemini": ("OTHER", "MALFORMED_FUNCTION_CALL", "FINISH_REASON_UNSPECIFIED", "TOO_MANY_TOOL_CALLS", "NEXT_YEAR"),
+    "gemini": ("OTHER", "MALFORMED_FUNCTION_CALL", "TOO_MANY_TOOL_CALLS", "NEXT_YEAR"),
 }
 
 

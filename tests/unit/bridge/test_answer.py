@@ -238,7 +238,12 @@ def test_message_that_begins_again_replaces_the_first() -> None:
     first, second = Stream("anthropic"), answered("anthropic", ["Hello"])
     first.open()
     first.say("Hel")
-    assert read([*first.events, *second.events]).text == "Hello"
+    again = json.loads(json.dumps(second.events))
+    again[0]["message"]["id"] = "another"
+    assert read([*first.events, *again]).text == "Hello"
+    # the same message is only announced twice
+    assert read([*first.events, first.events[0], *second.events[2:]]).text == "HelHello"
+    assert read([*first.events, {"type": "ping", "message": {}}, *second.events[2:]]).text == "HelHello"
 
 
 def test_every_message_of_a_response_is_part_of_the_answer() -> None:
@@ -364,3 +369,78 @@ def test_bedrock_events_are_read() -> None:
 )
 def test_reasoning_at_the_head_of_a_text_is_not_shown(text: str, shown: str) -> None:
     assert without_reasoning(text) == shown
+
+
+def test_halves_of_a_character_are_joined() -> None:
+    halves: list[Event] = [json.dumps(chat({"content": "\ud83d"})), json.dumps(chat({"content": "\ude00!"}))]
+    assert [read(halves[:n]).text for n in (1, 2)] == ["", "😀!"]
+    assert read([json.dumps(chat({"content": "a\udc00b"}))]).text == "a\ufffdb"
+
+
+@pytest.mark.parametrize("error", ["", False, {}, {"message": "", "code": None}])
+def test_empty_error_beside_a_chunk_is_none(error: Any) -> None:
+    beside = wire.chunk({"content": "Hello"}) | {"error": error}
+    assert read([beside, chat({}, finish_reason="stop")]).judge(None, is_text=True) is None
+
+
+def test_messages_in_place_of_deltas_are_read() -> None:
+    for pieces in (["Hel", "lo"], ["Hel", "Hello"], ["Hel", "Hello", "Hello"]):
+        events: list[Event] = [{"choices": [{"message": {"content": piece}}]} for piece in pieces]
+        assert read([*events, chat({}, finish_reason="stop")]).text == "Hello"
+
+
+def test_loss_after_an_end_counts_if_more_is_said() -> None:
+    events: list[Event] = [wire.candidate([{"text": "He"}], "STOP"), "{", wire.candidate([{"text": "o"}], "STOP")]
+    assert isinstance(read(events).judge(None, is_text=True), ModelUnavailable)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"code": 0, "message": "success"},
+        {"type": "ping", "detail": None},
+        {"type": "response.mcp_call.failed", "error": {"message": "a tool"}},
+        {"choices": [], "error": False},
+    ],
+)
+def test_event_that_is_no_error_does_no_harm(event: Event) -> None:
+    assert read([event, *answered("responses").events]).judge(None, is_text=True) is None
+
+
+def test_delta_of_anthropic_with_empty_fields_is_read() -> None:
+    delta = {"type": "text_delta", "text": "Hello", "stop_reason": None}
+    event: Event = {"type": "content_block_delta", "index": 0, "delta": delta, "usageMetadata": None, "choices": None}
+    assert read([event]).text == "Hello"
+
+
+def test_last_event_of_a_response_may_be_empty_or_contradict_its_name() -> None:
+    stream = Stream("responses")
+    stream.say("Hello")
+    empty = wire.response("completed") | {"output": [wire.message("")]}
+    assert read([*stream.events, {"type": "response.completed", "response": empty}]).text == "Hello"
+    failed = wire.response("failed")
+    answer = read([*stream.events, {"type": "response.completed", "response": failed}])
+    assert isinstance(answer.judge(None, is_text=True), ModelUnavailable)
+    done = wire.response("completed") | {"output": [wire.message("Hello")]}
+    assert read([{"type": "response.done", "response": done}]).is_whole
+
+
+@pytest.mark.parametrize(
+    "event", [{"choices": [{"delta": {"content": [{"type": ["x"], "text": "a"}]}}]}, {"choices": [[1]]}]
+)
+def test_odd_types_raise_nothing(event: Event) -> None:
+    read([event])
+
+
+def test_results_of_tools_are_not_shown() -> None:
+    content = [{"type": "tool_result", "content": [{"type": "text", "text": "secret"}]}, {"type": "text", "text": "Hi"}]
+    assert read([chat({"content": content})]).text == "Hi"
+
+
+def test_reading_is_linear() -> None:
+    answer = Answer()
+    for _ in range(20_000):
+        read_event(answer, '{"choices":[{"delta":{"content":"0123456789"}}]}')
+        read_event(answer, '{"choices":[{"delta":{}}]}')
+    assert len(answer.text) == 200_000
+    assert without_reasoning("<think></think>" * 50_000) == ""

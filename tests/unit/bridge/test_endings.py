@@ -93,5 +93,5 @@ def test_hostile_error_is_bounded() -> None:
     error: Any = "deep"
     for _ in range(900):
         error = {"error": [error] * 2}
-    assert len(judge_error(error).detail) <= 500
-    assert len(judge_error({"message": "x" * 1_000_000}).detail) <= 500
+    assert len(judge_error(error).detail) <= 20_000
+    assert len(judge_error({"message": "x" * 1_000_000}).detail) <= 20_000

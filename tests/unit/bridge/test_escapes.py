@@ -133,3 +133,12 @@ def test_brackets_in_a_string_do_not_end_it() -> None:
         '{"reply": "a } b", "files": []',
     ):
         assert restore(b.parse.Code(decode_escapes(text)))["reply"] == "a } b"
+
+
+@pytest.mark.parametrize(
+    "written", ['x = ["a", "b"]', 'He said "yes", and left', 'The key "a": b', 'use {"a": 1} here', '"a" or "b"']
+)
+def test_quotes_that_were_not_escaped_do_not_cut_a_file(written: str) -> None:
+    text = f'{{"reply": "{written}", "files": [{{"path": "a.txt", "content": "{written}"}}],}}'
+    found = restore(b.parse.Code(decode_escapes(text)))
+    assert (found["reply"], found["files"][0]["content"]) == (written, written)

@@ -85,7 +85,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "a whole answer is thrown away for its tail": (Answer, "lose", always_lose),
     "a whole answer is thrown away for a late error": (Answer, "fail", always_fail),
     "an empty answer is done": (Answer, "text", property(lambda answer: answer.raw or "x")),
-    "reasoning in the text is shown": (answer_room, "without_reasoning", lambda text: text),
+    "reasoning in the text is shown": (answer_room, "without_reasoning", lambda text, **_: text),
     "words of a refusal are lost": (Answer, "refuse", ignore),
     "text in parts is not read": (events_room, "_say", plain_text_only),
     "text that is repeated as a whole is not used": (Answer, "settle_all", ignore),

@@ -57,3 +57,14 @@ def test_answer_without_a_title_gives_none(answer: str) -> None:
 
 def test_long_title_is_cut() -> None:
     assert len(clean_title("word " * 100)) <= 80
+
+
+def test_cost_of_a_hostile_title_is_bounded() -> None:
+    for answer in (
+        "A" + "\n" * 100_000 + "b",
+        "[" * 100_000,
+        "<think></think>" * 20_000,
+        " " * 100_000,
+        "```\n" * 50_000,
+    ):
+        assert len(clean_title(answer)) <= 80
