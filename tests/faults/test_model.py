@@ -54,7 +54,7 @@ CASES = [
     Case("stall=0", FAILED, MAX_FAILURES, "model_silent"),
     Case("cut=2", FAILED, MAX_FAILURES, "model_cut"),
     Case("clean_cut=2", FAILED, MAX_FAILURES, "model_cut"),
-    Case("fail=2", FAILED, MAX_FAILURES, "model_cut"),
+    Case("fail=2", FAILED, MAX_FAILURES, "model_unavailable"),
     Case('json="no {structure"', FAILED, MAX_FAILURES, "model_output", "Code"),
     Case("finish=content_filter", FAILED, 1, "model_filtered"),
     # transient, and soon over

@@ -320,6 +320,8 @@ async def test_claim_reads_few_jobs_of_other_functions(
     workers: dict[str, Worker], user: Person, db: psycopg.AsyncConnection[Row], function: str
 ) -> None:
     """However many questions wait for functions that the worker does not answer."""
+    # entries of deleted jobs would count too, and a vacuum leaves those that an open snapshot can see
+    await db.execute("truncate bridge.jobs")
     async with db.transaction():
         await db.execute("set local session_replication_role = replica")
         await db.execute(
@@ -333,7 +335,7 @@ async def test_claim_reads_few_jobs_of_other_functions(
             """,
             (user.id, function, user.id),
         )
-    await db.execute("vacuum analyze bridge.jobs")  # the entries of deleted jobs would count too
+    await db.execute("analyze bridge.jobs")
     await asked(user, "Chat", "Chat")
     read = """
         select sum(pg_stat_get_xact_tuples_returned(c.oid))::int as rows from pg_class c
