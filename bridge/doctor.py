@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge.errors import BridgeError, SettingsError, SetupError, StoreError, TurnFailure
 from bridge.functions import Functions
-from bridge.model import Session, Turn
+from bridge.model import Completion, Session, Turn
 from bridge.realtime.connection import Connection
 from bridge.settings import Settings, load
 from bridge.store import Store
@@ -134,8 +134,9 @@ async def _model(functions: Functions) -> Finding:
         turn = Turn(name, "Say OK.", (), (), session, "doctor", {"reply": "OK."})
         try:
             async with asyncio.timeout(MODEL_SECONDS), aclosing(functions.run(turn)) as pieces:
-                async for _ in pieces:
-                    return Finding("model")
+                async for piece in pieces:
+                    if isinstance(piece, Completion) or piece.has_begun:
+                        return Finding("model")
         except TurnFailure as error:
             if error.code == "bad_arguments":
                 continue  # it needs arguments of its own

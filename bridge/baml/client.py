@@ -110,11 +110,11 @@ class Call:
     def _on_event(self, result: Any) -> None:
         # Runs on a thread of baml-py and must not raise into it.
         self._newest = result
-        if not self._is_alive:
+        if result is None or result.is_ok():  # a call that fails shows no sign of life
             self._is_alive = True
-            if not self._begun.is_set():
-                with suppress(RuntimeError):  # the event loop has ended, and with it every reader
-                    self._loop.call_soon_threadsafe(self._begun.set)
+        if not self._begun.is_set():
+            with suppress(RuntimeError):  # the event loop has ended, and with it every reader
+                self._loop.call_soon_threadsafe(self._begun.set)
 
     def _on_done(self, future: asyncio.Future[Any]) -> None:
         self._begun.set()
