@@ -192,25 +192,35 @@ create function bridge.take_expired(
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
+    expired bigint[] := array(
+        select c.id from (
+            select h.id, h.lease_until from bridge.jobs h
+             where h.worker is not null and h.run_at >= take_expired.horizon
+               and h.worker <> take_expired.worker and h.lease_until < now()
+               -- one that was cancelled needs no function to end
+               and (take_expired.functions is null or h.cancel or h.function = any (take_expired.functions)
+                    or (h.function <> all (take_expired.known) and h.run_at <= take_expired.due))
+             order by h.run_at, h.id) c
+         order by c.lease_until);
     taken bigint[];
 begin
-    -- One that was cancelled needs no function to end.
+    if expired = '{}' then
+        return expired;
+    end if;
+    -- Each by its id, and in a form that only the primary keys fit: a plan made for a short queue takes any index, and
+    -- its connection keeps it.
     select coalesce(array_agg(r.id), '{}') into taken from (
-        select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
-         where j.id = any (array(
-                   select h.id from bridge.jobs h
-                    where h.worker is not null and h.run_at >= take_expired.horizon
-                      and h.worker <> take_expired.worker and h.lease_until < now()
-                      and (take_expired.functions is null or h.cancel or h.function = any (take_expired.functions)
-                           or (h.function <> all (take_expired.known) and h.run_at <= take_expired.due))
-                    order by h.run_at, h.id))
-           and j.worker <> take_expired.worker and j.lease_until < now()
-           and (take_expired.functions is null or j.cancel or j.function = any (take_expired.functions)
-                or j.function <> all (take_expired.known))
-         order by j.lease_until
-         limit take_expired.slots
-           for key share of s skip locked
-           for update of j skip locked
+        select j.id from unnest(expired) with ordinality e (id, n)
+         cross join lateral (
+            select h.id, h.session_id from bridge.jobs h
+             where h.id = e.id
+               and case when take_expired.functions is null or h.cancel or h.function = any (take_expired.functions)
+                             or h.function <> all (take_expired.known)
+                        then h.worker <> take_expired.worker and h.lease_until < now() end
+               for update skip locked) j
+         cross join lateral (
+            select from public.sessions s where s.id = j.session_id for key share skip locked) s
+         order by e.n limit take_expired.slots
     ) r;
     insert into bridge.runs (question_id, attempt, worker, outcome)
     select j.question_id, j.attempt, j.worker, 'lost' from bridge.jobs j where j.id = any (taken)
@@ -229,7 +239,7 @@ begin
     return array(
         select r.id from (
             select j.id, j.run_at
-              from unnest(ready_jobs.functions) n (name)
+              from (select distinct u.name from unnest(ready_jobs.functions) u (name)) n
              cross join lateral (
                 select h.id, h.run_at from bridge.jobs h
                  where h.worker is null and h.function is not null  -- and pairs, as in bridge.queue_hints
@@ -268,15 +278,17 @@ begin
     while cardinality(taken) < take_ready.slots loop
         ready := bridge.ready_jobs(horizon, functions, known, due, most);
         select coalesce(array_agg(r.id), '{}') into taken from (
-            select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
-             where j.id = any (ready) and j.worker is null
-               and coalesce(  -- in which no index fits but the primary key
-                   case when j.function = any (take_ready.functions) then j.run_at <= now()
-                        else j.run_at <= take_ready.due and j.function <> all (take_ready.known) end, false)
-             order by array_position(ready, j.id)
-             limit take_ready.slots
-               for key share of s skip locked
-               for update of j skip locked
+            select j.id from unnest(ready) with ordinality e (id, n)
+             cross join lateral (  -- each by its id, as in bridge.take_expired
+                select h.id, h.session_id from bridge.jobs h
+                 where h.id = e.id
+                   and case when h.worker is not null then false
+                            when h.function = any (take_ready.functions) then h.run_at <= now()
+                            else h.run_at <= take_ready.due and h.function <> all (take_ready.known) end
+                   for update skip locked) j
+             cross join lateral (
+                select from public.sessions s where s.id = j.session_id for key share skip locked) s
+             order by e.n limit take_ready.slots
         ) r;
         exit when cardinality(ready) < most;  -- there are no more
         most := most * 4;
