@@ -26,9 +26,10 @@ language plpgsql stable set search_path = ''
 as $$
 declare
     -- An older worker knows no data: of a reply without text, it would make an empty message, which some models refuse.
+    -- No join, which would fit jobs_held too, with the entries of all ended jobs.
     is_older boolean := (
-        select w.functions is null from bridge.jobs j join bridge.workers w on w.name = j.worker
-         where j.question_id = question.id);
+        select w.functions is null from bridge.workers w
+         where w.name = (select j.worker from bridge.jobs j where j.question_id = question.id));
     pair record;
     data jsonb;
     bytes bigint := 0;

@@ -135,6 +135,20 @@ async def test_expired_lease_is_taken_by_a_worker_that_can_answer(
         await other.store.close()
 
 
+async def test_lease_that_ended_first_is_taken_first(
+    workers: dict[str, Worker], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    first, second = await asked(user, "Chat", "Chat")
+    await workers["plan"].claim()
+    for question, seconds in ((first, 1), (second, 2)):
+        await db.execute(
+            "update bridge.jobs set lease_until = now() - make_interval(secs => %s) where question_id = %s",
+            (seconds, question),
+        )
+    await workers["chat"].claim(1)
+    assert [job.question_id for job in workers["chat"].jobs] == [second]
+
+
 async def test_expired_lease_that_was_cancelled_is_taken_by_any_worker(
     workers: dict[str, Worker], user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
@@ -370,7 +384,7 @@ async def test_names_are_taken_as_a_set(workers: dict[str, Worker], user: Person
     await asked(user, "Chat", "Chat")
     chat = workers["chat"]
     chat.functions = ["Chat", "", "Chat", "Chat"]
-    assert await chat.claim() == ["Chat", "Chat"]
+    assert await chat.claim(2) == ["Chat", "Chat"]
     chat.functions = []
     await asked(user, "Chat")
     assert await chat.claim() == []
