@@ -38,12 +38,14 @@ def sanitize_json(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def is_too_large(text: str, limit: int = MAX_TEXT_BYTES) -> bool:
-    """Whether `truncate_utf8` would cut the text."""
-    return len(text) * 4 > limit and len(sanitize_text(text).encode()) > limit
+def is_too_large(text: str) -> bool:
+    """Whether `truncate_utf8` cuts a reply's text."""
+    return len(text) * 4 > MAX_TEXT_BYTES and len(sanitize_text(text).encode()) > MAX_TEXT_BYTES
 
 
 def truncate_utf8(text: str, limit: int = MAX_TEXT_BYTES) -> str:
     """Sanitize the text, and cut it to `limit` bytes without splitting a character."""
     text = sanitize_text(text)
-    return text.encode()[:limit].decode("utf-8", "ignore") if is_too_large(text, limit) else text
+    if len(text) * 4 <= limit or len(data := text.encode()) <= limit:
+        return text
+    return data[:limit].decode("utf-8", "ignore")

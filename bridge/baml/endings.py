@@ -87,6 +87,22 @@ def too_much_context(detail: str) -> ContextTooLong:
     return ContextTooLong("model_context", problem, detail=detail)
 
 
+def busy(detail: str, retry_after: float | None = None) -> ModelUnavailable:
+    """The failure of a call that came too soon after others."""
+    return ModelUnavailable("model_busy", "The model is busy.", detail=detail, retry_after=retry_after)
+
+
+def out_of_order(detail: str, retry_after: float | None = None) -> ModelUnavailable:
+    """The failure of a call that the provider could not serve."""
+    problem = "The model provider returned an error."
+    return ModelUnavailable("model_unavailable", problem, detail=detail, retry_after=retry_after)
+
+
+def refused_request(detail: str) -> ModelRefused:
+    """The failure of a call that the provider would refuse again."""
+    return ModelRefused("model_refused", "The model provider refused the request.", detail=detail)
+
+
 def judge_reason(reason: str) -> TurnFailure:
     """The failure of an answer that ended badly. Whatever is no refusal may pass, and is tried again."""
     detail = f"finish reason {reason[:80]}"
@@ -106,13 +122,13 @@ def judge_error(error: Any) -> TurnFailure:
     is_busy = _BUSY.search(names) is not None and not _UNPAID.search(names)
     if is_context(said, only_size=is_busy):
         return too_much_context(detail)
-    if _FILTERED.search(said):
+    if is_filtered(said):
         return refusal(detail=detail)
     if is_busy:
-        return ModelUnavailable("model_busy", "The model is busy.", detail=detail)
+        return busy(detail)
     if not _OVERLOADED.search(names) and _REFUSED_REQUEST.search(names):
-        return ModelRefused("model_refused", "The model provider refused the request.", detail=detail)
-    return ModelUnavailable("model_unavailable", "The model provider returned an error.", detail=detail)
+        return refused_request(detail)
+    return out_of_order(detail)
 
 
 def is_filtered(body: str) -> bool:

@@ -30,6 +30,7 @@ _UNFINISHED = re.compile(
 
 # What can begin where no string is open: a string, code in backticks (BAML's own form of a string), a comment.
 _OUTSIDE = re.compile(r"[\[{\]}]|\"|'|```|//[^\n]*|/\*.*?(?:\*/|\Z)", re.S)
+_OPENS = ("{", "[", ",", ":")  # what precedes a string in single quotes; an apostrophe in a bare word begins none
 _STRING = re.compile(r'(?:[^"\\]|\\.)*', re.S)
 _QUOTED = re.compile(r"(?:[^'\\]|\\.)*", re.S)
 _CLOSES = re.compile(r"\s*(?:[,:}\]]|//|/\*|\Z)")
@@ -46,10 +47,8 @@ def decode_escapes(text: str, *, partial: bool = False) -> str:
     Of a `partial` answer, an escape that is not complete is left out.
     """
     text = _MARKS.sub("\ufffd", text)
-    if partial:
-        text = (
-            text[: found.start()] if (found := _UNFINISHED.search(text)) and _is_escape(text, found.start()) else text
-        )
+    if partial and (half := _UNFINISHED.search(text)) and _is_escape(text, half.start()):
+        text = text[: half.start()]
     pieces: list[str] = []
     at = depth = 0
     while found := _OUTSIDE.search(text, at):
@@ -66,8 +65,8 @@ def decode_escapes(text: str, *, partial: bool = False) -> str:
             end = len(text) if end < 0 else end + 3
             pieces.append(text[at:end])
             at = end
-        elif token in "\"'" and _opens(text, found.start()):
-            closes = _CLOSES_VALUE if text[max(0, at - 80) : at - 1].rstrip().endswith(":") else _CLOSES
+        elif token == '"' or (token == "'" and _before(text, found.start()) in _OPENS):
+            closes = _CLOSES_VALUE if _before(text, found.start()) == ":" else _CLOSES
             end = _end_of_string(text, at, _STRING if token == '"' else _QUOTED, token, closes)
             inside = text[at:end]
             if "\\" in inside:
@@ -105,10 +104,9 @@ def _restored(value: Any) -> Any:
     return value
 
 
-def _opens(text: str, at: int) -> bool:
-    """Whether a quote begins a string: an apostrophe in a bare word does not."""
-    before = text[max(0, at - 80) : at].rstrip()
-    return text[at] == '"' or before[-1:] in ("{", "[", ",", ":")
+def _before(text: str, at: int) -> str:
+    """The last character before `at` that is not blank; empty if there is none nearby."""
+    return text[max(0, at - 80) : at].rstrip()[-1:]
 
 
 def _end_of_string(text: str, at: int, inside: re.Pattern[str], quote: str, closes: re.Pattern[str]) -> int:
@@ -134,10 +132,10 @@ def _is_escape(text: str, at: int) -> bool:
 def _decoded(found: re.Match[str]) -> str:
     if found[3]:
         return _SHORT[found[3]]
-    return _decoded_unicode(found, _STANDS_FOR)
+    return _decoded_unicode(found)
 
 
-def _decoded_unicode(found: re.Match[str], stands_for: dict[str, str] = _STANDS_FOR) -> str:
+def _decoded_unicode(found: re.Match[str]) -> str:
     if not found[1]:
         return found[0]
     first = int(found[1], 16)

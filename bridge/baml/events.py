@@ -23,11 +23,8 @@ from bridge.baml.endings import is_refused, judge_error
 
 DONE = "[DONE]"
 
-_NOT_SAID = re.compile("think|thought|reason|tool|function", re.I)
-_TEXT_TYPES = frozenset({"text", "output_text", "input_text"})
-_THOUGHT_TYPES = frozenset(
-    {"thinking", "reasoning", "reasoning_text", "summary_text", "reasoning_content", "redacted_thinking"}
-)
+# Types of parts that are not for the reader: thoughts, calls of tools and their results.
+_NOT_SAID = re.compile("think|thought|reason|^summary_text$|tool|function", re.I)
 # Fields of a delta that are not for the reader: thoughts, and calls of tools.
 _UNSHOWN = frozenset({
     "reasoning_content", "reasoning", "reasoning_details", "reasoning_text", "thinking", "thinking_blocks", "thought",
@@ -207,17 +204,14 @@ def _say(answer: Answer, content: Any, part: Part | None = None) -> None:
 def _say_part(answer: Answer, item: Mapping[str, Any], part: Part | None) -> None:
     kind = item.get("type")
     kind = kind if isinstance(kind, str) else None
-    if kind in _THOUGHT_TYPES:
-        answer.think()
-    elif kind == "refusal":
+    text = next((item[name] for name in ("text", "content", "value") if item.get(name) is not None), None)
+    if kind == "refusal":
         answer.refuse(str(item.get("refusal") or item.get("text") or ""))
-    elif isinstance(kind, str) and _NOT_SAID.search(kind):
+    elif kind is not None and _NOT_SAID.search(kind):
         answer.think()
-    elif (
-        text := next((item[name] for name in ("text", "content", "value") if item.get(name) is not None), None)
-    ) is not None:
+    elif text is not None:
         _say(answer, text, part)
-    elif kind is not None:  # a reference, an image, a call of a tool
+    elif kind is not None:  # a reference, an image
         answer.think()
     elif item:
         answer.lose(f"content has no text in a known form (event {answer.events})")
@@ -232,9 +226,7 @@ def _read_response_event(answer: Answer, kind: str, event: Mapping[str, Any]) ->
     match kind.removeprefix("response.").split("."):
         case ["output_text" | "refusal", "delta"] if is_repeated:
             pass
-        case ["output_text", "delta"]:
-            _say(answer, event.get("delta"), part)
-        case ["text" | "content_part", "delta"]:  # its name before 2025, and in OpenRouter's beta
+        case ["output_text" | "text" | "content_part", "delta"]:  # also its name before 2025, and in OpenRouter's beta
             _say(answer, event.get("delta"), part)
         case ["output_text", "done"]:
             if isinstance(text := event.get("text"), str):
@@ -263,10 +255,10 @@ def _read_response(answer: Answer, response: Mapping[str, Any], state: str | Non
     """Read a response object; `state` is the name of the event that it came in."""
     _read_model(answer, response)
     _spend(answer, response.get("usage"))
-    if response.get("error"):
-        answer.fail(judge_error(response["error"]))
     own = response.get("status")
     status = own if own in ("incomplete", "failed", "cancelled") else state or own
+    if response.get("error") or status == "failed":
+        answer.fail(judge_error(response.get("error") or "failed"))
     if status not in ("completed", "incomplete", "failed", "cancelled"):
         return
     output = response.get("output")
@@ -279,8 +271,6 @@ def _read_response(answer: Answer, response: Mapping[str, Any], state: str | Non
         answer.settle_refusal(" ".join(str(part.get("refusal") or "") for part in refusals))
     details = response.get("incomplete_details")
     reason = details.get("reason") if isinstance(details, dict) else None
-    if status == "failed" and not response.get("error"):
-        answer.fail(judge_error("failed"))
     _end(answer, reason or status)
 
 

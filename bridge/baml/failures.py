@@ -8,7 +8,16 @@ from email.utils import parsedate_to_datetime
 
 from baml_py import errors as baml
 
-from bridge.baml.endings import is_context, is_filtered, judge_reason, refusal, too_much_context
+from bridge.baml.endings import (
+    busy,
+    is_context,
+    is_filtered,
+    judge_reason,
+    out_of_order,
+    refusal,
+    refused_request,
+    too_much_context,
+)
 from bridge.errors import BadOutput, BadRequest, ModelRefused, ModelUnavailable, TurnFailure
 
 
@@ -29,8 +38,7 @@ def translate_error(error: BaseException, response: Response, env: Mapping[str, 
         case baml.BamlTimeoutError():
             return ModelUnavailable("model_timeout", "The model took too long to answer.", detail=detail)
         case baml.BamlValidationError():
-            problem = "The model's answer does not have the expected format."
-            return BadOutput("model_output", problem, detail=detail)
+            return bad_output(detail)
         case baml.BamlClientFinishReasonError():
             return judge_reason((error.finish_reason or "").lower())
         case baml.BamlInvalidArgumentError():
@@ -53,21 +61,25 @@ def _http_failure(status: int, detail: str, response: Response) -> TurnFailure:
     if status == 429:
         if is_context(said, only_size=True):  # the quota of a minute is smaller than the conversation
             return too_much_context(detail)
-        return ModelUnavailable("model_busy", "The model is busy.", detail=detail, retry_after=after)
+        return busy(detail, after)
     if status in (408, 409, 425) or 500 <= status <= 599:
         # BAML also reports such a status when it reached no server; then there are no response headers.
         if not response.headers:
             return ModelUnavailable("model_unreachable", "The model provider could not be reached.", detail=detail)
-        problem = "The model provider returned an error."
-        return ModelUnavailable("model_unavailable", problem, detail=detail, retry_after=after)
+        return out_of_order(detail, after)
     if 400 <= status <= 499:
-        return ModelRefused("model_refused", "The model provider refused the request.", detail=detail)
+        return refused_request(detail)
     if "Failed to build request" in detail:
         return ModelRefused("model_setup", "The model is not configured correctly.", detail=detail)
     if "without receiving any events" in detail:
         detail += " (if the provider cannot stream, set `supports_streaming false` in the client's options)"
     # BAML's status 2: the connection broke, or an event could not be read.
     return ModelUnavailable("model_cut", "The model's answer was cut off.", detail=detail, retry_after=after)
+
+
+def bad_output(detail: str) -> BadOutput:
+    """The failure of an answer that does not match the function's return type."""
+    return BadOutput("model_output", "The model's answer does not have the expected format.", detail=detail)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

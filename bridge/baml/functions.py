@@ -19,7 +19,7 @@ from bridge.baml.arguments import Parameter, bind_arguments, read_parameters
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.escapes import is_json
-from bridge.baml.failures import Response, clean, name_error, translate_error
+from bridge.baml.failures import Response, bad_output, clean, name_error, translate_error
 from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelUnavailable, SetupError
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
@@ -123,10 +123,9 @@ class BamlFunctions:
         try:
             return _to_completion(call.parse(answer.text), ended.usage)
         except Exception as complaint:
-            problem = "The model's answer does not have the expected format."
             # any other exception may repeat the answer
             detail = name_error(complaint) if isinstance(complaint, BamlError) else type(complaint).__name__
-            raise BadOutput("model_output", problem, detail=clean(detail, self._env)) from None
+            raise bad_output(clean(detail, self._env)) from None
 
     async def close(self) -> None:
         """Abort every running call and wait for it to end. A call that outlives the process aborts the interpreter."""

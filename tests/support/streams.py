@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
+from bridge.errors import AnswerTooLong, ContextTooLong, ModelRefused, TurnFailure
 from tests.support import wire
 from tests.support.wire import Event, Format, Kind, Stream
 
@@ -34,6 +35,21 @@ class Case:
     def outcome_of_structure(self) -> Outcome:
         """The outcome of a function that returns anything else: it needs a good end."""
         return "too_long" if self.outcome == "done" and "long" in self.how else self.outcome
+
+
+def outcome_of(failure: TurnFailure | None) -> Outcome:
+    """What becomes of an answer that was judged so."""
+    match failure:
+        case None:
+            return "done"
+        case ContextTooLong():
+            return "context"
+        case AnswerTooLong():
+            return "too_long"
+        case ModelRefused():
+            return "refused"
+    assert failure.retryable, failure
+    return "retry"
 
 
 # no NUL and no lone surrogates, which Postgres cannot hold; no tag at the head

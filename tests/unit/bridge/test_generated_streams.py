@@ -13,8 +13,8 @@ import bridge.baml.events as events_room
 from bridge.baml.answer import Answer, Part
 from bridge.baml.endings import REFUSED, TOO_LONG
 from bridge.baml.events import read_event
-from bridge.errors import AnswerTooLong, ContextTooLong, ModelRefused, ModelUnavailable, TurnFailure
-from tests.support.streams import Case, Outcome, cases
+from bridge.errors import ModelUnavailable, TurnFailure
+from tests.support.streams import Case, Outcome, cases, outcome_of
 
 STREAMS = int(os.environ.get("STREAMS", "800"))
 BROKEN = ModelUnavailable("model_cut", "The model's answer was cut off.", detail="the connection broke")
@@ -25,20 +25,6 @@ def judge(case: Case, *, is_text: bool) -> tuple[Outcome, str]:
     for event in case.events:
         read_event(answer, event)
     return outcome_of(answer.judge(BROKEN if case.is_cut else None, is_text=is_text)), answer.text
-
-
-def outcome_of(failure: TurnFailure | None) -> Outcome:
-    match failure:
-        case None:
-            return "done"
-        case ContextTooLong():
-            return "context"
-        case AnswerTooLong():
-            return "too_long"
-        case ModelRefused():
-            return "refused"
-    assert failure.retryable, failure
-    return "retry"
 
 
 def check(case: Case) -> None:

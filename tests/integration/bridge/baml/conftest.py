@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from bridge.baml.client import Client
 from bridge.functions import Functions
 from devstack.model import ModelServer
 from tests.integration.bridge.baml.calls import variables
@@ -83,8 +83,7 @@ async def provider_functions(
 ) -> AsyncIterator[Functions]:
     """The functions of provider_functions.baml."""
     env = variables(provider.url) | {"FIRST_BASE_URL": first_provider.url, "BEDROCK_URL": provider.url}
-    names = [name for name, _ in inspect.getmembers(type(provider_client.b), inspect.iscoroutinefunction)]
-    loaded = Functions.load([name for name in names if name[0] != "_"], client=provider_client, env=env)
+    loaded = Functions.load(list(Client(provider_client).methods), client=provider_client, env=env)
     yield loaded
     await loaded.close()
 

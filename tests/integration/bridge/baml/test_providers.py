@@ -16,9 +16,8 @@ from bridge.model import CodeFile, Message
 from tests.integration.bridge.baml.calls import collect, turn
 from tests.support import wire
 from tests.support.raw_provider import RawProvider, Refusal, Sent, frame
-from tests.support.streams import Case, cases
+from tests.support.streams import Case, cases, outcome_of
 from tests.support.wire import Event, Format, Stream, answered
-from tests.unit.bridge.test_generated_streams import outcome_of
 
 # How many generated streams go over HTTP: `STREAMS_OVER_HTTP=500 pytest …`
 STREAMS = int(os.environ.get("STREAMS_OVER_HTTP", "60"))
