@@ -43,9 +43,18 @@ class Parameter(NamedTuple):
         return self.adapter.validate_python(defuse_all(value))
 
 
+def read_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types that a generated method is annotated with.
+
+    `typing` keeps one `List["types.Message"]` for all modules, and what it once meant. With `localns` given, it looks
+    again: another generated client in this process may have a class of the same name.
+    """
+    return get_type_hints(function, localns={})
+
+
 def read_parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     """Read the parameters of a generated method; SetupError if the turn fills one whose type does not match."""
-    hints = get_type_hints(function)
+    hints = read_hints(function)
     if (cls := _class_of_items(hints.get("messages"))) is not None:
         _complete(cls)
     found = []

@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from types import ModuleType
-from typing import Any, NamedTuple, Self, get_type_hints
+from typing import Any, NamedTuple, Self
 
 from baml_py.baml_py import BamlError, get_version, set_log_level
 from pydantic_core import to_jsonable_python
 
 from bridge.baml.answer import without_reasoning
-from bridge.baml.arguments import Parameter, bind_arguments, read_parameters
+from bridge.baml.arguments import Parameter, bind_arguments, read_hints, read_parameters
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.escapes import is_json
@@ -51,7 +51,7 @@ class BamlFunctions:
         functions = {}
         for name in names:
             method = client.methods[name]
-            functions[name] = BamlFunction(client, read_parameters(method), get_type_hints(method)["return"] is str)
+            functions[name] = BamlFunction(client, read_parameters(method), read_hints(method)["return"] is str)
         _check_variables(client, env)
         return cls(functions, env)
 

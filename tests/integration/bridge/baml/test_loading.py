@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
 import baml_client
 from bridge import handlers
+from bridge.baml.arguments import read_hints
+from bridge.baml.client import Client
 from bridge.baml.delimiters import DELIMITERS
 from bridge.errors import SetupError
 from bridge.functions import Functions
@@ -59,6 +62,12 @@ def test_client_of_another_version_is_a_setup_error(monkeypatch: pytest.MonkeyPa
 
 def test_parameter_that_cannot_be_filled_is_a_setup_error(other_client: ModuleType) -> None:
     assert "parameter `messages` of the BAML function Wrong" in refused(["Wrong"], client=other_client).problem
+
+
+def test_classes_of_one_name_in_two_clients_stay_apart(provider_client: ModuleType, other_client: ModuleType) -> None:
+    for client, function in ((provider_client, "Remembering"), (other_client, "Recall")):
+        hints = read_hints(Client(client).methods[function])
+        assert get_args(hints["messages"]) == (client.types.Said,)
 
 
 @pytest.mark.parametrize(
