@@ -49,15 +49,21 @@ def frame(name: str, payload: Mapping[str, Any], kind: str = "event") -> bytes:
 
 @dataclass
 class RawProvider:
-    """The answers still to give (the last one again and again), and the bodies of the requests so far."""
+    """The answers still to give (the last one again and again), and the bodies of the requests so far.
+
+    `answers_to` has those of requests with a certain text in them.
+    """
 
     url: str = ""
     answers: list[Sent | Refusal] = field(default_factory=list)
+    answers_to: dict[str, list[Sent | Refusal]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(await request.text())
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        body = await request.text()
+        self.requests.append(body)
+        answers = next((answers for text, answers in self.answers_to.items() if text in body), self.answers)
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Refusal):
             return web.Response(status=answer.status, text=answer.body, content_type="application/json")
         kind = "text/event-stream" if answer.frames is None else "application/vnd.amazon.eventstream"

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import aiohttp
@@ -52,13 +53,22 @@ def worker_settings(environment: Mapping[str, str], **changes: Any) -> Settings:
 
 @asynccontextmanager
 async def working(
-    environment: Mapping[str, str], *, ready: bool = True, name: str | None = None, **changes: Any
+    environment: Mapping[str, str],
+    *,
+    ready: bool = True,
+    name: str | None = None,
+    client: ModuleType | None = None,
+    variables: Mapping[str, str] | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Worker]:
-    """A worker in this process, drained at the end. With `ready`, the block starts when the worker is subscribed."""
+    """A worker in this process, drained at the end. With `ready`, the block starts when the worker is subscribed.
+
+    `client` is its generated client, and `variables` are those of its clients in `baml_src`.
+    """
     chosen = worker_settings(environment, **changes)
     name = name or f"test-{uuid.uuid4().hex[:8]}"
     store = await Store.open(chosen, name)
-    functions = Functions.load(chosen.functions, handlers=chosen.handlers)
+    functions = Functions.load(chosen.functions, handlers=chosen.handlers, client=client, env=variables)
     worker = Worker(chosen, store, functions, name, Watchdog(PATIENCE_SWEEPS * chosen.sweep_seconds))
     running = asyncio.create_task(worker.run())
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from contextlib import aclosing
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 
 from bridge.errors import ContextTooLong, ModelRefused, ModelUnavailable, TurnFailure
 from bridge.functions import Functions
@@ -16,46 +14,14 @@ from bridge.model import CodeFile, Message
 from tests.integration.bridge.baml.calls import collect, turn
 from tests.support import wire
 from tests.support.raw_provider import RawProvider, Refusal, Sent, frame
-from tests.support.streams import Case, cases, outcome_of
 from tests.support.wire import Event, Format, Stream, answered
 
-# How many generated streams go over HTTP: `STREAMS_OVER_HTTP=500 pytest …`
-STREAMS = int(os.environ.get("STREAMS_OVER_HTTP", "60"))
 NAMES = {"chat": "Chat", "responses": "Responses", "anthropic": "Anthropic", "gemini": "Gemini"}
 every_format = pytest.mark.parametrize("format_", wire.FORMATS)
 
 
 def sent(stream: Stream, *, is_cut: bool = False, stays_open: bool = False) -> Sent:
     return Sent([wire.encode(event) for event in stream.events], is_cut, stays_open)
-
-
-async def test_generated_streams_end_as_they_must(provider_functions: Functions, provider: RawProvider) -> None:
-    drawn: list[Case] = []
-
-    @settings(
-        max_examples=STREAMS, deadline=None, database=None, suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate], derandomize="STREAMS_OVER_HTTP" not in os.environ,
-    )  # fmt: skip
-    @given(cases())
-    def draw(case: Case) -> None:
-        drawn.append(case)
-
-    draw()
-    for case in drawn:
-        if any(ord(character) < 0x20 for event in case.events for character in event):
-            continue  # a raw line break inside of an event makes two of it
-        provider.answers, provider.requests = [Sent(case.events, case.is_cut)], []
-        failure: TurnFailure | None = None
-        text = ""
-        try:
-            _, completion = await collect(provider_functions, turn("hi", f"Text{NAMES[case.format]}"))
-            text = completion.text
-        except TurnFailure as error:
-            failure = error
-        assert outcome_of(failure) == case.outcome, (case, failure, failure and failure.detail)
-        if failure is None:
-            assert text == case.text, case
-        assert len(provider.requests) == 1, case
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
