@@ -32,6 +32,9 @@ _REASONING = {
     )
 }
 _LONGEST_MARK = max(map(len, _REASONING))
+# DeepSeek's and Qwen's templates put the opening tag into the prompt: then only the closing one arrives. In a text
+# about tags it stands in code, or the line goes on.
+_CLOSING = re.compile(r"(?:</(?:think|thinking|thought)>|\[/THINK\]|◁/think▷)(?P<line>[ \t]*\r?\n)?", re.I)
 _BLANK = re.compile(r"\s*")
 _REFUSAL_CHARACTERS = 500
 
@@ -251,4 +254,17 @@ def without_reasoning(text: str, *, is_half: bool = True) -> str:
             if is_half and first and len(text) - start < len(mark) and mark.startswith(first):
                 return ""
         else:
-            return text[start:] if at else text
+            text = text[start:] if at else text
+            return text if at else _without_unopened(text)
+
+
+def _without_unopened(text: str) -> str:
+    """Remove reasoning whose opening tag stood in the prompt."""
+    found = _CLOSING.search(text)
+    if found is None:
+        return text
+    before = text[: found.start()]
+    is_mentioned = before.count("`") % 2 == 1 or any(mark.casefold() in before.casefold() for mark in _REASONING)
+    if before.strip() and (found["line"] is None or is_mentioned):
+        return text
+    return text[found.end() :].lstrip() or text

@@ -104,11 +104,11 @@ _ERRORS: tuple[tuple[str, str, int, Outcome], ...] = (
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Draw a stream with its oracle."""
+def cases(draw: st.DrawFn, damage: str | None = None) -> Case:
+    """Draw a stream with its oracle; with `damage`, one that is damaged in that way."""
     format_ = draw(st.sampled_from(wire.FORMATS))
     case, kinds, events = _build(draw, format_)
-    fault = draw(st.sampled_from(["none", "none", *_FAULTS]))
+    fault = damage or draw(st.sampled_from(["none", "none", *_FAULTS]))
     if fault != "none":
         case = _FAULTS[fault](draw, case, kinds, events)
         case = replace(case, how=(*case.how, fault))
@@ -121,7 +121,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 def _build(draw: st.DrawFn, format_: Format) -> tuple[Case, list[Kind], list[Event]]:
     """Build a stream that nothing happened to, in a dialect."""
-    body = draw(st.sampled_from(["text", "text", "text", "empty", "thought", "tool", "refusal", "tagged"]))
+    body = draw(st.sampled_from(["text", "text", "text", "empty", "thought", "tool", "refusal", "tagged", "unopened"]))
     if body == "refusal" and format_ not in ("chat", "responses"):
         body = "text"
     end = draw(st.sampled_from(["good", "good", "good", "long", "refused", "bad", "none"]))
@@ -138,7 +138,12 @@ def _build(draw: st.DrawFn, format_: Format) -> tuple[Case, list[Kind], list[Eve
         stream.say(f"{opening[3:]}it may be {closing[:2]}")
         stream.say(f"so{closing}\n\n")
         pieces = [pieces[0].lstrip(), *pieces[1:]]
-    if body in ("text", "tagged"):
+    if body == "unopened":  # the opening tag stood in the prompt
+        stream.say("it may be so")
+        stream.say(".\n</think")
+        stream.say(">\n\n")
+        pieces = [pieces[0].lstrip(), *pieces[1:]]
+    if body in ("text", "tagged", "unopened"):
         for piece in pieces:
             stream.say(piece)
             if draw(st.integers(0, 5)) == 0:
