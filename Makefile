@@ -17,8 +17,8 @@ help: ## list the targets
 
 setup: $(VENV)/.python $(VENV)/.node $(VENV)/.baml ## install everything into this folder
 
-dev: setup $(LOCAL) ## run everything on this machine: Supabase, worker, demo model, page (MODEL=local: a real small model)
-	@exec $(BIN)/python -m devstack.dev $(if $(or $(LOCAL),$(filter command,$(origin MODEL))),--model '$(MODEL)')
+dev: setup $(LOCAL) ## run everything on this machine: Supabase, worker, demo model, page (MODEL=local: a real small model; ARGS=--help)
+	@exec $(BIN)/python -m devstack.dev $(if $(or $(LOCAL),$(filter command,$(origin MODEL))),--model '$(MODEL)') $(ARGS)
 
 test: setup $(LOCAL) $(VENV)/.page ## run the whole test suite (ARGS=… for pytest)
 	@echo "== client" && $(BIN)/python -m devstack.node npm test --silent --workspace client
@@ -117,7 +117,7 @@ $(VENV)/.docs: requirements-docs.lock $(VENV)/.python
 
 $(VENV)/.baml: $(wildcard baml_src/*.baml) $(VENV)/.python
 	@echo "== BAML client"
-	@$(BIN)/baml-cli generate >/dev/null
+	@said=$$($(BIN)/baml-cli generate 2>&1) || { printf '%s\n' "$$said" | sed '/^Stack backtrace/,$$d' >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.page: $(VENV)/.node $(shell find web client -name node_modules -prune -o -name dist -prune -o -type f -print 2>/dev/null)

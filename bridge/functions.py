@@ -53,7 +53,8 @@ class Functions:
                 raise SetupError(
                     f"BRIDGE_FUNCTIONS names {unknown[0]}, but no BAML function or handler has that name "
                     f"(there are: {known}).",
-                    "Add it to baml_src and run `baml-cli generate`, or remove it from BRIDGE_FUNCTIONS.",
+                    "Add it to baml_src and run `baml-cli generate`, set BRIDGE_HANDLERS to the module of its handler, "
+                    "or remove it from BRIDGE_FUNCTIONS.",
                 )
             baml = BamlFunctions.load(found, others, env or {})
         return cls(chosen, baml)

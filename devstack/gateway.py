@@ -75,7 +75,8 @@ class Gateway:
             if error.errno != errno.EADDRINUSE:
                 raise DevstackError(f"port {self.port} cannot be used: {error.strerror}") from error
             raise PortInUse(
-                f"port {self.port} is in use: stop the program that uses it, or choose another port with --port"
+                f"port {self.port} is in use: stop the program that uses it, or choose another port with --port "
+                "(make dev ARGS='--port 0')"
             ) from error
         self.port = int(self._socket.getsockname()[1])
 

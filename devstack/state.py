@@ -24,7 +24,8 @@ def locked(data_dir: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DevstackError(
-                f"another devstack is using {data_dir}: stop it, or choose another folder with --data"
+                f"another devstack is using {data_dir}: stop it, or choose another folder with --data "
+                "(make dev ARGS='--data DIR')"
             ) from None
         _file(data_dir).unlink(missing_ok=True)  # left by a killed run
         yield
