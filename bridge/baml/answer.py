@@ -19,7 +19,7 @@ FIRST: Part = (0, 0)
 # How models that a server does not parse mark their reasoning at the head of a text: DeepSeek and Qwen, Gemma,
 # Seed, Magistral, Kimi, Cohere, gpt-oss.
 _REASONING = {
-    opening: re.compile(re.escape(closing), re.I)
+    opening.casefold(): re.compile(re.escape(closing), re.I)
     for opening, closing in (
         ("<think>", "</think>"),
         ("<thinking>", "</thinking>"),
@@ -35,6 +35,7 @@ _LONGEST_MARK = max(map(len, _REASONING))
 # DeepSeek's and Qwen's templates put the opening tag into the prompt: then only the closing one arrives. In a text
 # about tags it stands in code, or the line goes on.
 _CLOSING = re.compile(r"(?:</(?:think|thinking|thought)>|\[/THINK\]|◁/think▷)(?P<line>[ \t]*\r?\n)?", re.I)
+_FIRST_OF_MARK = frozenset(mark[0] for mark in _REASONING)
 _BLANK = re.compile(r"\s*")
 _REFUSAL_CHARACTERS = 500
 
@@ -165,8 +166,8 @@ class Answer:
         """The text so far, as the model wrote it."""
         if not self._is_joined:
             for pieces in self._parts.values():
-                pieces[:] = ["".join(pieces)]
-            self._text = _paired("".join(self._parts[part][0] for part in sorted(self._parts)))
+                pieces[:] = ("".join(pieces),)
+            self._text = _paired("".join([self._parts[part][0] for part in sorted(self._parts)]))
             self._shown = without_reasoning(self._text, is_half=self.reason is None)
             self._is_joined = True
         return self._text
@@ -242,29 +243,31 @@ def without_reasoning(text: str, *, is_half: bool = True) -> str:
     while True:
         head = _BLANK.match(text, at)
         start = head.end() if head else at
+        if text[start : start + 1] not in _FIRST_OF_MARK:  # by far the most common
+            return text[start:] if at else _without_unopened(text)
         first = text[start : start + _LONGEST_MARK].casefold()
-        for opening, closing in _REASONING.items():
-            mark = opening.casefold()
+        for mark, closing in _REASONING.items():
             if first.startswith(mark):
                 found = closing.search(text, start)
                 if found is None:
                     return ""
                 at = found.end()
                 break
-            if is_half and first and len(text) - start < len(mark) and mark.startswith(first):
+            if is_half and len(text) - start < len(mark) and mark.startswith(first):
                 return ""
         else:
-            text = text[start:] if at else text
-            return text if at else _without_unopened(text)
+            return text[start:] if at else _without_unopened(text)
 
 
 def _without_unopened(text: str) -> str:
     """Remove reasoning whose opening tag stood in the prompt."""
-    found = _CLOSING.search(text)
-    if found is None:
+    lowered = text.lower()
+    if "/think" not in lowered and "/thought" not in lowered:
+        return text  # the pattern would cost a hundred times as much
+    if (found := _CLOSING.search(text)) is None:
         return text
     before = text[: found.start()]
-    is_mentioned = before.count("`") % 2 == 1 or any(mark.casefold() in before.casefold() for mark in _REASONING)
+    is_mentioned = before.count("`") % 2 == 1 or any(mark in before.casefold() for mark in _REASONING)
     if before.strip() and (found["line"] is None or is_mentioned):
         return text
     return text[found.end() :].lstrip() or text

@@ -68,10 +68,10 @@ def _read(answer: Answer, event: Mapping[str, Any]) -> None:
     if answer.usage.model is None:
         _read_model(answer, event)
     if event.get("choices") is not None:  # first, and with few steps: it is by far the most common
-        if _says_error(event.get("error")):
+        if (error := event.get("error")) and _says_error(error):
             if answer.is_whole:
                 return  # and the finish reason beside it is that of the error
-            answer.fail(judge_error(event["error"]))
+            answer.fail(judge_error(error))
         _read_choices(answer, event)
         return
     if (error := _error_in(event)) is not None:
@@ -132,10 +132,10 @@ def _read_choices(answer: Answer, event: Mapping[str, Any]) -> None:
         return
     if "usage" in choice:  # Moonshot
         _spend(answer, choice["usage"])
-    if _says_error(choice.get("error")):  # OpenRouter
+    if (error := choice.get("error")) and _says_error(error):  # OpenRouter
         if answer.is_whole:
             return
-        answer.fail(judge_error(choice["error"]))
+        answer.fail(judge_error(error))
     # All at once, or as in the older completions. Perplexity and Together send such a field beside the delta.
     if not _read_delta(answer, choice.get("delta")) and ("message" in choice or "text" in choice):
         _read_whole(answer, choice.get("message")) or _read_delta(answer, choice.get("text"))

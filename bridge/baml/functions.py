@@ -92,7 +92,7 @@ class BamlFunctions:
                 async for value in values:
                     if value is not None:
                         partial = _to_partial(value)
-                    yield replace(partial, has_begun=call.has_begun)
+                    yield partial if call.has_begun else replace(partial, has_begun=False)
             completion = self._complete(function, call, await call.end())
         finally:
             await call.close()
@@ -175,6 +175,8 @@ def _check_variables(client: Client, env: Mapping[str, str]) -> None:
 
 def _to_partial(value: Any) -> Partial:
     """Convert a partial result: the text of `reply`, and all other fields except `files` as data."""
+    if isinstance(value, str):
+        return Partial(value)
     data = _unwrapped(to_jsonable_python(value))
     if isinstance(data, str):
         return Partial(data)
