@@ -48,6 +48,8 @@ class Answer:
         self.events = 0
         self.said = 0  # how many times text was added
         self.lost: str | None = None  # why something that was said may be missing
+        self.frame: tuple[str, str] | None = None  # what stood around the last text: the next one is read faster
+        self.frame_misses = 0  # how many frames were noted since one was of use
         self.reason: str | None = None  # how it ended, in lower case
         self._parts: dict[Part, list[str]] = {}
         self._final: set[Part] = set()

@@ -23,6 +23,11 @@ from bridge.baml.endings import is_refused, judge_error
 
 DONE = "[DONE]"
 
+# Fields that say nothing as long as they stay the same from one chunk of text to the next.
+_CONSTANT = frozenset({"id", "object", "created", "model", "system_fingerprint", "service_tier", "provider", "choices"})
+_CONSTANT_OF_CHOICE = frozenset({"index", "delta", "finish_reason", "native_finish_reason", "logprobs"})
+_MISSES = 8  # after so many chunks, none like the one before it, the next is not expected to be either
+
 # Types of parts that are not for the reader: thoughts, calls of tools and their results.
 _NOT_SAID = re.compile("think|thought|reason|^summary_text$|tool|function", re.I)
 # Fields of a delta that are not for the reader: thoughts, and calls of tools.
@@ -39,6 +44,10 @@ _CARRIERS = frozenset(
 def read_event(answer: Answer, event: str) -> None:
     """Add what one event says to the answer: the text after `data:`, or the body of a response that is no stream."""
     answer.events += 1
+    if answer.frame is not None and (text := _text_between(answer.frame, event)) is not None:
+        answer.say(text)
+        answer.frame_misses = 0
+        return
     try:
         value = _parse(event)
         # Gemini without SSE sends a list
@@ -47,6 +56,9 @@ def read_event(answer: Answer, event: str) -> None:
                 _read(answer, item)
             elif isinstance(item, str) and item:
                 answer.lose(f"an event is text and not an object (event {answer.events})")
+        if answer.frame_misses < _MISSES and (text := _only_text(value)):
+            answer.frame = _frame_of(event, text)
+            answer.frame_misses += 1
     except (TypeError, AttributeError) as error:
         answer.lose(f"an event is in an unknown form: {type(error).__name__} (event {answer.events})")
     except (ValueError, RecursionError):
@@ -55,6 +67,38 @@ def read_event(answer: Answer, event: str) -> None:
             answer.close()
         elif stripped:
             answer.lose(f"an event is not JSON (event {answer.events})")
+
+
+def _text_between(frame: tuple[str, str], event: str) -> str | None:
+    """The text of an event that equals the one before in all but its text; None if it does not."""
+    head, tail = frame
+    if len(event) < len(head) + len(tail) or not event.startswith(head) or not event.endswith(tail):
+        return None
+    try:
+        text = from_json(event[len(head) : len(event) - len(tail)])
+    except ValueError:
+        return None
+    return text if isinstance(text, str) else None
+
+
+def _frame_of(event: str, text: str) -> tuple[str, str] | None:
+    """What stands before and after the text of a chunk; None if that is not certain."""
+    head, found, tail = event.rpartition(json.dumps(text, ensure_ascii=False))
+    try:
+        is_certain = found and _only_text(from_json(f'{head}"probe"{tail}')) == "probe"
+    except ValueError:
+        return None
+    return (head, tail) if is_certain else None
+
+
+def _only_text(event: Any) -> str | None:
+    """The text of a chunk of a chat completion that says nothing else."""
+    match event:
+        case {"choices": [{"delta": {"content": str(text), **others}} as choice]}:
+            is_plain = event.keys() <= _CONSTANT and choice.keys() <= _CONSTANT_OF_CHOICE and others.keys() <= {"role"}
+            has_ended = choice.get("finish_reason") or choice.get("native_finish_reason")
+            return text if is_plain and not has_ended else None
+    return None
 
 
 def _parse(event: str) -> Any:
