@@ -32,9 +32,10 @@ _REASONING = {
     )
 }
 _LONGEST_MARK = max(map(len, _REASONING))
-# DeepSeek's and Qwen's templates put the opening tag into the prompt: then only the closing one arrives. In a text
-# about tags it stands in code, or the line goes on.
-_CLOSING = re.compile(r"(?:</(?:think|thinking|thought)>|\[/THINK\]|◁/think▷)(?P<line>[ \t]*\r?\n)?", re.I)
+# DeepSeek's and Qwen's templates put the opening tag into the prompt: only the closing one arrives, on its own line.
+_CLOSING = re.compile(r"^</think>[ \t]*\r?$", re.I | re.M)
+_FENCE = re.compile(r"^(?:```|~~~)", re.M)
+_TAG = re.compile(r"<(?:think|thought)", re.I)
 _FIRST_OF_MARK = frozenset(mark[0] for mark in _REASONING)
 _BLANK = re.compile(r"\s*")
 _REFUSAL_CHARACTERS = 500
@@ -258,18 +259,19 @@ def without_reasoning(text: str, *, is_half: bool = True) -> str:
             if is_half and len(text) - start < len(mark) and mark.startswith(first):
                 return ""
         else:
+            if first.startswith("</think>"):
+                return text[start + len("</think>") :].lstrip()
+            if is_half and "</think>".startswith(first):
+                return ""
             return text[start:] if at else _without_unopened(text)
 
 
 def _without_unopened(text: str) -> str:
-    """Remove reasoning whose opening tag stood in the prompt."""
-    lowered = text.lower()
-    if "/think" not in lowered and "/thought" not in lowered:
+    """Remove reasoning whose opening tag stood in the prompt, unless the closing one may be part of code or JSON."""
+    if "</think>" not in text.lower():
         return text  # the pattern would cost a hundred times as much
     if (found := _CLOSING.search(text)) is None:
         return text
     before = text[: found.start()]
-    is_mentioned = before.count("`") % 2 == 1 or any(mark in before.casefold() for mark in _REASONING)
-    if before.strip() and (found["line"] is None or is_mentioned):
-        return text
-    return text[found.end() :].lstrip() or text
+    is_inside = len(_FENCE.findall(before)) % 2 == 1 or before.lstrip().startswith(("{", "[", "<"))
+    return text if is_inside or _TAG.search(before) else text[found.end() :].lstrip()

@@ -76,7 +76,7 @@ def _text_between(frame: tuple[str, str], event: str) -> str | None:
         return None
     try:
         text = from_json(event[len(head) : len(event) - len(tail)])
-    except ValueError:
+    except (ValueError, TypeError):
         return None
     return text if isinstance(text, str) else None
 
@@ -84,8 +84,9 @@ def _text_between(frame: tuple[str, str], event: str) -> str | None:
 def _frame_of(event: str, text: str) -> tuple[str, str] | None:
     """What stands before and after the text of a chunk; None if that is not certain."""
     head, found, tail = event.rpartition(json.dumps(text, ensure_ascii=False))
+    other = f"{text}?"
     try:
-        is_certain = found and _only_text(from_json(f'{head}"probe"{tail}')) == "probe"
+        is_certain = found and _only_text(from_json(head + json.dumps(other) + tail)) == other
     except ValueError:
         return None
     return (head, tail) if is_certain else None

@@ -26,6 +26,7 @@ PROBE_ANSWER_SECONDS = 4.0  # how long its echo may take
 
 for _kind in get_args(ServerMessage):
     _kind.__repr__ = object.__repr__
+del _kind
 
 
 class Connection:

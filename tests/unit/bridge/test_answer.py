@@ -348,6 +348,47 @@ def test_bedrock_events_are_read() -> None:
     assert read([{"debug": usage}]).usage == Usage(None, 5, 4, 2)
 
 
+def texts(delta: dict[str, Any], **choice: Any) -> list[Event]:
+    """Chunks that differ in their text alone."""
+    return [chat({"content": text} | delta, **choice) for text in ("a", "b?", 'c"\\', "\U0001f600", "a")]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        texts({}),
+        texts({"role": "assistant"}, logprobs=None, finish_reason=None),
+        texts({"reasoning": "hm", "refusal": "no"}),
+        texts({"tool_calls": [{"index": 0}]}),
+        texts({}, finish_reason="stop"),
+        texts({}, native_finish_reason="refusal", finish_reason="length"),
+        texts({}, text="a"),
+        texts({}, error={"code": 500}),
+        [event | {"usage": {"completion_tokens": 5}} for event in texts({}) if isinstance(event, dict)],
+        [*texts({}), '{"choices": [{"delta": {"content": "a", "refusal": "no"}}]}'],
+        [*texts({}), *texts({}, finish_reason="length"), *texts({})],
+        [chat({"content": "a"}), json.dumps(chat({"content": "b"}))[:-1], chat({"content": "c"})],
+        [chat({"content": "a"}), json.dumps(chat({"content": "b"})).replace('"b"', '"b", "refusal": "no"')],
+        [chat({"content": "a"}), json.dumps(chat({"content": "b"})).replace('"b"', "1.5")],
+        [chat({"content": "gpt"}), chat({"content": "gpt"}), chat({"content": "other"})],
+        [json.dumps(chat({"content": "A"}, logprobs=name)).replace('"A"', '"\\u0041"', 1) for name in ("A", "B", "C")],
+        [chat({"content": "a"}, finish_reason=None), chat({"content": "b"}, finish_reason=True)],
+        [chat({"content": "a"}), json.dumps(chat({"content": "b"})).replace('"b"', '"\ud800"'), chat({"content": "c"})],
+    ],
+)
+def test_chunks_that_differ_in_their_text_are_read_as_any_other(events: list[Event]) -> None:
+    quick, slow = Answer(), Answer()
+    slow.frame_misses = 99  # every event is parsed as a whole
+    for event in events:
+        for answer in (quick, slow):
+            read_event(answer, wire.encode(event))
+        found, expected = (
+            {**vars(answer), "frame": None, "frame_misses": 0, "_failure": repr(answer._failure)}
+            for answer in (quick, slow)
+        )
+        assert found == expected
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -363,13 +404,21 @@ def test_bedrock_events_are_read() -> None:
         ("<think>a</think><think>b</think>c", "c"),
         ("Use <think>x</think>", "Use <think>x</think>"),
         ("So it is 4.\n</think>\n\nHi", "Hi"),
-        ("So it is 4.[/THINK]\r\nHi\n</think>\n", "Hi\n</think>\n"),
+        ("So it is `4`.\r\n```\n4\n```\r\n</think>\r\nHi\n</think>\n", "Hi\n</think>\n"),
         ("</think>\n\nHi", "Hi"),
         ("\n</THINK>Hi", "Hi"),
+        ("\n</thi", ""),
+        ("</this>", "</this>"),
+        ("It is all thought.\n</think>\n", ""),
         ("It ends with </think>, as you see.", "It ends with </think>, as you see."),
+        ("It ends with\n  </think>\nas you see.", "It ends with\n  </think>\nas you see."),
         ("```\nx\n</think>\n```", "```\nx\n</think>\n```"),
+        ("```\na ` b\n</think>\n```", "```\na ` b\n</think>\n```"),
+        ("~~~\nx\n</think>\n~~~", "~~~\nx\n</think>\n~~~"),
         ("Write <think> first, then\n</think>\nand so on", "Write <think> first, then\n</think>\nand so on"),
-        ("It is all thought.\n</think>\n", "It is all thought.\n</think>\n"),
+        ('As <thought id="1">\n</think>\nx', 'As <thought id="1">\n</think>\nx'),
+        ("<p>a</p>\n</think>\n<p>b</p>", "<p>a</p>\n</think>\n<p>b</p>"),
+        ('{"a": "stop\n</think>\nmore"}', '{"a": "stop\n</think>\nmore"}'),
         ("[a](b)", "[a](b)"),
         ("<", ""),
         ("<div>", "<div>"),
