@@ -29,6 +29,7 @@ _REASONING = {
         ("◁think▷", "◁/think▷"),
         ("<|START_THINKING|>", "<|END_THINKING|>"),
         ("<|channel|>analysis", "<|channel|>final<|message|>"),
+        ("</think>", "</think>"),  # no reasoning, or it was empty: the opening tag stood in the prompt
     )
 }
 _LONGEST_MARK = max(map(len, _REASONING))
@@ -259,10 +260,6 @@ def without_reasoning(text: str, *, is_half: bool = True) -> str:
             if is_half and len(text) - start < len(mark) and mark.startswith(first):
                 return ""
         else:
-            if first.startswith("</think>"):
-                return text[start + len("</think>") :].lstrip()
-            if is_half and "</think>".startswith(first):
-                return ""
             return text[start:] if at else _without_unopened(text)
 
 

@@ -65,8 +65,8 @@ def decode_escapes(text: str, *, partial: bool = False) -> str:
             end = len(text) if end < 0 else end + 3
             pieces.append(text[at:end])
             at = end
-        elif token == '"' or (token == "'" and _before(text, found.start()) in _OPENS):
-            closes = _CLOSES_VALUE if _before(text, found.start()) == ":" else _CLOSES
+        elif token in "\"'" and ((before := _before(text, found.start())) in _OPENS or token == '"'):
+            closes = _CLOSES_VALUE if before == ":" else _CLOSES
             end = _end_of_string(text, at, _STRING if token == '"' else _QUOTED, token, closes)
             inside = text[at:end]
             if "\\" in inside:

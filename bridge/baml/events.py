@@ -141,7 +141,7 @@ def _error_in(event: Mapping[str, Any]) -> Any:
         return None  # a tool that failed is part of the answer
     if error := event.get("error"):
         return error
-    if event.get("type") == "error" or event.get("object") == "error":  # OpenAI's responses; vLLM, Mistral
+    if kind == "error" or event.get("object") == "error":  # OpenAI's responses; vLLM, Mistral
         return {name: value for name, value in event.items() if name not in ("type", "object")}
     if not _CARRIERS.isdisjoint(event):
         return None

@@ -175,8 +175,6 @@ def _check_variables(client: Client, env: Mapping[str, str]) -> None:
 
 def _to_partial(value: Any) -> Partial:
     """Convert a partial result: the text of `reply`, and all other fields except `files` as data."""
-    if isinstance(value, str):
-        return Partial(value)
     data = _unwrapped(to_jsonable_python(value))
     if isinstance(data, str):
         return Partial(data)
