@@ -63,7 +63,13 @@ async def settle(service: Service, dsn: str) -> None:
 
 
 async def played(
-    path: Path, service: Service, postgres: Postgres, *, speed: float = 1.0, patience: float = SECONDS
+    path: Path,
+    service: Service,
+    postgres: Postgres,
+    *,
+    speed: float = 1.0,
+    patience: float = SECONDS,
+    silence: float = 1.0 if REAL else 0.05,
 ) -> Player:
     dsn = postgres.dsn("supabase_admin", PASSWORD)
     recording = Recording(path)
@@ -76,7 +82,7 @@ async def played(
         service.session,
         dsn,
         tolerance=TOLERANCE if REAL else None,
-        silence=1.0 if REAL else 0.05,
+        silence=silence,
         speed=speed,
         patience=patience,
     )
@@ -183,7 +189,8 @@ async def test_altered_recording_is_detected(
     alter(lines)
     path = tmp_path / "altered.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines))
-    assert (await played(path, polling, postgres, patience=1.0)).differences != []
+    # a frame that is missing from the recording may come a round of polling after the others
+    assert (await played(path, polling, postgres, patience=1.0, silence=1.0)).differences != []
 
 
 def test_generated_ids_compare_by_recurrence() -> None:
