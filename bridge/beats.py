@@ -55,7 +55,9 @@ class Beats:
         self._claims.on_hints(ack.hints)
         for running in beaten:
             state = ack.states.get(running.job.question_id)
-            if state is not None:
+            if state == "busy":
+                running.reply.stream.forget_checkpoint()
+            elif state is not None:
                 running.beaten_at = now
             if state == "cancel":
                 self._jobs.stop(running, "cancelled")

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
+from bridge.breaker import Breakers
 from bridge.errors import StoreError
 from bridge.jobs import Jobs
 from bridge.metrics import Metrics
@@ -33,6 +34,8 @@ STAGGER_SECONDS = (0.5, 2.0)
 # A claim asks for no more than this: each job can bring 768 KiB, and the server has 6 s for the whole answer. After a
 # failure the next claim asks for half as many, then for one more each time.
 MOST_SLOTS = 32
+# One of so many slots is only for users who have nothing running, so that there is room for who has not asked yet.
+RESERVED_SHARE = 4
 # How long the hints of other calls can stand in for claims, however long leases are.
 LONGEST_SECONDS = 30.0
 # After this many sweeps without a turn of the event loop, or without a claim, something is wrong.
@@ -52,6 +55,7 @@ class Claims:
         store: Store,
         jobs: Jobs,
         functions: Sequence[str],
+        breakers: Breakers,
         settings: Settings,
         metrics: Metrics,
         on_missed_wakeup: Callable[[], None],
@@ -62,6 +66,8 @@ class Claims:
         self._store = store
         self._jobs = jobs
         self._functions = functions
+        self._breakers = breakers
+        self._is_held_back = False  # there is more to claim when a reply has ended
         self._settings = settings
         self._metrics = metrics
         self._on_missed_wakeup = on_missed_wakeup
@@ -120,6 +126,11 @@ class Claims:
             self._due.cancel()
         self._due = loop.call_at(at, self._fall_due)
 
+    def on_ended(self) -> None:
+        """A reply has ended: its slot, and its user's share, are free."""
+        if self._is_held_back:
+            self.wake("more")
+
     def _fall_due(self) -> None:
         self._due = None
         self.wake("due")
@@ -148,11 +159,15 @@ class Claims:
     async def _claim(self, source: str) -> bool:
         """Claim once. False if there was no answer: try again."""
         self._wake.clear()  # a wake-up from here on leads to another claim
-        slots = min(self._jobs.free_slots, self._most)
+        free = self._jobs.free_slots
+        slots = min(free, self._most)
+        # a quarter of all slots is only for users who have nothing running
+        reserve = min(slots, max(0, self._settings.concurrency // RESERVED_SHARE - (free - slots)))
+        plan = self._breakers.plan()
         self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
         self._is_claiming = True
         try:
-            claim = await self._store.claim(slots, self._jobs.question_ids, self._functions)
+            claim = await self._store.claim(slots, self._jobs.question_ids, self._functions, reserve, plan)
         except StoreError as error:
             log.warning("claim: %s", error)
             self._most = max(1, self._most // 2)
@@ -165,9 +180,13 @@ class Claims:
         self.fleet_size = claim.hints.fleet_size
         next_in = claim.hints.next_in
         self.wake_in(LOCKED_SECONDS if next_in == 0 and len(claim.jobs) < slots else next_in)
+        self._breakers.on_elsewhere(claim.elsewhere)
+        self.wake_in(self._breakers.next_probe_in)
         self._take(claim, source)
         self._claim_again_for_unseen(claim.snapshot)
-        if len(claim.jobs) >= slots:
+        self._is_held_back = claim.is_held_back
+        may_take_more = claim.is_held_back and self._breakers.plan().limited < plan.limited
+        if len(claim.jobs) >= slots or may_take_more:
             self.wake("more")  # waits for a free slot
         return True
 

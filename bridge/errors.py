@@ -9,18 +9,27 @@
     ├── RealtimeError          a connection or channel is broken
     └── TurnFailure            a message could not be answered; `code` and `message` are safe to show
         ├── BadRequest           the message or its arguments are invalid
-        ├── ModelRefused         the provider rejected the request for good (400, 401, 403, 404 …)
-        ├── ModelUnavailable     the provider may answer later (429, 5xx, refused, broken off, timeout)
+        ├── ModelRefused         the provider rejected the request for good (400, 422 …)
+        │   ├── ModelDenied        it rejects this worker's key, or knows no such model (401, 403, 404)
+        │   └── ModelNotSetUp      the client in baml_src cannot make a request
+        ├── ModelUnavailable     the provider may answer later (429, 5xx, broken off, timeout)
+        │   └── ModelUnreachable   this worker does not get through to the provider
         ├── BadOutput            the model's output does not match the function's return type
         ├── ContextTooLong       the conversation is longer than the model can read
         ├── AnswerTooLong        the model reached its output limit before the answer was complete
         ├── HandlerFailed        a handler raised an exception of its own
+        ├── UsedUp               the user has used up the tokens of the day
         └── Unstorable           the database rejects the reply because of its content
 
 Users see the `code` and `message` of a `TurnFailure`; put everything else into `detail`, which only the log gets.
 """
 
 from dataclasses import dataclass
+
+from bridge.model import Usage
+
+# Bad output costs as much as good output: it is asked for once more, and not as often as an answer that broke off.
+MOST_BAD_OUTPUTS = 2
 
 
 class BridgeError(Exception):
@@ -63,10 +72,16 @@ class RealtimeError(BridgeError):
 class TurnFailure(BridgeError):
     """A message could not be answered. Users may see `code` and `message`.
 
-    `retry_after` is the provider's Retry-After in seconds. `detail` is for the log only.
+    `retry_after` is the provider's Retry-After in seconds. `detail` is for the log only. `usage` is what the provider
+    reported for the attempt.
     """
 
     retryable = False
+    is_local = False  # the fault is this worker's: another one may be able to answer
+    is_of_model = False  # the model or the way to it is out of order, whatever was asked
+    was_asked = True  # a model may have been asked: then the attempt is charged, if only by an estimate
+    most_attempts: int | None = None  # no more attempts than this, if it is fewer than BRIDGE_MAX_FAILURES
+    usage: Usage | None = None
 
     def __init__(self, code: str, message: str, *, detail: str = "", retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {message}")
@@ -79,21 +94,51 @@ class TurnFailure(BridgeError):
 class BadRequest(TurnFailure):
     """The message is invalid: an unknown function, or an argument that is missing or has the wrong type."""
 
+    was_asked = False
+
 
 class ModelRefused(TurnFailure):
     """The provider rejected the request for good."""
+
+
+class ModelDenied(ModelRefused):
+    """The provider rejects this worker's key, or knows no such model."""
+
+    is_local = is_of_model = True
+
+
+class ModelNotSetUp(ModelRefused):
+    """The client in `baml_src` cannot make a request."""
+
+    is_local = is_of_model = True
+    was_asked = False
 
 
 class ModelUnavailable(TurnFailure):
     """The provider did not answer, or not completely; a retry may succeed."""
 
     retryable = True
+    is_of_model = True
+
+
+class ModelUnreachable(ModelUnavailable):
+    """This worker does not get through to the provider."""
+
+    is_local = True
+    was_asked = False
+
+
+class ModelEmpty(ModelUnavailable):
+    """The model ended without a word, as some questions make it do."""
+
+    is_of_model = False
 
 
 class BadOutput(TurnFailure):
     """The model's output does not match the function's return type; a retry may succeed."""
 
     retryable = True
+    most_attempts = MOST_BAD_OUTPUTS
 
 
 class ContextTooLong(TurnFailure):
@@ -110,23 +155,37 @@ class HandlerFailed(TurnFailure):
     retryable = True
 
 
+class UsedUp(TurnFailure):
+    """The user has used up the tokens of the day: with the replies that were asked for before this one."""
+
+    was_asked = False
+
+
 class Unstorable(TurnFailure):
     """The database rejects the reply because of its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What follows a failed attempt: retry (after at least `after` seconds, if given), or give up."""
+    """What follows a failed attempt: retry (after at least `after` seconds, if given), or give up.
+
+    `hand_over`: another worker, if there is one, tries again, and the failure does not count.
+    """
 
     retry: bool
     code: str
     message: str
     after: float | None = None
+    hand_over: bool = False
 
 
-def verdict(error: BaseException) -> Verdict:
-    """Decide whether to retry, and what the user may read. Nothing else in the bridge decides this."""
+def verdict(error: BaseException, failures: int, most: int) -> Verdict:
+    """Decide whether to retry, and what the user may read. Nothing else in the bridge decides this.
+
+    `failures` is how many attempts at the question failed before this one, and `most` how many may.
+    """
     if isinstance(error, TurnFailure):
+        retry = error.retryable and failures + 1 < min(most, error.most_attempts or most)
         # str(): a handler may raise one whose code or message is not text, which could not be stored
-        return Verdict(error.retryable, str(error.code), str(error.message), error.retry_after)
-    return Verdict(True, "internal", "Something went wrong while answering.")
+        return Verdict(retry, str(error.code), str(error.message), error.retry_after, error.is_local)
+    return Verdict(failures + 1 < most, "internal", "Something went wrong while answering.")

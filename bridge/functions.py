@@ -70,6 +70,10 @@ class Functions:
             return run_handler(handler, turn)
         return self._baml.run(turn)
 
+    def characters_of(self, turn: Turn) -> int:
+        """About how many characters of a turn a model reads; of a handler, which reports its own cost, none."""
+        return 0 if turn.function in self._handlers else self._baml.characters_of(turn)
+
     async def close(self) -> None:
         """Abort every running BAML call and wait for it to end. After that, none can begin."""
         await self._baml.close()

@@ -81,14 +81,17 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
             else:
                 allowed = "it may yield str, dict, a pydantic model, FileWrite or Usage"
                 raise _failure(f"the handler for {turn.function} yielded a {type(piece).__name__}; {allowed}")
-            yield Partial(text, data)
-    except TurnFailure:
+            yield Partial(text, data, usage=usage)
+    except TurnFailure as failure:
+        failure.usage = usage
         raise
     except (Exception, SystemExit) as error:  # a library may call sys.exit(); the worker goes on
         detail = "".join(traceback.format_exception(error, limit=-5))
         if isinstance(error, PydanticSerializationError):
             detail = f"the handler for {turn.function} yielded data that is not JSON: {error}"
-        raise _failure(detail) from error
+        failed = _failure(detail)
+        failed.usage = usage
+        raise failed from error
     finally:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):

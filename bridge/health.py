@@ -56,6 +56,8 @@ class Health:
             yield "not subscribed to bridge:inbox"
         if not worker.publisher.is_ready:
             yield "not connected for deltas"
+        for function, code in worker.breakers.open.items():
+            yield f"the model of {function} is out of order ({code}): other workers answer"
         answered_at = worker.claims.last_answer_at
         if answered_at is None:
             yield "no claim was answered yet"
@@ -86,5 +88,7 @@ class Health:
         metrics.running_jobs.set(worker.jobs.count)
         metrics.concurrency.set(worker.settings.concurrency)
         metrics.workers.set(worker.claims.fleet_size)
+        for function in worker.functions:
+            metrics.breaker_open.labels(function).set(function in worker.breakers.open)
         body, content_type = metrics.render()
         return web.Response(body=body, headers={"Content-Type": content_type})

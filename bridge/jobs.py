@@ -12,7 +12,7 @@ A job stays in `Jobs` from its claim until the database has acknowledged its res
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bridge.model import AttemptStats, Job, Outcome, Result, Usage
@@ -38,6 +38,9 @@ class RunningJob:
     state: State = "claimed"
     stop_reason: StopReason | None = None
     reannounced: bool = False  # its question was announced again: claim again after this attempt
+    usage: Usage = field(default_factory=Usage)  # what the provider has reported so far
+    prompt_characters: int = 0  # about how many characters a model was asked to read
+    busy_pause: float = 0.0  # seconds until its result is sent again, because its user keeps the session locked
 
     def start(self) -> bool:
         """Begin to answer; False if a stop was requested first."""
@@ -92,8 +95,8 @@ class JobEvents(Protocol):
     def on_stop(self, running: RunningJob) -> None:
         """A running job must be interrupted; `stop_reason` says why."""
 
-    def on_ended(self, running: RunningJob, result: Result, state: str) -> None:
-        """The database acknowledged the result of a job, with `state`."""
+    def on_ended(self, running: RunningJob, result: Result, state: str, *, is_untitled: bool) -> None:
+        """The database acknowledged the result of a job, with `state`; `is_untitled`: its session needs a title."""
 
 
 class Jobs:
@@ -175,13 +178,13 @@ class Jobs:
         for running in self:
             self.stop(running, "released")
 
-    def acknowledge(self, running: RunningJob, result: Result, state: str) -> None:
+    def acknowledge(self, running: RunningJob, result: Result, state: str, *, is_untitled: bool = False) -> None:
         """The database has the result: the job is held no more."""
         running.state = "ended"
         running.reply.close()
         del self._running[running.job.question_id]
         self._update()
-        self._events.on_ended(running, result, state)
+        self._events.on_ended(running, result, state, is_untitled=is_untitled)
 
     def _update(self) -> None:
         states = {self.is_empty: not self._running, self.not_empty: bool(self._running), self.has_room: self.free_slots}

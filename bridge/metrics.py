@@ -29,6 +29,8 @@ class Metrics:
         self.running_jobs = gauge("bridge_running_jobs", "Jobs this worker holds.")
         self.concurrency = gauge("bridge_concurrency", "The most jobs this worker holds at once.")
         self.workers = gauge("bridge_workers", "Live workers, according to the database.")
+        opened = "1 while this worker leaves a function to others, because its model is out of order, else 0."
+        self.breaker_open = gauge("bridge_breaker_open", opened, ["function"])
         self.queue = Queue(registry)
         self.claims = counter("bridge_claims", "Claims the database answered, by trigger.", ["woken_by"])
         self.claimed = counter("bridge_claimed", "Jobs claimed.")

@@ -81,11 +81,13 @@ class Partial:
     """The reply so far: its whole text, and a snapshot of its structured part (None if it has none).
 
     `has_begun` is False while the provider shows signs of life, but the model has written no word and no thought.
+    `usage` is what was reported so far.
     """
 
     text: str
     data: Any = None
     has_begun: bool = True
+    usage: Usage = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Job:
     turn: Turn | None = None
     revisions: Mapping[str, int] = field(default_factory=dict)  # of all files, also of those too large for `turn.files`
     broken: str | None = None  # why its payload could not be built
+    is_used_up: bool = False  # its user has used up the tokens of the day
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +149,17 @@ class QueueHints:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The jobs that a claim took, and the snapshot that it saw."""
+    """The jobs that a claim took, and the snapshot that it saw.
+
+    `is_held_back`: there are more, which can be claimed when a reply has ended. `elsewhere`: the functions that other
+    workers answer well.
+    """
 
     jobs: tuple[Job, ...]
     hints: QueueHints
     snapshot: Snapshot | None = None
+    is_held_back: bool = False
+    elsewhere: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +200,16 @@ class Result:
     revisions: Mapping[str, int] = field(default_factory=dict)
     error: Mapping[str, str] | None = None  # {code, message}, safe to show
     retry_ms: int | None = None  # of a failed one: requests another attempt
+    hand_over_ms: int | None = None  # of a failed one: another attempt, if another worker can make it
+    is_of_model: bool = False  # of a failed one: the model or the way to it is out of order, whatever was asked
+    wants_title: bool = False  # of a done one: its session may need a title
     stats: AttemptStats = AttemptStats()
 
 
 @dataclass(frozen=True, slots=True)
 class BatchAck:
-    """The state of each item of a batched call, by question id."""
+    """The state of each item of a batched call, by question id; `untitled`: those whose session needs a title."""
 
     states: Mapping[str, str]
     hints: QueueHints
+    untitled: frozenset[str] = frozenset()

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 64
 FIRST_PAUSE_SECONDS = 0.2
+# How long to wait before a result is sent again whose user keeps the session locked; usually for a moment.
+FIRST_BUSY_SECONDS = 0.05
+LONGEST_BUSY_SECONDS = 1.0
 # How long to wait before a failure that was refused is sent again.
 UNSTORABLE_SECONDS = 5.0
 
@@ -77,10 +80,15 @@ class Results:
             if running is None:
                 continue
             state = ack.states.get(result.question_id) if ack is not None else None
-            if state is not None:
-                self._jobs.acknowledge(running, result, state)
+            if state == "busy":
+                running.busy_pause = min(max(FIRST_BUSY_SECONDS, 2 * running.busy_pause), LONGEST_BUSY_SECONDS)
+                self.enqueue(running, result, after=running.busy_pause * random.uniform(0.5, 1))
+            elif state is not None:
+                is_untitled = ack is not None and result.question_id in ack.untitled
+                self._jobs.acknowledge(running, result, state, is_untitled=is_untitled)
             else:  # the database refuses all of it: end the attempt as failed, without content, until that is accepted
                 refusal = Unstorable("unstorable", "The reply could not be stored.")
+                refusal.usage = result.stats.usage
                 failure = turn.failed(running, refusal, self._settings)
                 self.enqueue(running, failure, after=UNSTORABLE_SECONDS if result.outcome == "failed" else 0)
         return True

@@ -25,7 +25,9 @@ from bridge.sanitize import MAX_FILE_BYTES, sanitize_json, sanitize_text, trunca
 def decode_claim(answer: Mapping[str, Any]) -> Claim:
     """Read the answer of `bridge_claim`. A malformed one raises KeyError, TypeError, AttributeError or ValueError."""
     snapshot = Snapshot.read(answer["snapshot"]) if "snapshot" in answer else None
-    return Claim(tuple(_job(item) for item in answer["jobs"]), decode_hints(answer), snapshot)
+    jobs = tuple(_job(item) for item in answer["jobs"])
+    elsewhere = frozenset(answer.get("elsewhere", ()))
+    return Claim(jobs, decode_hints(answer), snapshot, answer.get("held_back", False), elsewhere)
 
 
 def decode_hints(answer: Mapping[str, Any]) -> QueueHints:
@@ -58,6 +60,10 @@ def encode_result(item: Result) -> dict[str, Any]:
         encoded["error"] = sanitize_json(item.error)
     if item.retry_ms is not None:
         encoded["retry_in_ms"] = item.retry_ms
+    if item.hand_over_ms is not None:
+        encoded["hand_over_in_ms"] = item.hand_over_ms
+    if item.wants_title:
+        encoded["name"] = True
     if item.files:
         encoded["files"] = [
             {
@@ -81,6 +87,7 @@ def _run(item: Result) -> dict[str, Any]:
 def _job(item: Mapping[str, Any]) -> Job:
     base = {key: item[key] for key in ("question_id", "attempt", "failures", "cancel")}
     base["taken_over"] = item.get("taken_over", False)
+    base["is_used_up"] = item.get("used_up", False)
     if item.get("broken"):
         return Job(**base, broken=item["broken"])
     row, files = item["session"], item["files"]

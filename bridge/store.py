@@ -10,14 +10,16 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import asdict
 from typing import Any, Self, TypeVar, cast
 
 import httpx
 from postgrest.exceptions import APIError
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
+from bridge.breaker import Plan
 from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
-from bridge.model import BatchAck, Checkpoint, Claim, Result
+from bridge.model import BatchAck, Checkpoint, Claim, Result, Session, Usage
 from bridge.rows import decode_claim, decode_hints, encode_checkpoint, encode_result
 from bridge.sanitize import sanitize_text
 from bridge.settings import Settings
@@ -70,15 +72,23 @@ class Store:
         """Close the connections."""
         await self._http.aclose()
 
-    async def claim(self, slots: int, holding: Sequence[str], functions: Sequence[str] | None = None) -> Claim:
+    async def claim(
+        self,
+        slots: int,
+        holding: Sequence[str],
+        functions: Sequence[str] | None = None,
+        reserve: int = 0,
+        plan: Plan = Plan(),  # noqa: B008  it is frozen
+    ) -> Claim:
         """Take up to `slots` jobs: first those this worker holds without knowing it (at least one), then others.
 
         The others are those of the `functions` that it answers (None: all), and those whose function no live worker
-        has known for half a minute.
+        has known for half a minute. The last `reserve` slots are for users who have nothing running.
         """
         lease = {"lease_seconds": self._settings.lease_seconds, "history": self._settings.history}
         arguments = {"worker": self._worker, "slots": slots, "holding": list(holding), **lease}
         arguments["functions"] = None if functions is None else list(functions)
+        arguments |= {"reserve": reserve, **asdict(plan)}
         answer = await self._call("bridge_claim", arguments, dict)
         try:
             return decode_claim(answer)
@@ -90,19 +100,27 @@ class Store:
         await self._send("bridge_leave", self._client.rpc("bridge_leave", {"worker": self._worker}), LEAVE_SECONDS)
 
     async def beat(self, checkpoints: Sequence[Checkpoint]) -> BatchAck:
-        """Extend leases and write checkpoints. States are `ok`, `lost` or `cancel`."""
+        """Extend leases and write checkpoints. States are `ok`, `lost`, `cancel` or `busy` (locked: beat again)."""
         # all tries together must fit well within a lease
         seconds = min(CALL_SECONDS, self._settings.lease_seconds / 6)
         return await self._batch("bridge_beat", "jobs", checkpoints, encode_checkpoint, seconds)
 
     async def finish(self, results: Sequence[Result]) -> BatchAck:
-        """End attempts. States are `ok`, `lost`, `gone` (deleted) or `refused` (ended as failed instead)."""
-        return await self._batch("bridge_finish", "results", results, encode_result)
+        """End attempts.
 
-    async def set_title(self, session_id: str, title: str) -> None:
-        """Set the title of a session that has none."""
-        update = self._client.table("sessions").update({"title": sanitize_text(title)[:200]})
-        await self._send("sessions.title", update.eq("id", session_id).is_("title", "null"))
+        States are `ok`, `lost`, `gone` (deleted), `refused` (ended as failed instead) or `busy` (locked: send again).
+        """
+        return await self._batch("bridge_finish", "results", results, encode_result, knows_busy=True)
+
+    async def title(self, session: Session, title: str | None, usage: Usage) -> bool:
+        """Set the title of a session that has none (None: no title was found), and charge what it cost.
+
+        Returns False if the session is locked: call again.
+        """
+        shown = None if title is None else sanitize_text(title)[:200]
+        run = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+        arguments = {"session_id": session.id, "user_id": session.user_id, "title": shown, "run": run}
+        return await self._call("bridge_title", arguments, str) != "busy"
 
     async def status(self) -> Mapping[str, Any]:
         """The queue, the workers and the last hour, from `bridge_status()`."""
@@ -145,9 +163,10 @@ class Store:
         items: Sequence[Item],
         encode: Callable[[Item], dict[str, Any]],
         seconds: float = CALL_SECONDS,
+        **others: Any,
     ) -> BatchAck:
         try:
-            arguments = {"worker": self._worker, argument: [encode(item) for item in items]}
+            arguments = {"worker": self._worker, argument: [encode(item) for item in items], **others}
             answer = await self._call(function, arguments, dict, seconds)
         except StoreRefused as error:
             if not _CONTENT_REFUSED.fullmatch(error.code or ""):
@@ -159,18 +178,20 @@ class Store:
             log.warning("%s refused a batch of %d, halving it: %s", function, len(items), error)
             half = len(items) // 2
             states: dict[str, str] = {}
+            untitled: frozenset[str] = frozenset()
             last: BatchAck | None = None
             for part in (items[:half], items[half:]):
                 try:
-                    last = await self._batch(function, argument, part, encode, seconds)
+                    last = await self._batch(function, argument, part, encode, seconds, **others)
                     states.update(last.states)
+                    untitled |= last.untitled
                 except StoreRefused:
                     continue  # the item was logged; its lease runs out, or it is sent as failed
             if last is None:
                 raise
-            return BatchAck(states, last.hints)
+            return BatchAck(states, last.hints, untitled)
         try:
-            return BatchAck(answer["results"], decode_hints(answer))
+            return BatchAck(answer["results"], decode_hints(answer), frozenset(answer.get("untitled", ())))
         except (KeyError, TypeError) as error:
             raise StoreUnavailable(f"{function}: an answer of another version ({error!r})") from error
 

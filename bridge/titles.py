@@ -5,17 +5,20 @@ import json
 import logging
 import re
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
+from bridge.errors import StoreError, TurnFailure
 from bridge.functions import Functions
-from bridge.model import Completion, Job, Message, Result, Session, Turn
+from bridge.model import Completion, Job, Message, Result, Session, Turn, Usage
 from bridge.sanitize import sanitize_json
 from bridge.store import Store
+from bridge.turn import CHARACTERS_PER_TOKEN, TITLE
 
 log = logging.getLogger(__name__)
 
-TITLE = "Title"
 TITLE_LENGTH = 80  # characters
 TITLE_SECONDS = 30.0
+BUSY_SECONDS = (0.2, 1.0, 5.0)  # pauses between tries, if the session is locked
 ANSWER_LENGTH = 20_000  # characters of a model's answer that are searched for a title
 REPLY_LENGTH = 4000  # characters of a structured result that the function sees
 
@@ -38,17 +41,34 @@ _LIST = re.compile(r"^(?:[-•]|\d+[.)])\s+")
 
 
 async def name_session(job: Job, result: Result, functions: Functions, store: Store) -> None:
-    """Give the job's session a title if it has none. A failure is logged: the next exchange tries again."""
-    if job.turn is None or job.turn.session.title:
+    """Give the job's session a title, and charge what it cost. A failure is logged: the next exchange tries again."""
+    if job.turn is None:
         return
+    session, reply = job.turn.session, _reply_of(result)
+    title: str | None = None
+    usage = Usage()
     try:
         async with asyncio.timeout(TITLE_SECONDS):
-            reply = _reply_of(result)
-            if reply and (title := await make_title(functions, job.turn.message, reply)):
-                await store.set_title(job.turn.session.id, title.text)
+            if reply and (completion := await make_title(functions, job.turn.message, reply)):
+                title, usage = completion.text or None, completion.usage
     except Exception as error:
-        extra = {"question_id": job.question_id, "session_id": job.turn.session.id}
-        log.warning("no title: %s", str(error) or type(error).__name__, extra=extra)
+        usage = (isinstance(error, TurnFailure) and error.usage) or usage
+        _warn(job, error)
+    read = (len(job.turn.message) + len(reply)) // CHARACTERS_PER_TOKEN
+    usage = replace(usage, input_tokens=usage.input_tokens or read)
+    try:
+        for pause in BUSY_SECONDS:
+            if await store.title(session, title, usage):
+                return
+            await asyncio.sleep(pause)
+    except StoreError as error:
+        _warn(job, error)
+
+
+def _warn(job: Job, error: Exception) -> None:
+    session_id = job.turn.session.id if job.turn is not None else None
+    extra = {"question_id": job.question_id, "session_id": session_id}
+    log.warning("no title: %s", str(error) or type(error).__name__, extra=extra)
 
 
 def _reply_of(result: Result) -> str:
@@ -59,7 +79,10 @@ def _reply_of(result: Result) -> str:
 
 
 async def make_title(functions: Functions, message: str, reply: str) -> Completion | None:
-    """Ask the function `Title`, with the arguments `message`, `reply` and `messages`; None without a title."""
+    """Ask the function `Title`, with the arguments `message`, `reply` and `messages`; None without that function.
+
+    The text of the completion is the title, empty if there is none in the answer.
+    """
     if TITLE not in functions.names:
         return None
     messages = (Message("user", message), Message("assistant", reply))
@@ -68,8 +91,7 @@ async def make_title(functions: Functions, message: str, reply: str) -> Completi
     async with aclosing(functions.run(turn)) as pieces:
         async for piece in pieces:
             if isinstance(piece, Completion):
-                title = clean_title(piece.text or _title_in(piece.data))
-                return Completion(title, usage=piece.usage) if title else None
+                return Completion(clean_title(piece.text or _title_in(piece.data)), usage=piece.usage)
     return None
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-from bridge.errors import HandlerFailed, ModelUnavailable, TurnFailure, verdict
+from bridge.errors import HandlerFailed, ModelUnavailable, TurnFailure, UsedUp, verdict
 from bridge.functions import Functions
 from bridge.jobs import RunningJob
 from bridge.model import Completion, Partial, Result, Turn, Usage
@@ -20,20 +21,24 @@ FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
 LONGEST_WAIT_SECONDS = 3600.0  # a provider that asks for a longer pause is asked again after this one
 CHARACTERS_PER_TOKEN = 4
+TITLE = "Title"  # the function that names sessions
 
 
-async def run_attempt(running: RunningJob, functions: Functions, settings: Settings) -> Result:
+async def run_attempt(
+    running: RunningJob, functions: Functions, settings: Settings, on_life: Callable[[], None] = lambda: None
+) -> Result:
     """Answer the question, publish the reply as it grows, and return the result, whatever happens.
 
     When the job is stopped, the provider's connection is closed and the text so far is kept.
-    Only when the process leaves without a drain is CancelledError raised: the lease will run out.
+    Only when the process leaves without a drain is CancelledError raised: the lease will run out. `on_life` is called
+    when the model has written its first word or thought.
     """
     try:
         if running.job.cancel:  # taken over after its user stopped it: the row keeps the text of the last checkpoint
             return running.result("cancelled")
         if not running.start():
             return await _stopped(running)
-        return await _answer(running, functions, settings)
+        return await _answer(running, functions, settings, on_life)
     except asyncio.CancelledError:
         if running.stop_reason is not None:
             return await _stopped(running)
@@ -46,36 +51,43 @@ async def run_attempt(running: RunningJob, functions: Functions, settings: Setti
 
 
 def failed(running: RunningJob, error: Exception, settings: Settings) -> Result:
-    """The result of an attempt that ended in `error`: retried later, or a dead letter."""
-    job, decision = running.job, verdict(error)
-    retry_ms = None
-    if decision.retry and job.failures + 1 < settings.max_failures:
-        pause = min(FIRST_RETRY_SECONDS * 2**job.failures, LONGEST_RETRY_SECONDS) * random.uniform(0.5, 1)
-        if isinstance(decision.after, int | float) and decision.after > 0:
-            pause = max(pause, min(decision.after, LONGEST_WAIT_SECONDS))
-        retry_ms = int(pause * 1000)
-    detail = str(error.detail or error) if isinstance(error, TurnFailure) else repr(error)
+    """The result of an attempt that ended in `error`: retried later, handed over, or a dead letter."""
+    job, decision = running.job, verdict(error, running.job.failures, settings.max_failures)
+    pause = min(FIRST_RETRY_SECONDS * 2**job.failures, LONGEST_RETRY_SECONDS) * random.uniform(0.5, 1)
+    if isinstance(decision.after, int | float) and decision.after > 0:
+        pause = max(pause, min(decision.after, LONGEST_WAIT_SECONDS))
+    retry_ms = int(pause * 1000) if decision.retry else None
+    hand_over_ms = int(pause * 1000) if decision.hand_over else None
+    detail, usage, is_of_model = repr(error), running.usage, False
+    if isinstance(error, TurnFailure):
+        detail, usage, is_of_model = str(error.detail or error), error.usage or usage, error.is_of_model
+        running.prompt_characters *= error.was_asked
     extra = running.log_fields | {"retry_ms": retry_ms, "detail": detail}
     cause = None if isinstance(error, TurnFailure) else error
     log.warning("attempt failed: %s", decision.code, extra=extra, exc_info=cause)
     shown = {"code": decision.code, "message": decision.message}
     for_operators = {"code": decision.code, "detail": detail[:2000]}
-    return running.result("failed", detail=for_operators, error=shown, retry_ms=retry_ms)
+    next_attempt = {"retry_ms": retry_ms, "hand_over_ms": hand_over_ms, "is_of_model": is_of_model}
+    return running.result("failed", price(running, usage), for_operators, error=shown, **next_attempt)
 
 
-async def _answer(running: RunningJob, functions: Functions, settings: Settings) -> Result:
+async def _answer(running: RunningJob, functions: Functions, settings: Settings, on_life: Callable[[], None]) -> Result:
     job, reply = running.job, running.reply
     if job.turn is None:
         raise TurnFailure("unreadable", "The conversation could not be read.", detail=job.broken or "no payload")
+    if job.is_used_up:
+        raise UsedUp("tokens_used_up", "The daily limit of tokens is reached. Try again tomorrow.")
     if job.failures >= settings.max_failures:
         # it was taken over so often that answering it seems to kill its worker
         raise TurnFailure("gave_up", "The message could not be answered.", detail="its workers vanished")
-    completion = await _run_function(running, job.turn, functions, settings)
+    completion = await _run_function(running, job.turn, functions, settings, on_life)
     reply.publish(Partial(completion.text))  # the data comes with the row's event, all at once
     await reply.flush()
     data, note = _mark_truncated(completion)
     written = {"text": completion.text, "data": data, "seq": reply.stream.seq}
-    return running.result("done", completion.usage, note, files=completion.files, revisions=job.revisions, **written)
+    written["wants_title"] = TITLE in functions.names and not job.turn.session.title
+    usage = price(running, completion.usage)
+    return running.result("done", usage, note, files=completion.files, revisions=job.revisions, **written)
 
 
 def _mark_truncated(completion: Completion) -> tuple[Any, dict[str, str] | None]:
@@ -94,7 +106,7 @@ def _mark_truncated(completion: Completion) -> tuple[Any, dict[str, str] | None]
 
 async def _stopped(running: RunningJob) -> Result:
     """The result of a job that was stopped. Of a lost one, the database keeps only the cost."""
-    usage = estimate_usage(running)
+    usage = price(running, running.usage)
     if running.stop_reason == "released":
         return running.result("released", usage)
     if running.stop_reason == "cancelled":
@@ -103,28 +115,35 @@ async def _stopped(running: RunningJob) -> Result:
     return running.result("cancelled", usage, text=newest.text, data=newest.data, seq=running.reply.stream.seq)
 
 
-def estimate_usage(running: RunningJob) -> Usage:
-    """Estimate the cost of an attempt that ended early: providers report it only at the end."""
-    turn, text = running.job.turn, running.reply.stream.newest.text
-    if turn is None or not text:
-        return Usage()
-    read = [turn.message, *(m.content for m in turn.messages), *(f.content for f in turn.files)]
-    tokens = sum(map(len, read)) // CHARACTERS_PER_TOKEN
-    return Usage(input_tokens=tokens, output_tokens=len(text) // CHARACTERS_PER_TOKEN + 1)
+def price(running: RunningJob, usage: Usage) -> Usage:
+    """What an attempt cost: as reported, and otherwise estimated. Many providers report it only at the end.
+
+    Of a handler only what it reports counts.
+    """
+    if not running.prompt_characters:
+        return usage
+    read = running.prompt_characters // CHARACTERS_PER_TOKEN + 1
+    written = -(-len(running.reply.stream.newest.text) // CHARACTERS_PER_TOKEN)
+    return replace(usage, input_tokens=usage.input_tokens or read, output_tokens=usage.output_tokens or written)
 
 
-async def _run_function(running: RunningJob, turn: Turn, functions: Functions, settings: Settings) -> Completion:
+async def _run_function(
+    running: RunningJob, turn: Turn, functions: Functions, settings: Settings, on_life: Callable[[], None]
+) -> Completion:
     pieces: AsyncGenerator[Partial | Completion, None] = functions.run(turn)
     try:
         async with asyncio.timeout(settings.total_seconds), aclosing(pieces):
             patience, code = settings.first_token_seconds, "model_silent"
+            running.prompt_characters = functions.characters_of(turn)
             while True:
                 piece = await _next(pieces, patience, code)
                 if isinstance(piece, Completion):
                     return piece
                 running.reply.publish(piece)
-                if piece.has_begun:
+                running.usage = piece.usage
+                if piece.has_begun and code == "model_silent":
                     patience, code = settings.idle_seconds, "model_stalled"
+                    on_life()
     except TimeoutError:
         detail = f"over {settings.total_seconds:g} s"
         raise ModelUnavailable("model_slow", "The model took too long to answer.", detail=detail) from None

@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 
 from bridge import titles, turn
 from bridge.beats import Beats
+from bridge.breaker import Breakers
 from bridge.claims import Claims
 from bridge.errors import StoreError
 from bridge.functions import Functions
@@ -44,7 +45,10 @@ class Worker:
             supervisor.on_restart = self.metrics.resubscriptions.inc
         self.publisher = DeltaPublisher(settings, self.metrics, lambda: self.claims.fleet_size)
         self.jobs = Jobs(settings.concurrency, self.publisher.open, self)
-        self.claims = Claims(store, self.jobs, functions.names, settings, self.metrics, self.listener.resubscribe)
+        self.breakers = Breakers(functions.names)
+        self.claims = Claims(
+            store, self.jobs, functions.names, self.breakers, settings, self.metrics, self.listener.resubscribe
+        )
         self._beats = Beats(store, self.jobs, self.claims, settings)
         self._results = Results(store, self.jobs, self.claims, settings)
         self._store = store
@@ -54,6 +58,11 @@ class Worker:
         self._tasks = asyncio.TaskGroup()
         self._attempts: dict[RunningJob, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The names of the functions that it answers."""
+        return self._functions.names
 
     @property
     def is_draining(self) -> bool:
@@ -123,25 +132,41 @@ class Worker:
         """Interrupt a job's task."""
         self._attempts[running].cancel()
 
-    def on_ended(self, running: RunningJob, result: Result, state: str) -> None:
-        """Note how an attempt ended, claim again if its question was announced again, and name its session."""
+    def on_ended(self, running: RunningJob, result: Result, state: str, *, is_untitled: bool) -> None:
+        """Note how an attempt ended, claim again if there may be more to claim, and name its session."""
         del self._attempts[running]
         self.metrics.attempt_ended(result, state)
         ending = {"outcome": result.outcome, "state": state, "duration_ms": result.stats.duration_ms}
         log.info("attempt ended", extra=running.log_fields | ending)
+        self.claims.on_ended()
         if running.reannounced:
             self.claims.wake("broadcast")
-        if state == "ok" and result.outcome == "done" and not self.is_draining:
+        if is_untitled and not self.is_draining:
             naming = titles.name_session(running.job, result, self._functions, self._store)
             task = self._tasks.create_task(naming, name=f"title for {result.question_id}")
             self._background.add(task)
             task.add_done_callback(self._background.discard)
 
     async def _attempt(self, running: RunningJob) -> None:
+        function = running.job.turn.function if running.job.turn is not None else ""
+        attempt = running.job.question_id
+        self.breakers.on_start(function, attempt)
+
+        def on_life() -> None:
+            if self.breakers.on_life(function, attempt):
+                self.claims.wake("more")
+
         try:
-            result = await turn.run_attempt(running, self._functions, self.settings)
+            result = await turn.run_attempt(running, self._functions, self.settings, on_life)
         except Exception as error:  # whatever is wrong with this job, it must not end the others
             result = turn.failed(running, error, self.settings)
+        finally:
+            self.breakers.on_end(function, attempt)
+        if result.is_of_model and result.error is not None:
+            self.breakers.on_failure(function, attempt, result.error["code"])
+            self.claims.wake_in(self.breakers.next_probe_in)
+        elif result.outcome == "done":
+            on_life()
         self._results.enqueue(running, result)
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from bridge.baml.endings import is_good, is_too_long, judge_reason, refusal
-from bridge.errors import AnswerTooLong, ModelUnavailable, TurnFailure
+from bridge.errors import AnswerTooLong, ModelEmpty, ModelUnavailable, TurnFailure
 from bridge.model import Usage
 
 Part = tuple[int, int]
@@ -210,7 +210,7 @@ class Answer:
         if self.is_whole:
             if self.text.strip():
                 return None
-            return ModelUnavailable("model_empty", "The model gave no answer.", detail=f"it ended with {self.reason}")
+            return ModelEmpty("model_empty", "The model gave no answer.", detail=f"it ended with {self.reason}")
         if self._failure is not None:
             return self._failure
         if self.lost is not None:

@@ -168,6 +168,11 @@ class Call:
         """Whether the model has written a word or a thought, as far as this can be told."""
         return self._begun.is_set() if self._answer is None else self._answer.has_begun
 
+    @property
+    def usage(self) -> Usage:
+        """What the provider has reported so far."""
+        return Usage() if self._answer is None else self._answer.usage
+
     async def end(self) -> Ended:
         """Wait until the answer has ended, unless `partials` found its end, and return all of it."""
         if not self._is_over():

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from bridge.errors import ContextTooLong, ModelRefused, ModelUnavailable, TurnFailure
+from bridge.errors import ContextTooLong, ModelDenied, ModelRefused, ModelUnavailable, TurnFailure
 
 # The whole answer was given. Calls of tools are good ends too: what was said before them is whole.
 GOOD = frozenset({
@@ -98,9 +98,10 @@ def out_of_order(detail: str, retry_after: float | None = None) -> ModelUnavaila
     return ModelUnavailable("model_unavailable", problem, detail=detail, retry_after=retry_after)
 
 
-def refused_request(detail: str) -> ModelRefused:
-    """The failure of a call that the provider would refuse again."""
-    return ModelRefused("model_refused", "The model provider refused the request.", detail=detail)
+def refused_request(detail: str, *, is_denied: bool = False) -> ModelRefused:
+    """The failure of a call that the provider would refuse again; `is_denied`: whatever this worker asks."""
+    failure = ModelDenied if is_denied else ModelRefused
+    return failure("model_refused", "The model provider refused the request.", detail=detail)
 
 
 def judge_reason(reason: str) -> TurnFailure:

@@ -18,7 +18,7 @@ from bridge.baml.endings import (
     refused_request,
     too_much_context,
 )
-from bridge.errors import BadOutput, BadRequest, ModelRefused, ModelUnavailable, TurnFailure
+from bridge.errors import BadOutput, BadRequest, ModelNotSetUp, ModelUnavailable, ModelUnreachable, TurnFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def translate_error(error: BaseException, response: Response, env: Mapping[str, 
         case baml.BamlAbortError():
             return ModelUnavailable("model_aborted", "The model's answer was interrupted.", detail=detail)
     # Nothing was sent yet: a variable that the client reads is not set, or its provider is unknown.
-    return ModelRefused("model_setup", "The model is not configured correctly.", detail=detail)
+    return ModelNotSetUp("model_setup", "The model is not configured correctly.", detail=detail)
 
 
 def _http_failure(status: int, detail: str, response: Response) -> TurnFailure:
@@ -65,12 +65,12 @@ def _http_failure(status: int, detail: str, response: Response) -> TurnFailure:
     if status in (408, 409, 425) or 500 <= status <= 599:
         # BAML also reports such a status when it reached no server; then there are no response headers.
         if not response.headers:
-            return ModelUnavailable("model_unreachable", "The model provider could not be reached.", detail=detail)
+            return ModelUnreachable("model_unreachable", "The model provider could not be reached.", detail=detail)
         return out_of_order(detail, after)
     if 400 <= status <= 499:
-        return refused_request(detail)
+        return refused_request(detail, is_denied=status in (401, 402, 403, 404, 407))
     if "Failed to build request" in detail:
-        return ModelRefused("model_setup", "The model is not configured correctly.", detail=detail)
+        return ModelNotSetUp("model_setup", "The model is not configured correctly.", detail=detail)
     if "without receiving any events" in detail:
         detail += " (if the provider cannot stream, set `supports_streaming false` in the client's options)"
     # BAML's status 2: the connection broke, or an event could not be read.

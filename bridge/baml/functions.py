@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import json
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.escapes import is_json
 from bridge.baml.failures import Response, bad_output, clean, name_error, translate_error
-from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelUnavailable, SetupError
+from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelEmpty, ModelUnavailable, SetupError, TurnFailure
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,21 @@ class BamlFunctions:
                 log.debug("the model's words: %s", failure.detail)
                 turn = shorter
 
+    def characters_of(self, turn: Turn) -> int:
+        """About how many characters of a turn its function sends to the model."""
+        function = self._functions.get(turn.function)
+        if function is None:
+            return 0
+        names = {parameter.name for parameter in function.parameters}
+        messages = turn.messages if "messages" in names else ()
+        files = turn.files if "files" in names else ()
+        return (
+            len(turn.message)
+            + sum(len(message.content) + _length(message.data) for message in messages)
+            + sum(len(file.path) + len(file.content) for file in files)
+            + _length(turn.data)
+        )
+
     async def _ask(self, function: BamlFunction, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
         """Call the model once."""
         arguments = bind_arguments(function.parameters, turn)
@@ -92,8 +108,13 @@ class BamlFunctions:
                 async for value in values:
                     if value is not None:
                         partial = _to_partial(value)
-                    yield partial if call.has_begun else replace(partial, has_begun=False)
-            completion = self._complete(function, call, await call.end())
+                    yield replace(partial, has_begun=call.has_begun, usage=call.usage)
+            ended = await call.end()
+            try:
+                completion = self._complete(function, call, ended)
+            except TurnFailure as failure:
+                failure.usage = ended.usage
+                raise
         finally:
             await call.close()
         yield completion
@@ -109,7 +130,7 @@ class BamlFunctions:
             if function.is_text:
                 completion = replace(completion, text=without_reasoning(completion.text))
             if not completion.text.strip() and completion.data in (None, ""):
-                raise ModelUnavailable("model_empty", "The model gave no answer.")
+                raise ModelEmpty("model_empty", "The model gave no answer.")
             return completion
         if broken is not None and (isinstance(broken, BadOutput) or "Failed to parse" in broken.detail):
             broken = None  # the stream was closed properly, and only BAML could not read it: it is judged below
@@ -171,6 +192,10 @@ def _check_variables(client: Client, env: Mapping[str, str]) -> None:
             if not (env.get(name) or os.environ.get(name, "")).strip():
                 problem = f"{name} is not set, and baml_src/{file} reads it."
                 raise SetupError(problem, "Set it; .env.example has an example.")
+
+
+def _length(data: Any) -> int:
+    return len(json.dumps(data, default=str)) if data else 0
 
 
 def _to_partial(value: Any) -> Partial:

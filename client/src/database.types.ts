@@ -114,7 +114,7 @@ isOneToOne: false
 { Args: { "jobs": Json,"worker": string }; Returns: Json
                            },
 "bridge_claim":
-{ Args: { "functions"?: (string)[],"history": number,"holding": (string)[],"lease_seconds": number,"slots": number,"worker": string }; Returns: Json
+{ Args: { "failing"?: (string)[],"functions"?: (string)[],"history": number,"holding": (string)[],"lease_seconds": number,"paused"?: (string)[],"probing"?: (string)[],"reserve"?: number,"slots": number,"worker": string }; Returns: Json
                            },
 "bridge_dead_drop":
 { Args: { "question_ids"?: (string)[] }; Returns: number
@@ -129,13 +129,16 @@ isOneToOne: false
 { Args: Record<PropertyKey, never>; Returns: Json
                            },
 "bridge_finish":
-{ Args: { "results": Json,"worker": string }; Returns: Json
+{ Args: { "knows_busy"?: boolean,"results": Json,"worker": string }; Returns: Json
                            },
 "bridge_leave":
 { Args: { "worker": string }; Returns: undefined
                            },
 "bridge_status":
 { Args: Record<PropertyKey, never>; Returns: Json
+                           },
+"bridge_title":
+{ Args: { "run": Json,"session_id": string,"title": string,"user_id": string }; Returns: string
                            },
 "bridge_trim":
 { Args: { "dead_letters_days"?: number,"max_rows"?: number,"runs_days"?: number,"versions_days"?: number }; Returns: Json

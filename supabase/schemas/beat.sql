@@ -23,22 +23,26 @@ set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
     lease interval := bridge.heartbeat(bridge_beat.worker);
+    -- Nobody waits for a job that its user keeps locked, as by deleting its session in a request that takes long: the
+    -- beats of all others would be late. Its lease and its text wait for the next beat.
+    free bigint[] := array(
+        select j.id from bridge.jobs j
+          join jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid) on j.question_id = i.question_id
+         order by j.id for update of j skip locked);
     states jsonb;
     checkpoints jsonb;
     item jsonb;
 begin
-    perform from bridge.jobs j
-      join jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid) on j.question_id = i.question_id
-      order by j.id for update of j;
     -- A beat comes every second, a lease lasts thirty: extending it once a quarter has passed costs a tenth of the
     -- writes, and at least half of it is always left.
     update bridge.jobs j set lease_until = now() + lease
       from jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid, attempt int)
      where j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt
-       and j.lease_until < now() + lease * 0.75;
-    select coalesce(jsonb_object_agg(
-               i.question_id, case when j.id is null then 'lost' when j.cancel then 'cancel' else 'ok' end), '{}'),
-           coalesce(jsonb_agg(e.value) filter (where j.id is not null and e.value ? 'seq'), '[]')
+       and j.id = any (free) and j.lease_until < now() + lease * 0.75;
+    select coalesce(jsonb_object_agg(i.question_id, case
+               when j.id is null then 'lost' when j.cancel then 'cancel' when j.id = any (free) then 'ok' else 'busy'
+               end), '{}'),
+           coalesce(jsonb_agg(e.value) filter (where j.id = any (free) and e.value ? 'seq'), '[]')
       into states, checkpoints
       from jsonb_array_elements(bridge_beat.jobs) e
      cross join jsonb_to_record(e.value) i (question_id uuid, attempt int)
@@ -61,4 +65,4 @@ begin
 end
 $$;
 comment on function public.bridge_beat is
-    'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel}, next_in_ms, workers, ready}.';
+    'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel|busy}, next_in_ms, workers, ready}; busy: a user keeps it locked, try again.';

@@ -18,6 +18,7 @@ create table bridge.jobs (
     cancel boolean not null default false,
     queued_at timestamptz not null default now(),
     function text,
+    failed_by text,
     constraint jobs_question_id_key unique (question_id),
     constraint jobs_held_is_head check (worker is null or (run_at is not null and lease_until is not null)),
     constraint jobs_head_has_function check (run_at is null or function is not null)
@@ -31,6 +32,8 @@ comment on column bridge.jobs.attempt is 'The fence: every write of a worker car
 comment on column bridge.jobs.failures is 'Attempts that failed or whose worker vanished; released ones do not count.';
 comment on column bridge.jobs.function is
     'The session''s function, kept equal to it by triggers. Only the head of a session has one, as only heads are claimed.';
+comment on column bridge.jobs.failed_by is
+    'The worker whose attempt failed last: another one, if there is one, makes the next.';
 comment on column bridge.jobs.cancel is 'The user asked to stop; whichever worker touches the job next ends it.';
 
 -- At most one head per session, and only a head can be held: two jobs of one session never run at once.
@@ -41,6 +44,9 @@ create index jobs_ready on bridge.jobs (run_at, id) where worker is null and run
 -- Its condition is not that of jobs_ready, so that a query can fit this one only: if most jobs have one function, the
 -- planner takes jobs_ready to find another, and reads all of them.
 create index jobs_ready_by_function on bridge.jobs (function, run_at, id) where worker is null and function is not null;
+-- To find the users who wait, one after the other, however many questions each has. Condition: as above.
+create index jobs_ready_by_user on bridge.jobs (function, user_id, run_at, id)
+    where worker is null and function is not null;
 create index jobs_in_session on bridge.jobs (session_id, ordinal);
 create index jobs_of_user on bridge.jobs (user_id);
 -- A beat changes neither column, so its update stays in its page.
@@ -94,6 +100,7 @@ create table bridge.workers (
     horizon timestamptz not null default '-infinity',
     horizon_set_at timestamptz not null default '-infinity',
     functions text[],
+    failing text[] not null default '{}',
     constraint workers_lease check (lease > interval '0')
 ) with (fillfactor = 50);
 comment on table bridge.workers is 'Workers by their names, which are unique to a process, and when each last called.';
@@ -105,6 +112,9 @@ comment on column bridge.workers.horizon_set_at is 'When the worker last looked 
 comment on column bridge.workers.functions is
     'The functions that the worker answers; null: a worker of an older version, which does not say and takes every job.';
 
+comment on column bridge.workers.failing is
+    'Those of its functions whose model was out of order when it was last asked: other workers are better at them.';
+
 create table bridge.functions (
     name text primary key,
     known_until timestamptz not null
@@ -113,6 +123,17 @@ comment on table bridge.functions is
     'The functions that workers have known within the last day. A job whose function is not in it, or only in the past, waits for half a minute and then fails.';
 comment on column bridge.functions.known_until is
     'Until when a worker that knows it counts as live, or when the last one left.';
+
+create table bridge.titles (
+    session_id uuid primary key references public.sessions (id) on delete cascade,
+    tries int not null default 1,
+    charged int not null default 0,
+    is_named boolean not null default false,
+    constraint titles_tries check (tries >= charged)
+);
+comment on table bridge.titles is
+    'Sessions for which a model was asked for a title. It is asked until it has given one, three times at most.';
+comment on column bridge.titles.charged is 'The last try whose tokens were charged: repeating a call charges nothing.';
 
 create view bridge.live_workers with (security_invoker = true) as
 select w.name, w.started_at, w.seen_at from bridge.workers w

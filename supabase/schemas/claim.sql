@@ -117,6 +117,7 @@ language plpgsql set search_path = ''
 as $$
 declare
     opened jsonb;
+    is_used_up boolean := false;
 begin
     if is_new and not job.cancel then
         set constraints all immediate;  -- so that a deferred trigger fails only this job, not the whole claim
@@ -127,8 +128,13 @@ begin
                updated_at = clock_timestamp();
         update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
          where m.id = job.question_id and m.status <> 'running';
+        -- there were some left when it was asked, and the replies before it have used them up
+        is_used_up := not bridge.tokens_left(job.user_id);
     end if;
     opened := bridge.payload(job, open_attempt.history, open_attempt.taken_over);
+    if is_used_up then
+        opened := opened || jsonb_build_object('used_up', true);
+    end if;
     if not (bridge.is_readable(opened -> 'data') and bridge.is_readable(opened #> '{session,metadata}')) then
         raise exception 'unreadable data or session metadata' using errcode = '22023';
     end if;
@@ -187,6 +193,25 @@ comment on function bridge.claim_horizon is
 -- the only job of its session that may run. Everything about it is read in later statements, whose snapshots include
 -- what the job before it left. The session is locked too, so that it cannot be deleted meanwhile.
 
+create function bridge.estimate_tokens(job bridge.jobs, out input_tokens int, out output_tokens int)
+language plpgsql stable set search_path = ''
+as $$
+begin
+    -- four bytes a token, and no more context than a claim brings
+    input_tokens := (
+        coalesce((select octet_length(m.content) + coalesce(octet_length(m.data::text), 0)
+                    from public.messages m where m.id = job.question_id), 0)
+        + least(262144, coalesce((
+            select sum(octet_length(m.content)) from public.messages m
+             where m.session_id = job.session_id and m.ordinal < job.ordinal and m.status in ('done', 'cancelled')), 0))
+        + least(524288, coalesce((
+            select sum(octet_length(f.content)) from public.code_files f where f.session_id = job.session_id), 0))) / 4;
+    output_tokens := coalesce((
+        select octet_length(m.content) from public.messages m where m.reply_to = job.question_id), 0) / 4;
+end
+$$;
+comment on function bridge.estimate_tokens is 'About how many tokens an attempt cost that nobody reports.';
+
 create function bridge.take_expired(
     worker text, horizon timestamptz, functions text[], known text[], due timestamptz, slots int
 ) returns bigint[]
@@ -204,6 +229,7 @@ declare
              order by h.run_at, h.id) c
          order by c.lease_until);
     taken bigint[];
+    charges jsonb;
 begin
     if expired = '{}' then
         return expired;
@@ -223,21 +249,78 @@ begin
             select from public.sessions s where s.id = j.session_id for key share skip locked) s
          order by e.n limit take_expired.slots
     ) r;
-    insert into bridge.runs (question_id, attempt, worker, outcome)
-    select j.question_id, j.attempt, j.worker, 'lost' from bridge.jobs j where j.id = any (taken)
-        on conflict do nothing;
+    with lost as (
+        insert into bridge.runs as r (question_id, attempt, worker, outcome, function, input_tokens, output_tokens)
+        select j.question_id, j.attempt, j.worker, 'lost', j.function, e.input_tokens, e.output_tokens
+          from bridge.jobs j cross join lateral bridge.estimate_tokens(j) e
+         where j.id = any (taken)
+            on conflict do nothing
+        returning r.question_id, r.input_tokens, r.output_tokens
+    )
+    select jsonb_agg(jsonb_build_object(
+               'user_id', j.user_id, 'input_tokens', l.input_tokens, 'output_tokens', l.output_tokens))
+      into charges
+      from lost l join bridge.jobs j on j.question_id = l.question_id;
+    perform bridge.charge_tokens(coalesce(charges, '[]'));
     return taken;
 end
 $$;
 comment on function bridge.take_expired is
-    'Locks up to `slots` jobs whose lease with another worker has ended and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`; records those attempts as lost.';
+    'Locks up to `slots` jobs whose lease with another worker has ended and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`; records those attempts as lost, and charges an estimate of their tokens.';
+
+-- Which of the ready jobs ---------------------------------------------------------------------------
+--
+-- A job's place is how many replies its user has running, plus how many of the user's other questions come before it.
+-- Lower places are taken first, whoever asked first: a user who has nothing running is next.
+
+create function bridge.waiting_users(functions text[], most int, jobs_each int, horizon timestamptz) returns bigint[]
+language plpgsql stable set search_path = ''
+set enable_sort = off  -- so that only jobs_ready_by_user fits
+as $$
+declare
+    start uuid := gen_random_uuid();  -- if more users wait than are looked at, each claim looks at others
+    wanted text;
+    last uuid;
+    next uuid;
+    looked int;
+    found_jobs bigint[] := '{}';
+begin
+    foreach wanted in array waiting_users.functions loop
+        looked := 0;
+        -- from `start` to the last user, then from the first one to `start`
+        for part in 1 .. 2 loop
+            last := case part when 1 then start else '00000000-0000-0000-0000-000000000000' end;
+            loop
+                exit when looked >= waiting_users.most;
+                next := (
+                    select j.user_id from bridge.jobs j
+                     where j.worker is null and j.function is not null
+                       and j.function = wanted and j.user_id > last
+                     order by j.function, j.user_id, j.run_at, j.id limit 1);
+                exit when next is null or (part = 2 and next > start);
+                found_jobs := found_jobs || array(
+                    select j.id from bridge.jobs j
+                     where j.worker is null and j.function is not null
+                       and j.function = wanted and j.user_id = next
+                       and j.run_at >= waiting_users.horizon and j.run_at <= now()
+                     order by j.function, j.user_id, j.run_at, j.id limit waiting_users.jobs_each);
+                last := next;
+                looked := looked + 1;
+            end loop;
+        end loop;
+    end loop;
+    return found_jobs;
+end
+$$;
+comment on function bridge.waiting_users is
+    'The first `jobs_each` jobs of up to `most` users who wait for each of the functions, in one look at the index for each user.';
 
 create function bridge.ready_jobs(horizon timestamptz, functions text[], known text[], due timestamptz, most int)
 returns bigint[]
 language plpgsql stable set search_path = ''
 as $$
-begin
-    return array(
+declare
+    oldest bigint[] := array(
         select r.id from (
             select j.id, j.run_at
               from (select distinct u.name from unnest(ready_jobs.functions) u (name)) n
@@ -251,20 +334,126 @@ begin
             select u.id, u.run_at + bridge.unknown_wait() from bridge.unknown_jobs(known, due, most) u
           ) r (id, at)
          order by r.at, r.id limit ready_jobs.most);
+begin
+    if cardinality(oldest) = ready_jobs.most then  -- there are more, perhaps of users who have asked less
+        oldest := array(
+            select u.id from unnest(oldest) u (id)
+             union select u.id from unnest(bridge.waiting_users(functions, 128, 8, horizon)) u (id));
+    end if;
+    return oldest;
 end
 $$;
 comment on function bridge.ready_jobs is
-    'Up to `most` jobs that no worker holds, in the order in which they could be claimed: those of the `functions`, and those due at `due` whose function is not `known`.';
+    'Jobs that no worker holds and that could be claimed: the `most` oldest of the `functions`, and of those due at `due` whose function is not `known`; if there are more, also the oldest ones of each user.';
 
-create function bridge.take_ready(horizon timestamptz, functions text[], known text[], due timestamptz, slots int)
-returns bigint[]
+create function bridge.in_fair_order(
+    ready bigint[], horizon timestamptz, probing text[], others uuid[], out jobs bigint[], out newcomers int
+)
+language plpgsql set search_path = '' set enable_hashjoin = on set plan_cache_mode = force_generic_plan
+as $$
+declare
+    everybody bigint := bridge.limit_of('running_replies', null);
+begin
+    with running as materialized (
+        select h.user_id, count(*) as replies from bridge.jobs h
+         where h.worker is not null and h.run_at >= in_fair_order.horizon
+         group by h.user_id
+    ), placed as (
+        select j.id, j.user_id, j.function, j.run_at,
+               coalesce(r.replies, 0) - 1
+                   + row_number() over (partition by j.user_id order by j.run_at, j.id) as place,
+               row_number() over (partition by j.function order by j.run_at, j.id) as nth_of_function
+          from unnest(in_fair_order.ready) e (id)
+         cross join lateral (
+            select h.id, h.user_id, h.function, h.run_at from bridge.jobs h where h.id = e.id and h.worker is null) j
+          left join running r on r.user_id = j.user_id
+    )
+    select coalesce(array_agg(p.id order by p.place, p.run_at, p.id), '{}'), count(*) filter (where p.place = 0)
+      into jobs, newcomers
+      from placed p
+      left join bridge.limits own on own.name = 'running_replies' and own.user_id = p.user_id
+     where (p.place < case when own.name is null then everybody else own.value end
+            or case when own.name is null then everybody else own.value end is null)
+       and (p.place = 0 or p.user_id <> all (in_fair_order.others))
+       and (p.nth_of_function = 1 or p.function <> all (in_fair_order.probing));
+end
+$$;
+comment on function bridge.in_fair_order is
+    'Those of the ready jobs that may run now, by their places: within `running_replies` of their users, one of each function that is `probing`, and none of the `others`, whom another claim is serving, but their first. newcomers: how many of them are of users who have nothing running.';
+
+create function bridge.claimed_by_others(ready bigint[], horizon timestamptz) returns uuid[]
+language plpgsql set search_path = '' set enable_hashjoin = on
+as $$
+declare
+    everybody bigint := bridge.limit_of('running_replies', null);
+    hog record;
+    others uuid[] := '{}';
+begin
+    for hog in
+        select c.user_id from (
+            select j.user_id, count(*) as jobs
+              from unnest(claimed_by_others.ready) e (id)
+             cross join lateral (select h.user_id from bridge.jobs h where h.id = e.id) j
+             group by j.user_id) c
+          left join (
+            select h.user_id, count(*) as replies from bridge.jobs h
+             where h.worker is not null and h.run_at >= claimed_by_others.horizon
+             group by h.user_id) r on r.user_id = c.user_id
+          left join bridge.limits own on own.name = 'running_replies' and own.user_id = c.user_id
+         where c.jobs + coalesce(r.replies, 0) >= case when own.name is null then everybody else own.value end
+         order by c.user_id
+    loop
+        -- what other claims took of this user is seen by the next statement, once the lock is free
+        if not pg_try_advisory_xact_lock(hashtextextended('bridge.running_replies ' || hog.user_id, 0)) then
+            others := others || hog.user_id;
+        end if;
+    end loop;
+    return others;
+end
+$$;
+comment on function bridge.claimed_by_others is
+    'The users for whom another claim is counting replies right now: of those who may have more ready jobs than `running_replies` allows. The others are locked, so that two workers together do not exceed it.';
+
+create function bridge.lock_ready(
+    jobs bigint[], worker text, functions text[], known text[], elsewhere text[], due timestamptz, most int
+) returns bigint[]
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+begin
+    return array(
+        select j.id from unnest(lock_ready.jobs) with ordinality e (id, n)
+         cross join lateral (  -- each by its id, as in bridge.take_expired
+            select h.id, h.session_id from bridge.jobs h
+             where h.id = e.id
+               and case when h.worker is not null then false
+                        when h.function = any (lock_ready.functions) then h.run_at <= now()
+                        else h.run_at <= lock_ready.due and h.function <> all (lock_ready.known) end
+               -- whose last attempt failed here: another worker makes the next, if one does within ten seconds
+               and (h.failed_by is null or h.failed_by <> lock_ready.worker
+                    or h.function <> all (lock_ready.elsewhere) or h.run_at < now() - interval '10 seconds')
+               for update skip locked) j
+         cross join lateral (
+            select from public.sessions s where s.id = j.session_id for key share skip locked) s
+         order by e.n limit greatest(lock_ready.most, 0));
+end
+$$;
+comment on function bridge.lock_ready is 'Locks up to `most` of the jobs, in their order; leaves out those that are locked.';
+
+create function bridge.take_ready(
+    worker text, horizon timestamptz, functions text[], known text[], due timestamptz, slots int, reserve int,
+    probing text[], elsewhere text[], out taken bigint[], out is_held_back boolean
+)
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
     most int := take_ready.slots + 8;  -- a few more than needed, as others may have locked some
     ready bigint[];
-    taken bigint[] := '{}';
+    fair record;
+    open_slots int := take_ready.slots - case
+        when bridge.limit_of('running_replies', null) is null then 0 else take_ready.reserve end;
 begin
+    taken := '{}';
+    is_held_back := false;
     if take_ready.functions is null then
         select coalesce(array_agg(r.id), '{}') into taken from (
             select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
@@ -274,34 +463,31 @@ begin
                for key share of s skip locked
                for update of j skip locked
         ) r;
-        return taken;
+        return;
     end if;
     while cardinality(taken) < take_ready.slots loop
         ready := bridge.ready_jobs(horizon, functions, known, due, most);
-        select coalesce(array_agg(r.id), '{}') into taken from (
-            select j.id from unnest(ready) with ordinality e (id, n)
-             cross join lateral (  -- each by its id, as in bridge.take_expired
-                select h.id, h.session_id from bridge.jobs h
-                 where h.id = e.id
-                   and case when h.worker is not null then false
-                            when h.function = any (take_ready.functions) then h.run_at <= now()
-                            else h.run_at <= take_ready.due and h.function <> all (take_ready.known) end
-                   for update skip locked) j
-             cross join lateral (
-                select from public.sessions s where s.id = j.session_id for key share skip locked) s
-             order by e.n limit take_ready.slots
-        ) r;
-        exit when cardinality(ready) < most;  -- there are no more
+        exit when ready = '{}';
+        select f.* into fair from bridge.in_fair_order(
+            ready, horizon, probing, bridge.claimed_by_others(ready, horizon)) f;
+        taken := bridge.lock_ready(
+            fair.jobs[1:fair.newcomers], worker, functions, known, elsewhere, due, slots);
+        taken := taken || bridge.lock_ready(
+            fair.jobs[fair.newcomers + 1:], worker, functions, known, elsewhere, due,
+            open_slots - cardinality(taken));
+        is_held_back := cardinality(ready) > cardinality(taken);
+        -- more only if others have locked some of these
+        exit when cardinality(ready) < most or cardinality(taken) >= least(open_slots, cardinality(fair.jobs));
         most := most * 4;
     end loop;
-    return taken;
 end
 $$;
 comment on function bridge.take_ready is
-    'Locks up to `slots` jobs that are due, that no worker holds, and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`.';
+    'Locks up to `slots` jobs that are due, that no worker holds, and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`. The last `reserve` slots are only for users who have nothing running. is_held_back: there are more, for which a slot or a reply of their user has to become free.';
 
 create function public.bridge_claim(
-    worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null
+    worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null,
+    reserve int default 0, probing text[] default '{}', paused text[] default '{}', failing text[] default '{}'
 ) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 -- The queue is short-lived and its statistics are always stale: this and the functions it calls walk the indexes.
@@ -310,12 +496,15 @@ as $$
 declare
     snapshot text := pg_current_snapshot()::text;
     lease_end timestamptz := now() + bridge.heartbeat(
-        bridge_claim.worker, bridge_claim.lease_seconds, bridge_claim.functions);
+        bridge_claim.worker, bridge_claim.lease_seconds, bridge_claim.functions, bridge_claim.failing);
     horizon timestamptz := bridge.claim_horizon(bridge_claim.worker, bridge_claim.functions);
     due timestamptz := now() - bridge.unknown_wait();
     known text[] := bridge.known_functions(bridge_claim.functions, due);
+    elsewhere text[] := bridge.answered_elsewhere(bridge_claim.worker);
+    takes text[] := case when bridge_claim.functions is not null then array(
+        select f.name from unnest(bridge_claim.functions) f (name) where f.name <> all (bridge_claim.paused)) end;
     expired bigint[];
-    taken bigint[];
+    ready record;
     job bridge.jobs;
     jobs jsonb[] := '{}';  -- appending to an array does not copy it, unlike appending to a jsonb
 begin
@@ -328,7 +517,7 @@ begin
                     where h.worker is not null and h.run_at >= horizon and h.worker = bridge_claim.worker
                     order by h.run_at, h.id))
            and j.worker = bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
-         order by j.id limit greatest(bridge_claim.slots, 1) for update
+         order by j.id limit greatest(bridge_claim.slots, 1) for update skip locked
     loop
         update bridge.jobs j set lease_until = lease_end where j.id = job.id;
         jobs := jobs || bridge.open_attempt(job, bridge_claim.history);
@@ -336,21 +525,24 @@ begin
 
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
-    expired := bridge.take_expired(bridge_claim.worker, horizon, bridge_claim.functions, known, due, slots);
-    taken := bridge.take_ready(horizon, bridge_claim.functions, known, due, slots - cardinality(expired));
+    expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots);
+    select r.* into ready from bridge.take_ready(
+        bridge_claim.worker, horizon, takes, known, due, slots - cardinality(expired), bridge_claim.reserve,
+        bridge_claim.probing, elsewhere) r;
     for job in
         update bridge.jobs j
            set worker = bridge_claim.worker,
                lease_until = lease_end,
                attempt = j.attempt + 1,
                failures = j.failures + (j.worker is not null)::int
-         where j.id = any (taken || expired)
+         where j.id = any (ready.taken || expired)
      returning j.*
     loop
         jobs := jobs || bridge.open_attempt(job, bridge_claim.history, true, job.id = any (expired));
     end loop;
-    return bridge.queue_hints(bridge_claim.worker) || jsonb_build_object('jobs', to_jsonb(jobs), 'snapshot', snapshot);
+    return bridge.queue_hints(bridge_claim.worker) || jsonb_build_object(
+        'jobs', to_jsonb(jobs), 'snapshot', snapshot, 'held_back', ready.is_held_back, 'elsewhere', to_jsonb(elsewhere));
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Returns {jobs: [{question_id, …}], next_in_ms, workers, ready, snapshot}; the snapshot shows which transactions the claim has seen.';
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any) and not `paused`, and those whose function no worker has known for half a minute, so that they fail. Of each function that is `probing` it takes one. Those that are `failing` are noted. The last `reserve` slots are for users who have nothing running. Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, workers, ready, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';

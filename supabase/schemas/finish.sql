@@ -21,8 +21,14 @@ language plpgsql set search_path = ''
 as $$
 declare
     outcome text := case when job.cancel then 'cancelled' else result ->> 'outcome' end;
+    -- The fault may be the worker's own, such as a model that it cannot reach. Then another one answers, if there is
+    -- one, and the question's failures do not grow; twenty times at most.
+    is_handed_over boolean := outcome = 'failed' and result ? 'hand_over_in_ms' and job.attempt - job.failures <= 20
+        and job.function = any (bridge.answered_elsewhere(job.worker));
     retry_at timestamptz := case
         when outcome = 'released' then now()
+        when is_handed_over
+            then now() + make_interval(secs => least((result ->> 'hand_over_in_ms')::float8, 86400000) / 1000)
         when outcome = 'failed' and result ? 'retry_in_ms'
             then now() + make_interval(secs => least((result ->> 'retry_in_ms')::float8, 86400000) / 1000)
         end;
@@ -36,9 +42,11 @@ begin
         perform bridge.set_status(job.question_id, 'queued');
         update bridge.jobs j
            set worker = null, lease_until = null, run_at = retry_at,
-               failures = j.failures + (outcome = 'failed')::int
+               failures = j.failures + (outcome = 'failed' and not is_handed_over)::int,
+               failed_by = case when outcome = 'failed' then job.worker end
          where j.id = job.id;
-        if outcome = 'released' then
+        -- after a failure too: another worker makes the next attempt, and has to learn when it is due
+        if outcome = 'released' or job.function = any (bridge.answered_elsewhere(job.worker)) then
             perform bridge.announce_work(array[job.question_id]);
         end if;
         return;
@@ -66,22 +74,25 @@ as $$
 begin
     perform bridge.finish(job, result);
     return 'ok';
-exception when others then
-    if bridge.is_transient(sqlstate) then
-        raise;  -- not this result's fault: the worker repeats the batch
-    end if;
-    -- refused because of its content: end it as failed, without that content
-    raise warning 'bridge_finish: % refused: % %', job.question_id, sqlstate, sqlerrm;
-    perform bridge.finish(job, jsonb_build_object(
-        'outcome', 'failed',
-        'error', jsonb_build_object('code', 'unstorable', 'message', 'The reply could not be stored.'),
-        'run', jsonb_build_object('error', jsonb_build_object(
-            'code', 'unstorable', 'detail', sqlstate || ' ' || sqlerrm))));
-    return 'refused';
+exception
+    when lock_not_available then
+        return 'busy';  -- a user keeps one of the reply's files locked
+    when others then
+        if bridge.is_transient(sqlstate) then
+            raise;  -- not this result's fault: the worker repeats the batch
+        end if;
+        -- refused because of its content: end it as failed, without that content
+        raise warning 'bridge_finish: % refused: % %', job.question_id, sqlstate, sqlerrm;
+        perform bridge.finish(job, jsonb_build_object(
+            'outcome', 'failed',
+            'error', jsonb_build_object('code', 'unstorable', 'message', 'The reply could not be stored.'),
+            'run', coalesce(nullif(result -> 'run', 'null'), '{}') || jsonb_build_object('error', jsonb_build_object(
+                'code', 'unstorable', 'detail', sqlstate || ' ' || sqlerrm))));
+        return 'refused';
 end
 $$;
 comment on function bridge.finish_held is
-    'Finishes a job that its worker holds: ok, or refused (it was ended as failed). A refused result does not affect the others.';
+    'Finishes a job that its worker holds: ok, busy (nothing was written, as something is locked), or refused (it was ended as failed). A refused result does not affect the others.';
 
 create function bridge.state_of_unheld(worker text, question_id uuid, attempt int) returns text
 language plpgsql stable set search_path = ''
@@ -100,48 +111,138 @@ $$;
 comment on function bridge.state_of_unheld is
     'For a job that its worker does not hold: ok (this attempt is already finished), lost, or gone (the question is deleted).';
 
-create function public.bridge_finish(worker text, results jsonb) returns jsonb
+create function bridge.price_lost(worker text, question_id uuid, attempt int, run jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+    known bridge.runs;
+    input int := coalesce((run ->> 'input_tokens')::int, 0);
+    output int := coalesce((run ->> 'output_tokens')::int, 0);
+begin
+    -- what was charged when the job was taken over is an estimate; the rest is charged once
+    select r.* into known from bridge.runs r
+     where r.question_id = price_lost.question_id and r.attempt = price_lost.attempt
+       and r.worker = price_lost.worker and r.outcome = 'lost'
+       for update skip locked;
+    if not found then
+        return '{}';
+    end if;
+    update bridge.runs r
+       set input_tokens = greatest(r.input_tokens, input), output_tokens = greatest(r.output_tokens, output)
+     where r.question_id = known.question_id and r.attempt = known.attempt;
+    return jsonb_build_object('input_tokens', greatest(
+        0, input + output - coalesce(known.input_tokens, 0) - coalesce(known.output_tokens, 0)));
+end
+$$;
+comment on function bridge.price_lost is
+    'Notes what an attempt cost whose worker had lost its lease; returns what is still to be charged.';
+
+create function bridge.begin_title(session_id uuid) returns boolean
+language plpgsql set search_path = ''
+as $$
+begin
+    insert into bridge.titles as t (session_id)
+    select s.id from public.sessions s where s.id = begin_title.session_id and s.title is null
+        on conflict on constraint titles_pkey do update set tries = t.tries + 1 where not t.is_named and t.tries < 3;
+    return found;
+end
+$$;
+comment on function bridge.begin_title is
+    'Whether a model may be asked for a session''s title: until it has given one, three times at most. The caller holds the session.';
+
+create function public.bridge_title(session_id uuid, user_id uuid, title text, run jsonb) returns text
+language plpgsql security definer set search_path = '' set statement_timeout = '6s' set lock_timeout = '50ms'
+as $$
+declare
+    state text := 'ok';
+begin
+    -- repeated, after an answer that was lost or was `busy`, it charges nothing
+    update bridge.titles t set charged = t.tries, is_named = t.is_named or bridge_title.title is not null
+     where t.session_id = bridge_title.session_id and t.charged < t.tries;
+    if found or not exists (select from public.sessions s where s.id = bridge_title.session_id) then
+        perform bridge.charge_tokens(jsonb_build_array(
+            coalesce(bridge_title.run, '{}') || jsonb_build_object('user_id', bridge_title.user_id)));
+    end if;
+    if bridge_title.title is not null then
+        perform from public.sessions s where s.id = bridge_title.session_id for no key update skip locked;
+        if found then
+            update public.sessions s set title = bridge_title.title
+             where s.id = bridge_title.session_id and s.title is null;
+        elsif exists (select from public.sessions s where s.id = bridge_title.session_id) then
+            state := 'busy';
+        end if;
+    end if;
+    return state;
+end
+$$;
+comment on function public.bridge_title is
+    'Sets the title that a model gave a session which has none (null: it gave none), and charges what it cost. Returns ok, or busy: the session is locked, try again.';
+
+create function public.bridge_finish(worker text, results jsonb, knows_busy boolean default false) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
+set lock_timeout = '50ms'  -- of a user's files; whatever else a user can lock is not waited for at all
 set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
 as $$
 declare
     result record;
     job bridge.jobs;
     state text;
+    sessions uuid[];
+    free bigint[];
     states jsonb := '{}';
     charges jsonb[] := '{}';
+    untitled uuid[] := '{}';
 begin
-    perform from public.sessions s
-      where s.id in (
-          select j.session_id from bridge.jobs j
-            join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id)
-      order by s.id for no key update;
-    perform from bridge.jobs j
-      join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id
-      order by j.id for update of j;
+    -- Nobody waits for a session or a job that its user keeps locked, with a request that takes long: the replies of all
+    -- others in the batch would be late.
+    sessions := array(
+        select s.id from public.sessions s
+         where s.id in (
+            select j.session_id from bridge.jobs j
+              join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id)
+         order by s.id for no key update skip locked);
+    free := array(
+        select j.id from bridge.jobs j
+          join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id
+         where j.session_id = any (sessions)
+         order by j.id for update of j skip locked);
     for result in
         select i.*, e.value as item
           from jsonb_array_elements(bridge_finish.results) e
-         cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, user_id text, run jsonb)
+         cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, user_id text, run jsonb, name boolean)
     loop
         select j.* into job from bridge.jobs j
          where j.question_id = result.question_id
            and j.worker = bridge_finish.worker and j.attempt = result.attempt;
-        if found then
+        if job.id is null then
+            state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
+            if state = 'lost' then
+                result.run := bridge.price_lost(
+                    bridge_finish.worker, result.question_id, result.attempt, coalesce(result.run, '{}'));
+            end if;
+        elsif job.id = any (free) then
             state := bridge.finish_held(job, result.item);
         else
-            state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
+            state := 'busy';
+        end if;
+        if state = 'busy' and not bridge_finish.knows_busy then
+            raise lock_not_available using message = format('Session %s is locked', job.session_id),
+                hint = 'Send the results again, in smaller batches.';
         end if;
         -- deleting the session does not avoid the charge: the tokens were used
-        if state = 'gone' or (job.id is not null and state = 'ok') then
+        if state in ('gone', 'lost') or (job.id is not null and state in ('ok', 'refused')) then
             charges := charges || (coalesce(result.run, '{}') || jsonb_build_object(
                 'user_id', coalesce(job.user_id::text, result.user_id)));
+        end if;
+        if result.name and state = 'ok' and job.id is not null and bridge.begin_title(job.session_id) then
+            untitled := untitled || result.question_id;
         end if;
         states := states || jsonb_build_object(result.question_id, state);
     end loop;
     perform bridge.charge_tokens(to_jsonb(charges));
-    return bridge.queue_hints(bridge_finish.worker) || jsonb_build_object('results', states);
+    return bridge.queue_hints(bridge_finish.worker)
+        || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled));
 end
 $$;
 comment on function public.bridge_finish is
-    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, run?}]. Returns {results: {question_id: ok|lost|gone|refused}, next_in_ms, workers, ready}.';
+    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], next_in_ms, workers, ready}. busy: a user keeps it locked, send it again; it is an error for a caller without `knows_busy`. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title.';

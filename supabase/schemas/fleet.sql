@@ -24,8 +24,9 @@ end
 $$;
 comment on function bridge.note_functions is 'Records until when a worker that knows these functions counts as live.';
 
-create function bridge.heartbeat(worker text, lease_seconds int default null, functions text[] default null)
-returns interval
+create function bridge.heartbeat(
+    worker text, lease_seconds int default null, functions text[] default null, failing text[] default '{}'
+) returns interval
 language plpgsql set search_path = ''
 as $$
 declare
@@ -36,15 +37,18 @@ begin
      where w.name = heartbeat.worker and w.seen_at > now() - interval '5 seconds'
        and (heartbeat.lease_seconds is null
             or (w.lease = make_interval(secs => heartbeat.lease_seconds)
-                and w.functions is not distinct from heartbeat.functions));
+                and w.functions is not distinct from heartbeat.functions
+                and w.failing = heartbeat.failing));
     if not found then
         delete from bridge.workers w where w.seen_at < now() - interval '1 day';
-        insert into bridge.workers as w (name, lease, functions)
-        values (heartbeat.worker, make_interval(secs => coalesce(heartbeat.lease_seconds, 30)), heartbeat.functions)
+        insert into bridge.workers as w (name, lease, functions, failing)
+        values (heartbeat.worker, make_interval(secs => coalesce(heartbeat.lease_seconds, 30)), heartbeat.functions,
+                heartbeat.failing)
         on conflict (name) do update
            set seen_at = now(),
                lease = case when heartbeat.lease_seconds is null then w.lease else excluded.lease end,
-               functions = case when heartbeat.lease_seconds is null then w.functions else excluded.functions end
+               functions = case when heartbeat.lease_seconds is null then w.functions else excluded.functions end,
+               failing = case when heartbeat.lease_seconds is null then w.failing else excluded.failing end
         returning w.* into me;
         -- as long as bridge.live_workers counts it
         perform bridge.note_functions(
@@ -84,6 +88,21 @@ end
 $$;
 comment on function bridge.known_functions is
     'The functions that some worker has known after `since`, and those of the caller, sorted.';
+
+create function bridge.answered_elsewhere(worker text) returns text[]
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return array(
+        select distinct f.name
+          from bridge.workers w
+          join bridge.live_workers l on l.name = w.name
+         cross join unnest(w.functions) f (name)
+         where w.name <> answered_elsewhere.worker and f.name <> all (w.failing));
+end
+$$;
+comment on function bridge.answered_elsewhere is
+    'The functions that other live workers answer, as far as these do not fail there.';
 
 create function bridge.unknown_jobs(known text[], due timestamptz, most int) returns setof bridge.jobs
 language plpgsql stable set search_path = ''

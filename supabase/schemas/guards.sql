@@ -22,8 +22,14 @@ create function bridge.check_json() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 declare
-    value jsonb := to_jsonb(new) -> tg_argv[0];
+    value jsonb;
 begin
+    -- not `to_jsonb(new) -> tg_argv[0]`, which copies the whole row
+    if tg_argv[0] = 'metadata' then
+        value := new.metadata;
+    else
+        value := new.data;
+    end if;
     if not bridge.is_readable(value) then
         raise exception '"%" is nested too deeply or contains a number that is too large', tg_argv[0]
             using errcode = 'PT400', hint = 'Use at most 32 levels and numbers up to 1e308. Send larger numbers as text.';
@@ -53,12 +59,45 @@ end
 $$;
 comment on function bridge.forget_ids is 'Deletes up to `most` of the ids that are older than a week; returns how many.';
 
+create function bridge.forget_broadcasts(session_ids uuid[], most_bytes bigint default null) returns int
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms'
+as $$
+declare
+    ids text[] := array(select x.id::text from unnest(forget_broadcasts.session_ids) x (id));
+    topics text[] := array(select 'session:' || x.id from unnest(ids) x (id));
+    bytes bigint;
+    forgotten int;
+    more int;
+begin
+    if ids = '{}' or not has_table_privilege('realtime.messages', 'delete') then
+        return 0;
+    end if;
+    select coalesce(sum(pg_relation_size(i.inhrelid)), 0) into bytes
+      from pg_catalog.pg_inherits i where i.inhparent = 'realtime.messages'::regclass;
+    if bytes > forget_broadcasts.most_bytes then
+        return 0;
+    end if;
+    delete from realtime.messages m where m.topic = any (topics);
+    get diagnostics forgotten = row_count;
+    delete from realtime.messages m where m.event = 'session' and m.topic ^@ 'user:' and m.payload ->> 'id' = any (ids);
+    get diagnostics more = row_count;
+    return forgotten + more;
+exception when others then
+    raise warning 'bridge.forget_broadcasts: %', sqlerrm;
+    return 0;
+end
+$$;
+comment on function bridge.forget_broadcasts is
+    'Deletes what Realtime has stored of broadcasts about sessions (for three days), and returns how many. There is no index to find them by: if the table is larger than `most_bytes`, it does nothing.';
+
 create function bridge.note_deleted() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
     if tg_table_name = 'sessions' then
         insert into bridge.deleted_ids (id) select d.id from deleted d order by d.id on conflict do nothing;
+        -- at once where that takes a moment, otherwise bridge_trim does it
+        perform bridge.forget_broadcasts(array(select d.id from deleted d), 33554432);
     else
         -- a week: Supabase's tokens do not live longer, and no reply takes as long
         insert into bridge.deleted_ids (id)
@@ -69,7 +108,7 @@ begin
     return null;
 end
 $$;
-comment on function bridge.note_deleted is 'Keeps the ids of deleted sessions and questions for a week.';
+comment on function bridge.note_deleted is 'Keeps the ids of deleted sessions and questions for a week, and forgets what was broadcast about the sessions.';
 
 create trigger note_deleted after delete on public.sessions
     referencing old table as deleted

@@ -8,8 +8,8 @@ create table bridge.limits (
     value bigint,
     constraint limits_key unique nulls not distinct (name, user_id),
     constraint limits_name check (name in (
-        'messages_per_minute', 'unfinished_replies', 'tokens_per_day', 'sessions', 'files_per_session',
-        'versions_per_file', 'message_bytes', 'file_bytes')),
+        'messages_per_minute', 'sessions_per_minute', 'changes_per_minute', 'unfinished_replies', 'running_replies',
+        'tokens_per_day', 'sessions', 'files_per_session', 'versions_per_file', 'message_bytes', 'file_bytes')),
     constraint limits_value check (value >= 0)
 );
 comment on table bridge.limits is
@@ -21,25 +21,37 @@ create index limits_of_user on bridge.limits (user_id);
 -- migrations/ covers them. `supabase db diff` does not see rows: write a change into the migration by hand.
 insert into bridge.limits (name, value) values
     ('messages_per_minute', 30),
+    ('sessions_per_minute', 30),
+    ('changes_per_minute', 300),
     ('unfinished_replies', 20),
-    ('tokens_per_day', null),
+    ('running_replies', 8),
+    ('tokens_per_day', 1000000),
     ('sessions', 1000),
     ('files_per_session', 200),
     ('versions_per_file', 50),
     ('message_bytes', 32768),
     ('file_bytes', 262144);
 
-create table bridge.usage (
+create table bridge.rates (
     user_id uuid primary key references auth.users (id) on delete cascade,
     minute_at timestamptz not null default now(),
     messages int not null default 0,
+    sessions int not null default 0,
+    changes int not null default 0
+) with (fillfactor = 50);
+comment on table bridge.rates is
+    'What a user has done in the minute that began at minute_at. A request of the user may keep its row locked: only the user''s own requests touch it.';
+comment on column bridge.rates.changes is 'Sessions changed or deleted; files written, changed or deleted.';
+
+create table bridge.usage (
+    user_id uuid primary key references auth.users (id) on delete cascade,
     day date not null default (now() at time zone 'utc')::date,
     tokens bigint not null default 0
 ) with (fillfactor = 50);
 comment on table bridge.usage is
-    'What a user has used: messages in the minute that began at minute_at, tokens on the (UTC) day.';
+    'The tokens that a user has used on the (UTC) day. Only workers lock its rows, and only for a moment.';
 
-revoke all on bridge.limits, bridge.usage from public, anon, authenticated, service_role;
+revoke all on bridge.limits, bridge.rates, bridge.usage from public, anon, authenticated, service_role;
 
 create function bridge.limit_of(name text, user_id uuid) returns bigint
 language plpgsql stable set search_path = ''
@@ -61,40 +73,69 @@ begin
         errcode = 'PT429',
         detail = jsonb_strip_nulls(jsonb_build_object(
             'limit', refuse.name, 'value', refuse.value, 'ends_at', refuse.ends_at))::text,
-        hint = coalesce(
-            format('Try again in %s s.', ceil(extract(epoch from refuse.ends_at - now()))::int),
-            'Wait for a reply to finish, or delete something.');
+        hint = case when refuse.ends_at is null then 'Wait for a reply to finish, or delete something.'
+            else format('Try again in %s s.', greatest(1, ceil(extract(epoch from refuse.ends_at - now()))::int)) end;
 end
 $$;
 comment on function bridge.refuse is 'Raises HTTP 429 with the limit and when it ends.';
+
+create function bridge.count_rate(user_id uuid, name text) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+    used bridge.rates;
+    counted int;
+    most bigint := bridge.limit_of(count_rate.name || '_per_minute', count_rate.user_id);
+begin
+    -- the row's lock makes concurrent requests of one user wait for each other, and no others
+    insert into bridge.rates as r (user_id, messages, sessions, changes)
+    select u.id, (count_rate.name = 'messages')::int, (count_rate.name = 'sessions')::int,
+           (count_rate.name = 'changes')::int
+      from auth.users u where u.id = count_rate.user_id
+    on conflict on constraint rates_pkey do update
+       set messages = case when r.minute_at > now() - interval '1 minute' then r.messages else 0 end + excluded.messages,
+           sessions = case when r.minute_at > now() - interval '1 minute' then r.sessions else 0 end + excluded.sessions,
+           changes = case when r.minute_at > now() - interval '1 minute' then r.changes else 0 end + excluded.changes,
+           minute_at = case when r.minute_at > now() - interval '1 minute' then r.minute_at else now() end
+    returning * into used;
+    counted := case count_rate.name
+        when 'messages' then used.messages when 'sessions' then used.sessions else used.changes end;
+    if counted > most then
+        perform bridge.refuse(format('Rate limit: %s %s per minute', most, count_rate.name),
+                              count_rate.name || '_per_minute', most, used.minute_at + interval '1 minute');
+    end if;
+end
+$$;
+comment on function bridge.count_rate is
+    'Counts one of `messages`, `sessions` or `changes` in a user''s minute, or refuses it.';
+
+create function bridge.tokens_left(user_id uuid) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return not exists (
+        select from bridge.usage u
+         where u.user_id = tokens_left.user_id and u.day = (now() at time zone 'utc')::date
+           and u.tokens >= bridge.limit_of('tokens_per_day', tokens_left.user_id));
+end
+$$;
+comment on function bridge.tokens_left is 'Whether a user has not used up the tokens of this day.';
 
 create function bridge.charge(user_id uuid) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-    used bridge.usage;
     most bigint;
 begin
-    -- the row's lock makes concurrent inserts of one user wait for each other, and no others
-    insert into bridge.usage as u (user_id, messages) values (charge.user_id, 1)
-    on conflict on constraint usage_pkey do update
-       set messages = case when u.minute_at > now() - interval '1 minute' then u.messages + 1 else 1 end,
-           minute_at = case when u.minute_at > now() - interval '1 minute' then u.minute_at else now() end
-    returning * into used;
-
-    most := bridge.limit_of('messages_per_minute', charge.user_id);
-    if used.messages > most then
-        perform bridge.refuse(format('Rate limit: %s messages per minute', most),
-                              'messages_per_minute', most, used.minute_at + interval '1 minute');
-    end if;
+    perform bridge.count_rate(charge.user_id, 'messages');
     most := bridge.limit_of('unfinished_replies', charge.user_id);
     if most is not null and (select count(*) from bridge.jobs j where j.user_id = charge.user_id) >= most then
         perform bridge.refuse(format('Too many replies in progress (limit %s)', most), 'unfinished_replies', most);
     end if;
-    most := bridge.limit_of('tokens_per_day', charge.user_id);
-    if used.day = (now() at time zone 'utc')::date and used.tokens >= most then
+    if not bridge.tokens_left(charge.user_id) then
+        most := bridge.limit_of('tokens_per_day', charge.user_id);
         perform bridge.refuse(format('Daily limit reached: %s tokens', most), 'tokens_per_day', most,
-                              ((used.day + 1)::timestamp at time zone 'utc'));
+                              ((now() at time zone 'utc')::date + 1)::timestamp at time zone 'utc');
     end if;
 end
 $$;
@@ -106,14 +147,16 @@ as $$
 declare
     spent record;
 begin
-    -- in one order, and after every other lock
+    -- In one order, and after every other lock. A user who is being deleted pays nothing: nobody waits for that.
     for spent in
         select r.user_id, sum(coalesce(r.input_tokens, 0) + coalesce(r.output_tokens, 0)) as tokens
           from jsonb_to_recordset(charge_tokens.runs) r (user_id uuid, input_tokens bigint, output_tokens bigint)
          group by r.user_id order by r.user_id
     loop
-        insert into bridge.usage as u (user_id, tokens)
-        select x.id, spent.tokens from auth.users x where x.id = spent.user_id and spent.tokens <> 0
+        continue when spent.tokens <= 0;
+        perform from auth.users x where x.id = spent.user_id for key share skip locked;
+        continue when not found;
+        insert into bridge.usage as u (user_id, tokens) values (spent.user_id, spent.tokens)
         on conflict on constraint usage_pkey do update
            set tokens = case when u.day = excluded.day then u.tokens else 0 end + excluded.tokens,
                day = excluded.day;
@@ -122,25 +165,62 @@ end
 $$;
 comment on function bridge.charge_tokens is 'Counts the tokens of runs [{user_id, input_tokens?, output_tokens?}] for today.';
 
-create function bridge.check_sessions() returns trigger
+create function bridge.admit_session() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 declare
     most bigint := bridge.limit_of('sessions', new.user_id);
 begin
-    if most is null then
+    -- its size before anything looks into it: that could take seconds
+    if (tg_op = 'INSERT' or new.metadata is distinct from old.metadata)
+       and (pg_column_size(new.metadata) > 65536 or octet_length(new.metadata::text) > 16384)
+    then
+        raise exception '"metadata" must be a JSON object of at most 16384 bytes (16 KiB)' using errcode = 'PT400';
+    end if;
+    if tg_op = 'UPDATE' then
+        -- not what the worker and a new question change
+        if auth.uid() is not null
+           and (old.title, old.function, old.metadata, old.on_new_message)
+               is distinct from (new.title, new.function, new.metadata, new.on_new_message)
+        then
+            perform bridge.count_rate(auth.uid(), 'changes');
+        end if;
         return new;
     end if;
-    -- the lock keeps concurrent inserts of this user from counting past each other
-    insert into bridge.usage as u (user_id) select x.id from auth.users x where x.id = new.user_id
-    on conflict on constraint usage_pkey do update set messages = u.messages;
+    if auth.uid() is not null then
+        perform bridge.count_rate(auth.uid(), 'sessions');
+    elsif most is not null then
+        -- the lock keeps concurrent inserts for this user from counting past each other
+        insert into bridge.rates as r (user_id) select x.id from auth.users x where x.id = new.user_id
+        on conflict on constraint rates_pkey do update set messages = r.messages;
+    end if;
     if (select count(*) from public.sessions s where s.user_id = new.user_id) >= most then
         perform bridge.refuse(format('Too many sessions (limit %s)', most), 'sessions', most);
     end if;
     return new;
 end
 $$;
-comment on function bridge.check_sessions is 'Refuses a session beyond the limit.';
+comment on function bridge.admit_session is
+    'Refuses a session beyond the limits: how many a user has, opens in a minute and changes in a minute, and how large they are.';
 
-create trigger check_sessions before insert on public.sessions
-    for each row execute function bridge.check_sessions();
+-- the first of the triggers: they run in the order of their names
+create trigger admit_session before insert or update on public.sessions
+    for each row execute function bridge.admit_session();
+
+create function bridge.count_change() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+    -- not what a worker or an administrator does, nor what the deletion of a session takes with it
+    if auth.uid() is not null and pg_trigger_depth() = 1 then
+        perform bridge.count_rate(auth.uid(), 'changes');
+    end if;
+    return case when tg_op = 'DELETE' then old else new end;
+end
+$$;
+comment on function bridge.count_change is 'Counts a row that a user changes, or refuses it.';
+
+create trigger count_change before delete on public.sessions
+    for each row execute function bridge.count_change();
+create trigger count_change before insert or update or delete on public.code_files
+    for each row execute function bridge.count_change();

@@ -63,6 +63,7 @@ as $$
 declare
     question public.messages;
     letters uuid[];
+    free uuid[];
     ready uuid[] := '{}';
     retried int := 0;
 begin
@@ -71,13 +72,15 @@ begin
          where bridge_dead_retry.question_ids is null or x.question_id = any (bridge_dead_retry.question_ids)
          order by x.id limit 500
     ) d;
-    perform from public.sessions s
-      where s.id in (select d.session_id from bridge.dead_letters d where d.question_id = any (letters))
-      order by s.id for no key update;
+    -- a session that its user keeps locked is left for another time
+    free := array(
+        select s.id from public.sessions s
+         where s.id in (select d.session_id from bridge.dead_letters d where d.question_id = any (letters))
+         order by s.id for no key update skip locked);
     for question in
         select m.* from public.messages m
           join bridge.dead_letters d on d.question_id = m.id
-         where d.question_id = any (letters)
+         where d.question_id = any (letters) and m.session_id = any (free)
            and not exists (select from bridge.jobs j where j.question_id = m.id)
          order by m.session_id, m.ordinal
     loop
@@ -92,7 +95,7 @@ begin
 end
 $$;
 comment on function public.bridge_dead_retry is
-    'Requeues dead letters with a fresh count of failures (null: the 500 oldest). Returns how many.';
+    'Requeues dead letters with a fresh count of failures (null: the 500 oldest), except in sessions that are locked. Returns how many.';
 
 create function public.bridge_dead_drop(question_ids uuid[] default null) returns int
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
@@ -100,8 +103,10 @@ as $$
 declare
     dropped int;
 begin
-    delete from bridge.dead_letters d
-     where bridge_dead_drop.question_ids is null or d.question_id = any (bridge_dead_drop.question_ids);
+    delete from bridge.dead_letters d where d.id = any (array(
+        select x.id from bridge.dead_letters x
+         where bridge_dead_drop.question_ids is null or x.question_id = any (bridge_dead_drop.question_ids)
+           for update skip locked));
     get diagnostics dropped = row_count;
     return dropped;
 end
@@ -124,8 +129,15 @@ begin
             select from pg_catalog.pg_policies p
              where p.schemaname = 'realtime' and p.tablename = 'messages' and p.policyname like 'bridge: %')
             then bridge.topics_policy() end,
-        'can_announce', has_function_privilege('realtime.send(jsonb, text, text, boolean)', 'execute'));
+        'can_announce', has_function_privilege('realtime.send(jsonb, text, text, boolean)', 'execute'),
+        'authenticated_statement_timeout', (
+            select split_part(c.setting, '=', 2)
+              from pg_catalog.pg_db_role_setting r
+              join pg_catalog.pg_roles o on o.oid = r.setrole
+             cross join unnest(r.setconfig) c (setting)
+             where o.rolname = 'authenticated' and c.setting like 'statement\_timeout=%'
+             order by r.setdatabase desc limit 1));
 end
 $$;
 comment on function public.bridge_doctor is
-    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policy to create if it is missing, and whether broadcasts can be sent.';
+    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policy to create if it is missing, whether broadcasts can be sent, and how long a request of a user may take.';

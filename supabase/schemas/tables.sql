@@ -16,6 +16,9 @@ create table public.sessions (
     updated_at timestamptz not null default clock_timestamp(),
     constraint sessions_title_size check (octet_length(title) <= 1024),
     constraint sessions_function_size check (octet_length(function) between 1 and 128),
+    -- it is shown to operators: no control characters, no line separators, nothing that changes the direction of text
+    constraint sessions_function_printable check (
+        function !~ '[\u0001-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]'),
     constraint sessions_metadata_object check (
         jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
     ),

@@ -59,8 +59,11 @@ begin
     rest := rest - versions;
     -- deletions forget ids as well, but one that deletes many sessions leaves more than it forgets
     rest := rest - bridge.forget_ids(rest);
-    return jsonb_build_object('runs', runs, 'dead_letters', letters, 'versions', versions, 'more', rest = 0);
+    return jsonb_build_object(
+        'runs', runs, 'dead_letters', letters, 'versions', versions, 'more', rest = 0,
+        'broadcasts', bridge.forget_broadcasts(array(
+            select d.id from bridge.deleted_ids d where d.deleted_at > now() - interval '4 days')));
 end
 $$;
 comment on function public.bridge_trim is
-    'Deletes attempts, dead letters and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows. Returns {runs, dead_letters, versions, more}; if `more`, call it again.';
+    'Deletes attempts, dead letters and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows; and what Realtime still stores of broadcasts about deleted sessions. Returns {runs, dead_letters, versions, broadcasts, more}; if `more`, call it again.';

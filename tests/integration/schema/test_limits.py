@@ -57,7 +57,7 @@ async def test_concurrent_inserts_are_counted_one_by_one(
     assert errors[0]["hint"].startswith("Try again in ")
     assert len(await user.rows("messages")) == 20
     # the minute is over
-    await db.execute("update bridge.usage set minute_at = minute_at - interval '1 minute'")
+    await db.execute("update bridge.rates set minute_at = minute_at - interval '1 minute'")
     await user.ask(sessions[0], "again")
 
 
@@ -70,9 +70,9 @@ async def test_inserts_of_one_user_do_not_block_another(
     """While one user's insert holds that user's lock, another user's succeeds."""
     other = await sign_up()
     mine, theirs = await user.open_session(), await other.open_session()
-    await user.ask(mine, "makes the usage row")
+    await user.ask(mine, "makes the row")
     async with db.transaction():
-        await db.execute("select from bridge.usage where user_id = %s for update", (user.id,))
+        await db.execute("select from bridge.rates where user_id = %s for update", (user.id,))
         blocked = asyncio.create_task(user.ask(mine, "waits"))
         async with asyncio.timeout(5):
             await other.ask(theirs, "does not wait")

@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from bridge.breaker import Breakers, Plan
 from bridge.claims import LOCKED_SECONDS, MOST_SLOTS, PROMPT_WORKERS, STAGGER_SECONDS, Claims
 from bridge.errors import StoreUnavailable
 from bridge.jobs import Jobs
@@ -31,7 +32,7 @@ class FakeStore:
     def __init__(self, result: Claim = NOTHING) -> None:
         self.result = result
 
-    async def claim(self, slots: int, holding: list[str], functions: Sequence[str]) -> Claim:
+    async def claim(self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan) -> Claim:
         return self.result
 
 
@@ -39,7 +40,10 @@ class Watched(Claims):
     """Records what woke each claim."""
 
     def __init__(self, store: object, jobs: Jobs) -> None:
-        super().__init__(cast(Store, store), jobs, FUNCTIONS, SETTINGS, Metrics(), on_missed_wakeup=self._on_missed)
+        self.breakers = Breakers(FUNCTIONS)
+        super().__init__(
+            cast(Store, store), jobs, FUNCTIONS, self.breakers, SETTINGS, Metrics(), on_missed_wakeup=self._on_missed
+        )
         self.sources: list[str] = []
         self.missed = 0
 
@@ -98,7 +102,7 @@ async def test_claim_of_locked_job_is_repeated_at_a_pace(monkeypatch: pytest.Mon
     pauses: list[float | None] = []
     monkeypatch.setattr(Claims, "wake_in", lambda _, seconds: pauses.append(seconds))
     async with running(FakeStore(Claim((), QueueHints(0.0, 1)))):
-        assert pauses == [LOCKED_SECONDS]
+        assert [pause for pause in pauses if pause is not None] == [LOCKED_SECONDS]
 
 
 async def test_transaction_that_never_becomes_visible_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +121,9 @@ async def test_failed_claim_is_followed_by_smaller_one(monkeypatch: pytest.Monke
     waiting = 100
 
     class Slow(FakeStore):
-        async def claim(self, slots: int, holding: list[str], functions: Sequence[str]) -> Claim:
+        async def claim(
+            self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan
+        ) -> Claim:
             nonlocal waiting
             sizes.append(slots)
             if slots > MOST_SLOTS // 2:
@@ -137,7 +143,9 @@ async def test_stop_during_claim_that_fills_the_worker_ends_at_once() -> None:
     answering = asyncio.Event()
 
     class Slow(FakeStore):
-        async def claim(self, slots: int, holding: list[str], functions: Sequence[str]) -> Claim:
+        async def claim(
+            self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan
+        ) -> Claim:
             await answering.wait()
             return Claim(tuple(Job(str(n), 1, 0, cancel=False) for n in range(slots)), QueueHints(None, 1))
 

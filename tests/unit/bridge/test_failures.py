@@ -9,7 +9,16 @@ import pytest
 from baml_py import errors as baml
 
 from bridge.baml.failures import Response, retry_after, translate_error
-from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelRefused, ModelUnavailable
+from bridge.errors import (
+    BadOutput,
+    BadRequest,
+    ContextTooLong,
+    ModelDenied,
+    ModelNotSetUp,
+    ModelRefused,
+    ModelUnavailable,
+    ModelUnreachable,
+)
 from tests.unit.bridge.test_endings import CONTEXT
 
 NOW = datetime.now(UTC)
@@ -67,8 +76,8 @@ def test_request_that_is_too_long_is_recognised(message: str) -> None:
             "model_filtered",
         ),
         (400, '{"error": {"message": "no such field"}}', ModelRefused, "model_refused"),
-        (401, '{"error": {"message": "context length"}}', ModelRefused, "model_refused"),
-        (404, "model not found", ModelRefused, "model_refused"),
+        (401, '{"error": {"message": "context length"}}', ModelDenied, "model_refused"),
+        (404, "model not found", ModelDenied, "model_refused"),
         (413, "<html>Request Entity Too Large", ContextTooLong, "model_context"),
         (413, "", ContextTooLong, "model_context"),
         (429, "too many tokens per minute", ModelUnavailable, "model_busy"),
@@ -82,7 +91,7 @@ def test_status_and_body_decide_the_kind(status: int, body: str, kind: type, cod
 
 
 def test_server_that_was_not_reached_has_no_headers() -> None:
-    assert refused(503, headers={}) == (ModelUnavailable, "model_unreachable")
+    assert refused(503, headers={}) == (ModelUnreachable, "model_unreachable")
 
 
 def test_baml_errors_have_their_codes() -> None:
@@ -93,7 +102,7 @@ def test_baml_errors_have_their_codes() -> None:
         (baml.BamlClientFinishReasonError("p", "m", "raw", "content_filter", ""), ModelRefused, "model_filtered"),
         (baml.BamlClientFinishReasonError("p", "m", "raw", "unknown", ""), ModelUnavailable, "model_cut"),
         (baml.BamlValidationError("prompt", "does not fit", "raw", ""), BadOutput, "model_output"),
-        (baml.BamlError("no such client"), ModelRefused, "model_setup"),
+        (baml.BamlError("no such client"), ModelNotSetUp, "model_setup"),
     ):
         failed = translate_error(error, Response(), {})
         assert (type(failed), failed.code) == (kind, code)

@@ -46,7 +46,7 @@ async def test_handler_may_yield_text_data_files_and_usage() -> None:
         Partial("hello, world", {"n": 1}),
         Partial("hello, world", {"n": 1}),
         Partial("hello, world", {"n": 2}),
-        Partial("hello, world", {"n": 2}),
+        Partial("hello, world", {"n": 2}, usage=Usage("m", 1, 2, 0)),
     ]
     assert answer == Completion("hello, world", {"n": 2}, (FileWrite("a", "b", "text"),), Usage("m", 1, 2, 0))
 
@@ -88,7 +88,7 @@ async def test_any_other_failure_is_internal_and_retried(wrong: Any) -> None:
 
     with pytest.raises(TurnFailure) as caught:
         await collect(h)
-    assert verdict(caught.value).retry
+    assert verdict(caught.value, 0, 5).retry
     assert caught.value.code == "internal"
     assert "secret" not in caught.value.message
     assert caught.value.detail
@@ -98,7 +98,7 @@ async def test_any_other_failure_is_internal_and_retried(wrong: Any) -> None:
 
 def test_failure_message_is_always_text() -> None:
     failure = TurnFailure("wrong", ValueError("that is wrong"))  # type: ignore[arg-type]  # the mistake that is tested
-    assert verdict(failure).message == "that is wrong"
+    assert verdict(failure, 0, 5).message == "that is wrong"
 
 
 @pytest.mark.parametrize("cancel", [True, False])

@@ -43,7 +43,7 @@ class Owner:
     def on_stop(self, running: RunningJob) -> None:
         self.interrupted[running] += 1
 
-    def on_ended(self, running: RunningJob, result: Result, state: str) -> None:
+    def on_ended(self, running: RunningJob, result: Result, state: str, *, is_untitled: bool) -> None:
         self.ended[running] += 1
 
 

@@ -43,8 +43,17 @@ class Reply:
         pass
 
 
-class Script:
-    """Stands in for Functions: yields some words, then ends in the given way."""
+class Stand:
+    """Stands in for Functions: a model reads 400 characters of each turn."""
+
+    names = ("Chat",)
+
+    def characters_of(self, _: Turn) -> int:
+        return 400
+
+
+class Script(Stand):
+    """Yields some words, then ends in the given way."""
 
     def __init__(self, words: int, end: str) -> None:
         self.words, self.end = words, end
@@ -154,8 +163,8 @@ def test_unreadable_job_fails_for_good() -> None:
     )
 
 
-class Pieces:
-    """Stands in for Functions: yields the given pieces, and waits so many seconds before each."""
+class Pieces(Stand):
+    """Yields the given pieces, and waits so many seconds before each."""
 
     def __init__(self, *pieces: tuple[float, Partial | Completion]) -> None:
         self.pieces = pieces

@@ -4,7 +4,18 @@ import socket
 
 import pytest
 
-from bridge.errors import AnswerTooLong, BadOutput, BadRequest, ModelRefused, ModelUnavailable, TurnFailure, verdict
+from bridge.errors import (
+    AnswerTooLong,
+    BadOutput,
+    BadRequest,
+    ModelDenied,
+    ModelNotSetUp,
+    ModelRefused,
+    ModelUnavailable,
+    ModelUnreachable,
+    TurnFailure,
+    verdict,
+)
 from bridge.functions import Functions
 from devstack.model import ModelServer
 from tests.integration.bridge.baml.calls import collect, fail, turn, variables
@@ -14,9 +25,9 @@ from tests.integration.bridge.baml.calls import collect, fail, turn, variables
     ("directive", "kind", "code"),
     [
         ("error=400", ModelRefused, "model_refused"),
-        ("error=401", ModelRefused, "model_refused"),
-        ("error=403", ModelRefused, "model_refused"),
-        ("error=404", ModelRefused, "model_refused"),
+        ("error=401", ModelDenied, "model_refused"),
+        ("error=403", ModelDenied, "model_refused"),
+        ("error=404", ModelDenied, "model_refused"),
         ("error=429", ModelUnavailable, "model_busy"),
         ("error=500", ModelUnavailable, "model_unavailable"),
         ("error=503", ModelUnavailable, "model_unavailable"),
@@ -44,7 +55,7 @@ async def test_provider_failure_has_its_code(
 async def test_retry_waits_as_long_as_the_provider_asks(functions: Functions, status: int, code: str) -> None:
     failure = await fail(functions, f"[[error={status} retry_after=3]]")
     assert (failure.code, failure.retry_after) == (code, 3.0)
-    assert verdict(failure).after == 3.0
+    assert verdict(failure, 0, 5).after == 3.0
 
 
 async def test_failed_request_is_not_repeated(functions: Functions, model: ModelServer) -> None:
@@ -60,20 +71,20 @@ async def test_missing_server_and_unknown_host_are_unreachable() -> None:
         closed.bind(("127.0.0.1", 0))
         for url in (f"http://127.0.0.1:{closed.getsockname()[1]}/v1", "http://nowhere.invalid/v1"):
             failure = await fail(Functions.load(["Chat"], env=variables(url)), "hello")
-            assert type(failure) is ModelUnavailable
+            assert type(failure) is ModelUnreachable
             assert failure.code == "model_unreachable"
 
 
 async def test_client_with_an_invalid_url_is_a_setup_failure() -> None:
     failure = await fail(Functions.load(["Chat"], env=variables("not a url")), "hello")
-    assert (type(failure), failure.code) == (ModelRefused, "model_setup")
+    assert (type(failure), failure.code) == (ModelNotSetUp, "model_setup")
 
 
 @pytest.mark.parametrize("sent", ['"no JSON at all"', '"{\\"reply\\": "', '{"files": [{"path": 1}]}'])
 async def test_broken_or_wrong_structure_is_retried(functions: Functions, sent: str) -> None:
     failure = await fail(functions, f"[[json={sent}]]", "Code")
     assert (type(failure), failure.code) == (BadOutput, "model_output")
-    assert verdict(failure).retry
+    assert verdict(failure, 0, 5).retry
 
 
 async def test_answer_at_the_output_limit_is_kept_only_as_text(functions: Functions) -> None:
@@ -82,7 +93,7 @@ async def test_answer_at_the_output_limit_is_kept_only_as_text(functions: Functi
     for directive in ("tokens=50 finish=length", 'finish=length json="{\\"reply\\": \\"I wr"'):
         failure = await fail(functions, f"[[{directive}]]", "Code")
         assert (type(failure), failure.code) == (AnswerTooLong, "model_length")
-        assert not verdict(failure).retry
+        assert not verdict(failure, 0, 5).retry
 
 
 async def test_unknown_function_is_refused(functions: Functions) -> None:
