@@ -52,8 +52,8 @@ class Health:
         worker = self._worker
         if worker.is_draining:
             yield "draining"
-        if not worker.listener.is_ready:
-            yield "not subscribed to bridge:inbox"
+        if (problem := worker.listener.problem) is not None:
+            yield problem
         if not worker.publisher.is_ready:
             yield "not connected for deltas"
         for function, code in worker.breakers.open.items():

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 9.0
 TRIES = 3
 LEAVE_SECONDS = 1.0
+PROBE_SECONDS = 2.0
 
 # SQLSTATE classes of errors that pass: connection, unsupported (poolers), read-only, rollback, resources, operator,
 # system.
@@ -38,6 +39,8 @@ _TRANSIENT_SQLSTATE = re.compile(r"(?:08|0A|25|40|53|55|57|58|XX)[0-9A-Z]{3}")
 # do with the batch.
 _CONTENT_REFUSED = re.compile(r"(?:22|23|54|PT4)[0-9A-Z]+|PGRST102|400|413|422")
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
+# There is no such function, in the words of REST and of Postgres.
+_MISSING = ("PGRST202", "42883")
 _TRANSIENT_STATUS = frozenset({408, 425, 429, *range(500, 600)})
 # The HTTP status of the current call: APIError has none (supabase 2.34.1), and the body of a gateway has no code.
 _status: ContextVar[int] = ContextVar("status", default=0)
@@ -99,6 +102,20 @@ class Store:
         """Stop counting as a live worker; the others' share of the quota grows at once."""
         await self._send("bridge_leave", self._client.rpc("bridge_leave", {"worker": self._worker}), LEAVE_SECONDS)
 
+    async def probe(self, nonce: str, *, row_event: bool = False) -> bool:
+        """Let the database send `probe` with this nonce on `bridge:inbox`; False if the schema is too old for it.
+
+        With `row_event`, an INSERT of a row with the nonce is reported for `bridge.probes` too.
+        """
+        arguments = {"nonce": nonce} | ({"row_event": True} if row_event else {})
+        try:
+            await self._send("bridge_probe", self._client.rpc("bridge_probe", cast(Any, arguments)), PROBE_SECONDS)
+        except StoreRefused as error:
+            if error.code in _MISSING:
+                return False
+            raise
+        return True
+
     async def beat(self, checkpoints: Sequence[Checkpoint]) -> BatchAck:
         """Extend leases and write checkpoints. States are `ok`, `lost`, `cancel` or `busy` (locked: beat again)."""
         # all tries together must fit well within a lease
@@ -151,7 +168,7 @@ class Store:
             if error.code in ("401", "403", "42501", "PGRST301", "PGRST302", "PGRST303"):
                 problem = "The project refused SUPABASE_SECRET_KEY."
                 remedy = "Copy a secret key (sb_secret_…) of this project."
-            elif error.code not in ("PGRST202", "PGRST205", "42883", "3F000"):
+            elif error.code not in (*_MISSING, "PGRST205", "3F000"):
                 problem = f"The project refused the worker's first call: {error}."
                 remedy = "Check SUPABASE_URL, and the API logs in the dashboard."
             raise SetupError(problem, remedy) from error

@@ -40,7 +40,7 @@ class Worker:
         self.name = name
         self.settings = settings
         self.metrics = Metrics()
-        self.listener = WakeupListener(settings.realtime_url, settings.supabase_key)
+        self.listener = WakeupListener(settings.realtime_url, settings.supabase_key, store.probe)
         for supervisor in (self.listener.broadcasts, self.listener.changes):
             supervisor.on_restart = self.metrics.resubscriptions.inc
         self.publisher = DeltaPublisher(settings, self.metrics, lambda: self.claims.fleet_size)

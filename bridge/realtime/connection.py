@@ -7,22 +7,30 @@ each message that it receives into the text of two debug lines, whoever reads th
 """
 
 import asyncio
+import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Self, get_args
 
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient
 from realtime.message import Message, ServerMessage
 from realtime.types import RealtimeSubscribeStates
 
-from bridge.errors import RealtimeError
+from bridge.errors import RealtimeError, StoreError
 
 JOIN_SECONDS = 7.0
 SEND_SECONDS = 2.0
 HEARTBEAT_SECONDS = 20
 PROBE_SECONDS = 8.0  # how often a probe is sent: a broadcast to ourselves
 PROBE_ANSWER_SECONDS = 4.0  # how long its echo may take
+REPEAT_SECONDS = 1.0  # how often a probe through the database is sent again, until the first is heard
+# How long one connection waits for that. Realtime 2.129.8 gives up after 15 s, and closes the channel.
+HEAR_SECONDS = 30.0
+
+# Sends a probe with this nonce through the database; False if it cannot.
+SendProbe = Callable[[str], Awaitable[bool]]
 
 for _kind in get_args(ServerMessage):
     _kind.__repr__ = object.__repr__
@@ -37,7 +45,8 @@ class Connection:
         self._client = AsyncRealtimeClient(url, key, timeout=int(JOIN_SECONDS), **options)
         self._error: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._probed: AsyncRealtimeChannel | None = None
-        self._echoes: asyncio.Queue[str] = asyncio.Queue()
+        self._replicating: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._echoes: dict[str, asyncio.Future[None]] = {}  # awaited, by nonce
         self.received_at = time.monotonic()  # when the last broadcast arrived
 
     async def __aenter__(self) -> Self:
@@ -51,12 +60,20 @@ class Connection:
         if not self._error.done():
             self._error.set_result(reason)
 
-    def channel(self, topic: str, *, private: bool = True, probed: bool = False) -> AsyncRealtimeChannel:
-        """Add a channel, to be joined with `join`. A `probed` one receives its own broadcasts: `probe` uses it."""
-        channel = self._client.channel(topic, channel_config(private=private, echo=probed))
+    def channel(
+        self, topic: str, *, private: bool = True, probed: bool = False, replicated: bool = False
+    ) -> AsyncRealtimeChannel:
+        """Add a channel, to be joined with `join`.
+
+        A `probed` one receives its own broadcasts: `probe` uses it. For a `replicated` one, the server says when it
+        hears the database, so that `hear` need not wait for its next try.
+        """
+        channel = self._client.channel(topic, channel_config(private=private, echo=probed, replicated=replicated))
         if probed:
             self._probed = channel
             self.on_broadcast(channel, "probe", self._on_echo)
+        if replicated:
+            channel.on_system(self._on_system)
         return channel
 
     def on_broadcast(self, channel: AsyncRealtimeChannel, event: str, callback: Callable[[Any], None]) -> None:
@@ -86,23 +103,61 @@ class Connection:
         if refusals:
             raise RealtimeError(refusals[0])
 
-    async def probe(self) -> None:
-        """Send a broadcast to ourselves and await its echo, or raise RealtimeError: does the path work end to end?"""
-        assert self._probed is not None, "no channel was opened with probed=True"
-        nonce = uuid.uuid4().hex
-        try:
-            async with asyncio.timeout(PROBE_ANSWER_SECONDS):
-                await self._probed.send_broadcast("probe", {"nonce": nonce})
-                while await self._echoes.get() != nonce:
-                    pass
-        except TimeoutError:
-            raise RealtimeError(f"no echo of a probe within {PROBE_ANSWER_SECONDS:g} s") from None
+    async def probe(self, send: SendProbe | None = None) -> bool:
+        """Send a broadcast to ourselves and await its echo: does the path work end to end?
 
-    async def wait(self, seconds: float | None = None) -> None:
-        """Wait for `seconds` (None: for ever). Raises RealtimeError once a channel or the connection has failed."""
+        By socket, or with `send` through the database; False if that could not send it. Raises RealtimeError if there
+        was no echo, and what `send` raises.
+        """
+        assert self._probed is not None, "no channel was opened with probed=True"
+        with self._awaited() as (nonce, echo):
+            if send is None:
+                if not await self.send(self._probed, "probe", {"nonce": nonce}):
+                    raise RealtimeError("the connection was closed")
+            elif not await send(nonce):
+                return False
+            await self.wait(PROBE_ANSWER_SECONDS, echo)
+            if not echo.done():
+                raise RealtimeError(f"no echo of a probe within {PROBE_ANSWER_SECONDS:g} s")
+        return True
+
+    async def hear(self, send: SendProbe, on_silence: Callable[[str], object]) -> bool:
+        """Send a probe through the database until it is heard; False if the database cannot send it.
+
+        A join proves nothing about the database: it is answered before Realtime has a replication slot, for which
+        Postgres waits until all open write transactions have ended. What was sent before is never delivered, so the
+        probe is repeated. `on_silence` gets the reason whenever a try was in vain. Raises RealtimeError when the
+        connection fails, or after HEAR_SECONDS.
+        """
+        deadline = time.monotonic() + HEAR_SECONDS
+        with self._awaited() as (nonce, echo):
+            while True:
+                began = time.monotonic()
+                try:
+                    if not await send(nonce):
+                        return False
+                    reason = "no echo of a probe"
+                except StoreError as error:
+                    reason = str(error)
+                said = self._replicating.done()
+                pause = REPEAT_SECONDS * random.uniform(0.75, 1) - (time.monotonic() - began)
+                await self.wait(max(0.05, pause), echo, *([] if said else [self._replicating]))
+                if echo.done():
+                    return True
+                if said or not self._replicating.done():
+                    on_silence(reason)
+                if time.monotonic() > deadline:
+                    raise RealtimeError(f"the database was not heard within {HEAR_SECONDS:g} s")
+
+    async def wait(self, seconds: float | None = None, *ends: asyncio.Future[None]) -> None:
+        """Wait for `seconds` (None: for ever) or until one of `ends` is done.
+
+        Raises RealtimeError once a channel or the connection has failed.
+        """
         listening = self._client._listen_task
         if listening is not None:
-            await asyncio.wait({self._error, listening}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            what = {self._error, listening, *ends}
+            await asyncio.wait(what, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if self._error.done():
             raise RealtimeError(self._error.result())
         if listening is None or listening.done():
@@ -127,10 +182,26 @@ class Connection:
             raise RealtimeError("a send failed") from error
         return True
 
+    @contextmanager
+    def _awaited(self) -> Generator[tuple[str, asyncio.Future[None]]]:
+        """A new nonce, and the future that its echo ends."""
+        nonce, echo = uuid.uuid4().hex, asyncio.get_running_loop().create_future()
+        self._echoes[nonce] = echo
+        try:
+            yield nonce, echo
+        finally:
+            del self._echoes[nonce]
+
     def _on_echo(self, message: Any) -> None:
         nonce = dict_at(message, "payload").get("nonce")
-        if isinstance(nonce, str):
-            self._echoes.put_nowait(nonce)
+        echo = self._echoes.get(nonce) if isinstance(nonce, str) else None
+        if echo is not None and not echo.done():
+            echo.set_result(None)
+
+    def _on_system(self, _: Any) -> None:
+        """The only success that Realtime reports for a channel without bindings: it hears the database."""
+        if not self._replicating.done():
+            self._replicating.set_result(None)
 
 
 def dict_at(value: Any, key: str) -> dict[str, Any]:
@@ -139,9 +210,11 @@ def dict_at(value: Any, key: str) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
-def channel_config(*, private: bool, echo: bool) -> Any:
-    """The configuration of a channel, as `realtime` 2.34.1 takes it."""
+def channel_config(*, private: bool, echo: bool, replicated: bool = False) -> Any:
+    """The configuration of a channel, as `realtime` 2.34.1 takes it and passes it on."""
     broadcast, presence = {"ack": False, "self": echo}, {"key": "", "enabled": False}
+    if replicated:
+        broadcast["replication_ready"] = True
     return {"config": {"broadcast": broadcast, "presence": presence, "private": private}}
 
 

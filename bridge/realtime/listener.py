@@ -3,10 +3,14 @@
 Two subscriptions, each on a connection of its own: broadcasts on `bridge:inbox` (about a millisecond after the
 commit), and INSERTs on `messages` through postgres_changes (some hundred milliseconds later: the second lane). The
 worker relies on neither: `bridge.claims` also sweeps.
+
+The first one counts as ready when an event has come the way that wake-ups come: sent by the database. A join and an
+echo by socket prove less; they succeed before Realtime reads the database.
 """
 
 import asyncio
 import contextlib
+import logging
 import random
 import time
 from collections import OrderedDict
@@ -16,8 +20,11 @@ from typing import Any
 
 from realtime import RealtimePostgresChangesListenEvent
 
-from bridge.realtime.connection import JOIN_SECONDS, PROBE_SECONDS, Connection, dict_at
+from bridge.errors import StoreError
+from bridge.realtime.connection import JOIN_SECONDS, PROBE_SECONDS, Connection, SendProbe, dict_at
 from bridge.realtime.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
 
 # Sessions are replaced at this age: tokens expire, and servers forget. The second lane cannot probe itself, so it is
 # replaced more often.
@@ -27,6 +34,8 @@ CHANGES_REJOIN_SECONDS = 3_600.0
 LEAST_SILENCE = 0.75
 # How many announced questions to remember: postgres_changes reports each of them again.
 REMEMBERED = 10_000
+UNHEARD = "the database is not heard yet (%s): until it is, only the sweep finds new questions"
+OLD_SCHEMA = "the schema cannot prove that Realtime hears the database: run `supabase db push --remote`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +58,14 @@ Signal = Work | Cancel
 
 
 class WakeupListener:
-    """Queues what it receives, for `next`. `run` never ends by itself."""
+    """Queues what it receives, for `next`. `run` never ends by itself. `send_probe`: see `SendProbe`."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, send_probe: SendProbe) -> None:
         self._url = url
         self._key = key
+        self._send_probe = send_probe
+        self._unheard = False  # joined, but nothing has come from the database
+        self._warned: set[str] = set()  # what was logged since it was ready, so that it is logged once
         self._signals: asyncio.Queue[Signal] = asyncio.Queue(maxsize=10_000)
         self._announced: OrderedDict[str, None] = OrderedDict()
         self.broadcasts = Supervisor("bridge:inbox", self._listen_for_broadcasts, REJOIN_SECONDS)
@@ -63,6 +75,13 @@ class WakeupListener:
     def is_ready(self) -> bool:
         """Whether broadcasts arrive. (postgres_changes is the second lane, and not required.)"""
         return self.broadcasts.is_ready
+
+    @property
+    def problem(self) -> str | None:
+        """Why it is not ready."""
+        if self.is_ready:
+            return None
+        return "the database is not heard yet" if self._unheard else "not subscribed to bridge:inbox"
 
     async def run(self) -> None:
         """Listen until cancelled."""
@@ -103,11 +122,17 @@ class WakeupListener:
                 self._enqueue(Cancel(question_id))
 
         async with Connection(self._url, self._key) as connection:
-            inbox = connection.channel("bridge:inbox", probed=True)
+            inbox = connection.channel("bridge:inbox", probed=True, replicated=True)
             connection.on_broadcast(inbox, "work", on_work)
             connection.on_broadcast(inbox, "cancel", on_cancel)
             await connection.join(inbox)
             await connection.probe()
+            try:
+                if not await connection.hear(self._send_probe, self._on_silence):
+                    self._warn_once(OLD_SCHEMA)
+            finally:
+                self._unheard = False
+            self._warned.discard(UNHEARD)
             on_ready()
             self._enqueue(Work("subscribed"))
             while True:
@@ -116,7 +141,26 @@ class WakeupListener:
                 due = connection.received_at + PROBE_SECONDS * random.uniform(LEAST_SILENCE, 1)
                 await connection.wait(max(0.0, due - time.monotonic()))
                 if time.monotonic() - connection.received_at >= PROBE_SECONDS * LEAST_SILENCE:
-                    await connection.probe()
+                    await self._probe(connection)
+
+    async def _probe(self, connection: Connection) -> None:
+        """Probe through the database; if that cannot send, by socket alone: there is nothing to hear then."""
+        try:
+            if await connection.probe(self._send_probe):
+                return
+            self._warn_once(OLD_SCHEMA)
+        except StoreError as error:
+            log.debug("a probe by socket alone: %s", error)
+        await connection.probe()
+
+    def _on_silence(self, reason: str) -> None:
+        self._unheard = True
+        self._warn_once(UNHEARD, reason)
+
+    def _warn_once(self, text: str, *values: object) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning(text, *values)
 
     async def _listen_for_changes(self, on_ready: Callable[[], None]) -> None:
         flowing = asyncio.Event()

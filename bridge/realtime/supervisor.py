@@ -15,8 +15,9 @@ log = logging.getLogger(__name__)
 # after any fault ends.
 FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 5.0
-# A session that lasted this long was healthy: the next pause is short again.
-HEALTHY_SECONDS = 30.0
+# After a session that lasted this long the pause is short again: it was healthy, or the service ended it (after 15 s)
+# because it does not hear the database yet. When it does, wake-ups must not wait for the end of a pause.
+HEALTHY_SECONDS = 10.0
 
 Session = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
@@ -35,6 +36,7 @@ class Supervisor:
         self._session = session
         self._rejoin_seconds = rejoin_seconds
         self._restart = asyncio.Event()
+        self._warned = ""  # what was last logged, since a session was ready
         self._running: dict[asyncio.Task[None], asyncio.Event] = {}  # each with the event that says it is ready
 
     @property
@@ -85,6 +87,7 @@ class Supervisor:
 
         def on_ready() -> None:
             ready.set()
+            self._warned = ""
             log.info("%s: subscribed", self.name)
 
         if self.sessions:
@@ -111,4 +114,6 @@ class Supervisor:
         await asyncio.wait({task})
         self._running.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("%s: %s: %s", self.name, type(error).__name__, error)
+            text = f"{type(error).__name__}: {error}"
+            log.log(logging.DEBUG if text == self._warned else logging.WARNING, "%s: %s", self.name, text)
+            self._warned = text

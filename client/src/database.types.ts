@@ -134,6 +134,9 @@ isOneToOne: false
 "bridge_leave":
 { Args: { "worker": string }; Returns: undefined
                            },
+"bridge_probe":
+{ Args: { "nonce": string,"row_event"?: boolean }; Returns: undefined
+                           },
 "bridge_status":
 { Args: Record<PropertyKey, never>; Returns: Json
                            },

@@ -91,7 +91,7 @@ class Topics:
 
     def send_inserted(self, change: Change, _committed_at: int) -> None:
         """Broadcast a committed row of `realtime.messages`."""
-        if change.new is None:
+        if change.action != "INSERT" or change.new is None:  # the publication has updates and deletes too
             return
         row = dict(zip(_names(change.relation), change.new, strict=True))
         if row["extension"] != "broadcast":
@@ -104,6 +104,15 @@ class Topics:
             logger.warning("dropped a message to %s: too many messages per second", name)
         else:
             self.send(name, private, message)
+
+
+async def make_publication(connection: Connection) -> None:
+    """Create the publication of `realtime.messages` if there is none, with the options of the hosted service."""
+    cursor = await connection.execute(
+        "select from pg_catalog.pg_publication where pubname = %s", (MESSAGES_PUBLICATION,)
+    )
+    if cursor.rowcount == 0:
+        await connection.execute(f"create publication {MESSAGES_PUBLICATION} for table realtime.messages")
 
 
 def _names(relation: Relation) -> list[str]:

@@ -104,14 +104,12 @@ class Changes:
     async def subscribe(
         self, listener: Listener, bindings: Sequence[tuple[int, Binding]], credential: Credential
     ) -> None:
-        """Replace a listener's subscriptions.
+        """Replace a listener's subscriptions. As on the hosted service, that proves nothing about the stream.
 
         Raises BindingRefused (the listener then has no subscriptions), AccessUnavailable if Postgres is down.
         """
         try:
             tables = await self._pool.run(lambda connection: resolve(connection, PUBLICATION, bindings, credential))
-            async with asyncio.timeout(10):
-                await self._stream.live.wait()
         except BindingRefused:
             self.unsubscribe(listener)
             raise

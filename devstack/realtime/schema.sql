@@ -156,19 +156,6 @@ alter function realtime.broadcast_changes(text, text, text, text, text, record, 
     owner to supabase_realtime_admin;
 grant execute on all functions in schema realtime to postgres, anon, authenticated, service_role;
 
--- The publication that the server reads broadcasts from; it has the same name on the hosted service.
-do $$
-begin
-    if not exists (
-        select from pg_catalog.pg_publication where pubname = 'supabase_realtime_messages_publication'
-    ) then
-        create publication supabase_realtime_messages_publication
-            for table realtime.messages
-            with (publish = 'insert', publish_via_partition_root = true);
-    end if;
-end
-$$;
-
 -- On the hosted service, `postgres` is not a superuser, owns nothing here, and may only create and drop policies on
 -- realtime.messages. Plain Postgres requires ownership of the table for that. So `postgres` is made a member of the
 -- owning role, and event triggers reject everything else.

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from devstack.realtime.access import AccessUnavailable, Authorization, Credential, TokenRefused, Tokens
-from devstack.realtime.broadcast import MESSAGES_PUBLICATION, TOPIC_PREFIX, Topics
+from devstack.realtime.broadcast import MESSAGES_PUBLICATION, TOPIC_PREFIX, Topics, make_publication
 from devstack.realtime.changes import Changes
 from devstack.realtime.limits import NO_LIMITS, Clock, Limits, Rate
 from devstack.realtime.partitions import keep_partitions, make_partitions
@@ -91,14 +91,18 @@ class Realtime:
         return self._services.topics.events
 
     async def start(self) -> None:
-        """Connect to Postgres and start serving, for the first time or after `stop`.
+        """Connect to Postgres and start serving, for the first time or after `stop`; return once changes are streamed.
 
-        Raises psycopg.Error, ReplicationLost or OSError (including TimeoutError).
+        As on the hosted service, clients are served before that: Postgres creates a replication slot only when all open
+        write transactions have ended, and what is sent until then is lost. Raises psycopg.Error, ReplicationLost or
+        OSError (including TimeoutError).
         """
         services = self._services
         services.pool.open()
         try:
             await services.pool.run(make_partitions)
+            await services.pool.run(make_publication)
+            self._running = True
             await services.messages.start()
             await services.changes.start()
         except BaseException:
@@ -108,7 +112,6 @@ class Realtime:
         for task in (self._partitions, services.messages.task, *services.changes.tasks):
             if task is not None:
                 task.add_done_callback(self._task_ended)
-        self._running = True
 
     async def ended(self) -> str:
         """Wait until a background task fails; return which one and why, in one line."""

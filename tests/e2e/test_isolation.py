@@ -22,6 +22,7 @@ WORKER_CALLS: dict[str, dict[str, Any]] = {
     "bridge_beat": {"worker": "w", "jobs": []},
     "bridge_finish": {"worker": "w", "results": []},
     "bridge_leave": {"worker": "w"},
+    "bridge_probe": {"nonce": "n"},
     "bridge_status": {},
 }
 

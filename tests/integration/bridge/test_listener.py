@@ -1,18 +1,32 @@
-"""How listeners probe their subscription, and what that costs a fleet."""
+"""How listeners prove their subscription, through the database, and what that costs a fleet."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import psycopg
 import pytest
 
-from bridge.realtime import listener
-from bridge.realtime.connection import Connection
-from bridge.realtime.listener import WakeupListener
+from bridge.realtime import listener, supervisor
+from bridge.realtime.connection import Connection, SendProbe
+from bridge.realtime.listener import Signal, WakeupListener, Work
+from bridge.store import Store
+from bridge.worker import Worker
+from devstack.realtime import channel, joining
+from devstack.stack import Stack
+from tests.support.database import Row, database
+from tests.support.users import Person
 from tests.support.waiting import until
-from tests.support.workers import worker_settings
+from tests.support.workers import worker_settings, working
 
+UNHEARD = "the database is not heard yet"
+# what a busy machine may add
+SLACK_SECONDS = 1.0
 LISTENERS = 8
 # long enough for the first probe of a round to arrive before the other listeners send theirs
 PROBE_SECONDS = 1.5
@@ -25,13 +39,14 @@ async def test_one_probe_serves_whole_fleet(environment: dict[str, str], monkeyp
     probes: list[float] = []
     probe = Connection.probe
 
-    async def count(connection: Connection) -> None:
+    async def count(connection: Connection, *send: SendProbe) -> bool:
         probes.append(time.monotonic())
-        await probe(connection)
+        return await probe(connection, *send)
 
     monkeypatch.setattr(Connection, "probe", count)
     settings = worker_settings(environment)
-    listeners = [WakeupListener(settings.realtime_url, settings.supabase_key) for _ in range(LISTENERS)]
+    store = await Store.open(settings, "test")
+    listeners = [WakeupListener(settings.realtime_url, settings.supabase_key, store.probe) for _ in range(LISTENERS)]
     running = [asyncio.create_task(one.run()) for one in listeners]
     try:
         await until(lambda: all(one.is_ready for one in listeners), within=20)
@@ -46,3 +61,128 @@ async def test_one_probe_serves_whole_fleet(environment: dict[str, str], monkeyp
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await store.close()
+
+
+@asynccontextmanager
+async def cold_start(stack: Stack) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
+    """Realtime has just started, and an open write transaction keeps it from hearing the database.
+
+    The transaction ends with the connection's `rollback`.
+    """
+    await stack.realtime.stop()
+    async with database(stack.admin_url) as writing:
+        await writing.execute("begin")
+        await writing.execute("select pg_current_xact_id()")
+        starting = asyncio.create_task(stack.realtime.start())
+        try:
+            await until(lambda: stack.realtime._running, within=10)
+            yield writing
+        finally:
+            await writing.rollback()
+            await starting
+
+
+class Probes:
+    """Counts the probes that a worker lets the database send."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.sent = 0
+        self._send = worker.listener._send_probe
+        worker.listener._send_probe = self.send
+
+    async def send(self, nonce: str) -> bool:
+        self.sent += 1
+        return await self._send(nonce)
+
+
+def announced(worker: Worker) -> set[str]:
+    """The questions that broadcasts announce to a worker from now on."""
+    questions: set[str] = set()
+    enqueue = worker.listener._enqueue
+
+    def record(signal: Signal) -> None:
+        if isinstance(signal, Work) and signal.source == "broadcast":
+            questions.update(signal.question_ids)
+        enqueue(signal)
+
+    worker.listener._enqueue = record  # type: ignore[method-assign]  # to record signals
+    return questions
+
+
+@pytest.mark.quiet
+@pytest.mark.parametrize("patience", [15.0, 2.0], ids=["it waits", "it gives up"])
+async def test_cold_start_claims_no_readiness_before_database_is_heard(
+    stack: Stack,
+    environment: dict[str, str],
+    user: Person,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    patience: float,
+) -> None:
+    """A join is answered at once. `patience`: for how long Realtime leaves an unheard channel open."""
+    monkeypatch.setattr(channel, "READY_SECONDS", patience)
+    monkeypatch.setattr(supervisor, "HEALTHY_SECONDS", patience / 2)
+    caplog.set_level(logging.WARNING, "bridge.realtime")
+    session_id = await user.open_session(title="named")
+    async with cold_start(stack) as writing, working(environment, ready=False, sweep_seconds=0.5) as worker:
+        probes, heard, listener = Probes(worker), announced(worker), worker.listener
+        await until(lambda: listener.problem == UNHEARD, within=10)
+        # it goes on claiming
+        message_id = await user.ask(session_id, "[[text=swept]]")
+        assert (await user.reply(message_id))["content"] == "swept"
+        first = probes.sent
+        await until(lambda: probes.sent >= first + 4, within=10)  # for some seconds
+        assert not listener.is_ready
+        assert message_id not in heard
+        if patience > 10:
+            assert listener.broadcasts.sessions == 1
+        assert [record.getMessage().startswith(UNHEARD) for record in caplog.records].count(True) == 1
+        await writing.rollback()
+        await stack.realtime._services.messages.live.wait()
+        began = time.monotonic()
+        while not heard:
+            question = await user.ask(await user.open_session(title="named"), "[[text=woken]]")
+            await asyncio.sleep(0.05)
+        assert time.monotonic() - began < 1 + SLACK_SECONDS
+        await until(lambda: listener.is_ready, within=1 + SLACK_SECONDS)
+        assert listener.problem is None
+        assert (await user.reply(question))["content"] == "woken"
+
+
+@pytest.mark.quiet
+async def test_readiness_takes_no_message_of_realtime(
+    stack: Stack, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older versions do not say when they hear the database: the echo of a probe proves it."""
+    parse = joining.parse_join
+    monkeypatch.setattr(channel, "parse_join", lambda *args: dataclasses.replace(parse(*args), replication_ready=False))
+    async with cold_start(stack) as writing, working(environment, ready=False) as worker:
+        await until(lambda: worker.listener.problem == UNHEARD, within=10)
+        await writing.rollback()
+        await until(lambda: worker.listener.is_ready, within=10)
+        assert worker.listener.broadcasts.sessions == 1
+
+
+async def test_older_schema_is_one_warning(
+    stack: Stack,
+    environment: dict[str, str],
+    db: psycopg.AsyncConnection[Row],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A deploy upgrades the schema first; without the function, an echo by socket has to do."""
+    monkeypatch.setattr(listener, "PROBE_SECONDS", 0.2)
+    caplog.set_level(logging.WARNING, "bridge.realtime")
+    await db.execute("alter function public.bridge_probe rename to bridge_probe_off")
+    await stack.lite.reload()
+    try:
+        async with working(environment) as worker:
+            probes = Probes(worker)
+            await until(lambda: probes.sent >= 3, within=20)
+            assert worker.listener.is_ready
+            assert worker.listener.broadcasts.sessions == 1
+    finally:
+        await db.execute("alter function public.bridge_probe_off rename to bridge_probe")
+        await stack.lite.reload()
+    assert [record.getMessage() for record in caplog.records] == [listener.OLD_SCHEMA]

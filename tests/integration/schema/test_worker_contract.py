@@ -96,6 +96,7 @@ async def test_worker_of_version_1_does_its_work(
     released = beat | {"outcome": "released", "user_id": user.id, "run": run}
     assert (await worker.call("bridge_finish", NAME, [released]))["results"] == {second: "ok"}
     assert await worker.call("bridge_dead_drop", [second]) == 0
+    await worker.call("bridge_probe", "a nonce")
     await worker.call("bridge_leave", NAME)
     assert NAME not in [live["name"] for live in (await worker.call("bridge_status"))["workers"]]
     assert worker.called == set(ARGUMENTS)

@@ -38,6 +38,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "bridge_beat": ("worker", "jobs"),
     "bridge_finish": ("worker", "results"),
     "bridge_leave": ("worker",),
+    "bridge_probe": ("nonce",),
     "bridge_status": (),
     "bridge_doctor": (),
     "bridge_dead_letters": ("max_rows",),
@@ -49,6 +50,7 @@ ANSWERS: Mapping[str, Shape] = {
     "bridge_beat": {"results": dict, **HINTS},
     "bridge_finish": {"results": dict, **HINTS},
     "bridge_leave": NoneType,
+    "bridge_probe": NoneType,
     "bridge_status": {
         "queued": int,
         "waiting": int,
