@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bridge.errors import BridgeError, SettingsError, SetupError, StoreError, TurnFailure
+from bridge.errors import BridgeError, RealtimeError, SettingsError, SetupError, StoreError, TurnFailure
 from bridge.functions import Functions
 from bridge.model import Completion, Session, Turn
 from bridge.realtime.connection import Connection
@@ -17,6 +18,16 @@ from bridge.settings import Settings, load
 from bridge.store import Store
 
 MODEL_SECONDS = 30.0
+# How often a row is inserted, a second apart: a Realtime that has just started needs some seconds.
+ROW_TRIES = 10
+UNHEARD_REMEDY = (
+    "Realtime has no replication slot. Postgres creates one when all open write transactions have ended: look for old"
+    " ones in pg_stat_activity. On your own server, see docs/operations.md."
+)
+UNREPORTED_REMEDY = (
+    "Questions are announced all the same, without their second lane. Check that the publication supabase_realtime"
+    " contains bridge.probes. On your own server, Postgres may refuse the plugin wal2json: see docs/operations.md."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,7 @@ async def _project(settings: Settings, store: Store) -> AsyncGenerator[Finding, 
     yield Finding("schema")
     yield _publication(answer)
     yield _policies(answer)
-    yield await _realtime(settings)
+    yield await _realtime(settings, store)
 
 
 def _publication(answer: Mapping[str, Any]) -> Finding:
@@ -115,16 +126,41 @@ def _policies(answer: Mapping[str, Any]) -> Finding:
     return Finding("topics")
 
 
-async def _realtime(settings: Settings) -> Finding:
+async def _realtime(settings: Settings, store: Store) -> Finding:
+    """Check each part of the way: what clients send, what the database sends, and the rows of postgres_changes."""
+    problem = "A private channel did not receive its own test message"
+    remedy = "Check in the dashboard that Realtime is enabled, then check Supabase's status page."
     try:
         async with Connection(settings.realtime_url, settings.supabase_key) as connection:
-            await connection.join(connection.channel("bridge:doctor", probed=True))
+            await connection.join(connection.channel("bridge:inbox", probed=True, replicated=True))
             await connection.probe()
+            problem, remedy = "Realtime does not hear the database", UNHEARD_REMEDY
+            if not await connection.hear(store.probe, lambda _: None):
+                problem = "The schema is older than this worker (it has no bridge_probe)."
+                return Finding("realtime", problem, "Run `supabase db push --remote`.")
+            problem, remedy = "Realtime reports no changes of rows", UNREPORTED_REMEDY
+            await _hear_row(connection, store)
     except Exception as error:
         reason = str(error) if isinstance(error, BridgeError) else f"{type(error).__name__} {error}".rstrip()
-        remedy = "Check in the dashboard that Realtime is enabled, then check Supabase's status page."
-        return Finding("realtime", f"A private channel did not receive its own test message: {reason}.", remedy)
+        return Finding("realtime", f"{problem}: {reason}.", remedy)
     return Finding("realtime")
+
+
+async def _hear_row(connection: Connection, store: Store) -> None:
+    """Await the report of an own row, or raise RealtimeError. Realtime says "subscribed" even if it reports nothing."""
+    nonce, heard = uuid.uuid4().hex, asyncio.get_running_loop().create_future()
+
+    def on_insert(record: dict[str, Any]) -> None:
+        if record.get("nonce") == nonce and not heard.done():
+            heard.set_result(None)
+
+    await connection.join_changes("bridge:doctor", on_insert, "bridge", "probes")
+    for _ in range(ROW_TRIES):  # what is inserted before Realtime has its replication slot is never reported
+        await store.probe(nonce, row_event=True)
+        await connection.wait(1, heard)
+        if heard.done():
+            return
+    raise RealtimeError(f"it says that it is subscribed, but {ROW_TRIES} inserts into bridge.probes were not reported")
 
 
 async def _model(functions: Functions) -> Finding:

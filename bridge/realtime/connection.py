@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Self, get_args
 
-from realtime import AsyncRealtimeChannel, AsyncRealtimeClient
+from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimePostgresChangesListenEvent
 from realtime.message import Message, ServerMessage
 from realtime.types import RealtimeSubscribeStates
 
@@ -103,6 +103,39 @@ class Connection:
         if refusals:
             raise RealtimeError(refusals[0])
 
+    async def join_changes(
+        self,
+        topic: str,
+        callback: Callable[[dict[str, Any]], None],
+        schema: str,
+        table: str,
+        where: str | None = None,
+    ) -> None:
+        """Join a channel that calls `callback` with each record that is inserted into a table.
+
+        Returns when Realtime says that it is subscribed, which comes after the join. `callback` must not raise. Raises
+        RealtimeError.
+        """
+        subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_system(payload: Any) -> None:
+            if getattr(payload, "extension", None) == "postgres_changes" and not subscribed.done():
+                subscribed.set_result(None)
+
+        channel = self.channel(topic, private=False)
+        channel.on_postgres_changes(
+            RealtimePostgresChangesListenEvent.Insert,
+            lambda message: callback(dict_at(dict_at(message, "data"), "record")),
+            table=table,
+            schema=schema,
+            filter=where,
+        )
+        channel.on_system(on_system)
+        await self.join(channel)
+        await self.wait(JOIN_SECONDS, subscribed)
+        if not subscribed.done():
+            raise RealtimeError(f"{channel.topic}: not subscribed within {JOIN_SECONDS:g} s")
+
     async def probe(self, send: SendProbe | None = None) -> bool:
         """Send a broadcast to ourselves and await its echo: does the path work end to end?
 
@@ -147,7 +180,7 @@ class Connection:
                 if said or not self._replicating.done():
                     on_silence(reason)
                 if time.monotonic() > deadline:
-                    raise RealtimeError(f"the database was not heard within {HEAR_SECONDS:g} s")
+                    raise RealtimeError(f"the database was not heard within {HEAR_SECONDS:g} s ({reason})")
 
     async def wait(self, seconds: float | None = None, *ends: asyncio.Future[None]) -> None:
         """Wait for `seconds` (None: for ever) or until one of `ends` is done.

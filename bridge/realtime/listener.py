@@ -18,10 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from realtime import RealtimePostgresChangesListenEvent
-
 from bridge.errors import StoreError
-from bridge.realtime.connection import JOIN_SECONDS, PROBE_SECONDS, Connection, SendProbe, dict_at
+from bridge.realtime.connection import PROBE_SECONDS, Connection, SendProbe, dict_at
 from bridge.realtime.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
@@ -163,24 +161,11 @@ class WakeupListener:
             log.warning(text, *values)
 
     async def _listen_for_changes(self, on_ready: Callable[[], None]) -> None:
-        flowing = asyncio.Event()
-
-        def on_insert(message: Any) -> None:
-            record = dict_at(dict_at(message, "data"), "record")
+        def on_insert(record: dict[str, Any]) -> None:
             self._enqueue(Work("changes", _strings([record.get("id")])))
 
-        def on_system(payload: Any) -> None:
-            if getattr(payload, "extension", None) == "postgres_changes":
-                flowing.set()
-
         async with Connection(self._url, self._key) as connection:
-            messages = connection.channel("bridge:messages", private=False)
-            table: dict[str, Any] = {"schema": "public", "table": "messages", "filter": "role=eq.user"}
-            messages.on_postgres_changes(RealtimePostgresChangesListenEvent.Insert, on_insert, **table)
-            messages.on_system(on_system)
-            await connection.join(messages)
-            async with asyncio.timeout(JOIN_SECONDS):
-                await flowing.wait()  # SUBSCRIBED comes before rows flow
+            await connection.join_changes("bridge:messages", on_insert, "public", "messages", "role=eq.user")
             on_ready()
             self._enqueue(Work("subscribed"))
             await connection.wait()

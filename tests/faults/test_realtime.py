@@ -9,16 +9,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from bridge import claims as claiming
+from bridge import store
 from bridge.realtime import channels, connection, listener, publisher, supervisor
 from bridge.realtime.channels import SessionChannels
 from bridge.realtime.listener import Signal, Work
 from bridge.worker import Worker
-from tests.faults.proxy import Direction, Frame, Proxy, Realtime
+from tests.faults.proxy import Direction, Frame, Proxy, Realtime, Rest
 from tests.support.users import Person
 from tests.support.waiting import until
 from tests.support.workers import claims, worker_settings, working
@@ -37,7 +38,7 @@ SLACK_SECONDS = 1.0
 def _quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         *("JOIN_SECONDS", "FIRST_BACKOFF_SECONDS", "LONGEST_BACKOFF_SECONDS"),
-        *("PROBE_SECONDS", "PROBE_ANSWER_SECONDS", "ANNOUNCED_MS"),
+        *("PROBE_SECONDS", "PROBE_ANSWER_SECONDS", "REPEAT_SECONDS", "ANNOUNCED_MS"),
     ):
         owners = [module for module in MODULES if hasattr(module, name)]
         assert owners, f"no module has {name}"
@@ -201,6 +202,46 @@ async def test_idle_worker_replaces_dead_connection(proxied: dict[str, str], pro
         assert (await user.reply(message_id))["content"] == "fine"
         assert message_id in wakeups.by["broadcast"]
         assert running.metrics.value("bridge_missed_wakeups_total") == 0
+
+
+async def test_database_no_longer_heard_ends_readiness(proxied: dict[str, str], proxy: Proxy, user: Person) -> None:
+    """Connection, channel and what clients send are fine, but nothing comes from the database."""
+    session_id = await user.open_session(title="named")
+    async with working(proxied, sweep_seconds=30) as running:
+        wakeups, inbox = Wakeups(running), running.listener.broadcasts
+        sessions = inbox.sessions
+
+        def is_from_the_database(frame: Frame) -> bool:
+            return frame["event"] == "broadcast" and "id" in frame["payload"]["payload"]  # realtime.send adds it
+
+        proxy.realtime.loses = is_from_the_database
+        await until(lambda: running.listener.problem == "the database is not heard yet", BACK_SECONDS + SLACK_SECONDS)
+        assert inbox.sessions == sessions + 1
+        await proxy.calm()
+        await until(lambda: inbox.is_ready, BACK_SECONDS + SLACK_SECONDS)
+        assert inbox.sessions == sessions + 1
+        await wakeups.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
+
+
+@pytest.mark.parametrize("fault", [Rest(status=503), Rest(hangs=True)], ids=["refused", "unanswered"])
+async def test_probe_that_cannot_be_sent_keeps_subscription(
+    fault: Rest, proxied: dict[str, str], proxy: Proxy, user: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If REST is down, the database has nothing to say; then an echo by socket is enough, and needed."""
+    monkeypatch.setattr(store, "PROBE_SECONDS", 0.1)
+    session_id = await user.open_session(title="named")
+    async with working(proxied, sweep_seconds=30) as running:
+        wakeups, inbox = Wakeups(running), running.listener.broadcasts
+        sessions, calls = inbox.sessions, proxy.calls["bridge_probe"]
+        proxy.rest = replace(fault, only="bridge_probe")
+        await until(lambda: proxy.calls["bridge_probe"] >= calls + 3 * store.TRIES, 20)
+        assert inbox.is_ready
+        assert inbox.sessions == sessions
+        await wakeups.both(user, session_id, within=5)
+        await proxy.swallow_sockets()
+        await until(lambda: inbox.sessions > sessions, BACK_SECONDS + SLACK_SECONDS)
+        await proxy.calm()
+        await until(lambda: inbox.is_ready, BACK_SECONDS + SLACK_SECONDS)
 
 
 async def test_deltas_resume_when_connection_is_lost(proxied: dict[str, str], proxy: Proxy, user: Person) -> None:

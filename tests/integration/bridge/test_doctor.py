@@ -11,8 +11,10 @@ import pytest
 
 from bridge import doctor
 from bridge.doctor import Finding
+from bridge.realtime import connection
 from devstack.model import ModelServer
 from devstack.stack import Stack
+from tests.support.cold_start import cold_start
 from tests.support.commands import run_bridge, wait_for_exit
 from tests.support.database import Row
 
@@ -101,6 +103,63 @@ async def test_unavailable_realtime_is_reported(env: dict[str, str], stack: Stac
     finally:
         await stack.realtime.start()
     assert set(found) == {"realtime"}
+    assert "did not receive its own test message" in (found["realtime"].problem or "")
+
+
+async def test_unheard_database_is_reported(env: dict[str, str], stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joins succeed, and clients hear each other."""
+    monkeypatch.setattr(connection, "HEAR_SECONDS", 2.0)
+    async with cold_start(stack):
+        found = await problems(env)
+    assert set(found) == {"realtime"}
+    assert "does not hear the database: the database was not heard within 2 s" in (found["realtime"].problem or "")
+    assert "pg_stat_activity" in found["realtime"].remedy
+    assert await problems(env) == {}
+
+
+async def test_unreported_rows_are_reported(env: dict[str, str], stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Realtime says that it is subscribed even if Postgres refuses its plugin."""
+    monkeypatch.setattr(doctor, "ROW_TRIES", 2)
+    stream = stack.realtime._services.changes._stream
+    await stream.stop()
+    try:
+        found = await problems(env)
+    finally:
+        await stream.start()
+    assert set(found) == {"realtime"}
+    problem = "reports no changes of rows: it says that it is subscribed, but 2 inserts"
+    assert problem in (found["realtime"].problem or "")
+    assert "wal2json" in found["realtime"].remedy
+
+
+async def test_unpublished_probes_are_reported(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
+    await db.execute("alter publication supabase_realtime drop table bridge.probes")
+    try:
+        found = await problems(env)
+    finally:
+        await db.execute("alter publication supabase_realtime add table bridge.probes")
+    assert set(found) == {"realtime"}
+    assert "table: probes" in (found["realtime"].problem or "")
+    assert "supabase_realtime contains bridge.probes" in found["realtime"].remedy
+
+
+async def test_schema_without_probe_is_reported(
+    env: dict[str, str], stack: Stack, db: psycopg.AsyncConnection[Row]
+) -> None:
+    await db.execute("alter function public.bridge_probe rename to bridge_probe_off")
+    await stack.lite.reload()
+    try:
+        found = await problems(env)
+    finally:
+        await db.execute("alter function public.bridge_probe_off rename to bridge_probe")
+        await stack.lite.reload()
+    assert set(found) == {"realtime"}
+    assert "supabase db push" in found["realtime"].remedy
+
+
+async def test_row_that_proves_changes_is_kept_nowhere(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
+    assert await problems(env) == {}
+    assert await (await db.execute("select from bridge.probes")).fetchall() == []
 
 
 async def test_outdated_client_is_reported(

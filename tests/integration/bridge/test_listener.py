@@ -6,8 +6,6 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
@@ -19,7 +17,8 @@ from bridge.store import Store
 from bridge.worker import Worker
 from devstack.realtime import channel, joining
 from devstack.stack import Stack
-from tests.support.database import Row, database
+from tests.support.cold_start import cold_start
+from tests.support.database import Row
 from tests.support.users import Person
 from tests.support.waiting import until
 from tests.support.workers import worker_settings, working
@@ -62,25 +61,6 @@ async def test_one_probe_serves_whole_fleet(environment: dict[str, str], monkeyp
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await store.close()
-
-
-@asynccontextmanager
-async def cold_start(stack: Stack) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
-    """Realtime has just started, and an open write transaction keeps it from hearing the database.
-
-    The transaction ends with the connection's `rollback`.
-    """
-    await stack.realtime.stop()
-    async with database(stack.admin_url) as writing:
-        await writing.execute("begin")
-        await writing.execute("select pg_current_xact_id()")
-        starting = asyncio.create_task(stack.realtime.start())
-        try:
-            await until(lambda: stack.realtime._running, within=10)
-            yield writing
-        finally:
-            await writing.rollback()
-            await starting
 
 
 class Probes:
