@@ -189,26 +189,37 @@ const raw = (text, ...parameters) => ({
   parameters,
 });
 
-/** Quotes function argument names, which Lite does not: keywords and capitals would fail. */
-const quotedArguments = {
-  transformQuery: ({ node }) => quoteArguments(node),
+/** Rewrites what Lite asks Kysely to compile and Postgres would refuse or understand differently. */
+const rewritten = {
+  transformQuery: ({ node }) => rewrite(node),
   transformResult: async ({ result }) => result,
 };
 
-function quoteArguments(node) {
-  if (Array.isArray(node)) return node.map(quoteArguments);
+function rewrite(node) {
+  if (Array.isArray(node)) return node.map(rewrite);
   if (!node?.kind || node.kind.startsWith("Value") || node.kind.startsWith("Primitive")) return node;
-  const copy = Object.fromEntries(Object.entries(node).map(([key, value]) => [key, quoteArguments(value)]));
-  if (copy.kind === "RawNode" && copy.sqlFragments[1] === " := ") {
-    const [{ sqlFragments, ...name }, ...rest] = copy.parameters;
-    copy.parameters = [{ ...name, sqlFragments: [`"${sqlFragments[0]}"`] }, ...rest];
-  }
+  const copy = Object.fromEntries(Object.entries(node).map(([key, value]) => [key, rewrite(value)]));
+  if (copy.kind === "RawNode" && copy.sqlFragments[1] === " := ") quoteArgument(copy);
+  if (copy.kind === "InsertQueryNode" && copy.columns?.length === 0) insertDefaults(copy);
   return copy;
+}
+
+/** Quotes a function's argument name, which Lite does not: keywords and capitals would fail. */
+function quoteArgument(node) {
+  const [{ sqlFragments, ...name }, ...rest] = node.parameters;
+  node.parameters = [{ ...name, sqlFragments: [`"${sqlFragments[0]}"`] }, ...rest];
+}
+
+/** Inserts rows without columns as PostgREST does: each has the defaults, and a conflict changes nothing. */
+function insertDefaults(node) {
+  delete node.columns;
+  node.values = raw(`select from generate_series(1, ${node.values.values.length})`).query;
+  if (node.onConflict) node.onConflict = { ...node.onConflict, updates: undefined, doNothing: true };
 }
 
 function restConnection(url, schema) {
   const connection = connect(url, POOL);
-  connection.kysely = connection.kysely.withPlugin(quotedArguments);
+  connection.kysely = connection.kysely.withPlugin(rewritten);
   let pool = { driver: connection.driver, kysely: connection.kysely, requests: 0 };
   // Ending a pool while a request waits for a connection would leave that request hanging.
   const endIfIdle = (old) => {
@@ -221,6 +232,7 @@ function restConnection(url, schema) {
   const asPostgres = connection.onPostgrestAST.bind(connection);
   connection.onPostgrestAST = async (request, context) => {
     const { tables, jsonColumns } = await schema.get();
+    if (request.type === "update" && request.values?.length === 0) request.values = {};
     fillMissing(request);
     const rows = [request.values ?? []].flat();
     for (const column of jsonColumns.get(request.from) ?? []) rows.forEach((row) => encode(row, column, 2));
@@ -274,7 +286,7 @@ function restConnection(url, schema) {
   connection.renew = () => {
     const old = pool;
     const { driver, kysely: plain } = connect(url, POOL);
-    const kysely = plain.withPlugin(quotedArguments);
+    const kysely = plain.withPlugin(rewritten);
     pool = { driver, kysely, requests: 0 };
     Object.assign(connection, { driver, kysely });
     endIfIdle(old);

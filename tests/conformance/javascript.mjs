@@ -51,6 +51,14 @@ async function join(client, topic) {
 }
 
 const checks = {
+  async "rows without columns have the defaults"() {
+    const { client } = await signedIn(alice);
+    for (const [rows, count] of [[{}, 1], [[{}], 1], [[{}, {}], 2]]) {
+      const { data, status } = await client.from("conformance_defaults").insert(rows).select("word,note");
+      assert.deepEqual([data, status], [Array(count).fill({ word: "given", note: null }), 201]);
+    }
+  },
+
   async "rows can be written and read"() {
     const { client } = await signedIn(alice);
     const columns = "body,rank,tags,data,due";

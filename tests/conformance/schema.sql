@@ -36,7 +36,16 @@ create table if not exists public.conformance_types (
 );
 comment on table public.conformance_types is 'Types that JSON and Postgres represent differently.';
 
+create table if not exists public.conformance_defaults (
+    id uuid primary key default gen_random_uuid(),
+    owner uuid not null default auth.uid() references auth.users on delete cascade,
+    word text not null default 'given',
+    note text
+);
+comment on table public.conformance_defaults is 'Every column may be left out.';
+
 alter table public.conformance_types enable row level security;
+alter table public.conformance_defaults enable row level security;
 alter table public.conformance_notes enable row level security;
 alter table public.conformance_comments enable row level security;
 alter table public.conformance_counters enable row level security;
@@ -48,7 +57,11 @@ create policy own on public.conformance_comments to authenticated
 using (exists (select from public.conformance_notes as notes where notes.id = note_id));
 drop policy if exists own on public.conformance_counters;
 create policy own on public.conformance_counters to authenticated using (owner = (select auth.uid()));
+drop policy if exists own on public.conformance_defaults;
+create policy own on public.conformance_defaults to authenticated using (owner = (select auth.uid()));
 
+revoke all on public.conformance_defaults from anon, authenticated;
+grant select, insert (word, note) on public.conformance_defaults to authenticated;
 revoke all on public.conformance_notes, public.conformance_comments, public.conformance_counters, public.conformance_types
 from anon, authenticated;
 grant all on public.conformance_types to service_role;

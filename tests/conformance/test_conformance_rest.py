@@ -171,6 +171,23 @@ async def test_bulk_insert_sets_missing_columns_to_null(alice: User) -> None:
     assert [row["value"] for row in cast(Rows, inserted.data)] == [3, 1]
 
 
+async def test_row_without_columns_has_the_defaults(alice: User) -> None:
+    """Neither the rows nor the request name a column. The user may insert into two of them only."""
+    table, defaults = alice.client.table("conformance_defaults"), {"word": "given", "note": None}
+    sent: list[tuple[Any, int]] = [({}, 1), ([{}], 1), ([{}, {}], 2), ([], 0)]
+    for rows, count in sent:
+        for default_to_null in (True, False):
+            inserted = cast(Rows, (await table.insert(rows, default_to_null=default_to_null).execute()).data)
+            assert [{key: row[key] for key in defaults} for row in inserted] == [defaults] * count, rows
+    upserted = await table.upsert(cast(Any, {})).execute()
+    assert [row["word"] for row in cast(Rows, upserted.data)] == ["given"]
+    await table.insert(cast(Any, {}), returning=MINIMAL).execute()
+    assert len(cast(Rows, (await table.select("id").execute()).data)) == 10
+    with pytest.raises(APIError) as refused:
+        await alice.client.table(NOTES).insert(cast(Any, {}), returning=MINIMAL).execute()
+    assert refused.value.code == "23502"
+
+
 async def test_change_without_filter_is_rejected(
     http: httpx.AsyncClient, supabase: Supabase, alice: User, server: AsyncClient
 ) -> None:

@@ -17,6 +17,15 @@ grant select, insert, update, delete on public.notes to authenticated, service_r
 revoke all on public.notes from anon;
 alter publication supabase_realtime add table public.notes;
 
+create table public.defaults (
+  id int primary key default 1,
+  word text not null default 'given',
+  note text
+);
+grant all on public.defaults to service_role;
+revoke all on public.defaults from anon, authenticated;
+grant select, insert (note) on public.defaults to authenticated;
+
 create schema hidden;
 create table hidden.secrets (id int primary key);
 grant usage on schema hidden to anon, authenticated, service_role;

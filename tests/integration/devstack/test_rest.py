@@ -164,6 +164,63 @@ async def test_rows_round_trip_typed_values(http: httpx.AsyncClient, alice: User
         assert changed.json()[0]["data"] == data
 
 
+DEFAULTS = {"id": 1, "word": "given", "note": None}
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "prefer", "status", "rows"),
+    [
+        ("", {}, "", 201, None),
+        ("", {}, "return=representation", 201, [DEFAULTS]),
+        ("", [{}], "return=representation", 201, [DEFAULTS]),
+        ("?select=word", {}, "return=representation", 201, [{"word": "given"}]),
+        ("", [], "return=representation", 201, []),
+        # the second conflicts with the first
+        ("", [{}, {}], "return=representation", 409, "23505"),
+        ("", [{}, {}], "return=representation,resolution=ignore-duplicates", 201, [DEFAULTS]),
+        # there is no column to merge
+        ("?on_conflict=id", [{}, {}], "return=representation,resolution=merge-duplicates", 201, [DEFAULTS]),
+        ("?columns=id,note", [{}], "return=representation", 400, "23502"),  # null instead of the default
+        ("?columns=word,note", [{}], "return=representation,missing=default", 201, [DEFAULTS]),
+        ("", [{}, {"note": "x"}], "return=representation", 400, "PGRST102"),
+        ("", [{"note": "x"}, {}], "return=representation,missing=default", 400, "PGRST102"),
+        ("", [{"note": "x"}, {"word": "y"}], "return=representation", 400, "PGRST102"),
+    ],
+)
+async def test_row_without_columns_has_the_defaults(
+    http: httpx.AsyncClient, service: dict[str, str], query: str, body: Any, prefer: str, status: int, rows: Any
+) -> None:
+    path, headers = "/rest/v1/defaults", {**service, "Prefer": prefer}
+    try:
+        response = await http.post(path + query, headers=headers, json=body)
+        assert response.status_code == status, response.text
+        if isinstance(rows, str):
+            assert response.json()["code"] == rows
+        else:
+            assert (response.json() if response.content else None) == rows
+    finally:
+        assert (await http.delete(f"{path}?id=gt.0", headers=service)).status_code == 204
+
+
+async def test_row_without_columns_needs_permission_for_one(
+    http: httpx.AsyncClient, anon: dict[str, str], alice: User, service: dict[str, str]
+) -> None:
+    assert (await http.post("/rest/v1/defaults", headers=anon, json={})).status_code == 401
+    assert (await http.post("/rest/v1/defaults", headers=alice.headers, json={})).status_code == 201
+    assert (await http.delete("/rest/v1/defaults?id=gt.0", headers=service)).status_code == 204
+
+
+@pytest.mark.parametrize("body", [{}, []])
+async def test_change_of_no_column_changes_no_row(
+    http: httpx.AsyncClient, service: dict[str, str], body: object
+) -> None:
+    await http.post("/rest/v1/defaults", headers=service, json={})
+    headers = {**service, "Prefer": "return=representation"}
+    changed = await http.patch("/rest/v1/defaults?id=eq.1", headers=headers, json=body)
+    assert (changed.status_code, changed.json()) == (200, [])
+    assert (await http.delete("/rest/v1/defaults?id=gt.0", headers=service)).status_code == 204
+
+
 async def test_row_level_security_isolates_users(
     http: httpx.AsyncClient, anon: dict[str, str], alice: User, bob: User, service: dict[str, str]
 ) -> None:
