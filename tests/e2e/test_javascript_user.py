@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.tab import run_node
 from tests.support.database import Row
+from tests.support.presence import send_presence_state_first
 from tests.support.workers import working
 
 pytestmark = pytest.mark.usefixtures("sign_up")  # the script signs up by itself; this deletes its users
@@ -22,7 +23,12 @@ async def run(environment: dict[str, str], function: str, text: str) -> Row:
     return dict(json.loads(output))
 
 
-async def test_deltas_add_up_to_the_row(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("state_first", [False, True], ids=["reply first", "presence state first"])
+async def test_deltas_add_up_to_the_row(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, state_first: bool
+) -> None:
+    if state_first:  # to the worker too
+        send_presence_state_first(monkeypatch)
     async with working(environment):
         seen = await run(environment, "Chat", "[[tokens=60 delay=0.05]]")
     deltas = [item["payload"] for item in seen["events"] if item["event"] == "delta"]

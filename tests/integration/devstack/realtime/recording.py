@@ -137,6 +137,13 @@ def event(message: Any) -> str | None:
     return str(message[3]) if isinstance(message, list) else None
 
 
+def ref(message: Any) -> Any:
+    """Return the ref of a message, or None if it has none."""
+    if isinstance(message, dict):
+        return message.get("ref")
+    return message[1] if isinstance(message, list) else None
+
+
 def topic(message: Any) -> str | None:
     """Return the topic of a message, "no JSON" for other text, or None for a close."""
     if isinstance(message, dict):

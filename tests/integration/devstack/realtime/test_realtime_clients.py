@@ -7,17 +7,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from realtime import RealtimeChannelOptions, RealtimePostgresChangesListenEvent
 from supabase import acreate_client
 
 from devstack.node import node
 from tests.integration.devstack.realtime.service import PUBLISHABLE, SECRET_KEY, USER_1, Service, Sql, token
 from tests.support import ROOT
+from tests.support.presence import send_presence_state_first
 
 SECONDS = 20.0
 
 
-async def test_python_client_receives_broadcasts_and_changes(service: Service, sql: Sql) -> None:
+@pytest.mark.parametrize("state_first", [False, True], ids=["reply first", "presence state first"])
+async def test_python_client_receives_broadcasts_and_changes(
+    service: Service, sql: Sql, monkeypatch: pytest.MonkeyPatch, state_first: bool
+) -> None:
+    if state_first:
+        send_presence_state_first(monkeypatch)
     received: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
     supabase = await acreate_client(service.url.removesuffix("/realtime/v1"), SECRET_KEY)
     options: RealtimeChannelOptions = {
@@ -84,9 +91,12 @@ createInterface({ input: process.stdin }).on('close', async () => {
 """
 
 
+@pytest.mark.parametrize("state_first", [False, True], ids=["reply first", "presence state first"])
 async def test_javascript_client_receives_broadcasts_changes_and_presence(
-    service: Service, sql: Sql, tmp_path: Path
+    service: Service, sql: Sql, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_first: bool
 ) -> None:
+    if state_first:
+        send_presence_state_first(monkeypatch)
     script = tmp_path / "client.mjs"
     script.write_text(SCRIPT.replace("process.argv[1]", json.dumps(str(ROOT))))
     process = await asyncio.create_subprocess_exec(

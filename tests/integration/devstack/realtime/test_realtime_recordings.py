@@ -193,6 +193,35 @@ async def test_altered_recording_is_detected(
     assert (await played(path, polling, postgres, patience=1.0, silence=1.0)).differences != []
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_presence_state_may_come_before_reply_to_join(
+    version: str, tmp_path: Path, polling: Service, postgres: Postgres
+) -> None:
+    source = FOLDER / f"08_presence.{version}.jsonl"
+    lines = [json.loads(line) for line in source.read_text().splitlines()]
+    at = next(at for at, line in enumerate(lines) if line["dir"] == "server" and "'presence_state'" in str(line))
+    assert "'phx_reply'" in str(lines[at - 1])
+    lines[at - 1], lines[at] = lines[at], lines[at - 1]
+    path = tmp_path / "altered.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    assert (await played(path, polling, postgres)).differences == []
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_presence_state_keeps_its_place_among_other_replies(
+    version: str, tmp_path: Path, polling: Service, postgres: Postgres
+) -> None:
+    source = FOLDER / f"08_presence.{version}.jsonl"
+    lines = [json.loads(line) for line in source.read_text().splitlines()]
+    at = next(at for at, line in enumerate(lines) if line["dir"] == "server" and "'presence_state'" in str(line))
+    state = lines.pop(at)
+    replies = [n for n, line in enumerate(lines) if line.get("conn") == state["conn"] and "'phx_reply'" in str(line)]
+    lines.insert(replies[1] + 1, state)  # after the reply to what the client sent next
+    path = tmp_path / "altered.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    assert (await played(path, polling, postgres, patience=1.0)).differences != []
+
+
 def test_generated_ids_compare_by_recurrence() -> None:
     one, two = ("3f9ec0de-51a2-4f0c-9b1d-0a1b2c3d4e5f", "7ab1c2d3-e4f5-4a6b-8c7d-9e8f7a6b5c4d")
     (recorded, same, other) = (Names(), Names(), Names())
