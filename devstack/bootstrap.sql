@@ -8,9 +8,9 @@ declare
 begin
   for wanted in
     select * from (values
-      ('anon',                'nologin noinherit'),
-      ('authenticated',       'nologin noinherit'),
-      ('service_role',        'nologin noinherit bypassrls'),
+      ('anon',                'nologin inherit'),
+      ('authenticated',       'nologin inherit'),
+      ('service_role',        'nologin inherit bypassrls'),
       ('authenticator',       'login noinherit'),
       ('supabase_auth_admin', 'login noinherit createrole'),
       -- runs the migrations; not a superuser, as on the hosted service
@@ -18,8 +18,9 @@ begin
     ) as roles (name, options)
   loop
     if not exists (select from pg_catalog.pg_roles where rolname = wanted.name) then
-      execute format('create role %I %s', wanted.name, wanted.options);
+      execute format('create role %I', wanted.name);
     end if;
+    execute format('alter role %I %s', wanted.name, wanted.options);  -- an older data folder had others
   end loop;
 end
 $$;

@@ -13,6 +13,10 @@ create schema if not exists realtime;
 comment on schema realtime is 'Realtime: broadcasts from the database, and authorisation of private channels.';
 revoke all on schema realtime from public;
 grant usage on schema realtime to postgres, anon, authenticated, service_role, supabase_realtime_admin;
+-- for the partitions too
+alter default privileges in schema realtime grant all on tables to postgres;
+alter default privileges in schema realtime grant all on sequences to postgres;
+alter default privileges in schema realtime grant all on functions to postgres;
 
 create table if not exists realtime.messages (
     topic text not null,
@@ -35,7 +39,7 @@ create index if not exists messages_inserted_at_topic_index
 alter table realtime.messages enable row level security;
 alter table realtime.messages owner to supabase_realtime_admin;
 revoke all on realtime.messages from public;
-grant select, insert, update on realtime.messages to postgres, anon, authenticated, service_role;
+grant select, insert, update on realtime.messages to anon, authenticated, service_role;
 
 -- One partition per day, from yesterday to three days ahead, as on the hosted service.
 do $$
@@ -54,10 +58,12 @@ begin
 end
 $$;
 
+grant all on all tables in schema realtime to postgres;  -- those of an older data folder
+
+-- As on the hosted service, these functions have no search_path of their own and everybody may call them.
 create or replace function realtime.topic() returns text
     language sql
     stable
-    set search_path = ''
 as $$
     select nullif(current_setting('realtime.topic', true), '')::text;
 $$;
@@ -67,7 +73,6 @@ create or replace function realtime.send(payload jsonb, event text, topic text, 
     returns void
     language plpgsql
     volatile
-    set search_path = ''
 as $$
 declare
     message_id uuid := gen_random_uuid();
@@ -94,7 +99,6 @@ create or replace function realtime.send_binary(payload bytea, event text, topic
     returns void
     language plpgsql
     volatile
-    set search_path = ''
 as $$
 begin
     perform set_config('realtime.topic', send_binary.topic, true);
@@ -121,7 +125,6 @@ create or replace function realtime.broadcast_changes(
     returns void
     language plpgsql
     volatile
-    set search_path = ''
 as $$
 begin
     if broadcast_changes.level = 'STATEMENT' then
@@ -154,11 +157,11 @@ alter function realtime.send(jsonb, text, text, boolean) owner to supabase_realt
 alter function realtime.send_binary(bytea, text, text, boolean) owner to supabase_realtime_admin;
 alter function realtime.broadcast_changes(text, text, text, text, text, record, record, text)
     owner to supabase_realtime_admin;
-grant execute on all functions in schema realtime to postgres, anon, authenticated, service_role;
+grant execute on all functions in schema realtime to public;
 
--- On the hosted service, `postgres` is not a superuser, owns nothing here, and may only create and drop policies on
--- realtime.messages. Plain Postgres requires ownership of the table for that. So `postgres` is made a member of the
--- owning role, and event triggers reject everything else.
+-- On the hosted service, `postgres` is not a superuser and owns nothing here. The extension supautils lets it change
+-- policies and drop triggers on realtime.messages, for which plain Postgres requires ownership of the table. So
+-- `postgres` is made a member of the owning role, and event triggers reject everything else.
 grant supabase_realtime_admin to postgres with inherit true, set false;
 
 create schema if not exists realtime_guard;
@@ -177,7 +180,10 @@ begin
     end if;
     for command in select * from pg_catalog.pg_event_trigger_ddl_commands() loop
         if (command.schema_name = 'realtime' or command.object_identity ~ '(^| on )realtime\.')
-            and not (command.command_tag = 'CREATE POLICY' and command.object_identity ~ ' on realtime\.messages$')
+            and not (
+                command.command_tag in ('CREATE POLICY', 'ALTER POLICY', 'CREATE TRIGGER')
+                and command.object_identity ~ ' on realtime\.messages$'
+            )
         then
             raise exception 'must be owner of %', command.object_identity using errcode = '42501';
         end if;
@@ -185,7 +191,7 @@ begin
 end;
 $$;
 comment on function realtime_guard.refuse_ddl() is
-    'Rejects (42501) DDL by ordinary roles on schema realtime, except CREATE POLICY on realtime.messages.';
+    'Rejects (42501) DDL by ordinary roles on schema realtime, except of policies and triggers on realtime.messages.';
 
 create or replace function realtime_guard.refuse_drop() returns event_trigger
     language plpgsql
@@ -199,7 +205,10 @@ begin
     end if;
     for dropped in select * from pg_catalog.pg_event_trigger_dropped_objects() loop
         if (dropped.schema_name = 'realtime' or dropped.object_identity ~ '(^| on )realtime\.')
-            and not (dropped.object_type = 'policy' and dropped.object_identity ~ ' on realtime\.messages$')
+            and not (
+                dropped.object_type in ('policy', 'trigger')  -- a trigger is dropped from the partitions too
+                and dropped.object_identity ~ ' on realtime\.messages(_[0-9_]+)?$'
+            )
         then
             raise exception 'must be owner of %', dropped.object_identity using errcode = '42501';
         end if;
@@ -207,7 +216,7 @@ begin
 end;
 $$;
 comment on function realtime_guard.refuse_drop() is
-    'Rejects (42501) drops by ordinary roles in schema realtime, except of policies on realtime.messages.';
+    'Rejects (42501) drops by ordinary roles in schema realtime, except of policies and triggers on realtime.messages.';
 
 drop event trigger if exists realtime_refuse_ddl;
 create event trigger realtime_refuse_ddl on ddl_command_end execute function realtime_guard.refuse_ddl();

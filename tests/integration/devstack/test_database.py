@@ -41,9 +41,9 @@ async def one(connection: Connection, query: str, *values: object) -> Any:
     ("role", "options"),
     [  # login, superuser, inherit, createdb, createrole, replication, bypassrls
         ("postgres", (True, False, True, True, True, True, True)),
-        ("anon", (False, False, False, False, False, False, False)),
-        ("authenticated", (False, False, False, False, False, False, False)),
-        ("service_role", (False, False, False, False, False, False, True)),
+        ("anon", (False, False, True, False, False, False, False)),
+        ("authenticated", (False, False, True, False, False, False, False)),
+        ("service_role", (False, False, True, False, False, False, True)),
         ("authenticator", (True, False, False, False, False, False, False)),
         ("supabase_auth_admin", (True, False, False, False, True, False, False)),
         ("supabase_admin", (True, True, True, True, True, True, True)),
@@ -56,6 +56,13 @@ async def test_role_has_hosted_options(admin: Connection, role: str, options: tu
         (role,),
     )
     assert await found.fetchone() == options
+
+
+async def test_api_roles_inherit_nothing(admin: Connection) -> None:
+    """They inherit, so a membership would open what the other role may do."""
+    memberships = "select member::regrole::text, roleid::regrole::text from pg_auth_members where member::regrole::text"
+    for role in ("anon", "authenticated", "service_role"):
+        assert await (await admin.execute(f"{memberships} = %s", (role,))).fetchall() == []
 
 
 async def test_only_known_roles_can_log_in(admin: Connection) -> None:
