@@ -8,24 +8,24 @@ from contextlib import asynccontextmanager
 
 import psycopg
 
-from devstack.stack import Stack
+from devstack.realtime import Realtime
 from tests.support.database import Row, database
 from tests.support.waiting import until
 
 
 @asynccontextmanager
-async def cold_start(stack: Stack) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
-    """Realtime has just started, and an open write transaction keeps it from hearing the database.
+async def cold_start(realtime: Realtime, url: str) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
+    """Realtime has just started, and an open write transaction keeps it from hearing the database at `url`.
 
     The transaction ends with the connection's `rollback`.
     """
-    await stack.realtime.stop()
-    async with database(stack.admin_url) as writing:
+    await realtime.stop()
+    async with database(url) as writing:
         await writing.execute("begin")
         await writing.execute("select pg_current_xact_id()")
-        starting = asyncio.create_task(stack.realtime.start())
+        starting = asyncio.create_task(realtime.start())
         try:
-            await until(lambda: stack.realtime._running, within=10)
+            await until(lambda: realtime._running, within=10)
             yield writing
         finally:
             await writing.rollback()

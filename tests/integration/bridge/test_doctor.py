@@ -109,7 +109,7 @@ async def test_unavailable_realtime_is_reported(env: dict[str, str], stack: Stac
 async def test_unheard_database_is_reported(env: dict[str, str], stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Joins succeed, and clients hear each other."""
     monkeypatch.setattr(connection, "HEAR_SECONDS", 2.0)
-    async with cold_start(stack):
+    async with cold_start(stack.realtime, stack.admin_url):
         found = await problems(env)
     assert set(found) == {"realtime"}
     assert "does not hear the database: the database was not heard within 2 s" in (found["realtime"].problem or "")

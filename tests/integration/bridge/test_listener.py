@@ -105,7 +105,10 @@ async def test_cold_start_claims_no_readiness_before_database_is_heard(
     monkeypatch.setattr(supervisor, "HEALTHY_SECONDS", patience / 2)
     caplog.set_level(logging.WARNING, "bridge.realtime")
     session_id = await user.open_session(title="named")
-    async with cold_start(stack) as writing, working(environment, ready=False, sweep_seconds=0.5) as worker:
+    async with (
+        cold_start(stack.realtime, stack.admin_url) as writing,
+        working(environment, ready=False, sweep_seconds=0.5) as worker,
+    ):
         probes, heard, listener = Probes(worker), announced(worker), worker.listener
         await until(lambda: listener.problem == UNHEARD, within=10)
         # it goes on claiming
@@ -137,7 +140,7 @@ async def test_readiness_takes_no_message_of_realtime(
     """Older versions do not say when they hear the database: the echo of a probe proves it."""
     parse = joining.parse_join
     monkeypatch.setattr(channel, "parse_join", lambda *args: dataclasses.replace(parse(*args), replication_ready=False))
-    async with cold_start(stack) as writing, working(environment, ready=False) as worker:
+    async with cold_start(stack.realtime, stack.admin_url) as writing, working(environment, ready=False) as worker:
         await until(lambda: worker.listener.problem == UNHEARD, within=10)
         await writing.rollback()
         await until(lambda: worker.listener.is_ready, within=10)

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from devstack.postgres import Postgres
-from devstack.realtime import wal
+from devstack.realtime import channel, wal
 from tests.integration.devstack.realtime.client import Client
 from tests.integration.devstack.realtime.service import (
     PASSWORD,
@@ -24,6 +24,7 @@ from tests.integration.devstack.realtime.service import (
     served,
     token,
 )
+from tests.support.cold_start import cold_start
 
 INSERTS = [{"event": "INSERT", "schema": "public", "table": "perf"}]
 
@@ -148,6 +149,35 @@ async def test_realtime_restarts(postgres: Postgres, sql: Sql) -> None:
         await client.subscribed()
         await sql("insert into public.perf(v) values ('again')")
         assert (await client.event("postgres_changes"))["data"]["record"]["v"] == "again"
+
+
+async def test_join_is_answered_before_database_is_heard(postgres: Postgres) -> None:
+    """Postgres creates a replication slot only when all open write transactions have ended; what was sent is lost."""
+    dsn = postgres.dsn("postgres", PASSWORD)
+    async with served(postgres) as service, cold_start(service.realtime, dsn) as writing:
+        client, other = await service.connect(), await service.connect()
+        ready = {"replication_ready": True}
+        assert (await client.join("room:1", broadcast=ready, postgres_changes=INSERTS))["status"] == "ok"
+        # as on the hosted server, this proves nothing
+        assert (await client.event("system"))["message"] == "Subscribed to PostgreSQL"
+        await execute(dsn, "select realtime.send('{}'::jsonb, 'lost', 'room:1', false)")
+        assert (await other.join("room:1"))["status"] == "ok"
+        await other.send("realtime:room:1", "broadcast", {"type": "broadcast", "event": "sent", "payload": {}})
+        assert (await client.event("broadcast"))["event"] == "sent"
+        assert await client.silent() == []
+        await writing.rollback()
+        assert (await client.event("system"))["message"] == "Replication connection established"
+        await execute(dsn, "select realtime.send('{}'::jsonb, 'heard', 'room:1', false)")
+        assert (await client.event("broadcast"))["event"] == "heard"
+
+
+async def test_unheard_channel_is_closed_in_the_end(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "READY_SECONDS", 0.2)
+    async with served(postgres) as service, cold_start(service.realtime, postgres.dsn("postgres", PASSWORD)):
+        client = await service.connect()
+        await client.join("room:1", broadcast={"replication_ready": True})
+        assert (await client.event("system"))["message"] == "Replication connection was not established in time"
+        await client.event("phx_close")
 
 
 async def test_socket_is_limited_to_100_channels(service: Service) -> None:
