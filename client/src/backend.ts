@@ -1,6 +1,10 @@
-/** The requests of sessions and session lists, over supabase-js. Each has a timeout and throws `RequestError`. */
+/**
+ * The requests of sessions and session lists, over supabase-js. Each has a timeout and throws `RequestError`. What a user
+ * has written is made `storable` here, whichever way it comes.
+ */
 
 import type { SupabaseClient } from "@supabase/supabase-js";
+import { storable } from "./storable.ts";
 import { withTimeout } from "./timeout.ts";
 import { listen, type TopicListener } from "./topic.ts";
 import {
@@ -18,6 +22,7 @@ import {
 const REQUEST_TIMEOUT_MS = 15_000;
 const MAX_VERSIONS = 100;
 const UNIQUE_VIOLATION = "23505";
+const LIMIT = "PT429";
 
 /** PostgREST returns at most this many rows per request. */
 export const MAX_ROWS = 1_000;
@@ -66,7 +71,7 @@ export interface Backend {
 
 interface Outcome<T> {
   data: T | null;
-  error: { message: string; code?: string } | null;
+  error: { message: string; code?: string; hint?: string | null } | null;
   status: number;
 }
 
@@ -77,7 +82,9 @@ export function unwrap<T>({ data, error, status }: Outcome<T>): T {
     if (status === 0) throw new RequestError("Could not reach the server.");
     // a gateway answers with an HTML page
     if (status >= 500 && !error.code) throw new RequestError(`The server failed to respond (status ${status}).`);
-    throw new RequestError(error.message, error.code || null);
+    // a limit's hint is written for its user: it says when to try again
+    const message = error.code === LIMIT && error.hint ? `${error.message}. ${error.hint}` : error.message;
+    throw new RequestError(message, error.code || null);
   }
   return data as T;
 }
@@ -96,11 +103,11 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
     },
 
     insertSession(values) {
-      return request((signal) => db.from("sessions").insert(values).select().abortSignal(signal).single());
+      return request((signal) => db.from("sessions").insert(storable(values)).select().abortSignal(signal).single());
     },
 
     renameSession(id, title) {
-      const query = db.from("sessions").update({ title }).eq("id", id).select();
+      const query = db.from("sessions").update(storable({ title })).eq("id", id).select();
       return request((signal) => query.abortSignal(signal).maybeSingle());
     },
 
@@ -124,7 +131,7 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
     async insertMessage(message) {
       type Insert = Database["public"]["Tables"]["messages"]["Insert"];
       // the cast: a trigger sets `ordinal`, so type generators see no default
-      const insert = db.from("messages").insert(message as Insert).select();
+      const insert = db.from("messages").insert(storable(message) as Insert).select();
       try {
         return (await request((signal) => insert.abortSignal(signal).single())) as MessageRow;
       } catch (error) {
@@ -154,11 +161,11 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
     },
 
     insertFile(file) {
-      return request((signal) => db.from("code_files").insert(file).select().abortSignal(signal).single());
+      return request((signal) => db.from("code_files").insert(storable(file)).select().abortSignal(signal).single());
     },
 
     updateFile(id, revision, content) {
-      const query = db.from("code_files").update({ content }).eq("id", id).eq("revision", revision).select();
+      const query = db.from("code_files").update(storable({ content })).eq("id", id).eq("revision", revision).select();
       return request((signal) => query.abortSignal(signal).maybeSingle());
     },
 
