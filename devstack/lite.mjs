@@ -294,6 +294,46 @@ function restConnection(url, schema) {
   return connection;
 }
 
+// --- text that Postgres cannot store ---------------------------------------------------------------
+
+const ESCAPED = /\\u(0000|d[89a-f])/i; // the escapes of NUL and of surrogates
+const INVALID = { code: "PGRST102", message: "Empty or invalid json", details: null, hint: null };
+const NUL = {
+  code: "22P05",
+  message: "unsupported Unicode escape sequence",
+  details: "\\u0000 cannot be converted to text.",
+  hint: null,
+};
+
+/**
+ * Returns the error for a JSON body with text that Postgres cannot store, or null. PostgREST reads a body as strict
+ * JSON and then lets Postgres read it; Lite reads it as JavaScript, and would store U+FFFD.
+ */
+function unstorable(body) {
+  let text;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(body);
+  } catch {
+    return INVALID;
+  }
+  if (!ESCAPED.test(text)) return null;
+  const texts = [];
+  try {
+    JSON.parse(text, (name, value) => void texts.push(name, value));
+  } catch {
+    return null; // Lite's answer to invalid JSON is PostgREST's
+  }
+  const strings = texts.filter((part) => typeof part === "string");
+  if (!strings.every((part) => part.isWellFormed())) return INVALID;
+  return strings.some((part) => part.includes("\0")) ? NUL : null;
+}
+
+const refuseUnstorable = async (context, next) => {
+  if (!["POST", "PATCH", "PUT"].includes(context.req.method)) return next();
+  const error = unstorable(await context.req.raw.clone().arrayBuffer());
+  return error === null ? next() : context.json(error, 400);
+};
+
 // --- the server ----------------------------------------------------------------------------------
 
 // PostgREST accepts any valid token without looking up its user, so the REST app must not either.
@@ -318,7 +358,7 @@ async function start(config) {
     auth: { enabled: false, jwt_secret: config.jwtSecret },
     // The hosted service loads safeupdate for REST.
     api: { enabled: true, schemas: ["public"], max_rows: 1000, pg_safe_update: true },
-    options: { server: { ...server, middlewares: [skipUserLookup] } },
+    options: { server: { ...server, middlewares: [skipUserLookup, refuseUnstorable] } },
   });
   const auth = connect(config.auth, 4);
   const { jwtSecret, siteUrl } = config;

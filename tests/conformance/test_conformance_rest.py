@@ -16,6 +16,15 @@ from supabase import AsyncClient
 from tests.conformance.conftest import Supabase, User, differs
 from tests.conformance.notes import MINIMAL, NOTES, Rows, authorized, bodies, fill, notes
 
+NUL = rb"\u0000"
+TEXTS = (
+    rb'{"body": "a%sb"}',
+    rb'{"body": "x", "data": {"a": [{"b": "%s"}]}}',
+    rb'{"body": "x", "data": {"%s": 1}}',
+    rb'{"body": "x", "data": "%s"}',
+    rb'{"body": "x", "tags": ["a", "%s"]}',
+)
+
 
 async def test_filter_selects_rows(alice: User) -> None:
     await fill(alice)
@@ -279,6 +288,36 @@ async def test_invalid_json_body_is_rejected(http: httpx.AsyncClient, supabase: 
     headers = {**authorized(supabase, alice), "Content-Type": "application/json"}
     response = await http.post(f"/rest/v1/{NOTES}", headers=headers, content=b"{nonsense")
     assert (response.status_code, response.json()["code"]) == (400, "PGRST102")
+
+
+# NUL has no place in Postgres's text; half of a pair of surrogates, and half of a character's bytes, are not Unicode
+UNSTORABLE = [
+    *[(text % NUL, "22P05") for text in TEXTS],
+    *[
+        (text % half, "PGRST102")
+        for text in TEXTS
+        for half in (rb"\ud83d", rb"\udc00", rb"\ud83d\ud83d", b"\xed\xa0\x80")
+    ],
+]
+
+
+@pytest.mark.parametrize(("body", "code"), UNSTORABLE)
+async def test_text_that_postgres_cannot_store_is_rejected(
+    http: httpx.AsyncClient, supabase: Supabase, alice: User, body: bytes, code: str
+) -> None:
+    await fill(alice)
+    headers = {**authorized(supabase, alice), "Content-Type": "application/json"}
+    for method, path in (("POST", NOTES), ("PATCH", f"{NOTES}?rank=eq.1")):
+        response = await http.request(method, f"/rest/v1/{path}", headers=headers, content=body)
+        assert (response.status_code, response.json()["code"]) == (400, code), (method, response.text)
+    echo = await http.post("/rest/v1/rpc/conformance_echo", headers=headers, content=b'{"value": %s}' % body)
+    assert (echo.status_code, echo.json()["code"]) == (400, code), echo.text
+    assert sorted(bodies(await notes(alice).execute())) == ["Beta", "alpha", "delta", "gamma, (ray)"]
+
+
+async def test_escapes_of_escapes_are_text(alice: User) -> None:
+    row = await one(alice, {"body": r"\u0000 \ud83d \0 😀", "data": {r"\ud83d": r"\u0000"}, "tags": ["\u0001"]})
+    assert (row["body"], row["data"], row["tags"]) == (r"\u0000 \ud83d \0 😀", {r"\ud83d": r"\u0000"}, ["\u0001"])
 
 
 async def test_rls_hides_rows_of_other_users(alice: User, bob: User, visitor: AsyncClient, server: AsyncClient) -> None:
