@@ -4,9 +4,9 @@ import { expect, test } from "vitest";
 import { unwrap } from "../src/backend.ts";
 import { RequestError } from "../src/index.ts";
 
-function thrown(status: number, message: string, code?: string): RequestError {
+function thrown(status: number, message: string, code?: string, hint: string | null = null): RequestError {
   try {
-    unwrap({ data: null, error: code === undefined ? { message } : { message, code }, status });
+    unwrap({ data: null, error: code === undefined ? { message } : { message, code, hint }, status });
   } catch (error) {
     if (error instanceof RequestError) return error;
   }
@@ -17,6 +17,14 @@ test("errors of the database keep their message and code", () => {
   expect(thrown(400, "The message is empty.", "PT400")).toMatchObject({ message: "The message is empty.", code: "PT400" });
   expect(thrown(500, "deadlock detected", "40P01")).toMatchObject({ message: "deadlock detected", code: "40P01" });
   expect(thrown(401, "Invalid API key")).toMatchObject({ message: "Invalid API key", code: null });
+});
+
+test("a limit says when to try again, and no other hint is shown", () => {
+  const limit = thrown(429, "Rate limit: 30 messages per minute", "PT429", "Try again in 42 s.");
+  expect(limit).toMatchObject({ message: "Rate limit: 30 messages per minute. Try again in 42 s.", code: "PT429" });
+  expect(thrown(429, "Daily limit reached: 9 tokens", "PT429").message).toBe("Daily limit reached: 9 tokens");
+  const hint = "Write some text into content.";
+  expect(thrown(400, "The message is empty", "PT400", hint).message).toBe("The message is empty");
 });
 
 test("gateway pages and network errors are replaced by a plain message", () => {

@@ -5,7 +5,8 @@ interface Props {
   session: SessionRow;
   selected: boolean;
   onSelect(): void;
-  onRename(title: string): void;
+  /** Resolves to whether the session has its new title. */
+  onRename(title: string): Promise<boolean>;
   onDelete(): void;
 }
 
@@ -53,9 +54,9 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
       <li ref={item} className="session asking" onKeyDown={({ key }) => key === "Escape" && done()}>
         <RenameForm
           title={session.title ?? ""}
-          onRename={(name) => {
-            done();
-            if (name !== session.title) onRename(name);
+          onRename={async (name) => {
+            // a refused title stays in the form
+            if (name === session.title || (await onRename(name))) done();
           }}
           onCancel={done}
         />
@@ -89,13 +90,20 @@ function passFocus(item: Element): void {
   next?.focus();
 }
 
-function RenameForm(props: { title: string; onRename(title: string): void; onCancel(): void }) {
+function RenameForm(props: { title: string; onRename(title: string): Promise<void>; onCancel(): void }) {
   const [title, setTitle] = useState(props.title);
+  const [busy, setBusy] = useState(false);
+  const rename = async () => {
+    if (title.trim() === "" || busy) return;
+    setBusy(true);
+    await props.onRename(title.trim());
+    setBusy(false);
+  };
   return (
     <form
       onSubmit={(event) => {
         event.preventDefault();
-        if (title.trim() !== "") props.onRename(title.trim());
+        void rename();
       }}
     >
       <input
@@ -107,7 +115,7 @@ function RenameForm(props: { title: string; onRename(title: string): void; onCan
         onChange={({ target }) => setTitle(target.value)}
       />
       <span className="answers">
-        <button className="primary" disabled={title.trim() === ""}>
+        <button className="primary" disabled={title.trim() === "" || busy}>
           Rename
         </button>
         <button type="button" onClick={props.onCancel}>

@@ -64,7 +64,7 @@ export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onC
             session={session}
             selected={session.id === selectedId}
             onSelect={() => onSelect(session.id)}
-            onRename={(title) => void run(() => list.rename(session.id, title))}
+            onRename={(title) => run(() => list.rename(session.id, title))}
             onDelete={() => void run(() => list.remove(session.id))}
           />
         ))}

@@ -39,15 +39,19 @@ export function Workspace({ client, user }: Props) {
       />
       {menuOpen && <div className="scrim" onClick={() => setMenuOpen(false)} />}
       <main className="main">
-        {creating ? null : selected ? ( // text typed now is meant for the new session
-          <Chat
-            key={selected.id}
-            client={client}
-            row={selected}
-            menuOpen={menuOpen}
-            onMenu={() => setMenuOpen(!menuOpen)}
-          />
-        ) : (
+        {selected ? (
+          // hidden while a session is created: text typed then is meant for the new one, and if there is none, what was
+          // typed before is still here
+          <div hidden={creating}>
+            <Chat
+              key={selected.id}
+              client={client}
+              row={selected}
+              menuOpen={menuOpen}
+              onMenu={() => setMenuOpen(!menuOpen)}
+            />
+          </div>
+        ) : creating ? null : (
           <div className="welcome">
             <button className="menu" aria-expanded={menuOpen} onClick={() => setMenuOpen(!menuOpen)}>
               Sessions

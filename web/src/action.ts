@@ -6,8 +6,11 @@ export function messageOf(reason: unknown): string {
 }
 
 export interface Action {
-  /** Runs an action. It never rejects: a failure becomes `error`. The same function on every render. */
-  run(action: () => Promise<unknown>): Promise<void>;
+  /**
+   * Runs an action. Resolves to whether it succeeded, and never rejects: a failure becomes `error`. The same function on
+   * every render.
+   */
+  run(action: () => Promise<unknown>): Promise<boolean>;
   /** Whether an action is running. */
   busy: boolean;
   /** Why the last action failed; null once the next one starts. */
@@ -18,13 +21,15 @@ export interface Action {
 export function useAction(): Action {
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<string | null>(null);
-  const run = useCallback(async (action: () => Promise<unknown>): Promise<void> => {
+  const run = useCallback(async (action: () => Promise<unknown>): Promise<boolean> => {
     setBusy(true);
     setError(null);
     try {
       await action();
+      return true;
     } catch (reason) {
       setError(messageOf(reason));
+      return false;
     } finally {
       setBusy(false);
     }
