@@ -1,24 +1,36 @@
-import { lazy, Suspense, useDeferredValue } from "react";
+import { lazy, memo, Suspense } from "react";
+import { pieces } from "./blocks.ts";
 import { CopyButton } from "./Copy.tsx";
 
 /** The highlighter is large, so it loads with the first code. */
 const Highlighted = lazy(() => import("./Highlighted.tsx"));
 /** Longer code is not highlighted, because that takes too long. */
-const MAX_HIGHLIGHTED = 30_000;
+const MAX_HIGHLIGHTED = 20_000;
+const LONG_LINE = /[^\n]{1000}/;
 
 /** Code, highlighted if its language is known. */
 export function Code({ code, language }: { code: string; language: string }) {
-  // while code streams in, its highlighting may lag behind
-  const shown = useDeferredValue(code);
-  if (language === "" || code.length > MAX_HIGHLIGHTED) return <code>{code}</code>;
+  const plain = <PlainCode code={code} />;
+  if (language === "" || code.length > MAX_HIGHLIGHTED || LONG_LINE.test(code)) return <code>{plain}</code>;
   return (
     <code>
-      <Suspense fallback={code}>
-        <Highlighted code={shown} language={language} />
+      <Suspense fallback={plain}>
+        <Highlighted code={code} language={language} plain={plain} />
       </Suspense>
     </code>
   );
 }
+
+/** In pieces that are laid out by themselves, if it is long. */
+const PlainCode = memo(function PlainCode({ code }: { code: string }) {
+  const all = pieces(code);
+  if (all.length < 2) return code;
+  return all.map((piece, index) => (
+    <span key={index} className="piece">
+      {piece}
+    </span>
+  ));
+});
 
 /** A code block in a reply. */
 export function CodeBox({ code, language }: { code: string; language: string }) {

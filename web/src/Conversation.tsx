@@ -12,6 +12,9 @@ interface Props {
 const NEAR = 80;
 /** Messages rendered at first, and then per idle period, newest first. */
 const BATCH = 12;
+/** A batch ends after so many characters too, of which a long message shows no more than this at once. */
+const BATCH_CHARACTERS = 4_000;
+const MOST_AT_ONCE = 2_000;
 
 /** The messages, oldest first. Scrolls with new text unless the user has scrolled up. */
 export function Conversation({ snapshot, actions, onOlder }: Props) {
@@ -55,9 +58,9 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
 function useGrowing(messages: readonly Message[]): readonly Message[] {
   const [firstId, setFirstId] = useState<string | null>(null);
   const known = messages.findIndex(({ id }) => id === firstId);
-  const first = known >= 0 ? known : Math.max(0, messages.length - BATCH);
+  const first = known >= 0 ? known : batchBefore(messages, messages.length);
   const pinned = messages[first]?.id ?? null;
-  const next = messages[Math.max(0, first - BATCH)]?.id ?? null;
+  const next = messages[batchBefore(messages, first)]?.id ?? null;
   useEffect(() => {
     setFirstId(pinned);
     if (next === pinned) return;
@@ -70,6 +73,18 @@ function useGrowing(messages: readonly Message[]): readonly Message[] {
     return () => cancelIdleCallback(handle);
   }, [pinned, next]);
   return messages.slice(first);
+}
+
+/** Where the batch begins that ends before `end`. */
+function batchBefore(messages: readonly Message[], end: number): number {
+  let characters = 0;
+  let first = end;
+  while (first > 0 && end - first < BATCH && characters < BATCH_CHARACTERS) {
+    const { content, data, role } = messages[--first]!;
+    const isHeavy = role === "assistant" && data !== null;
+    characters += isHeavy ? MOST_AT_ONCE : Math.min(content.length, MOST_AT_ONCE);
+  }
+  return first;
 }
 
 /** Keeps the log scrolled to its end while the user is there. */

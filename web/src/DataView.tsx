@@ -1,6 +1,8 @@
+import { useMemo, useState } from "react";
 import type { Json } from "supabase-baml-bridge-client";
 import { DataTable } from "./DataTable.tsx";
-import { isEmpty, isFlat, isObject, isTable, nameOf, orderOf, type JsonObject } from "./data.ts";
+import { beginningOf, isEmpty, isFlat, isObject, isTable, nameOf, orderOf, type JsonObject } from "./data.ts";
+import { Plain } from "./Text.tsx";
 
 /** Fields that the page shows elsewhere: as the reply's text, and beside the conversation. */
 const SHOWN_ELSEWHERE = ["reply", "files"];
@@ -19,13 +21,35 @@ export function restOf(data: Json | null): Json | null {
   return rest.length > 0 ? Object.fromEntries(rest) : null;
 }
 
-/** A structured result, also while it streams: lists of similar objects as tables, objects as names and values. */
+/**
+ * A structured result, also while it streams: lists of similar objects as tables, objects as names and values. Of a large
+ * one only the beginning is shown like this, and all of it as text.
+ */
 export function DataView({ data, streaming }: { data: Json; streaming: boolean }) {
+  const { value, whole } = useMemo(() => beginningOf(data), [data]);
+  const [all, showAll] = useState(false);
   return (
     <div className="data" data-testid="data">
-      <Value value={data} name="Result" streaming={streaming} />
+      <Value value={value} name="Result" streaming={streaming} />
+      {!whole && (
+        <p className="tools">
+          <span className="muted">This is only the beginning of a large result.</span>
+          <button className="quiet small" aria-expanded={all} onClick={() => showAll(!all)}>
+            {all ? "Hide the text" : "Show all as text"}
+          </button>
+        </p>
+      )}
+      {all && !whole && <Plain text={textOf(data)} />}
     </div>
   );
+}
+
+function textOf(data: Json): string {
+  try {
+    return JSON.stringify(data);
+  } catch {
+    return "The result is nested too deeply to show."; // the engine's stack has an end
+  }
 }
 
 interface ValueProps<T = Json | undefined> {
@@ -36,13 +60,15 @@ interface ValueProps<T = Json | undefined> {
   streaming: boolean;
 }
 
+const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 20 });
+
 function Value({ value, name, streaming }: ValueProps) {
   if (isEmpty(value)) return <span className="muted">{streaming ? "…" : "–"}</span>;
   if (isTable(value)) return <Table value={value} name={name} streaming={streaming} />;
   if (Array.isArray(value)) return <List value={value} name={name} streaming={streaming} />;
   if (isObject(value)) return <Fields fields={value} streaming={streaming} />;
   if (typeof value === "boolean") return value ? "yes" : "no";
-  return typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 20 }) : value;
+  return typeof value === "number" ? NUMBER.format(value) : value;
 }
 
 function Table({ value, name, streaming }: ValueProps<JsonObject[]>) {

@@ -1,12 +1,52 @@
 import { toJsxRuntime } from "hast-util-to-jsx-runtime";
-import { common, createLowlight } from "lowlight";
-import { memo } from "react";
+import { memo, useEffect, useState, type ReactNode } from "react";
 import { Fragment, jsx, jsxs } from "react/jsx-runtime";
+import type { Answer, Question, Tree } from "./highlighter.ts";
+import { whenIdle } from "./idle.ts";
 
-const lowlight = createLowlight(common);
+/** Grammars take seconds for some code, so they run beside the page. */
+const worker = new Worker(new URL("./highlighter.ts", import.meta.url), { type: "module" });
+const waiting = new Map<number, (tree: Tree | null) => void>();
+let asked = 0;
 
-/** Highlighted code, built from elements and never from HTML. */
-export default memo(function Highlighted({ code, language }: { code: string; language: string }) {
-  if (!lowlight.registered(language)) return code;
-  return toJsxRuntime(lowlight.highlight(language, code), { Fragment, jsx, jsxs });
+worker.addEventListener("message", ({ data: { id, tree } }: MessageEvent<Answer>) => {
+  waiting.get(id)?.(tree);
+  waiting.delete(id);
+});
+
+function ask(code: string, language: string): Promise<Tree | null> {
+  const id = ++asked;
+  worker.postMessage({ id, code, language } satisfies Question);
+  return new Promise((resolve) => waiting.set(id, resolve));
+}
+
+interface Props {
+  code: string;
+  language: string;
+  /** The code as it is, until it is highlighted and if it cannot be. */
+  plain: ReactNode;
+}
+
+/** Highlighted code, built from elements and never from HTML. While code streams in, its highlighting may lag behind. */
+export default memo(function Highlighted({ code, language, plain }: Props) {
+  const [done, setDone] = useState<{ code: string; shown: ReactNode } | null>(null);
+  const [busy, setBusy] = useState(false);
+  const isDue = !busy && done?.code !== code;
+  useEffect(() => {
+    if (!isDue) return;
+    setBusy(true);
+    void ask(code, language).then((tree) =>
+      whenIdle(() => {
+        setDone({ code, shown: tree && toJsxRuntime(tree, { Fragment, jsx, jsxs }) });
+        setBusy(false);
+      }),
+    );
+  }, [isDue, code, language]);
+  if (done === null || done.shown === null || !code.startsWith(done.code)) return plain;
+  return (
+    <>
+      {done.shown}
+      {code.slice(done.code.length)}
+    </>
+  );
 });

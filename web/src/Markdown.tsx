@@ -1,7 +1,6 @@
-import { memo, useMemo } from "react";
+import { memo } from "react";
 import ReactMarkdown, { type Components } from "react-markdown";
 import remarkGfm from "remark-gfm";
-import { splitBlocks } from "./blocks.ts";
 import { CodeBox } from "./Code.tsx";
 
 /** How Markdown is rendered. HTML is shown as text, and links with unsafe protocols are removed. */
@@ -41,22 +40,11 @@ const COMPONENTS: Components = {
 
 const PLUGINS = [remarkGfm];
 
-const Block = memo(function Block({ text }: { text: string }) {
+/** Renders one block of Markdown. The caller bounds its size and depth: a parser may take seconds for some text. */
+export default memo(function Markdown({ text }: { text: string }) {
   return (
     <ReactMarkdown remarkPlugins={PLUGINS} components={COMPONENTS}>
       {text}
     </ReactMarkdown>
   );
 });
-
-/** Renders Markdown, including text that is still streaming. */
-export default function Markdown({ text }: { text: string }) {
-  const blocks = useMemo(() => splitBlocks(text), [text]);
-  return (
-    <div className="prose">
-      {blocks.map((block, index) => (
-        <Block key={index} text={block} />
-      ))}
-    </div>
-  );
-}

@@ -2,7 +2,7 @@ import { memo } from "react";
 import { hasEnded, type Json, type Message } from "supabase-baml-bridge-client";
 import { CopyButton } from "./Copy.tsx";
 import { DataView, isTruncated, restOf } from "./DataView.tsx";
-import { Text } from "./Text.tsx";
+import { Plain, Text } from "./Text.tsx";
 
 /** The actions of messages. */
 export interface MessageActions {
@@ -38,7 +38,7 @@ export const MessageItem = memo(function MessageItem(props: Props) {
     >
       {message.content !== "" && (
         <div className="bubble">
-          {mine ? <div className="prose plain">{message.content}</div> : <Text text={message.content} />}
+          {mine ? <Plain text={message.content} /> : <Text text={message.content} />}
         </div>
       )}
       {data !== null && <DataView data={data} streaming={!hasEnded(message)} />}
