@@ -35,7 +35,7 @@ export const MAX_DEPTH = 12;
 export const MAX_SECTIONS = 120;
 /** The most characters of plain text, or of code, in one element. */
 export const MAX_PLAIN = 4_000;
-const MAX_LINES = 100;
+const MAX_LINES = 500;
 /** What a block weighs besides its lines. */
 const BLOCK_WEIGHT = 10;
 /** What a fence, or the head of a table, weighs besides: code and tables have a frame. */
@@ -230,7 +230,7 @@ function weigh(lines: readonly Line[]): number {
   return lines.reduce((sum, { weight }) => sum + weight, 0);
 }
 
-/** Cuts a text after line breaks, into pieces of at most 4,000 characters and 100 lines. A longer line is cut too. */
+/** Cuts a text after line breaks, into pieces of at most 4,000 characters and 500 lines. A longer line is cut too. */
 export function pieces(text: string): string[] {
   const found: string[] = [];
   for (let from = 0; from < text.length; ) {

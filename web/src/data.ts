@@ -94,6 +94,11 @@ export function beginningOf(value: Json): { value: Json; whole: boolean } {
       left.weight -= ITEM_WEIGHT;
       const next = isObject(item) && level + 1 < MAX_LEVELS ? takeObject(item, level + 1, 1) : take(item, level + 1);
       if (isObject(next)) {
+        // half a row would look like a whole one
+        if (left.weight <= 0 && taken.length > 0) {
+          left.whole = false;
+          break;
+        }
         // a table has a cell for every column of any row
         const before = columns.size;
         const names = Object.keys(next);
