@@ -113,6 +113,7 @@ class Connection:
     ) -> None:
         """Join a channel that calls `callback` with each record that is inserted into a table.
 
+        It is private: a project may allow no others, and the secret key may join any.
         Returns when Realtime says that it is subscribed, which comes after the join. `callback` must not raise. Raises
         RealtimeError.
         """
@@ -122,7 +123,7 @@ class Connection:
             if getattr(payload, "extension", None) == "postgres_changes" and not subscribed.done():
                 subscribed.set_result(None)
 
-        channel = self.channel(topic, private=False)
+        channel = self.channel(topic)
         channel.on_postgres_changes(
             RealtimePostgresChangesListenEvent.Insert,
             lambda message: callback(dict_at(dict_at(message, "data"), "record")),

@@ -69,6 +69,8 @@ class Channel:
         self.private = config.private
         self.presence_key = config.presence_key
         self._presence_enabled = config.presence_enabled
+        if self._services.private_only and not config.private:
+            raise JoinRefused("PrivateOnly: This project only allows private channels")
         try:
             if config.token is None or config.token.startswith("sb_"):
                 check_expiry(self._socket.credential)

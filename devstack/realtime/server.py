@@ -90,6 +90,15 @@ class Realtime:
         """Events so far, as the hosted service counts them for its quota: sends, deliveries and database events."""
         return self._services.topics.events
 
+    @property
+    def private_only(self) -> bool:
+        """Whether joins of public channels are refused, as after "Allow public access" is turned off."""
+        return self._services.private_only
+
+    @private_only.setter
+    def private_only(self, value: bool) -> None:
+        self._services.private_only = value
+
     async def start(self) -> None:
         """Connect to Postgres and start serving, for the first time or after `stop`; return once changes are streamed.
 

@@ -33,9 +33,12 @@ class Sink(Protocol):
         """Remove a channel that has closed itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Services:
-    """The shared services. For `denied_delay` and `idle_seconds` (seconds) see `Realtime`."""
+    """The shared services. For `denied_delay` and `idle_seconds` (seconds) see `Realtime`.
+
+    `private_only` is the project's setting that refuses public channels; it applies to joins from then on.
+    """
 
     tokens: Tokens
     authorization: Authorization
@@ -49,3 +52,4 @@ class Services:
     clients: set[Sink]
     denied_delay: float
     idle_seconds: float
+    private_only: bool = False
