@@ -21,7 +21,7 @@
         ├── UsedUp               the user has used up the tokens of the day
         └── Unstorable           the database rejects the reply because of its content
 
-Users see the `code` and `message` of a `TurnFailure`; put everything else into `detail`, which only the log gets.
+Users see the `code` and `message` of a `TurnFailure`; put everything else into `detail`, which only operators get.
 """
 
 from dataclasses import dataclass
@@ -72,8 +72,9 @@ class RealtimeError(BridgeError):
 class TurnFailure(BridgeError):
     """A message could not be answered. Users may see `code` and `message`.
 
-    `retry_after` is the provider's Retry-After in seconds. `detail` is for the log only. `usage` is what the provider
-    reported for the attempt.
+    `retry_after` is the provider's Retry-After in seconds. `detail` is for operators: the log, the run and the dead
+    letter. `said` is what the provider or BAML says, which may quote the prompt, and `names` are its codes for the
+    error: `bridge.baml.failures` decides which of them operators see. `usage` is what was reported for the attempt.
     """
 
     retryable = False
@@ -82,6 +83,8 @@ class TurnFailure(BridgeError):
     was_asked = True  # a model may have been asked: then the attempt is charged, if only by an estimate
     most_attempts: int | None = None  # no more attempts than this, if it is fewer than BRIDGE_MAX_FAILURES
     usage: Usage | None = None
+    said = ""
+    names: tuple[str, ...] = ()
 
     def __init__(self, code: str, message: str, *, detail: str = "", retry_after: float | None = None) -> None:
         super().__init__(f"{code}: {message}")

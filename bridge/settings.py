@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+import httpx
 from dotenv import dotenv_values
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -28,7 +29,9 @@ def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018  reading it is what checks it
-    except ValueError as error:
+        (parts.hostname or "").encode("idna")  # as Realtime's client does
+        httpx.URL(url).host  # noqa: B018  and as REST's does
+    except (ValueError, httpx.InvalidURL) as error:
         raise SettingsError(f"SUPABASE_URL is {url!r} ({error}).", remedy) from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise SettingsError(f"SUPABASE_URL is {url!r}.", remedy)
@@ -38,7 +41,7 @@ def _check_url(url: str) -> str:
 
 
 def _check_key(key: str) -> str:
-    if not key.isascii() or len(key.split()) > 1:
+    if not (key.isascii() and key.isprintable()) or len(key.split()) > 1:
         remedy = "Copy the whole secret key (sb_secret_…)."
         raise SettingsError("SUPABASE_SECRET_KEY has characters that no key has.", remedy)
     if key.startswith("sb_publishable_"):
@@ -80,6 +83,7 @@ class Settings(BaseModel):
     health_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     log_format: Annotated[Literal["json", "console"], BeforeValidator(str.lower)] = "json"
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
+    log_provider_errors: Annotated[Literal["true", "false"], BeforeValidator(str.lower)] = "false"
 
     @property
     def realtime_url(self) -> str:
@@ -115,6 +119,8 @@ def _explain(name: str, value: object, *, is_missing: bool) -> SettingsError:
     if is_missing:
         return SettingsError(f"{name} is not set.", REMEDIES[name])
     declared: dict[str, Any] = Settings.model_json_schema()["properties"][name]
+    if "enum" not in declared and "minimum" not in declared:  # bytes of another encoding
+        return SettingsError(f"{name} is {value!r}.", "Write it in UTF-8.")
     if "enum" in declared:
         return SettingsError(f"{name} is {value!r}.", f"Set it to one of {', '.join(declared['enum'])}.")
     low, high = declared["minimum"], declared["maximum"]

@@ -68,7 +68,9 @@ async def name_session(job: Job, result: Result, functions: Functions, store: St
 def _warn(job: Job, error: Exception) -> None:
     session_id = job.turn.session.id if job.turn is not None else None
     extra = {"question_id": job.question_id, "session_id": session_id}
-    log.warning("no title: %s", str(error) or type(error).__name__, extra=extra)
+    # the message of a failure may be the model's own words
+    reason = f"{error.code} {error.detail}" if isinstance(error, TurnFailure) else str(error)
+    log.warning("no title: %s", reason.strip() or type(error).__name__, extra=extra)
 
 
 def _reply_of(result: Result) -> str:

@@ -63,6 +63,8 @@ def failed(running: RunningJob, error: Exception, settings: Settings) -> Result:
         detail, usage, is_of_model = str(error.detail or error), error.usage or usage, error.is_of_model
         running.prompt_characters *= error.was_asked
     extra = running.log_fields | {"retry_ms": retry_ms, "detail": detail}
+    if settings.log_provider_errors == "true" and isinstance(error, TurnFailure):
+        extra["said"] = error.said
     cause = None if isinstance(error, TurnFailure) else error
     log.warning("attempt failed: %s", decision.code, extra=extra, exc_info=cause)
     shown = {"code": decision.code, "message": decision.message}

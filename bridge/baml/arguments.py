@@ -86,7 +86,8 @@ def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, A
                 bound[name] = parameter.validate(given[name])
             except ValidationError as error:
                 problem = f"The argument `{name}` is invalid: {_first_complaint(error)}."
-                raise BadRequest("bad_arguments", problem) from None  # the cause would put the user's text into the log
+                # neither the cause nor the complaint, which may name the user's own keys, belongs into the log
+                raise BadRequest("bad_arguments", problem, detail=f"the argument `{name}` is invalid") from None
             _refuse_media_url(name, bound[name])
         elif parameter.required:
             raise BadRequest("bad_arguments", f"The argument `{name}` is missing. Add it to the message's `data`.")

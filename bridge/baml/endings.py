@@ -106,20 +106,23 @@ def refused_request(detail: str, *, is_denied: bool = False) -> ModelRefused:
 
 def judge_reason(reason: str) -> TurnFailure:
     """The failure of an answer that ended badly. Whatever is no refusal may pass, and is tried again."""
-    detail = f"finish reason {reason[:80]}"
+    failure: TurnFailure = ModelUnavailable("model_cut", "The model did not finish its answer.", detail="bad ending")
     if is_refused(reason):
-        return refusal(detail=detail)
-    return ModelUnavailable("model_cut", "The model did not finish its answer.", detail=detail)
+        failure = refusal(detail="bad ending")
+    failure.names = (reason[:_LONGEST_NAME],)
+    return failure
 
 
 def judge_error(error: Any) -> TurnFailure:
-    """The failure that an error object means, which came in an event.
-
-    The text for the user is fixed. `detail` has the provider's words: clean it of keys before it is logged.
-    """
+    """The failure that an error object means, which came in an event. `said` has the provider's words."""
     words = list(dict.fromkeys(_words(error)))
-    names, said = " ".join(words[:-1] or words), " ".join(words)
-    detail = said[:_LONGEST] or "an error without a description"
+    failure = _judge_words(" ".join(words[:-1] or words), " ".join(words))
+    failure.said, failure.names = " ".join(words)[:_LONGEST], names_in(error)
+    return failure
+
+
+def _judge_words(names: str, said: str) -> TurnFailure:
+    detail = "an error in the stream"
     is_busy = _BUSY.search(names) is not None and not _UNPAID.search(names)
     if is_context(said, only_size=is_busy):
         return too_much_context(detail)
@@ -145,6 +148,7 @@ def is_context(body: str, *, only_size: bool = False) -> bool:
     return (_REQUEST_SIZE if only_size else _CONTEXT).search(body) is not None
 
 
+_LONGEST_NAME = 80  # characters of an error's code or type
 _LONGEST = 20_000  # characters of an error that are read; keys are removed before it is shortened for the log
 _NAMES = (
     "code",
@@ -159,6 +163,24 @@ _NAMES = (
     "message",
     "msg",
 )
+
+
+def names_in(error: Any) -> tuple[str, ...]:
+    """The short names that an error object has for what is wrong: its codes and types. They may be anything."""
+    return tuple(dict.fromkeys(name[:_LONGEST_NAME] for name in _names(error)))[:4]
+
+
+def _names(error: Any, depth: int = 0) -> Iterator[str]:
+    if depth < 4 and isinstance(error, dict):
+        for name in ("code", "type", "status", "reason", "error_type"):
+            value = error.get(name)
+            if isinstance(value, str | int) and not isinstance(value, bool):
+                yield str(value)
+        for name in ("error", "metadata", "innererror", "details"):
+            yield from _names(error.get(name), depth + 1)
+    elif depth < 4 and isinstance(error, list):
+        for item in error[:8]:
+            yield from _names(item, depth + 1)
 
 
 def _words(error: Any, depth: int = 0) -> Iterator[str]:

@@ -20,7 +20,7 @@ from bridge.baml.arguments import Parameter, bind_arguments, read_hints, read_pa
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.escapes import is_json
-from bridge.baml.failures import Response, bad_output, clean, name_error, translate_error
+from bridge.baml.failures import Response, bad_output, complete, name_error, translate_error
 from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelEmpty, ModelUnavailable, SetupError, TurnFailure
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
@@ -67,13 +67,15 @@ class BamlFunctions:
                     async for piece in pieces:
                         yield piece
                 return
-            except ContextTooLong as failure:
+            except TurnFailure as failure:
+                complete(failure, turn, self._env)
+                if not isinstance(failure, ContextTooLong):
+                    raise
                 shorter = shorten(turn, [parameter.name for parameter in function.parameters])
                 if shorter is None or (shorter.messages, shorter.files) == (turn.messages, turn.files):
                     raise
                 counts = (len(turn.messages), len(turn.files), len(shorter.messages), len(shorter.files))
                 log.info("too long for the model: %d messages and %d files, now %d and %d", *counts)
-                log.debug("the model's words: %s", failure.detail)
                 turn = shorter
 
     def characters_of(self, turn: Turn) -> int:
@@ -99,7 +101,7 @@ class BamlFunctions:
         try:
             call = Call(function.client, turn.function, arguments, is_text=function.is_text, env=self._env)
         except BamlError as error:
-            raise translate_error(error, Response(), self._env) from None
+            raise translate_error(error, Response()) from None
         self._calls.add(call)
         call.done.add_done_callback(lambda _: self._calls.discard(call))
         try:
@@ -122,7 +124,7 @@ class BamlFunctions:
     def _complete(self, function: BamlFunction, call: Call, ended: Ended) -> Completion:
         """Return the complete reply, or raise the TurnFailure that stands in its way."""
         answer, error = ended.answer, ended.error
-        broken = None if error is None else translate_error(error, ended.response, self._env)
+        broken = None if error is None else translate_error(error, ended.response)
         if answer is None:
             if broken is not None:
                 raise broken from None
@@ -132,10 +134,9 @@ class BamlFunctions:
             if not completion.text.strip() and completion.data in (None, ""):
                 raise ModelEmpty("model_empty", "The model gave no answer.")
             return completion
-        if broken is not None and (isinstance(broken, BadOutput) or "Failed to parse" in broken.detail):
+        if broken is not None and (isinstance(broken, BadOutput) or "Failed to parse" in broken.said):
             broken = None  # the stream was closed properly, and only BAML could not read it: it is judged below
         if failure := answer.judge(broken, is_text=function.is_text):
-            failure.detail = clean(failure.detail, self._env)
             raise failure
         if function.is_text:
             return Completion(answer.text, usage=ended.usage, is_truncated=answer.is_truncated)
@@ -144,9 +145,9 @@ class BamlFunctions:
         try:
             return _to_completion(call.parse(answer.text), ended.usage)
         except Exception as complaint:
-            # any other exception may repeat the answer
-            detail = name_error(complaint) if isinstance(complaint, BamlError) else type(complaint).__name__
-            raise bad_output(clean(detail, self._env)) from None
+            failure = bad_output(type(complaint).__name__)
+            failure.said = name_error(complaint)  # it may repeat the answer
+            raise failure from None
 
     async def close(self) -> None:
         """Abort every running call and wait for it to end. A call that outlives the process aborts the interpreter."""

@@ -45,7 +45,8 @@ def test_conversation_that_is_too_long_is_recognised(message: str) -> None:
     failure = judge_error({"code": 400, "type": "invalid_request_error", "message": message})
     assert isinstance(failure, ContextTooLong)
     assert (failure.code, failure.retryable) == ("model_context", False)
-    assert message[:10] in failure.detail
+    assert message[:10] in failure.said
+    assert message[:10] not in failure.detail
     assert message[:10] not in failure.message
 
 
@@ -93,5 +94,5 @@ def test_hostile_error_is_bounded() -> None:
     error: Any = "deep"
     for _ in range(900):
         error = {"error": [error] * 2}
-    assert len(judge_error(error).detail) <= 20_000
-    assert len(judge_error({"message": "x" * 1_000_000}).detail) <= 20_000
+    assert len(judge_error(error).said) <= 20_000
+    assert len(judge_error({"message": "x" * 1_000_000}).said) <= 20_000

@@ -8,7 +8,8 @@ from email.utils import format_datetime
 import pytest
 from baml_py import errors as baml
 
-from bridge.baml.failures import Response, retry_after, translate_error
+from bridge.baml.endings import judge_error
+from bridge.baml.failures import Response, clean, complete, retry_after, translate_error
 from bridge.errors import (
     BadOutput,
     BadRequest,
@@ -19,6 +20,7 @@ from bridge.errors import (
     ModelUnavailable,
     ModelUnreachable,
 )
+from bridge.model import Session, Turn
 from tests.unit.bridge.test_endings import CONTEXT
 
 NOW = datetime.now(UTC)
@@ -56,7 +58,7 @@ def test_retry_after_as_a_date_is_relative_to_now_without_another() -> None:
 
 def refused(status: int, body: str = "", headers: dict[str, str] | None = None) -> tuple[type, str]:
     error = baml.BamlClientHttpError("Model", f"Request failed with status code: {status}", status, "prompt")
-    failure = translate_error(error, Response(body, {"content-type": "x"} if headers is None else headers), {})
+    failure = translate_error(error, Response(body, {"content-type": "x"} if headers is None else headers))
     return type(failure), failure.code
 
 
@@ -104,13 +106,39 @@ def test_baml_errors_have_their_codes() -> None:
         (baml.BamlValidationError("prompt", "does not fit", "raw", ""), BadOutput, "model_output"),
         (baml.BamlError("no such client"), ModelNotSetUp, "model_setup"),
     ):
-        failed = translate_error(error, Response(), {})
+        failed = translate_error(error, Response())
         assert (type(failed), failed.code) == (kind, code)
 
 
 def test_log_detail_has_no_key_and_no_prompt() -> None:
     error = baml.BamlClientHttpError("Model", "bad key sk-abcdefgh given", 401, "prompt: my secret plan")
-    failed = translate_error(error, Response(), {"LLM_API_KEY": "sk-abcdefgh"})
-    assert failed.detail == "BamlClientHttpError: bad key <LLM_API_KEY> given"
-    validation = baml.BamlValidationError("my secret plan", "does not fit", "raw", "")
-    assert translate_error(validation, Response(), {}).detail == "BamlValidationError: does not fit"
+    asked = Turn("Chat", "my secret plan", (), (), Session("s", "u", None, "Chat", {}), "u")
+    env = {"LLM_API_KEY": "sk-abcdefgh"}
+    failed = complete(translate_error(error, Response("", {"date": "x"})), asked, env)
+    assert (failed.detail, failed.said) == ("HTTP 401", "BamlClientHttpError: bad key <LLM_API_KEY> given")
+    validation = complete(
+        translate_error(baml.BamlValidationError("p", "my secret plan", "r", ""), Response()), asked, env
+    )
+    assert validation.detail == "it does not fit the function's return type"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_shown"),
+    [
+        ("invalid_request_error", True), ("RESOURCE_EXHAUSTED", True), ("context_length_exceeded", True),
+        ("brand_new_code", True), ("ThrottlingException", True), ("400", True),
+        ("xyzzy", False), ("err_xyzzy", False), ("ERR_XYZZY", False), ("XyzzyError", False),
+        ("sk-abcdefgh", False), ("abcdefgh", False), ("error: xyzzy", False), ("the word is", False), ("", False),
+        ("a" * 65, False), ("rm\x1b[31m", False), ("naïve", False), ("a\nb", False),
+    ],
+)  # fmt: skip
+def test_code_of_a_provider_is_shown_if_it_repeats_nothing(name: str, is_shown: bool) -> None:
+    asked = Turn("Chat", "the word is Xyzzy, in an error", (), (), Session("s", "u", None, "Chat", {}), "u")
+    failure = judge_error({"code": name, "message": "unused"})
+    complete(failure, asked, {"LLM_API_KEY": "sk-abcdefgh"})
+    assert failure.detail == (f"an error in the stream: {name}" if is_shown else "an error in the stream")
+
+
+@pytest.mark.parametrize("value", ["Incorrect API key provided: sk-abcd****efgh.", "Bearer abc.def is wrong"])
+def test_part_of_a_key_is_not_shown(value: str) -> None:
+    assert "abc" not in clean(value, {})
