@@ -9,15 +9,29 @@ BAML functions through it; a handler that calls a BAML function itself must do t
 """
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 # baml-py reads this when it is first imported. Unset, or with the value that some shells set, it prints prompts.
 os.environ["BAML_LOG"] = "off"
 
-from bridge.baml.delimiters import defuse
-from bridge.errors import BadRequest, TurnFailure
-from bridge.handlers import handler
-from bridge.model import CodeFile, FileWrite, Message, Session, Turn, Usage
+if TYPE_CHECKING:
+    from bridge.baml.delimiters import defuse
+    from bridge.errors import BadRequest, TurnFailure
+    from bridge.handlers import handler
+    from bridge.model import CodeFile, FileWrite, Message, Session, Turn, Usage
 
 __all__ = [
     "BadRequest", "CodeFile", "FileWrite", "Message", "Session", "Turn", "TurnFailure", "Usage", "defuse", "handler",
 ]  # fmt: skip
+
+_HOMES = ("bridge.model", "bridge.errors", "bridge.handlers", "bridge.baml.delimiters")
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for: the command starts here, and must not spend a second before it can be stopped."""
+    if name in __all__:
+        for home in _HOMES:
+            if (found := getattr(import_module(home), name, None)) is not None:
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,9 @@
 """`bridge doctor`: checks every precondition of a worker, and names a remedy for each one that fails."""
 
 import asyncio
+import base64
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -32,15 +34,22 @@ UNREPORTED_REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One precondition. `problem` is None if it holds; else it says what is wrong, and `remedy` how to fix it."""
+    """One precondition. `problem` is None if it holds; else it says what is wrong, and `remedy` how to fix it.
+
+    `note` is worth knowing though nothing is wrong.
+    """
 
     name: str
     problem: str | None = None
     remedy: str = ""
+    note: str = ""
 
 
-async def examine(env: Mapping[str, str]) -> AsyncGenerator[Finding, None]:
-    """Yield a finding for each precondition. One that an earlier problem makes impossible to check is left out."""
+async def examine(env: Mapping[str, str], token: str | None = None) -> AsyncGenerator[Finding, None]:
+    """Yield a finding for each precondition. One that an earlier problem makes impossible to check is left out.
+
+    `token` is a user's access token to check as well.
+    """
     try:
         settings = load(env)
     except SettingsError as error:
@@ -57,7 +66,7 @@ async def examine(env: Mapping[str, str]) -> AsyncGenerator[Finding, None]:
 
     store = await Store.open(settings, "doctor")
     try:
-        async with aclosing(_project(settings, store)) as findings:
+        async with aclosing(_project(settings, store, token)) as findings:
             async for finding in findings:
                 yield finding
     finally:
@@ -65,7 +74,7 @@ async def examine(env: Mapping[str, str]) -> AsyncGenerator[Finding, None]:
 
     if functions is not None:
         try:
-            yield await _model(functions)
+            yield await _model(functions, env)
         finally:
             await functions.close()
 
@@ -85,7 +94,7 @@ def _client_matches_source() -> Finding:
     return Finding("functions")
 
 
-async def _project(settings: Settings, store: Store) -> AsyncGenerator[Finding, None]:
+async def _project(settings: Settings, store: Store, token: str | None) -> AsyncGenerator[Finding, None]:
     try:
         await store.check()
     except SetupError as error:
@@ -102,10 +111,20 @@ async def _project(settings: Settings, store: Store) -> AsyncGenerator[Finding, 
     except StoreError as error:
         yield Finding("schema", f"The schema is older than this worker ({error}).", "Run `supabase db push --remote`.")
         return
-    yield Finding("schema")
+    yield Finding("schema", note=_timeout_note(answer))
     yield _publication(answer)
     yield _policies(answer)
     yield await _realtime(settings, store)
+    if token is not None:
+        yield await _token(store, token)
+
+
+def _timeout_note(answer: Mapping[str, Any]) -> str:
+    """How long a user's request may hold one of the few connections that all share; "" from an older schema."""
+    if "authenticated_statement_timeout" not in answer:
+        return ""
+    value = answer["authenticated_statement_timeout"] or "none of its own"
+    return f"users' requests share a few connections; statement_timeout of authenticated: {value}"
 
 
 def _publication(answer: Mapping[str, Any]) -> Finding:
@@ -163,8 +182,44 @@ async def _hear_row(connection: Connection, store: Store) -> None:
     raise RealtimeError(f"it says that it is subscribed, but {ROW_TRIES} inserts into bridge.probes were not reported")
 
 
-async def _model(functions: Functions) -> Finding:
-    """Call the first function that needs only a message, and stop at its first token."""
+async def _token(store: Store, token: str) -> Finding:
+    """Check that a user with this access token can own rows: they reference `auth.users`, whose ids are UUIDs."""
+    remedy = "Sign users in through Supabase Auth, and pass a token of one; docs/frontend.md explains other providers."
+    subject = _subject(token)
+    if subject is None:
+        return Finding("token", "The token is not a JWT with a subject (`sub`).", remedy)
+    try:
+        uuid.UUID(subject)
+    except ValueError:
+        return Finding(
+            "token", f"The token's subject {subject[:40]!r} is not a UUID, so its user cannot own rows.", remedy
+        )
+    try:
+        user = await store.user(token)
+    except StoreError as error:
+        return Finding("token", f"The project does not accept the token ({error}).", remedy)
+    return Finding("token", note=f"of user {user}")
+
+
+def _subject(token: str) -> str | None:
+    """The `sub` of a JWT, whose signature the project checks; None if it has none."""
+    try:
+        body = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except (IndexError, ValueError, RecursionError):
+        return None
+    subject = claims.get("sub") if isinstance(claims, dict) else None
+    return subject if isinstance(subject, str) and subject else None
+
+
+async def _model(functions: Functions, env: Mapping[str, str]) -> Finding:
+    """Call the first function that needs only a message, and stop at its first token.
+
+    The prompt is ours, so the provider's own words are shown.
+    """
+    note = ""
+    if any(env.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")):
+        note = "the call of the model does not use SSL_CERT_FILE and SSL_CERT_DIR: BAML has authorities of its own"
     for name in functions.names:
         session = Session("doctor", "doctor", None, name, {})
         turn = Turn(name, "Say OK.", (), (), session, "doctor", {"reply": "OK."})
@@ -172,12 +227,14 @@ async def _model(functions: Functions) -> Finding:
             async with asyncio.timeout(MODEL_SECONDS), aclosing(functions.run(turn)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Completion) or piece.has_begun:
-                        return Finding("model")
+                        return Finding("model", note=note)
         except TurnFailure as error:
             if error.code == "bad_arguments":
                 continue  # it needs arguments of its own
-            reason = f"{error.code}: {error.detail}" if error.detail else error.code
+            reason = ": ".join(part for part in (error.code, error.detail, error.said) if part)
             remedy = "Check LLM_BASE_URL, LLM_API_KEY and LLM_MODEL, and the client in baml_src/clients.baml."
+            if "certificate is not trusted" in error.detail:
+                remedy = "Use a certificate of a public authority, or reach the model by http: see docs/functions.md."
             return Finding("model", f"The call of {name} failed: {error.message} ({reason})", remedy)
         except TimeoutError:
             remedy = "Check LLM_BASE_URL and the provider's status page."

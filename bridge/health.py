@@ -32,15 +32,17 @@ class Health:
         self.port = 0
 
     async def start(self) -> None:
-        """Listen on BRIDGE_HEALTH_HOST and BRIDGE_HEALTH_PORT. Raises SettingsError if the port cannot be used."""
+        """Listen on BRIDGE_HEALTH_HOST and BRIDGE_HEALTH_PORT. Raises SettingsError if they cannot be used."""
         settings = self._worker.settings
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, settings.health_host, settings.health_port).start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter is how a name is refused
             await self._runner.cleanup()
-            problem = f"BRIDGE_HEALTH_PORT {settings.health_port} cannot be used ({error.strerror})."
-            raise SettingsError(problem, "Choose another port; 0 picks a free one.") from error
+            reason = (isinstance(error, OSError) and error.strerror) or "no such host"
+            where = f"BRIDGE_HEALTH_HOST {settings.health_host} with BRIDGE_HEALTH_PORT {settings.health_port}"
+            remedy = "Choose another port (0 picks a free one), or an address of this machine, such as 127.0.0.1."
+            raise SettingsError(f"{where} cannot be used ({reason}).", remedy) from error
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:

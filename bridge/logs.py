@@ -1,9 +1,10 @@
 """Logging: one JSON object per line for machines, or plain lines for people. Never log a key or a prompt."""
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
+
+from bridge.printable import dumps, escape, escape_lines
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # At INFO these log every request and every frame.
@@ -40,14 +41,14 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return dumps(line)
 
 
 class _Console(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
         extra = " ".join(f"{key}={value}" for key, value in _extra(record).items())
-        line = f"{clock} {record.levelname.lower():7} {record.getMessage()}  {extra}".rstrip()
+        line = escape(f"{clock} {record.levelname.lower():7} {record.getMessage()}  {extra}".rstrip())
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n    " + escape_lines(self.formatException(record.exc_info), "    ")
         return line

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, cast
 
 import httpx
 from postgrest.exceptions import APIError
-from supabase import AsyncClient, AsyncClientOptions, acreate_client
+from supabase import AsyncClient, AsyncClientOptions, AuthError, acreate_client
 
 from bridge.breaker import Plan
 from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
@@ -146,6 +146,19 @@ class Store:
     async def doctor(self) -> Mapping[str, Any]:
         """The state of publication and policies, from `bridge_doctor()`."""
         return await self._call("bridge_doctor", {}, dict)
+
+    async def user(self, token: str) -> str:
+        """The id of the user in `auth.users` whose access token this is. Raises StoreError if there is none."""
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                found = await self._client.auth.get_user(token)
+        except (TimeoutError, httpx.HTTPError) as error:
+            raise _failure("auth.user", error) from error
+        except AuthError as error:
+            raise StoreRefused(f"auth.user: {error.message} ({error.code})", code=error.code) from error
+        if found is None:
+            raise StoreRefused("auth.user: no such user")
+        return found.user.id
 
     async def dead_letters(self, most: int) -> Sequence[Mapping[str, Any]]:
         """The questions that were given up, newest first, each with its attempts."""

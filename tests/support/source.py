@@ -66,5 +66,5 @@ def loaded(env: Mapping[str, str]) -> Settings:
 def is_command(words: str) -> bool:
     """Whether `bridge` has this command."""
     with pytest.raises(SystemExit) as ended:
-        cli.main([*shlex.split(words), "--help"])
+        cli.parse([*shlex.split(words), "--help"])
     return ended.value.code == 0

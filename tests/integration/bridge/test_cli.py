@@ -110,7 +110,7 @@ async def test_run_needs_only_supabase_and_a_model(
 
 def test_bridge_imports_neither_postgres_nor_the_devstack() -> None:
     modules = subprocess.run(
-        [sys.executable, "-c", "import bridge.cli, sys; print(*sys.modules)"],
+        [sys.executable, "-c", "import bridge.commands, sys; print(*sys.modules)"],
         cwd=ROOT,
         capture_output=True,
         text=True,
