@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     from bridge import settings, surroundings
 
     env = settings.environment()
-    surroundings.check(env)
+    surroundings.check(env, has_model=options.command in ("run", "doctor"))
     from bridge.commands import run_command  # aiohttp reads what `check` checks when it is imported
 
     return asyncio.run(run_command(options, env))

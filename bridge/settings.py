@@ -97,7 +97,12 @@ def environment(directory: Path | None = None) -> dict[str, str]:
     The file's values also go into `os.environ`, where the BAML clients look for `LLM_*`. Raises SettingsError.
     """
     try:
-        for name, value in dotenv_values((directory or Path.cwd()) / ".env").items():
+        folder = directory or Path.cwd()
+    except OSError as error:
+        problem = f"The working directory cannot be used ({error.strerror})."
+        raise SettingsError(problem, "Start the bridge in its own folder.") from error
+    try:
+        for name, value in dotenv_values(folder / ".env").items():
             if value is not None:
                 os.environ.setdefault(name, value)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What the process finds around it: proxies, certificates, its working directory. Each fault is one line with a remedy.
+"""What the process finds around it: proxies, certificates, encodings. Each fault is one line with a remedy.
 
 The libraries read these variables by themselves, and raise whatever comes when they cannot use one: httpx 0.28 when a
 client is made, websockets 15 at each connection, aiohttp 3.14 when it is imported. So they are checked before.
@@ -21,20 +21,21 @@ _HTTP_PROXY = "Set it to an HTTP proxy, like http://proxy.example:3128, or unset
 _CERTIFICATE = re.compile(r"[0-9a-f]{8}\.\d+")  # how OpenSSL names the files of a folder: `openssl rehash` does
 
 
-def check(env: Mapping[str, str]) -> None:
-    """Raise SetupError for the first thing around the process that would stop it."""
-    for problem, remedy in (*_directory(), *_certificates(env), *_proxies()):
-        raise SetupError(problem, remedy)
-
-
 Problems = Iterator[tuple[str, str]]
 
 
-def _directory() -> Problems:
-    try:
-        os.getcwd()
-    except OSError as error:
-        yield f"The working directory cannot be used ({error.strerror}).", "Start the bridge in its own folder."
+def check(env: Mapping[str, str], *, has_model: bool) -> None:
+    """Raise SetupError for the first thing around the process that would stop it. `has_model`: it calls the model."""
+    for problem, remedy in (*(_encoding(env) if has_model else ()), *_certificates(env), *_proxies()):
+        raise SetupError(problem, remedy)
+
+
+def _encoding(env: Mapping[str, str]) -> Problems:
+    for name, value in env.items():
+        try:
+            f"{name}{value}".encode()
+        except UnicodeError:  # baml-py 0.226.3 passes every variable on, and fails at this one
+            yield f"The variable {name} is not in UTF-8.", "Write it in UTF-8, or unset it."
 
 
 def _certificates(env: Mapping[str, str]) -> Problems:
