@@ -194,15 +194,30 @@ def complete(failure: TurnFailure, asked: Turn, env: Mapping[str, str]) -> TurnF
 
 
 def repeats_nothing(name: str, private: str) -> bool:
-    """Whether a name is short, looks like one, and shows nothing of `private`, as `_private` gives it."""
-    if not _NAME.fullmatch(name) or name.casefold() in private:
+    """Whether a name is short, looks like one, and shows nothing of `private`, as `_private` gives it.
+
+    Parts of it count too: `err_secret` and `secreterror` show a secret. Words of providers' own codes are no secret.
+    """
+    name = name.casefold()
+    if not _NAME.fullmatch(name) or name in private:
         return False
-    words = [word.casefold() for word in _WORD.findall(name)]
-    return all(word in _COMMON or word not in private for word in words)
+    words = [word for word in _BETWEEN.split(name) if word not in _COMMON]
+    rest = [piece for word in words for piece in _COMMON_INSIDE.sub(" ", word).split()]
+    pieces = {piece[at : at + _GRAM] for piece in rest for at in range(max(1, len(piece) - _GRAM + 1))}
+    return not any(len(piece) > 2 and piece in private for piece in (*words, *pieces))
 
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.:/@-]{0,63}")
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+def known_model(reported: str | None, asked: Turn, env: Mapping[str, str]) -> str | None:
+    """The model's name as the provider reports it; if it may repeat the conversation, the one that was configured."""
+    configured = [value for name, value in {**os.environ, **env}.items() if name.upper().endswith("MODEL") and value]
+    if reported is None or reported in configured or repeats_nothing(reported, _private(asked, env)):
+        return reported
+    return next((name for name in configured if reported.startswith(name)), None)
+
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.:/@-]{0,63}")
+_BETWEEN = re.compile(r"[^a-z0-9]+")
+_GRAM = 5  # characters of a name that are too many to be in a conversation by chance
 # Words of providers' codes, which tell nothing of a conversation that has them too.
 _COMMON_WORDS = """
 a access account api argument auth authentication authorization available bad balance billing blocked busy
@@ -215,6 +230,7 @@ slow state status stop stream system temporarily throttled throttling time timeo
 unauthorized unavailable unknown unsupported unprocessable usage user validation value violation window
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
+_COMMON_INSIDE = re.compile("|".join(sorted((word for word in _COMMON if len(word) > 2), key=len, reverse=True)))
 
 
 def _private(asked: Turn, env: Mapping[str, str]) -> str:

@@ -20,7 +20,7 @@ from bridge.baml.arguments import Parameter, bind_arguments, read_hints, read_pa
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.escapes import is_json
-from bridge.baml.failures import Response, bad_output, complete, name_error, translate_error
+from bridge.baml.failures import Response, bad_output, complete, known_model, name_error, translate_error
 from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelEmpty, ModelUnavailable, SetupError, TurnFailure
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
@@ -65,6 +65,9 @@ class BamlFunctions:
             try:
                 async with aclosing(self._ask(function, turn)) as pieces:
                     async for piece in pieces:
+                        if isinstance(piece, Completion):
+                            model = known_model(piece.usage.model, turn, self._env)
+                            piece = replace(piece, usage=replace(piece.usage, model=model))
                         yield piece
                 return
             except TurnFailure as failure:

@@ -127,7 +127,7 @@ def test_log_detail_has_no_key_and_no_prompt() -> None:
     [
         ("invalid_request_error", True), ("RESOURCE_EXHAUSTED", True), ("context_length_exceeded", True),
         ("brand_new_code", True), ("ThrottlingException", True), ("400", True),
-        ("xyzzy", False), ("err_xyzzy", False), ("ERR_XYZZY", False), ("XyzzyError", False),
+        ("xyzzy", False), ("err_xyzzy", False), ("ERR_XYZZY", False), ("XyzzyError", False), ("xyzzyerror", False),
         ("sk-abcdefgh", False), ("abcdefgh", False), ("error: xyzzy", False), ("the word is", False), ("", False),
         ("a" * 65, False), ("rm\x1b[31m", False), ("naïve", False), ("a\nb", False),
     ],
