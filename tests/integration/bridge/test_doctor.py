@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+import jwt
 import psycopg
 import pytest
 
@@ -14,9 +21,12 @@ from bridge.doctor import Finding
 from bridge.realtime import connection
 from devstack.model import ModelServer
 from devstack.stack import Stack
+from tests.support import ROOT
 from tests.support.cold_start import cold_start
 from tests.support.commands import run_bridge, wait_for_exit
 from tests.support.database import Row
+from tests.support.raw_provider import Refusal, raw_provider
+from tests.support.users import Person
 
 LLM = ("LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL")
 
@@ -181,3 +191,98 @@ async def test_command_prints_findings_and_exits_2_on_a_problem(env: dict[str, s
     assert code == 2
     assert "problem  project: The project refused SUPABASE_SECRET_KEY." in out
     assert "Copy a secret key" in out
+
+
+async def token_finding(env: Mapping[str, str], token: str) -> Finding:
+    async with asyncio.timeout(60):
+        findings = [one async for one in doctor.examine(env, token) if one.name == "token"]
+    (finding,) = findings
+    return finding
+
+
+def signed(stack: Stack, **claims: object) -> str:
+    """A token with the project's own signature, as a provider that the project trusts gives it."""
+    everything = {"aud": "authenticated", "role": "authenticated", "exp": int(time.time()) + 600, **claims}
+    return jwt.encode(everything, stack._keys.jwt_secret, "HS256")
+
+
+async def test_token_of_a_user_is_accepted(env: dict[str, str], user: Person) -> None:
+    finding = await token_finding(env, user.token)
+    assert finding.problem is None
+    assert user.id in finding.note
+
+
+@pytest.mark.parametrize(
+    ("subject", "text"),
+    [
+        ("user_2NNEqL2nrIRdJ194ndJqAHwEfxC", "is not a UUID"),  # Clerk
+        ("auth0|507f1f77bcf86cd799439011", "is not a UUID"),
+        ("\x1b[31m", "is not a UUID"),
+        (str(uuid.UUID(int=1)), "does not accept"),
+        (None, "not a JWT with a subject"),
+        ("", "not a JWT with a subject"),
+    ],
+)
+async def test_token_whose_user_cannot_own_rows_is_refused(
+    env: dict[str, str], stack: Stack, subject: object, text: str
+) -> None:
+    token = signed(stack, **({} if subject is None else {"sub": subject}))
+    finding = await token_finding(env, token)
+    assert text in (finding.problem or "")
+    assert len((finding.problem or "").splitlines()) == 1
+    assert "docs/frontend.md" in finding.remedy
+
+
+@pytest.mark.parametrize("token", ["", "nonsense", "a.b.c", "a.e30.b", "....", "a.bnVsbA.c", "ü.ü.ü", "\udcff"])
+async def test_what_is_no_token_is_refused(env: dict[str, str], token: str) -> None:
+    assert "not a JWT with a subject" in ((await token_finding(env, token)).problem or "")
+
+
+async def test_token_of_another_project_is_refused(env: dict[str, str], user: Person) -> None:
+    token = jwt.encode({"sub": user.id, "role": "authenticated", "exp": int(time.time()) + 600}, "x" * 32, "HS256")
+    assert "does not accept" in ((await token_finding(env, token)).problem or "")
+
+
+async def test_command_reads_the_token_from_stdin(env: dict[str, str], user: Person) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bridge.cli", "doctor", "--token", "-"),
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **env},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate(f"{user.token}\n".encode())
+    assert process.returncode == 0, out
+    assert f"token: of user {user.id}".encode() in out
+    assert user.token.encode() not in out
+
+
+async def test_words_of_the_provider_are_shown_without_the_key(
+    env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt is the doctor's own."""
+    async with raw_provider() as provider:
+        body = {"error": {"message": "no model \x1b[31m\nfor key sk-plugh-plugh", "code": "model_not_found"}}
+        provider.answers = [Refusal(404, json.dumps(body))]
+        changed = env | {"LLM_BASE_URL": provider.url, "LLM_API_KEY": "sk-plugh-plugh"}
+        code, out, _ = await wait_for_exit(await run_bridge("doctor", **changed))
+    assert code == 2
+    (line,) = [line for line in out.splitlines() if line.startswith("problem")]
+    assert "HTTP 404: model_not_found" in line
+    assert "no model" in line
+    assert "plugh" not in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("answer", "note"),
+    [
+        ({}, ""),
+        ({"authenticated_statement_timeout": None}, "none of its own"),
+        ({"authenticated_statement_timeout": "8s"}, "8s"),
+    ],
+)
+def test_statement_timeout_of_users_is_shown_if_the_schema_tells_it(answer: dict[str, str | None], note: str) -> None:
+    assert doctor._timeout_note(answer).endswith(note)
+    assert bool(doctor._timeout_note(answer)) == bool(answer)

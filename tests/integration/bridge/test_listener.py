@@ -10,6 +10,7 @@ import time
 import psycopg
 import pytest
 
+from bridge.errors import RealtimeError
 from bridge.realtime import listener, supervisor
 from bridge.realtime.connection import Connection, SendProbe
 from bridge.realtime.listener import Signal, WakeupListener, Work
@@ -169,3 +170,29 @@ async def test_older_schema_is_one_warning(
         await db.execute("alter function public.bridge_probe_off rename to bridge_probe")
         await stack.lite.reload()
     assert [record.getMessage() for record in caplog.records] == [listener.OLD_SCHEMA]
+
+
+async def test_project_with_private_channels_only_has_both_lanes(
+    stack: Stack, environment: dict[str, str], user: Person, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = worker_settings(environment)
+    stack.realtime.private_only = True
+    store = await Store.open(settings, "listener-test")
+    tested = WakeupListener(settings.realtime_url, settings.supabase_key, store.probe)
+    running = asyncio.create_task(tested.run())
+    try:
+        await until(lambda: tested.is_ready and tested.changes.is_ready, within=20)
+        async with Connection(settings.realtime_url, settings.supabase_key) as connection:
+            with pytest.raises(RealtimeError, match="only allows private channels"):
+                await connection.join(connection.channel("public", private=False))
+        message_id = await user.ask(await user.open_session(), "hello")
+        async with asyncio.timeout(10):
+            while (signal := await tested._signals.get()) != Work("changes", (message_id,)):
+                assert isinstance(signal, Work)
+        assert tested.changes.sessions == 1
+        assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    finally:
+        stack.realtime.private_only = False
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await store.close()

@@ -85,3 +85,23 @@ async def test_rejoin_misses_no_wakeup(
             assert (await user.reply(await user.ask(session_id, "[[text=fine]]")))["status"] == "done"
             await until(lambda: worker.metrics.value("bridge_resubscriptions_total") > before, 5, 0.001)  # noqa: B023  waited for here
         assert worker.metrics.value("bridge_missed_wakeups_total") == 0
+
+
+async def test_lasting_refusal_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    reasons = [*["refused"] * 5, *["closed"] * 5, "", "closed"]
+
+    async def session(ready: Callable[[], None]) -> None:
+        if not reasons:
+            await asyncio.Event().wait()
+        if reason := reasons.pop(0):
+            raise OSError(reason)
+        ready()
+
+    tested = Supervisor("test", session)
+    task = asyncio.create_task(tested.run())
+    await until(lambda: tested.sessions > 12, 5, 0.001)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["test: OSError: refused", "test: OSError: closed", "test: OSError: closed"]
