@@ -20,7 +20,7 @@ from tests.integration.bridge.baml.calls import KEY, collect, turn, variables
 from tests.support.commands import run_bridge, wait_for_exit
 from tests.support.database import Row
 from tests.support.echoes import answers, forms
-from tests.support.raw_provider import RawProvider, Refusal
+from tests.support.raw_provider import RawProvider, Refusal, Sent
 from tests.support.users import Person
 from tests.support.workers import working
 
@@ -80,7 +80,8 @@ async def test_log_run_and_dead_letter_repeat_neither_prompt_nor_key(
 ) -> None:
     """Except the log, if the operator wants the provider's words; no key is in them either."""
     everything = [(echo, *answer) for echo in FORMS for answer in answers(echo)]
-    chosen = random.Random(1).sample(everything, 40)
+    streamed = [one for one in everything if one[0] == FORMS[0] and isinstance(one[2], Sent)]  # refusals among them
+    chosen = streamed + random.Random(1).sample(everything, 25)
     env = variables(provider.url) | {"FIRST_BASE_URL": provider.url, "BEDROCK_URL": provider.url}
     names = {f"Text{name}" for _, name, _ in chosen}
     lines = io.StringIO()
