@@ -124,8 +124,6 @@ def _explain(name: str, value: object, *, is_missing: bool) -> SettingsError:
     if is_missing:
         return SettingsError(f"{name} is not set.", REMEDIES[name])
     declared: dict[str, Any] = Settings.model_json_schema()["properties"][name]
-    if "enum" not in declared and "minimum" not in declared:  # bytes of another encoding
-        return SettingsError(f"{name} is {value!r}.", "Write it in UTF-8.")
     if "enum" in declared:
         return SettingsError(f"{name} is {value!r}.", f"Set it to one of {', '.join(declared['enum'])}.")
     low, high = declared["minimum"], declared["maximum"]
