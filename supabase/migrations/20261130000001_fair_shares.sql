@@ -307,6 +307,39 @@ end
 $$;
 comment on function bridge.note_deleted is 'Keeps the ids of deleted sessions and questions for a week, and forgets what was broadcast about the sessions.';
 
+-- jobs --------------------------------------------------------------------------------------------
+
+create or replace function bridge.end_job(job bridge.jobs, status text, error jsonb default null, reply jsonb default null)
+returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    begin
+        perform bridge.set_status(
+            job.question_id, end_job.status, end_job.error, job.attempt, coalesce(end_job.reply, '{}'));
+    exception when others then
+        -- a caller without a result reports the error; a result is first tried again with less in it
+        if end_job.reply is null or end_job.status = 'done' or end_job.reply ?| array['content', 'data', 'seq']
+           or bridge.is_transient(sqlstate) then
+            raise;
+        end if;
+        perform bridge.force_status(job.question_id, end_job.status, end_job.error, job.attempt);
+    end;
+    if end_job.status = 'failed' then
+        insert into bridge.dead_letters as d (question_id, session_id, attempt, failures, error)
+        -- without what the model or the user said: operators read it
+        values (job.question_id, job.session_id, job.attempt, job.failures, case
+                    when end_job.error ->> 'code' in ('model_filtered', 'bad_arguments')
+                    then end_job.error || jsonb_build_object('message', '') else end_job.error end)
+        on conflict on constraint dead_letters_question_id_key do update
+           set attempt = excluded.attempt, failures = excluded.failures, error = excluded.error, created_at = now();
+    end if;
+    delete from bridge.jobs j where j.id = job.id;
+end
+$$;
+comment on function bridge.end_job is
+    'The only way a job ends: reply and question get the status, the job is deleted. A failed job is deleted even if a trigger refuses its rows. The caller holds session and job.';
+
 -- fleet -------------------------------------------------------------------------------------------
 
 create function bridge.heartbeat(

@@ -118,7 +118,10 @@ begin
     end;
     if end_job.status = 'failed' then
         insert into bridge.dead_letters as d (question_id, session_id, attempt, failures, error)
-        values (job.question_id, job.session_id, job.attempt, job.failures, end_job.error)
+        -- without what the model or the user said: operators read it
+        values (job.question_id, job.session_id, job.attempt, job.failures, case
+                    when end_job.error ->> 'code' in ('model_filtered', 'bad_arguments')
+                    then end_job.error || jsonb_build_object('message', '') else end_job.error end)
         on conflict on constraint dead_letters_question_id_key do update
            set attempt = excluded.attempt, failures = excluded.failures, error = excluded.error, created_at = now();
     end if;

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bridge.errors import ModelUnavailable, verdict
+from bridge.errors import ModelUnreachable, verdict
 from bridge.functions import Functions
 from tests.integration.bridge.baml.calls import fail, variables
 
@@ -98,8 +98,8 @@ async def unreachable(url: str, function: str = "Chat") -> str:
             failure = await fail(functions, "[[hello]]", function)
     finally:
         await functions.close()
-    assert (type(failure), failure.code) == (ModelUnavailable, "model_unreachable")
-    assert verdict(failure).retry
+    assert (type(failure), failure.code) == (ModelUnreachable, "model_unreachable")
+    assert verdict(failure, 0, 5).retry
     assert url not in failure.detail
     return failure.detail
 

@@ -1,0 +1,105 @@
+"""A circuit breaker lets few questions through until the model has answered one."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.breaker import MOST_FAILURES, Breakers, Plan
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_worker_that_starts_takes_one_question_until_the_model_has_answered() -> None:
+    breakers = Breakers(["Chat"], Clock())
+    assert breakers.plan() == Plan(probing=("Chat",))
+    breakers.on_start("Chat", "1")
+    assert breakers.plan() == Plan(paused=("Chat",))
+    assert breakers.on_life("Chat", "1")
+    assert breakers.plan() == Plan()
+    assert not breakers.on_life("Chat", "2")
+
+
+def test_worker_alone_takes_all_it_can() -> None:
+    breakers = Breakers(["Chat", "Code"], Clock())
+    breakers.on_elsewhere({"Code"})
+    assert breakers.plan() == Plan(probing=("Code",))
+    for attempt in "123456":
+        breakers.on_start("Chat", attempt)
+        breakers.on_failure("Chat", attempt, "model_unreachable")
+    assert breakers.plan() == Plan(probing=("Code",), failing=("Chat",))
+    assert breakers.open == {}
+    breakers.on_elsewhere({"Chat"})  # another worker has started
+    assert breakers.plan() == Plan(paused=("Chat",), failing=("Chat",))
+    assert breakers.open == {"Chat": "model_unreachable"}
+
+
+def test_proven_worker_may_fail_twice() -> None:
+    clock = Clock()
+    breakers = Breakers(["Chat"], clock)
+    breakers.on_life("Chat", "0")
+    for attempt in range(MOST_FAILURES - 1):
+        breakers.on_failure("Chat", str(attempt), "model_unavailable")
+        assert breakers.plan() == Plan(probing=("Chat",), failing=("Chat",))  # one at a time
+    breakers.on_failure("Chat", "x", "model_busy")  # another one: the count begins anew
+    assert breakers.open == {}
+    for attempt in range(MOST_FAILURES - 1):
+        breakers.on_failure("Chat", str(attempt), "model_busy")
+    assert breakers.open == {"Chat": "model_busy"}
+    assert breakers.plan() == Plan(paused=("Chat",), failing=("Chat",))
+    assert breakers.next_probe_in is not None
+    clock.now += breakers.next_probe_in
+    assert breakers.plan() == Plan(probing=("Chat",), failing=("Chat",))
+    assert breakers.on_life("Chat", "y")
+    assert breakers.plan() == Plan()
+    assert breakers.open == {}
+
+
+def test_unknown_functions_are_ignored() -> None:
+    breakers = Breakers([], Clock())
+    breakers.on_start("", "1")
+    breakers.on_failure("", "1", "x")
+    breakers.on_end("", "1")
+    assert not breakers.on_life("", "1")
+
+
+@given(st.lists(st.floats(0, 30), max_size=60))
+def test_broken_worker_makes_at_most_three_attempts_a_minute(pauses: list[float]) -> None:
+    """Whenever questions come: an attempt is made if the plan allows one, and fails at once."""
+    clock = Clock()
+    breakers = Breakers(["Chat"], clock)
+    attempts: list[float] = []
+    for pause in pauses:
+        clock.now += pause
+        if "Chat" not in breakers.plan().paused:
+            breakers.on_start("Chat", "1")
+            breakers.on_failure("Chat", "1", "model_unreachable")
+            attempts.append(clock.now)
+    for at in attempts:
+        assert sum(at <= other < at + 60 for other in attempts) <= 3
+
+
+@given(st.lists(st.tuples(st.sampled_from(["start", "life", "failure", "end"]), st.sampled_from("abc")), max_size=40))
+def test_no_attempt_is_waited_for_after_its_end(events: list[tuple[str, str]]) -> None:
+    clock = Clock()
+    breakers = Breakers(["Chat"], clock)
+    for event, attempt in events:
+        match event:
+            case "start":
+                breakers.on_start("Chat", attempt)
+            case "life":
+                breakers.on_life("Chat", attempt)
+            case "failure":
+                breakers.on_failure("Chat", attempt, "x")
+            case _:
+                breakers.on_end("Chat", attempt)
+    for attempt in "abc":
+        breakers.on_end("Chat", attempt)
+    clock.now += 61
+    assert breakers.plan().paused == ()
