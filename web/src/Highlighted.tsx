@@ -1,11 +1,13 @@
 import { toJsxRuntime } from "hast-util-to-jsx-runtime";
-import { memo, useEffect, useState, type ReactNode } from "react";
+import { memo, useEffect, useRef, useState, type ReactNode } from "react";
 import { Fragment, jsx, jsxs } from "react/jsx-runtime";
 import type { Answer, Question, Tree } from "./highlighter.ts";
 import { whenIdle } from "./idle.ts";
 
 /** Grammars take seconds for some code, so they run beside the page. */
 const worker = new Worker(new URL("./highlighter.ts", import.meta.url), { type: "module" });
+/** So many characters of highlighted code are shown in one frame. */
+const ONE_FRAME = 4_000;
 const waiting = new Map<number, (tree: Tree | null) => void>();
 let asked = 0;
 
@@ -30,18 +32,17 @@ interface Props {
 /** Highlighted code, built from elements and never from HTML. While code streams in, its highlighting may lag behind. */
 export default memo(function Highlighted({ code, language, plain }: Props) {
   const [done, setDone] = useState<{ code: string; shown: ReactNode } | null>(null);
-  const [busy, setBusy] = useState(false);
-  const isDue = !busy && done?.code !== code;
+  const busy = useRef(false);
   useEffect(() => {
-    if (!isDue) return;
-    setBusy(true);
+    if (busy.current || done?.code === code) return;
+    busy.current = true;
     void ask(code, language).then((tree) =>
       whenIdle(() => {
+        busy.current = false;
         setDone({ code, shown: tree && toJsxRuntime(tree, { Fragment, jsx, jsxs }) });
-        setBusy(false);
-      }),
+      }, code.length / ONE_FRAME),
     );
-  }, [isDue, code, language]);
+  }, [done, code, language]);
   if (done === null || done.shown === null || !code.startsWith(done.code)) return plain;
   return (
     <>

@@ -1,11 +1,14 @@
-/** Work that can wait: one job for each idle moment of the page, the newest first. */
+/** Work that can wait: in each idle moment of the page as much as fits into a frame, the newest first. */
 
-const jobs = new Set<() => void>();
+const jobs = new Map<() => void, number>();
 let waiting = false;
 
-/** Runs `job` when the page is idle and no newer job is waiting. Returns a function that withdraws it. */
-export function whenIdle(job: () => void): () => void {
-  jobs.add(job);
+/**
+ * Runs `job` when the page is idle and no newer job is waiting. Returns a function that withdraws it. `share`: how much
+ * of a frame it takes, so that small jobs are shown together.
+ */
+export function whenIdle(job: () => void, share = 1): () => void {
+  jobs.set(job, share);
   if (!waiting) wait();
   return () => jobs.delete(job);
 }
@@ -19,9 +22,12 @@ function wait(): void {
 
 function run(): void {
   waiting = false;
-  const job = [...jobs].pop();
-  if (job === undefined) return;
-  jobs.delete(job);
-  job();
+  let left = 1;
+  for (const [job, share] of [...jobs].reverse()) {
+    if (left < 1 && share > left) break;
+    left -= share;
+    jobs.delete(job);
+    job();
+  }
   if (jobs.size > 0) wait();
 }
