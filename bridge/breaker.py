@@ -6,6 +6,7 @@
 
 One for each function, as each may have a client of its own. A worker that starts is probing. None of this counts for a
 function that no other worker answers well: then the worker takes all it can, as there is nobody to leave it to.
+`bridge_claim` decides that.
 """
 
 import math
@@ -31,7 +32,8 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a claim should take: one question of each `probing` function, none of a `paused` one, any of the others.
+    """What a claim should take, of functions that other workers answer as well: one question of each that is `probing`,
+    none of one that is `paused`.
 
     `failing`: those whose model was out of order when it was last asked; the fleet relies on other workers for them.
     """
@@ -40,11 +42,6 @@ class Plan:
     paused: tuple[str, ...] = ()
     failing: tuple[str, ...] = ()
 
-    @property
-    def limited(self) -> frozenset[str]:
-        """The functions of which it takes less than it could."""
-        return frozenset(self.probing + self.paused)
-
 
 class Breakers:
     """The breakers of these functions. `clock` gives monotonic seconds."""
@@ -52,20 +49,19 @@ class Breakers:
     def __init__(self, functions: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._states = {name: _State() for name in functions}
-        # until the first claim says otherwise: a worker that starts may be the broken one
-        self._elsewhere: Collection[str] = frozenset(self._states)
+        self._elsewhere: Collection[str] = ()
 
     def on_elsewhere(self, functions: Collection[str]) -> None:
         """Learn which functions other workers answer well."""
         self._elsewhere = functions
 
     def plan(self) -> Plan:
-        """Decide what the next claim should take."""
+        """What the next claim should take."""
         now = self._clock()
         probing: list[str] = []
         paused: list[str] = []
         for name, state in self._states.items():
-            if name in self._elsewhere and (state.failures or not state.is_proven):
+            if state.failures or not state.is_proven:
                 (paused if state.unanswered or now < state.open_until else probing).append(name)
         failing = tuple(name for name, state in self._states.items() if state.failures)
         return Plan(tuple(probing), tuple(paused), failing)

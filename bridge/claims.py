@@ -34,7 +34,7 @@ STAGGER_SECONDS = (0.5, 2.0)
 # A claim asks for no more than this: each job can bring 768 KiB, and the server has 6 s for the whole answer. After a
 # failure the next claim asks for half as many, then for one more each time.
 MOST_SLOTS = 32
-# One of so many slots is only for users who have nothing running, so that there is room for who has not asked yet.
+# One of so many slots is only for users who have nothing running and little waiting: there is room for who comes next.
 RESERVED_SHARE = 4
 # How long the hints of other calls can stand in for claims, however long leases are.
 LONGEST_SECONDS = 30.0
@@ -161,7 +161,7 @@ class Claims:
         self._wake.clear()  # a wake-up from here on leads to another claim
         free = self._jobs.free_slots
         slots = min(free, self._most)
-        # a quarter of all slots is only for users who have nothing running
+        # a quarter of all slots is only for users who have asked little
         reserve = min(slots, max(0, self._settings.concurrency // RESERVED_SHARE - (free - slots)))
         plan = self._breakers.plan()
         self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
@@ -185,8 +185,7 @@ class Claims:
         self._take(claim, source)
         self._claim_again_for_unseen(claim.snapshot)
         self._is_held_back = claim.is_held_back
-        may_take_more = claim.is_held_back and self._breakers.plan().limited < plan.limited
-        if len(claim.jobs) >= slots or may_take_more:
+        if len(claim.jobs) >= slots:
             self.wake("more")  # waits for a free slot
         return True
 

@@ -86,7 +86,7 @@ class Store:
         """Take up to `slots` jobs: first those this worker holds without knowing it (at least one), then others.
 
         The others are those of the `functions` that it answers (None: all), and those whose function no live worker
-        has known for half a minute. The last `reserve` slots are for users who have nothing running.
+        has known for half a minute. The last `reserve` slots are for users who have asked little.
         """
         lease = {"lease_seconds": self._settings.lease_seconds, "history": self._settings.history}
         arguments = {"worker": self._worker, "slots": slots, "holding": list(holding), **lease}

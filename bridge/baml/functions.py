@@ -66,12 +66,12 @@ class BamlFunctions:
                 async with aclosing(self._ask(function, turn)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, Completion):
-                            model = known_model(piece.usage.model, turn, self._env)
-                            piece = replace(piece, usage=replace(piece.usage, model=model))
+                            piece = replace(piece, usage=self._named(piece.usage, turn))
                         yield piece
                 return
             except TurnFailure as failure:
                 complete(failure, turn, self._env)
+                failure.usage = failure.usage and self._named(failure.usage, turn)
                 if not isinstance(failure, ContextTooLong):
                     raise
                 shorter = shorten(turn, [parameter.name for parameter in function.parameters])
@@ -80,6 +80,9 @@ class BamlFunctions:
                 counts = (len(turn.messages), len(turn.files), len(shorter.messages), len(shorter.files))
                 log.info("too long for the model: %d messages and %d files, now %d and %d", *counts)
                 turn = shorter
+
+    def _named(self, usage: Usage, turn: Turn) -> Usage:
+        return replace(usage, model=known_model(usage.model, turn, self._env))
 
     def characters_of(self, turn: Turn) -> int:
         """About how many characters of a turn its function sends to the model."""
@@ -113,7 +116,7 @@ class BamlFunctions:
                 async for value in values:
                     if value is not None:
                         partial = _to_partial(value)
-                    yield replace(partial, has_begun=call.has_begun, usage=call.usage)
+                    yield replace(partial, has_begun=call.has_begun, usage=replace(call.usage, model=None))
             ended = await call.end()
             try:
                 completion = self._complete(function, call, ended)

@@ -347,7 +347,7 @@ comment on function bridge.ready_jobs is
     'Jobs that no worker holds and that could be claimed: the `most` oldest of the `functions`, and of those due at `due` whose function is not `known`; if there are more, also the oldest ones of each user.';
 
 create function bridge.in_fair_order(
-    ready bigint[], horizon timestamptz, probing text[], others uuid[], out jobs bigint[], out newcomers int
+    ready bigint[], horizon timestamptz, probing text[], others uuid[], out jobs bigint[], out newcomers bigint[]
 )
 language plpgsql set search_path = '' set enable_hashjoin = on set plan_cache_mode = force_generic_plan
 as $$
@@ -368,7 +368,9 @@ begin
             select h.id, h.user_id, h.function, h.run_at from bridge.jobs h where h.id = e.id and h.worker is null) j
           left join running r on r.user_id = j.user_id
     )
-    select coalesce(array_agg(p.id order by p.place, p.run_at, p.id), '{}'), count(*) filter (where p.place = 0)
+    select coalesce(array_agg(p.id order by p.place, p.run_at, p.id), '{}'),
+           coalesce(array_agg(p.id order by p.run_at, p.id) filter (where p.place = 0 and 3 > (
+               select count(*) from (select from bridge.jobs j where j.user_id = p.user_id limit 3) few)), '{}')
       into jobs, newcomers
       from placed p
       left join bridge.limits own on own.name = 'running_replies' and own.user_id = p.user_id
@@ -379,7 +381,7 @@ begin
 end
 $$;
 comment on function bridge.in_fair_order is
-    'Those of the ready jobs that may run now, by their places: within `running_replies` of their users, one of each function that is `probing`, and none of the `others`, whom another claim is serving, but their first. newcomers: how many of them are of users who have nothing running.';
+    'Those of the ready jobs that may run now, by their places: within `running_replies` of their users, one of each function that is `probing`, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two questions unfinished.';
 
 create function bridge.claimed_by_others(ready bigint[], horizon timestamptz) returns uuid[]
 language plpgsql set search_path = '' set enable_hashjoin = on
@@ -470,11 +472,10 @@ begin
         exit when ready = '{}';
         select f.* into fair from bridge.in_fair_order(
             ready, horizon, probing, bridge.claimed_by_others(ready, horizon)) f;
-        taken := bridge.lock_ready(
-            fair.jobs[1:fair.newcomers], worker, functions, known, elsewhere, due, slots);
+        taken := bridge.lock_ready(fair.jobs, worker, functions, known, elsewhere, due, open_slots);
         taken := taken || bridge.lock_ready(
-            fair.jobs[fair.newcomers + 1:], worker, functions, known, elsewhere, due,
-            open_slots - cardinality(taken));
+            array(select n.id from unnest(fair.newcomers) n (id) where n.id <> all (taken)),
+            worker, functions, known, elsewhere, due, slots - cardinality(taken));
         is_held_back := cardinality(ready) > cardinality(taken);
         -- more only if others have locked some of these
         exit when cardinality(ready) < most or cardinality(taken) >= least(open_slots, cardinality(fair.jobs));
@@ -483,7 +484,7 @@ begin
 end
 $$;
 comment on function bridge.take_ready is
-    'Locks up to `slots` jobs that are due, that no worker holds, and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`. The last `reserve` slots are only for users who have nothing running. is_held_back: there are more, for which a slot or a reply of their user has to become free.';
+    'Locks up to `slots` jobs that are due, that no worker holds, and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`. The last `reserve` slots are only for users who have nothing running, and at most two questions unfinished. is_held_back: there are more, for which a slot or a reply of their user has to become free.';
 
 create function public.bridge_claim(
     worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null,
@@ -502,7 +503,8 @@ declare
     known text[] := bridge.known_functions(bridge_claim.functions, due);
     elsewhere text[] := bridge.answered_elsewhere(bridge_claim.worker);
     takes text[] := case when bridge_claim.functions is not null then array(
-        select f.name from unnest(bridge_claim.functions) f (name) where f.name <> all (bridge_claim.paused)) end;
+        select f.name from unnest(bridge_claim.functions) f (name)
+         where f.name <> all (bridge_claim.paused) or f.name <> all (elsewhere)) end;
     expired bigint[];
     ready record;
     job bridge.jobs;
@@ -528,7 +530,7 @@ begin
     expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots);
     select r.* into ready from bridge.take_ready(
         bridge_claim.worker, horizon, takes, known, due, slots - cardinality(expired), bridge_claim.reserve,
-        bridge_claim.probing, elsewhere) r;
+        array(select f.name from unnest(bridge_claim.probing) f (name) where f.name = any (elsewhere)), elsewhere) r;
     for job in
         update bridge.jobs j
            set worker = bridge_claim.worker,
@@ -545,4 +547,4 @@ begin
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any) and not `paused`, and those whose function no worker has known for half a minute, so that they fail. Of each function that is `probing` it takes one. Those that are `failing` are noted. The last `reserve` slots are for users who have nothing running. Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, workers, ready, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes one job if it is `probing` and none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, workers, ready, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';

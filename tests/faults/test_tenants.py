@@ -12,12 +12,14 @@ from contextlib import asynccontextmanager
 import httpx
 import psycopg
 import pytest
+from yarl import URL
 
 from bridge import breaker
 from bridge.health import Health
 from bridge.model import AttemptStats, Result, Usage
 from bridge.store import Store
 from devstack.model import ModelServer
+from tests.faults.tcp_proxy import TcpProxy
 from tests.support.database import Row
 from tests.support.users import Person
 from tests.support.waiting import until
@@ -65,7 +67,7 @@ async def completions(user: Person, sessions: list[str]) -> list[float]:
 
     async def complete(session_id: str) -> float:
         began = time.monotonic()
-        row = await user.reply(await user.ask(session_id, "[[tokens=20 delay=0.01]]"), within=60)
+        row = await user.reply(await user.ask(session_id, "[[tokens=50 delay=0.02]]"), within=60)
         assert (row["status"], row["attempt"]) == ("done", 1)
         return time.monotonic() - began
 
@@ -92,7 +94,7 @@ async def test_slow_requests_of_one_user_delay_no_reply_of_another(
             for n in range(MINE):
                 session_id = await attacker.open_session(title="mine")
                 message_id = await attacker.ask(session_id, f"[[tokens={100 + 30 * n} delay=0.02]]")
-                await attacker.reply(message_id, lambda row: row["seq"] > 0)
+                await attacker.reply(message_id, lambda row: row["seq"] > 0, within=60)
 
         await start_replies()
         before = await completions(user, sessions)
@@ -180,29 +182,34 @@ async def test_broken_worker_beside_a_healthy_one_costs_no_question(
 async def test_worker_comes_back_when_its_model_answers(
     environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch, model: ModelServer
 ) -> None:
-    monkeypatch.setattr(breaker, "PAUSE_SECONDS", (0.5,))
-    variables = {"LLM_BASE_URL": "http://127.0.0.1:9/v1"}
-    async with (
-        working(environment, name="broken", variables=variables) as broken,
-        working(environment, name="healthy"),
-    ):
+    monkeypatch.setattr(breaker, "PAUSE_SECONDS", (3.0,))
+    port = URL(model.url).port
+    assert port is not None
+    async with TcpProxy("127.0.0.1", port) as way:
+        await way.refuse()
+        async with (
+            working(
+                environment, name="broken", variables={"LLM_BASE_URL": f"http://127.0.0.1:{way.port}/v1"}
+            ) as broken,
+            working(environment, name="healthy"),
+        ):
 
-        async def ask() -> None:
-            session_id = await user.open_session(title="named")
-            assert (await user.reply(await user.ask(session_id, "[[tokens=5]]")))["status"] == "done"
+            async def ask() -> None:
+                session_id = await user.open_session(title="named")
+                assert (await user.reply(await user.ask(session_id, "[[tokens=5]]")))["status"] == "done"
 
-        async def is_open() -> bool:
-            await ask()
-            return bool(broken.breakers.open)
+            async def is_open() -> bool:
+                await ask()
+                return bool(broken.breakers.open)
 
-        await until(is_open, within=20)
-        variables["LLM_BASE_URL"] = model.url
+            await until(is_open, within=20)
+            await way.listen()
 
-        async def is_proven() -> bool:
-            await ask()
-            return broken.breakers.plan() == breaker.Plan()
+            async def is_proven() -> bool:
+                await ask()
+                return broken.breakers.plan().failing == ()
 
-        await until(is_proven, within=30)
+            await until(is_proven, within=30)
 
 
 async def test_every_attempt_that_reached_the_provider_is_charged(

@@ -90,10 +90,13 @@ async def test_reserve_is_for_who_has_nothing_running(
     taken = await stores[0].claim(8, [], FUNCTIONS, 5)
     assert users_of(taken.jobs) == {user.id: 3}
     assert taken.is_held_back
-    other = await sign_up()
-    await queue(db, other, 20)
+    hog, other = await sign_up(), await sign_up()
+    await queue(db, hog, 20)
+    await queue(db, other, 2)
     taken = await stores[1].claim(5, [], FUNCTIONS, 5)
     assert users_of(taken.jobs) == {other.id: 1}
+    taken = await stores[2].claim(5, [], FUNCTIONS, 4)
+    assert users_of(taken.jobs) == {hog.id: 1}
 
 
 async def test_fresh_user_is_found_behind_any_crowd(
@@ -115,12 +118,19 @@ async def test_probing_and_paused_functions(
 ) -> None:
     await queue(db, user, 3, "Chat")
     await queue(db, user, 3, "Code")
+    await stores[1].claim(0, [], FUNCTIONS)
     taken = await stores[0].claim(9, [], FUNCTIONS, 0, Plan(probing=("Chat",), paused=("Code",), failing=("Code",)))
     assert [job.turn.function for job in taken.jobs if job.turn] == ["Chat"]
     assert taken.is_held_back
     other = await stores[1].claim(0, [], FUNCTIONS)
     assert other.elsewhere == {"Chat"}
     assert (await stores[2].claim(0, [], FUNCTIONS)).elsewhere == set(FUNCTIONS)
+    # a worker alone takes all, whatever its plan
+    await stores[1].leave()
+    await stores[2].leave()
+    holding = [job.question_id for job in taken.jobs]
+    alone = await stores[0].claim(9, holding, FUNCTIONS, 0, Plan(probing=("Chat",), paused=("Code",)))
+    assert len(alone.jobs) == 5
 
 
 async def test_retry_goes_to_another_worker(

@@ -167,3 +167,53 @@ async def test_file_for_another_users_session_does_not_wait_for_its_lock(
             await other.client.table("code_files").insert(row).execute()
     assert error.value.code == "42501"
     await user.client.table("code_files").insert(row).execute()
+
+
+async def test_large_metadata_is_refused_before_it_is_searched(user: Person) -> None:
+    """To search 10 MB for its depth took 8 s of the database. This is too large and too deep: its size comes first."""
+    body = {"metadata": {"deep": json.loads(nested(40)), "large": [[n] for n in range(20_000)]}}
+    session_id = await user.open_session()
+    for call in (
+        user.client.table("sessions").insert(body),
+        user.client.table("sessions").update(body).eq("id", session_id),
+    ):
+        with pytest.raises(APIError) as error:
+            await call.execute()
+        assert (error.value.code, "at most 16384 bytes" in str(error.value.message)) == ("PT400", True)
+
+
+UNPRINTABLE = ["\x1b", "\x07", "\n", "\r", "\x7f", "\x9b", "\u2028", "\u202e", "\u2066", "\u200b"]
+
+
+@pytest.mark.parametrize("character", UNPRINTABLE)
+async def test_function_with_characters_that_cannot_be_printed_is_refused(user: Person, character: str) -> None:
+    session_id = await user.open_session()
+    for call in (
+        user.client.table("sessions").insert({"function": f"Chat{character}"}),
+        user.client.table("sessions").update({"function": f"{character}Chat"}).eq("id", session_id),
+    ):
+        with pytest.raises(APIError) as error:
+            await call.execute()
+        assert error.value.code == "23514"
+
+
+async def test_broadcasts_about_a_deleted_session_are_removed(
+    db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person
+) -> None:
+    gone, kept = [await user.open_session(title="named") for _ in range(2)]
+    async with working(environment):
+        for session_id in (gone, kept):
+            await user.reply(await user.ask(session_id, "[[text=secret]]"))
+
+    async def stored(session_id: str) -> int:
+        rows = await db.execute(
+            "select count(*)::int as n from realtime.messages where topic = 'session:' || %(id)s"
+            " or (event = 'session' and payload ->> 'id' = %(id)s)",
+            {"id": session_id},
+        )
+        return int((await rows.fetchall())[0]["n"])
+
+    assert await stored(gone) > 3
+    await user.client.table("sessions").delete().eq("id", gone).execute()
+    assert await stored(gone) == 0
+    assert await stored(kept) > 3

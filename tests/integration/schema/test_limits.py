@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,6 +13,8 @@ import psycopg
 import pytest
 from postgrest.exceptions import APIError
 
+from bridge.settings import Settings
+from devstack import migrations
 from devstack.stack import Stack
 from tests.integration.schema.test_hostile_input import write
 from tests.support.database import Row
@@ -229,3 +232,67 @@ async def test_message_for_unknown_session_is_refused(user: Person) -> None:
     error = await refused(user.ask("00000000-0000-0000-0000-000000000000", "hello"))
     assert error["code"] == "42501"
     assert "does not exist or is not yours" in error["message"]
+
+
+async def test_sessions_opened_in_a_minute_are_limited(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+    await limit(db, user, sessions_per_minute=3)
+    sessions = [await user.open_session() for _ in range(3)]
+    await user.client.table("sessions").delete().eq("id", sessions[0]).execute()  # gives no allowance back
+    error = await refused(user.open_session())
+    assert (error["code"], error["message"]) == ("PT429", "Rate limit: 3 sessions per minute")
+    assert json.loads(error["details"])["limit"] == "sessions_per_minute"
+    assert re.fullmatch(r"Try again in [1-9]\d* s\.", error["hint"])
+    # in one request as well
+    await db.execute("update bridge.rates set minute_at = minute_at - interval '1 minute'")
+    await refused(user.client.table("sessions").insert([{}, {}, {}, {}]).execute())
+    await user.client.table("sessions").insert([{}, {}, {}]).execute()
+
+
+async def test_rows_changed_in_a_minute_are_limited(
+    db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person
+) -> None:
+    session_id, other = await user.open_session(title="named"), await user.open_session(title="named")
+    file = {"session_id": session_id, "path": "a", "content": "0"}
+    await limit(db, user, changes_per_minute=5)
+    sessions, files = user.client.table("sessions"), user.client.table("code_files")
+    await sessions.update({"title": "1"}).eq("id", session_id).execute()
+    await files.insert(file).execute()
+    await files.update({"content": "1"}).eq("path", "a").execute()
+    await files.delete().eq("path", "a").execute()
+    await sessions.update({"title": "1"}).eq("id", session_id).execute()  # changes nothing, and costs nothing
+    # questions and replies change rows, and these are not the user's changes
+    async with working(environment):
+        await user.reply(await user.ask(session_id, "hello"))
+    await sessions.delete().eq("id", other).execute()
+    for refusal in (
+        sessions.update({"title": "2"}).eq("id", session_id),
+        sessions.delete().eq("id", session_id),
+        files.insert(file),
+    ):
+        error = await refused(refusal.execute())
+        assert (error["code"], error["message"]) == ("PT429", "Rate limit: 5 changes per minute")
+    (row,) = await user.rows("sessions")
+    assert row["title"] == "1"
+
+
+async def test_session_with_files_is_one_change(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+    session_id = await user.open_session()
+    files = [{"session_id": session_id, "path": str(n), "content": "0"} for n in range(20)]
+    await user.client.table("code_files").insert(files).execute()
+    await limit(db, user, changes_per_minute=21)
+    await user.client.table("sessions").delete().eq("id", session_id).execute()
+    assert await user.rows("code_files") == []
+
+
+async def test_limit_without_an_end_says_what_helps(db: psycopg.AsyncConnection[Row], user: Person) -> None:
+    await limit(db, user, sessions=1)
+    await user.open_session()
+    assert (await refused(user.open_session()))["hint"] == "Wait for a reply to finish, or delete something."
+
+
+async def test_shipped_limits_cannot_ruin(db: psycopg.AsyncConnection[Row]) -> None:
+    """The migrations' own rows: tests lift them."""
+    text = "".join(file.read_text() for file in migrations.schemas() if file.name == "limits.sql")
+    shipped = dict(re.findall(r"\('(\w+)', (\d+|null)\)", text))
+    assert "null" not in shipped.values()
+    assert int(shipped["running_replies"]) * 2 < Settings.model_fields["concurrency"].default

@@ -26,23 +26,19 @@ def test_worker_that_starts_takes_one_question_until_the_model_has_answered() ->
     assert not breakers.on_life("Chat", "2")
 
 
-def test_worker_alone_takes_all_it_can() -> None:
+def test_only_what_is_left_to_others_is_open() -> None:
     breakers = Breakers(["Chat", "Code"], Clock())
-    breakers.on_elsewhere({"Code"})
-    assert breakers.plan() == Plan(probing=("Code",))
-    for attempt in "123456":
-        breakers.on_start("Chat", attempt)
-        breakers.on_failure("Chat", attempt, "model_unreachable")
-    assert breakers.plan() == Plan(probing=("Code",), failing=("Chat",))
+    breakers.on_failure("Chat", "1", "model_unreachable")
+    assert breakers.plan() == Plan(probing=("Code",), paused=("Chat",), failing=("Chat",))
     assert breakers.open == {}
     breakers.on_elsewhere({"Chat"})  # another worker has started
-    assert breakers.plan() == Plan(paused=("Chat",), failing=("Chat",))
     assert breakers.open == {"Chat": "model_unreachable"}
 
 
 def test_proven_worker_may_fail_twice() -> None:
     clock = Clock()
     breakers = Breakers(["Chat"], clock)
+    breakers.on_elsewhere({"Chat"})
     breakers.on_life("Chat", "0")
     for attempt in range(MOST_FAILURES - 1):
         breakers.on_failure("Chat", str(attempt), "model_unavailable")
