@@ -9,9 +9,11 @@ BURST_SECONDS = 0.5
 DEBT_SECONDS = 5.0
 # What a delta costs: the send and its delivery.
 EVENTS_PER_DELTA = 2
-# What a reply costs besides its deltas: the events of its rows (question: new, running, done; reply: new, done) and of
-# its session, each with a delivery, and the wake-up. Delivering the wake-up to every worker comes on top.
+# What a reply costs besides its deltas, with one tab open: the events of its rows (question: new, running, done; reply:
+# new, done), each with a delivery, those that its worker is delivered too, and the wake-up.
 EVENTS_PER_REPLY = 13
+# What each worker of the fleet adds: it is delivered the wake-up, and the question's row event.
+EVENTS_PER_WORKER = 2
 
 
 class Quota:
@@ -25,7 +27,7 @@ class Quota:
 
     def spend_reply(self) -> None:
         """Pay for the row events of a reply."""
-        self.spend(EVENTS_PER_REPLY + self._fleet_size())
+        self.spend(EVENTS_PER_REPLY + EVENTS_PER_WORKER * self._fleet_size())
 
     def spend(self, events: float) -> None:
         """Pay for events, even if that overdraws the budget: first deltas and ends of replies do not wait."""

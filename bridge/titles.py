@@ -20,7 +20,7 @@ TITLE_LENGTH = 80  # characters
 TITLE_SECONDS = 30.0
 BUSY_SECONDS = (0.2, 1.0, 5.0)  # pauses between tries, if the session is locked
 ANSWER_LENGTH = 20_000  # characters of a model's answer that are searched for a title
-REPLY_LENGTH = 4000  # characters of a structured result that the function sees
+READ_LENGTH = 4000  # characters of the question, and of the reply, that the function sees
 
 # What models write around a title: a preface that ends with a colon, a label, a fence, Markdown, quotes.
 _REASONING = re.compile(r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.S | re.I)
@@ -54,7 +54,7 @@ async def name_session(job: Job, result: Result, functions: Functions, store: St
     except Exception as error:
         usage = (isinstance(error, TurnFailure) and error.usage) or usage
         _warn(job, error)
-    read = (len(job.turn.message) + len(reply)) // CHARACTERS_PER_TOKEN
+    read = (len(job.turn.message[:READ_LENGTH]) + len(reply[:READ_LENGTH])) // CHARACTERS_PER_TOKEN
     usage = replace(usage, input_tokens=usage.input_tokens or read)
     try:
         for pause in BUSY_SECONDS:
@@ -77,7 +77,7 @@ def _reply_of(result: Result) -> str:
     """The reply's text, or else its data."""
     if result.text or result.data is None:
         return result.text or ""
-    return json.dumps(sanitize_json(result.data), ensure_ascii=False)[:REPLY_LENGTH]
+    return json.dumps(sanitize_json(result.data), ensure_ascii=False)
 
 
 async def make_title(functions: Functions, message: str, reply: str) -> Completion | None:
@@ -87,6 +87,7 @@ async def make_title(functions: Functions, message: str, reply: str) -> Completi
     """
     if TITLE not in functions.names:
         return None
+    message, reply = message[:READ_LENGTH], reply[:READ_LENGTH]
     messages = (Message("user", message), Message("assistant", reply))
     session = Session(id="", user_id="", title=None, function=TITLE, metadata={})
     turn = Turn(TITLE, message, messages, files=(), session=session, user_id="", data={"reply": reply})

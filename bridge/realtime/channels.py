@@ -1,4 +1,4 @@
-"""Session channels on one Realtime connection: joined when a reply needs one, left when another needs the place."""
+"""Session channels on one Realtime connection: joined when a reply needs one, left soon after the last reply."""
 
 import asyncio
 import contextlib
@@ -18,6 +18,9 @@ from bridge.realtime.supervisor import Supervisor
 CHANNELS_PER_CONNECTION = 90
 # How long to wait for the phx_close after the reply to a leave. It names only the topic, and would end a new channel.
 LEAVE_SECONDS = 0.05
+# How long a channel stays joined after a reply. Whoever is joined is delivered every event of the session, which counts
+# for the quota, also when another worker answers the next question.
+IDLE_SECONDS = 10.0
 
 
 class SessionChannels:
@@ -36,6 +39,7 @@ class SessionChannels:
         self._joined: set[str] = set()
         self._leaving: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # of sessions without a running reply
         self.supervisor = Supervisor(name, self._session)
 
     def wants(self, session_id: str) -> bool:
@@ -53,15 +57,30 @@ class SessionChannels:
             idle = next((name for name in self._wanted if name not in in_use), None)
             if idle is None:
                 return False
-            del self._wanted[idle]
-            self._joined.discard(idle)
-            if (channel := self._channels.pop(idle, None)) is not None:
-                self._leaving[idle] = self._spawn(self._leave(idle, channel))
+            self._drop(idle)
         self._wanted[session_id] = None
         self._wanted.move_to_end(session_id)
         if self._connection is not None and session_id not in self._channels:
             self._spawn(self._join(self._connection, session_id))
         return True
+
+    def release(self, session_id: str) -> None:
+        """Leave the session's channel after IDLE_SECONDS, unless a reply needs it again."""
+        if session_id in self._wanted:
+            if (timer := self._timers.pop(session_id, None)) is not None:
+                timer.cancel()
+            self._timers[session_id] = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._drop_idle, session_id)
+
+    def _drop_idle(self, session_id: str) -> None:
+        del self._timers[session_id]
+        if session_id in self._wanted and session_id not in self._in_use():
+            self._drop(session_id)
+
+    def _drop(self, session_id: str) -> None:
+        del self._wanted[session_id]
+        self._joined.discard(session_id)
+        if (channel := self._channels.pop(session_id, None)) is not None:
+            self._leaving[session_id] = self._spawn(self._leave(session_id, channel))
 
     async def send(self, session_id: str, event: str, payload: dict[str, Any]) -> bool:
         """Push a broadcast; see `Connection.send`."""

@@ -128,6 +128,8 @@ class DeltaPublisher:
         """Send no more of a reply."""
         self._undelivered.discard(reply)
         self._open.discard(reply)
+        for connection in self._connections:
+            connection.release(reply.stream.session_id)
 
     def _connect(self) -> SessionChannels:
         assert self._group is not None, "open() needs run()"

@@ -10,9 +10,11 @@ from functools import partial
 import pytest
 
 from bridge.model import Checkpoint
-from bridge.realtime import channels, publisher
+from bridge.pacing import EVENTS_PER_DELTA, EVENTS_PER_REPLY, EVENTS_PER_WORKER
+from bridge.realtime import channels, listener, publisher
 from bridge.realtime.channels import SessionChannels
 from bridge.realtime.publisher import DeltaPublisher, OutgoingReply
+from devstack.migrations import PROJECT
 from devstack.stack import Stack
 from tests.support.users import Ear, Person
 from tests.support.waiting import until
@@ -151,3 +153,30 @@ async def test_first_text_waits_for_slow_join(
         assert events.of("delta")[0]["seq"] == 1
         await user.client.rpc("cancel_message", {"message_id": message_id}).execute()
         await events.until(lambda events: events.of("message", role="assistant", status="cancelled"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_reply_costs_the_events_that_the_docs_say(
+    stack: Stack, environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Of all workers, only the one that answers is joined to the session, and not for long."""
+    monkeypatch.setattr(channels, "IDLE_SECONDS", 0.1)
+    for module in (channels, listener):
+        monkeypatch.setattr(module, "PROBE_SECONDS", 600.0)
+    async with AsyncExitStack() as opened:
+        fleet = [await opened.enter_async_context(working(environment, name=f"w{n}")) for n in range(workers)]
+        session_id = await user.open_session(title="named")
+        await user.listen(f"session:{session_id}")
+
+        def joined() -> int:
+            return sum(c.is_joined(session_id) for worker in fleet for c in worker.publisher._connections)
+
+        cost = EVENTS_PER_REPLY + EVENTS_PER_WORKER * workers + EVENTS_PER_DELTA
+        for _ in range(4):
+            due = stack.realtime.events + cost
+            await user.reply(await user.ask(session_id, "[[text=hi]]"))
+            # the second lane reports the question a round of polling later
+            await until(lambda due=due: joined() == 0 and stack.realtime.events >= due, within=10)  # type: ignore[misc]  # its default
+            assert stack.realtime.events == due
+    assert "messages = 13 + 2 × workers + 2 × deltas" in (PROJECT / "docs" / "operations.md").read_text()
+    assert (EVENTS_PER_REPLY, EVENTS_PER_WORKER, EVENTS_PER_DELTA) == (13, 2, 2)
