@@ -40,6 +40,7 @@ _TAG = re.compile(r"<(?:think|thought)", re.I)
 _FIRST_OF_MARK = frozenset(mark[0] for mark in _REASONING)
 _BLANK = re.compile(r"\s*")
 _REFUSAL_CHARACTERS = 500
+_MOST_REASONING = 100  # pieces of reasoning at the head of a text that are removed
 
 
 class Answer:
@@ -132,6 +133,10 @@ class Answer:
     def close(self) -> None:
         """The provider marks the end of the stream."""
         self._is_confirmed = True
+
+    def cut(self) -> None:
+        """There is more than is read: what was said counts as an answer that reached the output limit."""
+        self.reason, self.lost, self._failure = "length", None, None
 
     def fail(self, failure: TurnFailure) -> None:
         """An event carries an error. What was whole before it stays whole."""
@@ -244,7 +249,7 @@ def _paired(text: str) -> str:
 def without_reasoning(text: str, *, is_half: bool = True) -> str:
     """Remove reasoning that the model wrote at the head of its text, in tags. With `is_half`, hold back half a tag."""
     at = 0
-    while True:
+    for _ in range(_MOST_REASONING):
         head = _BLANK.match(text, at)
         start = head.end() if head else at
         if text[start : start + 1] not in _FIRST_OF_MARK:  # by far the most common
@@ -261,6 +266,7 @@ def without_reasoning(text: str, *, is_half: bool = True) -> str:
                 return ""
         else:
             return text[start:] if at else _without_unopened(text)
+    return ""
 
 
 def _without_unopened(text: str) -> str:

@@ -2,19 +2,24 @@
 
 The stream that baml-py 0.226.3 offers (`async for`) starts a thread for each call and polls. Leaving it early blocks
 the event loop for five seconds while the provider keeps generating. So a call is driven one level lower, through the
-private API that the generated client itself uses: `create_async_stream`, `on_event`, `done`, `cast_to`.
+private API that the generated client itself uses: `stream_function`, `on_tick`, `done`, `cast_to`.
 tests/integration/bridge/baml/test_pin.py fails when an upgrade changes any of it.
 
-BAML builds the request, sends it and parses structures. What was answered is read from the provider's own events, which
-a `Collector` keeps (`bridge.baml.events`). They are polled: a callback for each event would cost 50 µs.
+BAML builds the request and sends it. What was answered is read from the provider's own events, which a `Collector`
+keeps (`bridge.baml.events`), and a structure is parsed by `bridge.baml.parsing`. BAML itself parses nothing
+(`bridge.baml.unparsed`).
+
+The events have to be polled, all of them each time, which takes 0.05 µs for each. BAML reports each on a thread of its
+own. A generator takes the report: a function would cost 20 µs, because its frame needs a stack of that thread.
 """
 
 import asyncio
 import importlib
 import inspect
 import json
+import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -24,10 +29,12 @@ from baml_py import Collector
 from baml_py.baml_py import AbortController, BamlError
 
 from bridge.baml.answer import Answer
-from bridge.baml.escapes import decode_escapes, restore
 from bridge.baml.events import read_event
-from bridge.baml.failures import Response
+from bridge.baml.failures import Response, bad_output
+from bridge.baml.parsing import Parser
+from bridge.baml.unparsed import Unparsed
 from bridge.model import Usage
+from bridge.sanitize import is_too_large
 
 # The providers whose events can be read. Of others, which may come with a new version, BAML's reading is believed.
 READABLE = frozenset({
@@ -36,8 +43,18 @@ READABLE = frozenset({
 })  # fmt: skip
 
 READ_SHARE = 0.04  # share of one core for reading one stream; parsing a structure covers the whole text so far
+READ_SHARE_OF_ALL = 0.4  # … and for reading all of them
 READ_SECONDS = 0.05  # shortest pause between two partials
 READ_LONGEST = 5.0  # longest pause, in seconds, so that a long reply keeps showing signs of life
+READ_SLICE = 0.02  # longest time on the event loop for reading events, in seconds; what is left waits for its turn
+
+# What BAML keeps of a reply until its call is closed. 32 MB are 30,000 tokens, each in an event of 200 bytes.
+EVENT_BYTES = 600  # for each event, beside its text twice
+HELD_BYTES = 128 << 20  # of one reply
+HELD_BY_ALL = 256 << 20  # of all running replies: the largest ends
+BODY_BYTES = 8 << 20  # of an answer that is not a stream
+ERROR_CHARACTERS = 100_000  # of the body of an error that are read
+LONGEST_RAW = 4_000_000  # characters of a text with its reasoning
 SETTLE_SECONDS = 3.0  # how long a whole answer waits for token counts, if the provider does not close the stream
 ABORT_SECONDS = 2.0  # how long an aborted call may take to end; it takes about 0.001
 
@@ -52,26 +69,45 @@ class Client:
         runtime = importlib.import_module(f"{module.__name__}.runtime")
         self.functions = module.b
         self.types, self.partial_types = module.types, module.stream_types
-        self.manager, self.runtime = runtime.DoNotUseDirectlyCallManager, runtime.__runtime__
+        self.runtime = runtime.__runtime__
         methods = inspect.getmembers(type(self.functions), inspect.iscoroutinefunction)
         self.methods = {name: method for name, method in methods if not name.startswith("_")}
+        self.module = module
         self.sources: Mapping[str, str] = importlib.import_module(f"{module.__name__}.inlinedbaml").get_baml_files()
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a call ended: the answer, or None if the provider's events cannot be read; what BAML made of it.
+    """How a call ended: the answer, or None if the provider's events cannot be read.
 
-    `result` is BAML's, in Python's types, and `raw` the text that it comes from; or else `error` is what BAML raised.
-    `response` is that of a call that failed before its first event, or that does not stream.
+    `result` is the text as BAML read it; or else `error` is what BAML raised. `response` is that of a call that failed
+    before its first event, or that does not stream.
     """
 
     answer: Answer | None
     usage: Usage
-    raw: str | None = None
     result: Any = None
     error: BamlError | None = None
     response: Response = field(default_factory=Response)
+
+
+class Running:
+    """The calls of a worker that are running, and what they hold together. They share the event loop and the memory."""
+
+    def __init__(self) -> None:
+        self.calls: set[Call] = set()
+        self.held = 0
+        self.parsing = asyncio.Lock()  # one structure is parsed apart at a time
+
+    @property
+    def share(self) -> float:
+        """The share of one core for reading one stream."""
+        return min(READ_SHARE, READ_SHARE_OF_ALL / max(1, len(self.calls)))
+
+    @property
+    def largest(self) -> "Call | None":
+        """The call that has to end because all together hold too much."""
+        return max(self.calls, key=lambda call: call.held) if self.held > HELD_BY_ALL else None
 
 
 class Call:
@@ -81,44 +117,62 @@ class Call:
     """
 
     def __init__(
-        self, client: Client, name: str, args: dict[str, Any], *, is_text: bool, env: Mapping[str, str]
+        self,
+        client: Client,
+        unparsed: Unparsed,
+        running: Running,
+        name: str,
+        args: dict[str, Any],
+        *,
+        is_text: bool,
+        env: Mapping[str, str],
     ) -> None:
-        self._client, self._name, self._is_text = client, name, is_text
+        self._client, self._is_text = client, is_text
+        self._parser = Parser(client.module, name, running.parsing)
+        self._running = running
         self._loop = asyncio.get_running_loop()
         self._begun = asyncio.Event()
-        self._is_alive = False  # something came since the last look
-        self._newest: Any = None  # of a text: BAML's newest result, for providers whose events cannot be read
+        self._ticks = self._ticks_read = 0  # events that BAML has reported, and how many there were at the last look
+        self._waits_for_tick = False
+        self._is_behind = False  # there are events that the last look left
+        self._is_cut = False  # there is more than is read
         self._answers: dict[str, Answer] = {}  # by the id of the request: a client in baml_src may have fallbacks
         self._call: Any = None  # the one that gave the answer
         self._answer: Answer | None = None
         self._is_superseded = False  # BAML has begun another call since
         self._whole_at: float | None = None  # on the loop's clock: since when the answer is whole and does not grow
         self._said = 0
+        self.held = 0  # bytes that BAML keeps of this reply
         self._waiter: asyncio.Future[None] | None = None
         self._controller = AbortController()  # kept to the end: baml-py aborts the call when it is collected
         self._collector = Collector(name)
-        options = {"abort_controller": self._controller, "collector": self._collector, "env": dict(env)}
-        if not is_text:
-            # With `on_event`, BAML would parse the whole structure every 50 ms, at any cost.
-            options["on_tick"] = lambda *_: self._on_event(None)
-        context, self._stream = client.manager(options).create_async_stream(function_name=name, args=args)
-        if is_text:
-            self._stream.on_event(self._on_event)
-        self.done: asyncio.Future[Any] = asyncio.ensure_future(self._stream.done(context))
+        runtime = unparsed.runtime
+        context = runtime.create_context_manager()
+        variables = {**os.environ, **env}
+        collectors, on_tick = [self._collector], self._on_tick().__next__
+        stream = runtime.stream_function(  # type: ignore[call-arg]  # the stub of 0.226.3 lacks the last parameter
+            unparsed.names[name], args, None, context, None, None, collectors, variables, {}, on_tick, self._controller
+        )
+        self.done: asyncio.Future[Any] = asyncio.ensure_future(stream.done(context))
+        running.calls.add(self)
         self.done.add_done_callback(self._on_done)
 
-    def _on_event(self, result: Any) -> None:
+    def _on_tick(self) -> Iterator[None]:
         # Runs on a thread of baml-py and must not raise into it.
-        self._newest = result
-        if result is None or result.is_ok():  # a call that fails shows no sign of life
-            self._is_alive = True
-        if not self._begun.is_set():
-            with suppress(RuntimeError):  # the event loop has ended, and with it every reader
-                self._loop.call_soon_threadsafe(self._begun.set)
+        while True:
+            self._ticks += 1
+            if self._ticks == 1 or self._waits_for_tick:
+                self._waits_for_tick = False
+                with suppress(RuntimeError):  # the event loop has ended, and with it every reader
+                    self._loop.call_soon_threadsafe(self._on_news)
+            yield
 
-    def _on_done(self, future: asyncio.Future[Any]) -> None:
+    def _on_news(self) -> None:
         self._begun.set()
         self._wake()
+
+    def _on_done(self, future: asyncio.Future[Any]) -> None:
+        self._on_news()
         if not future.cancelled():
             future.exception()  # marks it as retrieved, or asyncio logs it when no reader is left
 
@@ -135,11 +189,20 @@ class Call:
         finally:
             timer.cancel()
 
+    async def _wait_for_tick(self) -> None:
+        """Wait until BAML reports an event, or the call is done."""
+        self._waiter = self._loop.create_future()
+        self._waits_for_tick = True
+        if self._ticks == self._ticks_read and not self.done.done():
+            await self._waiter
+        self._waits_for_tick = False
+
     async def partials(self) -> AsyncGenerator[Any, None]:
         """Yield the newest partial result whenever something came from the provider; end when the answer ends.
 
         None means that there is nothing new to show: the model is thinking, or its text cannot be parsed yet. There is
-        no timeout here: the client's own (baml_src/clients.baml) and the turn's apply.
+        no timeout here: the client's own (baml_src/clients.baml) and the turn's apply. Raises BadOutput when there is
+        more than can be parsed.
         """
         # Do not read the collector before the first event: it may know of a call whose start is not stored yet. baml-py
         # then panics, and every later call of the process fails.
@@ -147,21 +210,20 @@ class Call:
         shown = ""
         while not self.done.done():
             started = time.thread_time()  # CPU time: time that the machine spent elsewhere is no cost of the reading
-            is_alive, self._is_alive = self._is_alive, False
+            is_alive = self._ticks != self._ticks_read
             is_alive = self._read() or is_alive
             if self._is_over():
                 return
             value = None
-            if self._answer is None:
-                if is_alive and self._newest is not None and self._newest.is_ok():
-                    value = self._cast(self._newest, partial=True)
-            elif (text := self._answer.text) != shown:
+            if self._answer is not None and is_alive and (text := self._answer.text) != shown:
                 shown = text
                 value = text if self._is_text else self._parse_partial(text)
-            pause = min(max(READ_SECONDS, (time.thread_time() - started) / READ_SHARE), READ_LONGEST)
+            pause = min(max(READ_SECONDS, (time.thread_time() - started) / self._running.share), READ_LONGEST)
             if is_alive:
                 yield value
             await self._wait(pause)
+            if not (is_alive or self._is_behind or self._whole_at is not None):
+                await self._wait_for_tick()
 
     @property
     def has_begun(self) -> bool:
@@ -177,39 +239,40 @@ class Call:
         """Wait until the answer has ended, unless `partials` found its end, and return all of it."""
         if not self._is_over():
             await asyncio.wait([self.done])
-        if self._begun.is_set():
+        while self._begun.is_set() and not self._is_cut:
             self._read()
+            if not self._is_behind:
+                break
+            await self._wait(READ_SECONDS)
         response = Response()
         if self._call is not None and (answered := self._call.http_response) is not None:
             headers = {name.lower(): str(value) for name, value in answered.headers.items()}
-            response = Response(answered.body.text(), headers)
-            if answered.status < 300 and self._call.provider in READABLE and self._answer is None:
+            body = answered.body.text()
+            is_answer = answered.status < 300 and self._call.provider in READABLE and self._answer is None
+            response = Response(body[:ERROR_CHARACTERS], headers)
+            if is_answer:
                 self._answer = Answer()  # the client does not stream: the whole answer is one body
-                read_event(self._answer, response.body)
+                if len(body) > BODY_BYTES:
+                    self._cut(f"its body is longer than {BODY_BYTES:,} bytes")
+                else:
+                    read_event(self._answer, body)
         ended = Ended(self._answer, _usage(self._answer, self._call), response=response)
-        if not self.done.done():
+        if self._is_cut or not self.done.done():
             return ended
         try:
-            result = self._cast(self.done.result(), partial=False)
-            return replace(ended, raw=log.raw_llm_response if (log := self._collector.last) else None, result=result)
+            return replace(ended, result=self._cast(self.done.result()))
         except BamlError as error:
             return replace(ended, error=error)
 
-    def parse(self, text: str) -> Any:
-        """Parse the text of a whole structured answer, and return it as JSON values. Raises what baml-py raises."""
-        return restore(getattr(self._client.functions.parse, self._name)(decode_escapes(text)))
+    async def parse(self, text: str) -> Any:
+        """Parse the text of a whole structured answer, as JSON values. Raises BadOutput, or what baml-py raises."""
+        return await self._parser.whole(text)
 
     def _parse_partial(self, text: str) -> Any:
-        try:
-            return restore(getattr(self._client.functions.parse_stream, self._name)(decode_escapes(text, partial=True)))
-        except Exception:
-            return None  # as is common for half a structure; if the whole cannot be parsed either, `parse` raises
+        return self._parser.partial(text)
 
     def abort(self) -> None:
         """Close the provider's connection at once, without waiting for the call to end."""
-        if self._is_text:
-            # The stream would keep this object alive. With None, baml-py would complain on stderr at every event.
-            self._stream.on_event(lambda _: None)
         if not self.done.done():
             self._controller.abort()
 
@@ -218,17 +281,48 @@ class Call:
         self.abort()
         if not self.done.done():
             await asyncio.wait([self.done], timeout=ABORT_SECONDS)
+        if self in self._running.calls:
+            self._running.calls.remove(self)
+            self._running.held -= self.held
 
-    def _cast(self, result: Any, *, partial: bool) -> Any:
+    def _cut(self, problem: str) -> None:
+        """Read no more. What was said of a text stays; a structure would not be whole."""
+        if not self._is_text:
+            raise bad_output(problem)
+        self._is_cut = True
+        if self._answer is not None:
+            self._answer.cut()
+
+    def _hold(self, count: int) -> None:
+        self.held += count
+        self._running.held += count
+
+    def _bound(self) -> None:
+        """End a reply that is too long, or the largest if all together hold too much. Raises BadOutput."""
+        answer = self._answer
+        if answer is None or answer.is_whole:
+            return
+        unread = EVENT_BYTES * (self._ticks - sum(answer.events for answer in self._answers.values()))
+        if self.held + unread > HELD_BYTES:
+            self._cut(f"its events take more than {HELD_BYTES >> 20} MiB")
+        elif self._running.largest is self:
+            self._cut(f"it is the largest of {len(self._running.calls)} replies that take {HELD_BY_ALL >> 20} MiB")
+        elif len(answer.raw) > LONGEST_RAW or (self._is_text and is_too_large(answer.text)):
+            self._cut("it is too long")
+
+    def _cast(self, result: Any) -> Any:
         client = self._client
-        return result.cast_to(client.types, client.types, client.partial_types, partial, client.runtime)
+        return result.cast_to(client.types, client.types, client.partial_types, False, client.runtime)
 
     def _read(self) -> bool:
-        """Read the events since the last time; True if there were any.
+        """Read the events since the last time, for at most READ_SLICE; True if there were any.
 
         The answer is that of the call that began last, whatever their order in the collector (baml #2441). But if BAML
         asked again although an answer was whole (it could not read an event after it), the first whole one counts.
         """
+        self._ticks_read = self._ticks
+        self._is_behind = False
+        until = time.perf_counter() + READ_SLICE
         log = self._collector.last
         calls = log.calls if log else ()
         is_alive, best, newest = False, (False, -1, False), -1
@@ -241,18 +335,31 @@ class Call:
             if call.provider in READABLE and (events := _events(call)):
                 if answer is None:
                     answer = self._answers[request_id] = Answer()
+                held = 0
                 for event in events[answer.events :]:
-                    read_event(answer, event.text)
+                    text = event.text
+                    read_event(answer, text)
+                    held += EVENT_BYTES + 2 * len(text)
                     is_alive = True
+                    if time.perf_counter() > until:
+                        self._is_behind = answer.events < len(events)
+                        break
+                self._hold(held)
             is_whole = answer is not None and answer.is_whole
             order = (is_whole, -began if is_whole else began, answer is not None)
             if order > best:
                 best, best_began, self._call, self._answer = order, began, call, answer
         self._is_superseded = best_began < newest
+        self._bound()
         return is_alive
 
     def _is_over(self) -> bool:
-        """Whether the answer is whole although the call goes on: the provider did not close it, or BAML asks again."""
+        """Whether the answer is whole although the call goes on: the provider did not close it, or BAML asks again.
+
+        Or it is not whole, but more of it is not read.
+        """
+        if self._is_cut:
+            return True
         if self._answer is None or not self._answer.is_whole:
             self._whole_at = None
             return False

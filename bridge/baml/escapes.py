@@ -5,9 +5,12 @@ half an answer), a lenient parser takes over, which mishandles escapes (baml-py 
 digit, `\\/` keeps its backslash, an odd number of `\\"` makes a string swallow what follows it, and a bracket can end
 one. So escapes in JSON strings are replaced here by the characters they mean. Those that could change the structure
 (quotes, backslashes, brackets, control characters) become noncharacters of Unicode, and `restore` turns these back.
+
+What is left is the structure as BAML's parser will see it, so this is where it is measured (`Weight`).
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json, to_jsonable_python
@@ -23,7 +26,7 @@ _INSIDE = str.maketrans({character: _STANDS_FOR[character] for character in _BRA
 
 _SHORT = {"/": "/", '"': _STANDS_FOR['"'], "\\": _STANDS_FOR["\\"]}
 _AS_ESCAPE = {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?|([/\"\\])|.)", re.S)
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?|([/\"\\]))")
 _UNFINISHED = re.compile(
     r"(?:\\u[dD][89abAB][0-9a-fA-F]{2})?\\(?:u[0-9a-fA-F]{0,3})?\Z|\\u[dD][89abAB][0-9a-fA-F]{2}\Z"
 )
@@ -31,8 +34,10 @@ _UNFINISHED = re.compile(
 # What can begin where no string is open: a string, code in backticks (BAML's own form of a string), a comment.
 _OUTSIDE = re.compile(r"[\[{\]}]|\"|'|```|//[^\n]*|/\*.*?(?:\*/|\Z)", re.S)
 _OPENS = ("{", "[", ",", ":")  # what precedes a string in single quotes; an apostrophe in a bare word begins none
-_STRING = re.compile(r'(?:[^"\\]|\\.)*', re.S)
-_QUOTED = re.compile(r"(?:[^'\\]|\\.)*", re.S)
+# Possessive: a backtracking one would keep 100 bytes for each character of a long string.
+_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.S)
+_QUOTED = re.compile(r"[^'\\]*+(?:\\.[^'\\]*+)*+", re.S)
+_BRACKET = re.compile(r"[\[{\]}]")
 _CLOSES = re.compile(r"\s*(?:[,:}\]]|//|/\*|\Z)")
 # A field's value ends before the next field, or before the end of the object: `"he said "yes", and left"` goes on.
 _CLOSES_VALUE = re.compile(
@@ -41,21 +46,50 @@ _CLOSES_VALUE = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """How much structure a text has: opening brackets, the deepest nesting, and commas that may separate values.
+
+    Of text that is not JSON it is an upper bound: what is doubtful counts.
+    """
+
+    brackets: int
+    depth: int
+    commas: int
+
+
+class TooHeavy(Exception):
+    """The text has more tokens than were allowed."""
+
+
 def decode_escapes(text: str, *, partial: bool = False) -> str:
     """Return the answer with its JSON strings made safe; `restore` has to follow the parser.
 
     Of a `partial` answer, an escape that is not complete is left out.
     """
+    return decode_and_weigh(text, partial=partial)[0]
+
+
+def decode_and_weigh(text: str, *, partial: bool = False, most: int | None = None) -> tuple[str, Weight]:
+    """Return the answer with its JSON strings made safe, and its weight. The time grows linearly with the text.
+
+    Raises TooHeavy if that takes more than `most` steps, of about 3 µs each.
+    """
     text = _MARKS.sub("\ufffd", text)
     if partial and (half := _UNFINISHED.search(text)) and _is_escape(text, half.start()):
         text = text[: half.start()]
     pieces: list[str] = []
-    at = depth = 0
+    at = depth = deepest = commas = 0
+    left = len(text) if most is None else most
     while found := _OUTSIDE.search(text, at):
-        pieces.append(text[at : found.end()])
-        at, token = found.end(), found.group()
+        if (left := left - 1) < 0:
+            raise TooHeavy
+        start, (at, token) = at, (found.end(), found.group())
+        pieces.append(text[start:at])
+        commas += text.count(",", start, at)
         if token in "[{":
             depth += 1
+            deepest = max(deepest, depth)
         elif token in "]}":
             depth = max(0, depth - 1)
         elif depth == 0:  # prose around the JSON, or the fence that it stands in
@@ -64,12 +98,18 @@ def decode_escapes(text: str, *, partial: bool = False) -> str:
             end = text.find("```", at)
             end = len(text) if end < 0 else end + 3
             pieces.append(text[at:end])
+            commas += text.count(",", at, end)
             at = end
         elif token in "\"'" and ((before := _before(text, found.start())) in _OPENS or token == '"'):
             closes = _CLOSES_VALUE if before == ":" else _CLOSES
-            end = _end_of_string(text, at, _STRING if token == '"' else _QUOTED, token, closes)
+            end, quotes = _end_of_string(text, at, _STRING if token == '"' else _QUOTED, token, closes, left)
             inside = text[at:end]
+            left -= quotes
+            if token == "'" or before not in _OPENS:  # BAML may see a string elsewhere
+                commas += inside.count(",")
             if "\\" in inside:
+                if (left := left - inside.count("\\") // 8) < 0:
+                    raise TooHeavy
                 inside = _ESCAPE.sub(_decoded if token == '"' else _decoded_unicode, inside)
             pieces.append(inside.translate(_INSIDE) if token == '"' else inside)
             at = end
@@ -77,21 +117,58 @@ def decode_escapes(text: str, *, partial: bool = False) -> str:
                 pieces.append(token)
                 at += 1
     pieces.append(text[at:])
-    return "".join(pieces)
+    commas += text.count(",", at)
+    decoded = "".join(pieces)
+    brackets = decoded.count("[") + decoded.count("{")
+    if brackets > deepest:  # a bracket in single quotes, which BAML may not take for a string
+        deepest = max(deepest, _depth_of(decoded))
+    return decoded, Weight(brackets, deepest, commas)
 
 
-def is_json(text: str) -> bool:
-    """Whether an answer is strict JSON, which BAML parses well."""
+def _depth_of(text: str) -> int:
+    depth = deepest = 0
+    for found in _BRACKET.finditer(text):
+        if found[0] in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        else:
+            depth = max(0, depth - 1)
+    return deepest
+
+
+def weigh_json(value: Any, most: int) -> Weight:
+    """Return the weight of JSON values. Values that are left out when there are more than `most` count one bracket."""
+    brackets = deepest = commas = 0
+    waiting = [(value, 1)]
+    while waiting and brackets <= most:
+        item, depth = waiting.pop()
+        if isinstance(item, dict):
+            item = item.values()
+        elif not isinstance(item, list):
+            continue
+        brackets, deepest, commas = brackets + 1, max(deepest, depth), commas + len(item)
+        waiting += [(inner, depth + 1) for inner in item if isinstance(inner, dict | list)]
+    return Weight(brackets, deepest, commas)
+
+
+def read_json(text: str) -> Any:
+    """Return the values of an answer that is strict JSON, which BAML parses well; otherwise None."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
     try:
-        from_json(text)
+        return from_json(text)
     except (ValueError, TypeError, RecursionError):
-        return False
-    return True
+        return None
 
 
 def restore(value: Any) -> Any:
     """Return a parsed answer as JSON values, with the characters that `decode_escapes` replaced."""
-    return _restored(to_jsonable_python(value))
+    return _restored(to_values(value))
+
+
+def to_values(value: Any) -> Any:
+    """Return a parsed answer as JSON values."""
+    return to_jsonable_python(value)
 
 
 def _restored(value: Any) -> Any:
@@ -109,18 +186,22 @@ def _before(text: str, at: int) -> str:
     return text[max(0, at - 80) : at].rstrip()[-1:]
 
 
-def _end_of_string(text: str, at: int, inside: re.Pattern[str], quote: str, closes: re.Pattern[str]) -> int:
+def _end_of_string(
+    text: str, at: int, inside: re.Pattern[str], quote: str, closes: re.Pattern[str], most: int
+) -> tuple[int, int]:
     """Where the string that begins at `at` ends: at a quote that is followed by what can follow a string.
 
-    Models forget to escape quotes inside of strings, as in `{"reply": "I said "no" to it"}`.
+    Models forget to escape quotes inside of strings, as in `{"reply": "I said "no" to it"}`. Also returns how many
+    there were. Raises TooHeavy if there are more than `most`.
     """
-    while True:
+    for quotes in range(most + 1):
         found = inside.match(text, at)
         assert found is not None
         end = found.end()
         if end >= len(text) or text[end] != quote or closes.match(text, end + 1):
-            return end
+            return end, quotes
         at = end + 1
+    raise TooHeavy
 
 
 def _is_escape(text: str, at: int) -> bool:

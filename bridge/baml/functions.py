@@ -17,10 +17,10 @@ from pydantic_core import to_jsonable_python
 
 from bridge.baml.answer import without_reasoning
 from bridge.baml.arguments import Parameter, bind_arguments, read_hints, read_parameters
-from bridge.baml.client import Call, Client, Ended
+from bridge.baml.client import Call, Client, Ended, Running
 from bridge.baml.context import shorten
-from bridge.baml.escapes import is_json
 from bridge.baml.failures import Response, bad_output, complete, known_model, name_error, translate_error
+from bridge.baml.unparsed import Unparsed, copy_unparsed
 from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelEmpty, ModelUnavailable, SetupError, TurnFailure
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
@@ -33,6 +33,7 @@ class BamlFunction(NamedTuple):
     """One function of a generated client. `is_text` means that it returns a plain string."""
 
     client: Client
+    unparsed: Unparsed
     parameters: tuple[Parameter, ...]
     is_text: bool
 
@@ -43,17 +44,18 @@ class BamlFunctions:
     def __init__(self, functions: Mapping[str, BamlFunction], env: Mapping[str, str]) -> None:
         self.names = tuple(functions)
         self._functions, self._env = functions, env
-        self._calls: set[Call] = set()
+        self._running = Running()
         self._closed = False
 
     @classmethod
     def load(cls, client: Client, names: Sequence[str], env: Mapping[str, str]) -> Self:
         """Prepare functions of `client`; SetupError if a parameter cannot be filled or a variable is not set."""
-        functions = {}
-        for name in names:
-            method = client.methods[name]
-            functions[name] = BamlFunction(client, read_parameters(method), read_hints(method)["return"] is str)
+        methods = {name: client.methods[name] for name in names}
+        are_text = {name: read_hints(method)["return"] is str for name, method in methods.items()}
+        parameters = {name: read_parameters(method) for name, method in methods.items()}
         _check_variables(client, env)
+        unparsed = copy_unparsed(client.sources, names, [name for name in names if not are_text[name]])
+        functions = {name: BamlFunction(client, unparsed, parameters[name], are_text[name]) for name in names}
         return cls(functions, env)
 
     async def run(self, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
@@ -105,11 +107,13 @@ class BamlFunctions:
         if self._closed:
             raise ModelUnavailable("shutting_down", "The service is restarting.")
         try:
-            call = Call(function.client, turn.function, arguments, is_text=function.is_text, env=self._env)
+            call = Call(
+                *(function.client, function.unparsed, self._running, turn.function, arguments),
+                is_text=function.is_text,
+                env=self._env,
+            )
         except BamlError as error:
             raise translate_error(error, Response()) from None
-        self._calls.add(call)
-        call.done.add_done_callback(lambda _: self._calls.discard(call))
         try:
             partial = Partial("")
             async with aclosing(call.partials()) as values:
@@ -119,7 +123,7 @@ class BamlFunctions:
                     yield replace(partial, has_begun=call.has_begun, usage=replace(call.usage, model=None))
             ended = await call.end()
             try:
-                completion = self._complete(function, call, ended)
+                completion = await self._complete(function, call, ended)
             except TurnFailure as failure:
                 failure.usage = ended.usage
                 raise
@@ -127,29 +131,32 @@ class BamlFunctions:
             await call.close()
         yield completion
 
-    def _complete(self, function: BamlFunction, call: Call, ended: Ended) -> Completion:
+    async def _complete(self, function: BamlFunction, call: Call, ended: Ended) -> Completion:
         """Return the complete reply, or raise the TurnFailure that stands in its way."""
         answer, error = ended.answer, ended.error
         broken = None if error is None else translate_error(error, ended.response)
         if answer is None:
             if broken is not None:
                 raise broken from None
-            completion = _to_completion(ended.result, ended.usage)
-            if function.is_text:
-                completion = replace(completion, text=without_reasoning(completion.text))
-            if not completion.text.strip() and completion.data in (None, ""):
+            text = without_reasoning(str(ended.result))
+            if not text.strip():
                 raise ModelEmpty("model_empty", "The model gave no answer.")
-            return completion
+            return await self._read_text(function, call, text, ended.usage)
         if broken is not None and (isinstance(broken, BadOutput) or "Failed to parse" in broken.said):
             broken = None  # the stream was closed properly, and only BAML could not read it: it is judged below
         if failure := answer.judge(broken, is_text=function.is_text):
             raise failure
         if function.is_text:
             return Completion(answer.text, usage=ended.usage, is_truncated=answer.is_truncated)
-        if error is None and ended.raw == answer.text and is_json(answer.text):
-            return _to_completion(ended.result, ended.usage)  # BAML has read and parsed the same text
+        return await self._read_text(function, call, answer.text, ended.usage)
+
+    async def _read_text(self, function: BamlFunction, call: Call, text: str, usage: Usage) -> Completion:
+        if function.is_text:
+            return Completion(text, usage=usage)
         try:
-            return _to_completion(call.parse(answer.text), ended.usage)
+            return _to_completion(await call.parse(text), usage)
+        except BadOutput:
+            raise
         except Exception as complaint:
             failure = bad_output(type(complaint).__name__)
             failure.said = name_error(complaint)  # it may repeat the answer
@@ -158,8 +165,9 @@ class BamlFunctions:
     async def close(self) -> None:
         """Abort every running call and wait for it to end. A call that outlives the process aborts the interpreter."""
         self._closed = True
-        pending = [call.done for call in self._calls]
-        for call in self._calls:
+        calls = tuple(self._running.calls)
+        pending = [call.done for call in calls if not call.done.done()]
+        for call in calls:
             call.abort()
         if pending:
             _, late = await asyncio.wait(pending, timeout=CLOSE_SECONDS)

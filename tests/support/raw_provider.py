@@ -26,12 +26,13 @@ class Refusal:
 class Sent:
     """Events to send. `is_cut`: break the connection after them; `stays_open`: keep it open.
 
-    `frames` are those of Bedrock (`frame`).
+    `at_once`: send them and the end of the stream together. `frames` are those of Bedrock (`frame`).
     """
 
     events: Sequence[str] = ()
     is_cut: bool = False
     stays_open: bool = False
+    at_once: bool = False
     frames: Sequence[bytes] | None = None
 
 
@@ -67,6 +68,9 @@ class RawProvider:
         if isinstance(answer, Refusal):
             return web.Response(status=answer.status, text=answer.body, content_type="application/json")
         kind = "text/event-stream" if answer.frames is None else "application/vnd.amazon.eventstream"
+        if answer.at_once:
+            written = "".join(f"data: {event}\n\n" for event in answer.events)
+            return web.Response(body=written.encode("utf-8", "surrogatepass"), headers={"Content-Type": kind})
         response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
         for event in answer.events:

@@ -1,0 +1,85 @@
+"""Parses a structured answer in a process of its own, with limits on its time and memory.
+
+What can be parsed in a few milliseconds is parsed in the worker (`bridge.baml.parsing`). For the rest, baml-py's parser
+may take minutes, gigabytes or more stack than there is, and nothing in the worker could stop it (baml-py 0.226.3).
+"""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+from bridge.baml.escapes import decode_escapes, read_json, restore, to_values
+from bridge.baml.failures import bad_output, name_error
+
+SECONDS = 15.0  # how long it may take in all; to start takes about 0.5
+CPU_SECONDS = 10
+MEMORY_BYTES = 1 << 30  # of addresses; about half of them are the library's
+
+_FOUND, _REFUSED = "value", "error"
+
+
+async def parse_apart(module: ModuleType, function: str, text: str) -> Any:
+    """Parse the text of a whole answer of `function` of the generated client, as JSON values. Raises BadOutput.
+
+    The process gets none of the worker's environment, and ends with this call.
+    """
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bridge.baml.apart", module.__name__, str(module.__file__), function),
+        env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is the worker's business
+    )
+    try:
+        async with asyncio.timeout(SECONDS):
+            written, _ = await process.communicate(text.encode("utf-8", "replace"))
+    except TimeoutError:
+        raise bad_output(f"its structure could not be parsed within {SECONDS:g} s") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise bad_output(f"the process that parsed its structure ended with {process.returncode}")
+    match json.loads(written):
+        case {"value": value}:
+            return value
+        case other:
+            raise bad_output(str(other.get(_REFUSED)))
+
+
+def main(name: str, file: str, function: str) -> None:
+    """Parse what comes from stdin, and write the result to stdout."""
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    parse = getattr(module.b.parse, function)
+    text = sys.stdin.buffer.read().decode()
+    os.nice(10)  # the worker's other replies come first
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    with contextlib.suppress(ValueError, OSError):  # macOS does not limit addresses
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    try:
+        is_strict = read_json(text) is not None
+        value = to_values(parse(text)) if is_strict else restore(parse(decode_escapes(text)))
+        result = {_FOUND: value}
+    except Exception as error:
+        result = {_REFUSED: name_error(error)[:2000]}
+    sys.stdout.write(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
