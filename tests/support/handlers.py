@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -14,6 +15,13 @@ async def freeze(turn: Turn) -> AsyncGenerator[str, None]:
     """Block the event loop, like a careless handler."""
     yield "so long"
     time.sleep(60)  # noqa: ASYNC251  # on purpose
+
+
+@handler("Hold")
+async def hold_the_gil(turn: Turn) -> AsyncGenerator[str, None]:
+    """Block every thread of Python, like a careless native library."""
+    yield "so long"
+    ctypes.PyDLL(None).sleep(60)  # unlike `CDLL`, it keeps the GIL
 
 
 @handler("Die")

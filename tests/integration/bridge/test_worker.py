@@ -50,15 +50,18 @@ async def test_faulty_handler_does_not_end_the_worker(environment: dict[str, str
         assert (await user.reply(await user.ask(loud, "hello")))["content"] == "HELLO "
 
 
-async def test_blocked_event_loop_ends_process(environment: dict[str, str], user: Person) -> None:
+@pytest.mark.parametrize(("function", "stopped_in"), [("Freeze", "freeze"), ("Hold", "hold_the_gil")])
+async def test_blocked_event_loop_ends_process(
+    environment: dict[str, str], user: Person, function: str, stopped_in: str
+) -> None:
     process = await run_bridge(
-        "run", **environment, BRIDGE_HANDLERS=HANDLERS, BRIDGE_FUNCTIONS="Freeze", BRIDGE_SWEEP_SECONDS="1"
+        "run", **environment, BRIDGE_HANDLERS=HANDLERS, BRIDGE_FUNCTIONS=function, BRIDGE_SWEEP_SECONDS="1"
     )
-    await user.ask(await user.open_session("Freeze", title="named"), "hello")
+    await user.ask(await user.open_session(function, title="named"), "hello")
     code, _, err = await wait_for_exit(process, within=30)
     assert code == 1
-    assert "no progress for 3 s: exiting" in err
-    assert "freeze" in err  # the stack trace
+    assert err.splitlines().count("no progress for 3 s: exiting") == 1
+    assert f"in {stopped_in}" in err  # the stack trace
 
 
 async def test_drain_releases_reply_that_cannot_end_in_time(
