@@ -151,6 +151,11 @@ class Answer:
         elif self.lost is None:
             self.lost = detail
 
+    def skip(self, detail: str) -> None:
+        """An event is not read."""
+        self.events += 1
+        self.lose(detail)
+
     def spend(self, **counts: int | str | None) -> None:
         """Token counts, or the model's name, were reported. The newest counts, but a zero is no news."""
         known: dict[str, Any] = {

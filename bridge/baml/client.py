@@ -32,6 +32,7 @@ from bridge.baml.answer import Answer
 from bridge.baml.events import read_event
 from bridge.baml.failures import Response, bad_output
 from bridge.baml.parsing import Parser
+from bridge.baml.running import EVENT_BYTES, HELD_BY_ALL, HELD_BYTES, TEXT_BYTES, Running
 from bridge.baml.unparsed import Unparsed
 from bridge.model import Usage
 from bridge.sanitize import is_too_large
@@ -42,19 +43,14 @@ READABLE = frozenset({
     "anthropic", "google-ai", "vertex-ai", "aws-bedrock",
 })  # fmt: skip
 
-READ_SHARE = 0.04  # share of one core for reading one stream; parsing a structure covers the whole text so far
-READ_SHARE_OF_ALL = 0.4  # … and for reading all of them
 READ_SECONDS = 0.05  # shortest pause between two partials
 READ_LONGEST = 5.0  # longest pause, in seconds, so that a long reply keeps showing signs of life
 READ_SLICE = 0.02  # longest time on the event loop for reading events, in seconds; what is left waits for its turn
 
-# What BAML keeps of a reply until its call is closed. 32 MB are 30,000 tokens, each in an event of 200 bytes.
-EVENT_BYTES = 600  # for each event, beside its text twice
-HELD_BYTES = 128 << 20  # of one reply
-HELD_BY_ALL = 256 << 20  # of all running replies: the largest ends
+LONGEST_EVENT = 1_500_000  # characters of an event that is read, which may repeat the whole answer
 BODY_BYTES = 8 << 20  # of an answer that is not a stream
 ERROR_CHARACTERS = 100_000  # of the body of an error that are read
-LONGEST_RAW = 4_000_000  # characters of a text with its reasoning
+LONGEST_RAW = 2_000_000  # characters of a text with its reasoning
 SETTLE_SECONDS = 3.0  # how long a whole answer waits for token counts, if the provider does not close the stream
 ABORT_SECONDS = 2.0  # how long an aborted call may take to end; it takes about 0.001
 
@@ -91,25 +87,6 @@ class Ended:
     response: Response = field(default_factory=Response)
 
 
-class Running:
-    """The calls of a worker that are running, and what they hold together. They share the event loop and the memory."""
-
-    def __init__(self) -> None:
-        self.calls: set[Call] = set()
-        self.held = 0
-        self.parsing = asyncio.Lock()  # one structure is parsed apart at a time
-
-    @property
-    def share(self) -> float:
-        """The share of one core for reading one stream."""
-        return min(READ_SHARE, READ_SHARE_OF_ALL / max(1, len(self.calls)))
-
-    @property
-    def largest(self) -> "Call | None":
-        """The call that has to end because all together hold too much."""
-        return max(self.calls, key=lambda call: call.held) if self.held > HELD_BY_ALL else None
-
-
 class Call:
     """A running call. Create it on the event loop, and always `close` it: that ends the provider's connection.
 
@@ -142,7 +119,8 @@ class Call:
         self._is_superseded = False  # BAML has begun another call since
         self._whole_at: float | None = None  # on the loop's clock: since when the answer is whole and does not grow
         self._said = 0
-        self.held = 0  # bytes that BAML keeps of this reply
+        self.held = 0  # bytes that are kept of this reply
+        self._text_held = 0  # characters
         self._waiter: asyncio.Future[None] | None = None
         self._controller = AbortController()  # kept to the end: baml-py aborts the call when it is collected
         self._collector = Collector(name)
@@ -154,7 +132,7 @@ class Call:
             unparsed.names[name], args, None, context, None, None, collectors, variables, {}, on_tick, self._controller
         )
         self.done: asyncio.Future[Any] = asyncio.ensure_future(stream.done(context))
-        running.calls.add(self)
+        running.begin(self)
         self.done.add_done_callback(self._on_done)
 
     def _on_tick(self) -> Iterator[None]:
@@ -281,9 +259,7 @@ class Call:
         self.abort()
         if not self.done.done():
             await asyncio.wait([self.done], timeout=ABORT_SECONDS)
-        if self in self._running.calls:
-            self._running.calls.remove(self)
-            self._running.held -= self.held
+        self._running.end(self)
 
     def _cut(self, problem: str) -> None:
         """Read no more. What was said of a text stays; a structure would not be whole."""
@@ -293,20 +269,18 @@ class Call:
         if self._answer is not None:
             self._answer.cut()
 
-    def _hold(self, count: int) -> None:
-        self.held += count
-        self._running.held += count
-
     def _bound(self) -> None:
         """End a reply that is too long, or the largest if all together hold too much. Raises BadOutput."""
         answer = self._answer
         if answer is None or answer.is_whole:
             return
+        self._running.hold(self, TEXT_BYTES * max(0, len(answer.raw) - self._text_held))
+        self._text_held = max(self._text_held, len(answer.raw))
         unread = EVENT_BYTES * (self._ticks - sum(answer.events for answer in self._answers.values()))
         if self.held + unread > HELD_BYTES:
             self._cut(f"its events take more than {HELD_BYTES >> 20} MiB")
         elif self._running.largest is self:
-            self._cut(f"it is the largest of {len(self._running.calls)} replies that take {HELD_BY_ALL >> 20} MiB")
+            self._cut(f"it is the largest of {self._running.count} replies that take {HELD_BY_ALL >> 20} MiB")
         elif len(answer.raw) > LONGEST_RAW or (self._is_text and is_too_large(answer.text)):
             self._cut("it is too long")
 
@@ -338,13 +312,16 @@ class Call:
                 held = 0
                 for event in events[answer.events :]:
                     text = event.text
-                    read_event(answer, text)
+                    if len(text) <= LONGEST_EVENT:
+                        read_event(answer, text)
+                    else:
+                        answer.skip(f"an event is longer than {LONGEST_EVENT:,} characters")
                     held += EVENT_BYTES + 2 * len(text)
                     is_alive = True
                     if time.perf_counter() > until:
                         self._is_behind = answer.events < len(events)
                         break
-                self._hold(held)
+                self._running.hold(self, held)
             is_whole = answer is not None and answer.is_whole
             order = (is_whole, -began if is_whole else began, answer is not None)
             if order > best:

@@ -48,7 +48,7 @@ _CLOSES_VALUE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """How much structure a text has: opening brackets, the deepest nesting, and commas that may separate values.
+    """How much structure a text has: opening brackets, the deepest nesting, commas between values, and fences.
 
     Of text that is not JSON it is an upper bound: what is doubtful counts.
     """
@@ -56,6 +56,7 @@ class Weight:
     brackets: int
     depth: int
     commas: int
+    fences: int
 
 
 class TooHeavy(Exception):
@@ -122,7 +123,7 @@ def decode_and_weigh(text: str, *, partial: bool = False, most: int | None = Non
     brackets = decoded.count("[") + decoded.count("{")
     if brackets > deepest:  # a bracket in single quotes, which BAML may not take for a string
         deepest = max(deepest, _depth_of(decoded))
-    return decoded, Weight(brackets, deepest, commas)
+    return decoded, Weight(brackets, deepest, commas, decoded.count("```"))
 
 
 def _depth_of(text: str) -> int:
@@ -148,7 +149,7 @@ def weigh_json(value: Any, most: int) -> Weight:
             continue
         brackets, deepest, commas = brackets + 1, max(deepest, depth), commas + len(item)
         waiting += [(inner, depth + 1) for inner in item if isinstance(inner, dict | list)]
-    return Weight(brackets, deepest, commas)
+    return Weight(brackets, deepest, commas, 0)
 
 
 def read_json(text: str) -> Any:

@@ -17,9 +17,10 @@ from pydantic_core import to_jsonable_python
 
 from bridge.baml.answer import without_reasoning
 from bridge.baml.arguments import Parameter, bind_arguments, read_hints, read_parameters
-from bridge.baml.client import Call, Client, Ended, Running
+from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.failures import Response, bad_output, complete, known_model, name_error, translate_error
+from bridge.baml.running import Running
 from bridge.baml.unparsed import Unparsed, copy_unparsed
 from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelEmpty, ModelUnavailable, SetupError, TurnFailure
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
@@ -45,6 +46,7 @@ class BamlFunctions:
         self.names = tuple(functions)
         self._functions, self._env = functions, env
         self._running = Running()
+        self._calls: set[Call] = set()
         self._closed = False
 
     @classmethod
@@ -114,6 +116,8 @@ class BamlFunctions:
             )
         except BamlError as error:
             raise translate_error(error, Response()) from None
+        self._calls.add(call)
+        call.done.add_done_callback(lambda _: self._calls.discard(call))
         try:
             partial = Partial("")
             async with aclosing(call.partials()) as values:
@@ -165,9 +169,8 @@ class BamlFunctions:
     async def close(self) -> None:
         """Abort every running call and wait for it to end. A call that outlives the process aborts the interpreter."""
         self._closed = True
-        calls = tuple(self._running.calls)
-        pending = [call.done for call in calls if not call.done.done()]
-        for call in calls:
+        pending = [call.done for call in self._calls]
+        for call in self._calls:
             call.abort()
         if pending:
             _, late = await asyncio.wait(pending, timeout=CLOSE_SECONDS)

@@ -19,7 +19,8 @@ LONGEST = 1_000_000  # characters of a structured answer
 DEEPEST = 64  # levels; as deep as a reply's data can be stored
 MOST_BRACKETS = 5_000  # beyond these numbers, the limits of `parse_apart` would be reached anyway
 MOST_COMMAS = 50_000
-LIGHT_BRACKETS, LIGHT_COMMAS = 100, 400  # parsed on the event loop, in at most about 60 ms
+# What is parsed on the event loop, in at most about 60 ms.
+LIGHT_BRACKETS, LIGHT_COMMAS, LIGHT_FENCES, LIGHT_CHARACTERS = 100, 400, 60, 200_000
 LIGHT_STEPS = 5_000  # of decoding, which take about 15 ms
 SLOW_SECONDS = 0.2  # after a partial parse took so long, none follows
 
@@ -43,7 +44,7 @@ class Parser:
         """
         if problem := self._look.feed(text):
             raise bad_output(problem)
-        if not self._is_light:
+        if not self._is_light or len(text) > LIGHT_CHARACTERS:
             return None
         try:
             decoded, weight = decode_and_weigh(text, partial=True, most=LIGHT_STEPS)
@@ -71,9 +72,9 @@ class Parser:
             if (values := read_json(text)) is not None:
                 weight = weigh_json(values, MOST_BRACKETS)
                 _check(weight)
-                if _is_light(weight):
+                if _is_light(weight) and len(text) <= LIGHT_CHARACTERS:
                     return to_values(parse(text))
-            else:
+            elif len(text) <= LIGHT_CHARACTERS:
                 decoded, weight = decode_and_weigh(text, most=LIGHT_STEPS)
                 _check(weight)
                 if _is_light(weight):
@@ -92,7 +93,7 @@ def _check(weight: Weight) -> None:
 
 
 def _is_light(weight: Weight) -> bool:
-    return weight.brackets <= LIGHT_BRACKETS and weight.commas <= LIGHT_COMMAS
+    return weight.brackets <= LIGHT_BRACKETS and weight.commas <= LIGHT_COMMAS and weight.fences <= LIGHT_FENCES
 
 
 class _Look:

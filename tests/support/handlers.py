@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import time
 from collections.abc import AsyncGenerator
 
 from bridge import FileWrite, Turn, TurnFailure, Usage, handler
+
+_lags: list[float] = []
+
+
+@handler("Lag")
+async def measure_lag(turn: Turn) -> AsyncGenerator[str, None]:
+    """Measure how late the event loop is, until the process ends. From the second call on, give what was measured."""
+    if not _lags:
+        _lags.append(0.0)
+        _background.append(asyncio.create_task(_measure()))
+    ordered = sorted(_lags)
+    yield " ".join(
+        f"{1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))]:.1f}" for share in (0.5, 0.99, 1)
+    )
+
+
+async def _measure() -> None:
+    while True:
+        due = time.perf_counter() + 0.01
+        await asyncio.sleep(0.01)
+        _lags.append(time.perf_counter() - due)
+
+
+_background: list[asyncio.Task[None]] = []
 
 
 @handler("Freeze")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import struct
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +24,14 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Sent:
-    """Events to send. `is_cut`: break the connection after them; `stays_open`: keep it open.
+    """Events to send, perhaps without an end; those that begin with a colon are comments.
+
+    `is_cut`: break the connection after them; `stays_open`: keep it open.
 
     `at_once`: send them and the end of the stream together. `frames` are those of Bedrock (`frame`).
     """
 
-    events: Sequence[str] = ()
+    events: Iterable[str] = ()
     is_cut: bool = False
     stays_open: bool = False
     at_once: bool = False
@@ -52,29 +54,36 @@ def frame(name: str, payload: Mapping[str, Any], kind: str = "event") -> bytes:
 class RawProvider:
     """The answers still to give (the last one again and again), and the bodies of the requests so far.
 
-    `answers_to` has those of requests with a certain text in them.
+    `answers_to` has those of requests with a certain text in them. If `choose` is set, it gives every answer.
     """
 
     url: str = ""
     answers: list[Sent | Refusal] = field(default_factory=list)
     answers_to: dict[str, list[Sent | Refusal]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    choose: Callable[[str], Sent | Refusal] | None = None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.text()
-        self.requests.append(body)
-        answers = next((answers for text, answers in self.answers_to.items() if text in body), self.answers)
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if self.choose is not None:
+            answer = self.choose(body)
+        else:
+            self.requests.append(body)
+            answers = next((answers for text, answers in self.answers_to.items() if text in body), self.answers)
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Refusal):
             return web.Response(status=answer.status, text=answer.body, content_type="application/json")
         kind = "text/event-stream" if answer.frames is None else "application/vnd.amazon.eventstream"
         if answer.at_once:
-            written = "".join(f"data: {event}\n\n" for event in answer.events)
+            written = "".join(map(_written, answer.events))
             return web.Response(body=written.encode("utf-8", "surrogatepass"), headers={"Content-Type": kind})
         response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
-        for event in answer.events:
-            await response.write(f"data: {event}\n\n".encode("utf-8", "surrogatepass"))
+        try:
+            for event in answer.events:
+                await response.write(_written(event).encode("utf-8", "surrogatepass"))
+        except ConnectionResetError:
+            return response
         for frame in answer.frames or ():
             await response.write(frame)
         if answer.is_cut and request.transport is not None:
@@ -83,6 +92,10 @@ class RawProvider:
         if answer.stays_open:
             await asyncio.Event().wait()  # until the client disconnects
         return response
+
+
+def _written(event: str) -> str:
+    return f"{event}\n\n" if event.startswith(":") else f"data: {event}\n\n"
 
 
 @asynccontextmanager

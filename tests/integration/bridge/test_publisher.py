@@ -176,7 +176,7 @@ async def test_reply_costs_the_events_that_the_docs_say(
             due = stack.realtime.events + cost
             await user.reply(await user.ask(session_id, "[[text=hi]]"))
             # the second lane reports the question a round of polling later
-            await until(lambda due=due: joined() == 0 and stack.realtime.events >= due, within=10)  # type: ignore[misc]  # its default
+            await until(lambda due=due: joined() == 0 and stack.realtime.events >= due, within=10)
             assert stack.realtime.events == due
     assert "messages = 13 + 2 × workers + 2 × deltas" in (PROJECT / "docs" / "operations.md").read_text()
     assert (EVENTS_PER_REPLY, EVENTS_PER_WORKER, EVENTS_PER_DELTA) == (13, 2, 2)

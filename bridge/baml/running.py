@@ -1,0 +1,104 @@
+"""What the running calls share: the event loop's time, and memory."""
+
+import asyncio
+import ctypes
+import math
+import os
+import time
+from typing import Protocol
+
+READ_SHARE = 0.04  # share of one core for reading one stream; parsing a structure covers the whole text so far
+READ_SHARE_OF_ALL = 0.4  # … and for reading all of them
+
+# What is kept of a reply until its call is closed. 32 MB are 30,000 tokens, each in an event of 200 bytes.
+EVENT_BYTES = 600  # for each event, beside its text twice
+TEXT_BYTES = 8  # for each character that was said: BAML and the worker have copies
+HELD_BYTES = 96 << 20  # of one reply
+HELD_BY_ALL = 160 << 20  # of all running replies: the largest ends
+
+TRIM_BYTES = 48 << 20  # when the process has grown by so much, glibc is told to give back what is free,
+TRIM_SHARE = 0.05  # but for no more than this share of one core
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+
+class Holder(Protocol):
+    """A call that is running. `held` is how many bytes are kept of its reply."""
+
+    held: int
+
+
+class Running:
+    """The calls that are running, and what is kept of their replies."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.parsing = asyncio.Lock()  # one structure is parsed apart at a time
+        self._calls: set[Holder] = set()
+        self._memory = _Memory()
+
+    @property
+    def count(self) -> int:
+        """How many calls are running."""
+        return len(self._calls)
+
+    @property
+    def share(self) -> float:
+        """The share of one core for reading one stream."""
+        return min(READ_SHARE, READ_SHARE_OF_ALL / max(1, self.count))
+
+    @property
+    def largest(self) -> Holder | None:
+        """The call that has to end because all together hold too much."""
+        return max(self._calls, key=lambda call: call.held) if self.held > HELD_BY_ALL else None
+
+    def begin(self, call: Holder) -> None:
+        """A call begins."""
+        self._calls.add(call)
+
+    def hold(self, call: Holder, count: int) -> None:
+        """So many bytes more are kept of its reply."""
+        call.held += count
+        self.held += count
+
+    def end(self, call: Holder) -> None:
+        """A call is closed: nothing is kept of it any more."""
+        if call in self._calls:
+            self._calls.remove(call)
+            self.held -= call.held
+            self._memory.give_back()
+
+
+class _Memory:
+    """Has glibc give back what BAML's threads let go: otherwise it keeps 600 MB after some hundred large replies."""
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None)
+        self._trim = getattr(libc, "malloc_trim", None)  # glibc only
+        if mallopt := getattr(libc, "mallopt", None):
+            mallopt(_M_MMAP_THRESHOLD, 256 << 10)  # large blocks go back at once
+            mallopt(_M_TRIM_THRESHOLD, 1 << 20)
+        self._first = 0  # bytes of the process when the first call ended
+        self._not_before = 0.0
+        self._trimming: asyncio.Future[None] | None = None
+
+    def give_back(self) -> None:
+        size = _size_of_process()
+        self._first = self._first or size
+        if self._trim and size > self._first + TRIM_BYTES and time.monotonic() > self._not_before:
+            self._not_before = math.inf
+            self._trimming = asyncio.get_running_loop().run_in_executor(None, self._run)
+
+    def _run(self) -> None:
+        begun = time.monotonic()
+        if self._trim:
+            self._trim(0)  # up to 0.2 s, without the GIL
+        self._not_before = begun + (time.monotonic() - begun) / TRIM_SHARE
+
+
+def _size_of_process() -> int:
+    """Return the memory that the process holds, in bytes; 0 if the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
+        return 0
