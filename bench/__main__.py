@@ -26,6 +26,7 @@ ROWS = (
     "lag",
     "structured",
     "claim",
+    "fairness",
     "takeover",
     "idle",
     "cost",

@@ -28,6 +28,8 @@ BOUNDS: dict[str, tuple[Sense, float]] = {
     "claim, 10,000 queued": ("at most", 1.5),
     "claim, 1,000 queued in one session": ("at most", 2.0),
     "claim, 100,000 jobs under one snapshot": ("at most", 3.0),
+    "fairness": ("at most", 3.0),
+    "fairness, running_replies lifted": ("at most", 5.0),
     "takeover": ("at most", 7),
     "idle_requests": ("at most", 20),
     "claims_for_one_insert": ("at most", 8),

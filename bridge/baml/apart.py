@@ -18,8 +18,8 @@ from typing import Any
 from bridge.baml.escapes import decode_escapes, read_json, restore, to_values
 from bridge.baml.failures import bad_output, name_error
 
-SECONDS = 15.0  # how long it may take in all; to start takes about 0.5
-CPU_SECONDS = 10
+SECONDS = 10.0  # how long it may take in all; to start takes about 0.5
+CPU_SECONDS = 5
 MEMORY_BYTES = 1 << 30  # of addresses; about half of them are the library's
 
 _FOUND, _REFUSED = "value", "error"
@@ -55,7 +55,9 @@ async def parse_apart(module: ModuleType, function: str, text: str) -> Any:
         case {"value": value}:
             return value
         case other:
-            raise bad_output(str(other.get(_REFUSED)))
+            failure = bad_output("its structure does not fit the function's type")
+            failure.said = str(other.get(_REFUSED))  # it repeats the answer
+            raise failure
 
 
 def main(name: str, file: str, function: str) -> None:

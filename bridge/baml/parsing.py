@@ -5,7 +5,6 @@ baml-py's parser holds the GIL, and its time grows with the square of the struct
 does not fit its type takes 0.15 ms. The length of strings hardly matters: 1 MB takes 30 ms.
 """
 
-import asyncio
 import re
 import time
 from types import ModuleType
@@ -14,6 +13,7 @@ from typing import Any
 from bridge.baml.apart import parse_apart
 from bridge.baml.escapes import TooHeavy, Weight, decode_and_weigh, read_json, restore, to_values, weigh_json
 from bridge.baml.failures import bad_output
+from bridge.baml.running import Turns
 
 LONGEST = 1_000_000  # characters of a structured answer
 DEEPEST = 64  # levels; as deep as a reply's data can be stored
@@ -31,9 +31,9 @@ _TOKEN = re.compile(r'[\[{\]}"]')
 class Parser:
     """The parser of one answer of the BAML function `name` of a generated client."""
 
-    def __init__(self, module: ModuleType, name: str, turn: asyncio.Lock) -> None:
+    def __init__(self, module: ModuleType, name: str, turns: Turns) -> None:
         self._module, self._name = module, name
-        self._turn = turn
+        self._turns = turns
         self._look = _Look()
         self._is_light = True  # so far
 
@@ -68,20 +68,23 @@ class Parser:
         if problem := self._look.feed(text):
             raise bad_output(problem)
         parse = getattr(self._module.b.parse, self._name)
+        heavy = 10 * MOST_BRACKETS + MOST_COMMAS  # unless it can be told
         try:
             if (values := read_json(text)) is not None:
                 weight = weigh_json(values, MOST_BRACKETS)
                 _check(weight)
+                heavy = 10 * weight.brackets + weight.commas
                 if _is_light(weight) and len(text) <= LIGHT_CHARACTERS:
                     return to_values(parse(text))
             elif len(text) <= LIGHT_CHARACTERS:
                 decoded, weight = decode_and_weigh(text, most=LIGHT_STEPS)
                 _check(weight)
+                heavy = 10 * weight.brackets + weight.commas
                 if _is_light(weight):
                     return restore(parse(decoded))
         except TooHeavy:
             pass
-        async with self._turn:
+        async with self._turns.turn(heavy):
             return await parse_apart(self._module, self._name, text)
 
 

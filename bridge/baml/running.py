@@ -1,10 +1,14 @@
 """What the running calls share: the event loop's time, and memory."""
 
 import asyncio
+import contextlib
 import ctypes
+import heapq
+import itertools
 import math
 import os
 import time
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 READ_SHARE = 0.04  # share of one core for reading one stream; parsing a structure covers the whole text so far
@@ -27,12 +31,47 @@ class Holder(Protocol):
     held: int
 
 
+class Turns:
+    """One after the other, the lightest first: who sends the heaviest structures waits longest."""
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
+        self._arrivals = itertools.count()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, weight: int) -> AsyncIterator[None]:
+        """Wait for a turn, and end it with the block."""
+        if self._is_taken:
+            turn = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (weight, next(self._arrivals), turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._pass_on()
+                raise
+        self._is_taken = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._is_taken = False
+
+
 class Running:
     """The calls that are running, and what is kept of their replies."""
 
     def __init__(self) -> None:
         self.held = 0
-        self.parsing = asyncio.Lock()  # one structure is parsed apart at a time
+        self.parsing = Turns()  # one structure is parsed apart at a time
         self._calls: set[Holder] = set()
         self._memory = _Memory()
 
