@@ -1,4 +1,4 @@
-"""A generator of replies that mean harm: to stall a worker, to end it, or to fill its memory. A seed gives each again.
+"""A generator of replies that mean harm: to stall a worker, end it, or fill its memory. A number gives each again.
 
 What the model said is deep, wide, long, escaped, or several of these. What the provider sends is endless, empty, huge,
 or no answer at all. None is given twice in the same pieces.
@@ -6,12 +6,16 @@ or no answer at all. None is given twice in the same pieces.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator
+import re
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
-from tests.support.raw_provider import Refusal, Sent
+from tests.support.raw_provider import Refusal, Sent, raw_provider
 from tests.support.wire import chunk
 
 LONGEST = 1_500_000  # characters of what a model said; more than a reply may have
@@ -116,3 +120,42 @@ def reply(seed: int) -> Sent | Refusal:
     chosen = random.Random(seed)
     (make,) = chosen.choices([make for _, make in _REPLIES], [weight for weight, _ in _REPLIES])
     return make(chosen)
+
+
+_NUMBER = re.compile(r"hostile (\d+)\.")
+
+
+def is_asked_for(body: str) -> bool:
+    """Whether a request asks for a hostile reply: its question is `hostile 7.`."""
+    return _NUMBER.search(body) is not None
+
+
+def _choose(body: str) -> Sent | Refusal:
+    found = _NUMBER.search(body)
+    assert found is not None
+    return reply(int(found[1]))
+
+
+@asynccontextmanager
+async def hostile_provider() -> AsyncIterator[str]:
+    """A provider of hostile replies, in a process of its own: others must not wait while it makes them up."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.support.hostile", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _serve() -> None:
+    async with raw_provider() as provider:
+        provider.choose = _choose
+        print(provider.url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)  # until the test ends, however it ends
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())

@@ -23,6 +23,13 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """Another provider gives the answer."""
+
+    url: str
+
+
+@dataclass(frozen=True)
 class Sent:
     """Events to send, perhaps without an end; those that begin with a colon are comments.
 
@@ -61,16 +68,19 @@ class RawProvider:
     answers: list[Sent | Refusal] = field(default_factory=list)
     answers_to: dict[str, list[Sent | Refusal]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    choose: Callable[[str], Sent | Refusal] | None = None
+    choose: Callable[[str], Sent | Refusal | Moved] | None = None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.text()
+        answer: Sent | Refusal | Moved
         if self.choose is not None:
             answer = self.choose(body)
         else:
             self.requests.append(body)
             answers = next((answers for text, answers in self.answers_to.items() if text in body), self.answers)
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Moved):
+            raise web.HTTPTemporaryRedirect(answer.url + request.path.removeprefix("/v1"))
         if isinstance(answer, Refusal):
             return web.Response(status=answer.status, text=answer.body, content_type="application/json")
         kind = "text/event-stream" if answer.frames is None else "application/vnd.amazon.eventstream"
