@@ -1,12 +1,15 @@
 """Circuit breakers: a worker whose model or network is out of order takes less, while other workers take more.
 
-    proven ──failure──▶ suspect ──3 failures alike──▶ open ──after a pause──▶ probing ──▶ proven, or open again
+    proven ──failure──▶ suspect ──3 failures alike──▶ open ──after a minute──▶ probing ──▶ proven, or open again
        ▲                   │                                                    │
        └──── a sign of life from the model ◀────────────────────────────────────┘
 
-One for each function, as each may have a client of its own. A worker that starts is probing. None of this counts for a
-function that no other worker answers well: then the worker takes all it can, as there is nobody to leave it to.
-`bridge_claim` decides that.
+One for each function, as each may have a client of its own. A worker that starts takes three questions until the model
+has answered; one that is suspect or probing, one. So a broken worker makes three attempts a minute at most, unless it
+broke while it answered more.
+
+None of this counts for a function that no other worker answers well: then the worker takes all it can, as there is
+nobody to leave it to. `bridge_claim` decides that.
 """
 
 import math
@@ -14,10 +17,11 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-# So many failures alike, one after the other, open the breaker of a function that worked before.
+# So many failures alike, one after the other, open the breaker of a function that worked before. Of one that has not
+# worked yet, so many attempts may wait for a sign of life.
 MOST_FAILURES = 3
-# How long it stays open: after the first time, the second, and every further time. At most three attempts a minute.
-PAUSE_SECONDS = (25.0, 45.0, 60.0)
+# How long it stays open.
+PAUSE_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -25,15 +29,15 @@ class _State:
     is_proven: bool = False
     code: str = ""  # of the last failure
     failures: int = 0  # with this code, since a sign of life
-    opened: int = 0  # since a sign of life
     open_until: float = -math.inf  # on the clock
     unanswered: set[str] = field(default_factory=set)  # attempts without a sign of life so far
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a claim should take, of functions that other workers answer as well: one question of each that is `probing`,
-    none of one that is `paused`.
+    """What a claim should take of functions that other workers answer as well.
+
+    Of one that is `probing`, as many questions as it is named times; of one that is `paused`, none.
 
     `failing`: those whose model was out of order when it was last asked; the fleet relies on other workers for them.
     """
@@ -62,7 +66,12 @@ class Breakers:
         paused: list[str] = []
         for name, state in self._states.items():
             if state.failures or not state.is_proven:
-                (paused if state.unanswered or now < state.open_until else probing).append(name)
+                most = 1 if state.failures else MOST_FAILURES
+                room = 0 if now < state.open_until else most - len(state.unanswered)
+                if room > 0:
+                    probing += [name] * room
+                else:
+                    paused.append(name)
         failing = tuple(name for name, state in self._states.items() if state.failures)
         return Plan(tuple(probing), tuple(paused), failing)
 
@@ -91,7 +100,7 @@ class Breakers:
             return False
         state.unanswered.discard(attempt)
         was_limited = not state.is_proven or state.failures > 0
-        state.is_proven, state.failures, state.opened, state.open_until = True, 0, 0, -math.inf
+        state.is_proven, state.failures, state.open_until = True, 0, -math.inf
         return was_limited
 
     def on_failure(self, function: str, attempt: str, code: str) -> None:
@@ -105,8 +114,7 @@ class Breakers:
         if now < state.open_until:  # one that had begun before
             return
         if not state.is_proven or state.failures >= MOST_FAILURES:
-            state.open_until = now + PAUSE_SECONDS[min(state.opened, len(PAUSE_SECONDS) - 1)]
-            state.opened += 1
+            state.open_until = now + PAUSE_SECONDS
             state.is_proven = False
 
     def on_end(self, function: str, attempt: str) -> None:

@@ -68,6 +68,7 @@ class Claims:
         self._functions = functions
         self._breakers = breakers
         self._is_held_back = False  # there is more to claim when a reply has ended
+        self._has_ended = False  # one has, since the last claim was sent
         self._settings = settings
         self._metrics = metrics
         self._on_missed_wakeup = on_missed_wakeup
@@ -128,6 +129,7 @@ class Claims:
 
     def on_ended(self) -> None:
         """A reply has ended: its slot, and its user's share, are free."""
+        self._has_ended = True  # the claim that is running may not have seen it
         if self._is_held_back:
             self.wake("more")
 
@@ -164,6 +166,7 @@ class Claims:
         # a quarter of all slots is only for users who have asked little
         reserve = min(slots, max(0, self._settings.concurrency // RESERVED_SHARE - (free - slots)))
         plan = self._breakers.plan()
+        was_held_back, self._has_ended = self._is_held_back or bool(plan.paused), False
         self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
         self._is_claiming = True
         try:
@@ -182,18 +185,18 @@ class Claims:
         self.wake_in(LOCKED_SECONDS if next_in == 0 and len(claim.jobs) < slots else next_in)
         self._breakers.on_elsewhere(claim.elsewhere)
         self.wake_in(self._breakers.next_probe_in)
-        self._take(claim, source)
+        self._take(claim, source, was_held_back=was_held_back)
         self._claim_again_for_unseen(claim.snapshot)
         self._is_held_back = claim.is_held_back
-        if len(claim.jobs) >= slots:
+        if len(claim.jobs) >= slots or (claim.is_held_back and self._has_ended):
             self.wake("more")  # waits for a free slot
         return True
 
-    def _take(self, claim: Claim, source: str) -> None:
+    def _take(self, claim: Claim, source: str, *, was_held_back: bool) -> None:
         self._metrics.claims.labels(source).inc()
         for job in claim.jobs:
             self._jobs.add(job)
-        if source == "sweep" and any(self._was_missed(job) for job in claim.jobs):
+        if source == "sweep" and not was_held_back and any(self._was_missed(job) for job in claim.jobs):
             self._metrics.missed_wakeups.inc()
             log.warning("the sweep found work that was never announced")
             self._on_missed_wakeup()

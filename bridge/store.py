@@ -98,6 +98,10 @@ class Store:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreUnavailable(f"bridge_claim: an answer of another version ({error!r})") from error
 
+    async def retire(self, holding: Sequence[str], functions: Sequence[str]) -> None:
+        """Claim no more, and let no other worker rely on this one, which still answers what it holds."""
+        await self.claim(0, holding, functions, 0, Plan(paused=tuple(functions), failing=tuple(functions)))
+
     async def leave(self) -> None:
         """Stop counting as a live worker; the others' share of the quota grows at once."""
         await self._send("bridge_leave", self._client.rpc("bridge_leave", {"worker": self._worker}), LEAVE_SECONDS)

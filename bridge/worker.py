@@ -96,6 +96,10 @@ class Worker:
         log.info("draining", extra={"running": self.jobs.count})
         # a claim that is running may bring jobs, which are drained too
         await _wait_at_most(CALL_SECONDS, self.claims.ended.wait())
+        try:
+            await self._store.retire(self.jobs.question_ids, self._functions.names)
+        except StoreError as error:
+            log.warning("drain: %s", error)
         await _wait_at_most(self.settings.drain_seconds, self.jobs.is_empty.wait())
         self.jobs.release_all()
         await _wait_at_most(LATE_CLAIM_SECONDS, self.claims.ended.wait())

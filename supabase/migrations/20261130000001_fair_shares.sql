@@ -1,9 +1,11 @@
 -- No user can stall, ruin or blind the others: no write waits for a lock that a user may hold, claims are fair, every
 -- attempt is charged, and there are limits to how fast a user changes rows.
 
--- In the order in which everybody locks them. A block, because the CLI begins no explicit transaction.
+-- In the order in which everybody locks them: workers begin with their own row. A block, because the CLI begins no
+-- explicit transaction.
 do $$
 begin
+    lock table bridge.workers in access exclusive mode;
     lock table public.sessions in share row exclusive mode;
     lock table bridge.jobs in access exclusive mode;
 end
@@ -195,13 +197,6 @@ begin
         raise exception '"metadata" must be a JSON object of at most 16384 bytes (16 KiB)' using errcode = 'PT400';
     end if;
     if tg_op = 'UPDATE' then
-        -- not what the worker and a new question change
-        if auth.uid() is not null
-           and (old.title, old.function, old.metadata, old.on_new_message)
-               is distinct from (new.title, new.function, new.metadata, new.on_new_message)
-        then
-            perform bridge.count_rate(auth.uid(), 'changes');
-        end if;
         return new;
     end if;
     if auth.uid() is not null then
@@ -218,20 +213,26 @@ begin
 end
 $$;
 comment on function bridge.admit_session is
-    'Refuses a session beyond the limits: how many a user has, opens in a minute and changes in a minute, and how large they are.';
+    'Refuses a session beyond the limits: how many a user has and opens in a minute, and how large its metadata is.';
 
 create function bridge.count_change() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
-    -- not what a worker or an administrator does, nor what the deletion of a session takes with it
-    if auth.uid() is not null and pg_trigger_depth() = 1 then
-        perform bridge.count_rate(auth.uid(), 'changes');
+    -- not what a worker or an administrator does, or a trigger of the project
+    if auth.uid() is null or pg_trigger_depth() > 1 then
+        return null;
     end if;
-    return case when tg_op = 'DELETE' then old else new end;
+    if tg_table_name = 'code_files' and tg_op = 'DELETE' then
+        if not exists (select from public.sessions s where s.id = old.session_id) then
+            return null;  -- the deletion of the session takes its files with it, and is counted itself
+        end if;
+    end if;
+    perform bridge.count_rate(auth.uid(), 'changes');
+    return null;
 end
 $$;
-comment on function bridge.count_change is 'Counts a row that a user changes, or refuses it.';
+comment on function bridge.count_change is 'Counts a row that a user has changed, or refuses it.';
 
 -- guards ------------------------------------------------------------------------------------------
 
@@ -339,6 +340,103 @@ end
 $$;
 comment on function bridge.end_job is
     'The only way a job ends: reply and question get the status, the job is deleted. A failed job is deleted even if a trigger refuses its rows. The caller holds session and job.';
+
+create or replace function bridge.request_cancel(job bridge.jobs) returns text
+language plpgsql set search_path = ''
+as $$
+begin
+    if job.worker is not null and job.lease_until >= now() then
+        if not job.cancel then
+            update bridge.jobs j set cancel = true where j.id = job.id;
+            perform bridge.announce('bridge:inbox', 'cancel', jsonb_build_object('question_id', job.question_id));
+        end if;
+        return 'cancelling';
+    end if;
+    if job.worker is not null then
+        -- its lease has ended: what the attempt cost is charged when its worker reports it
+        insert into bridge.runs (question_id, attempt, worker, outcome, function)
+        values (job.question_id, job.attempt, job.worker, 'lost', job.function) on conflict do nothing;
+    end if;
+    perform bridge.end_job(job, 'cancelled');
+    return 'cancelled';
+end
+$$;
+comment on function bridge.request_cancel is
+    'Asks the worker that holds a job to end it; ends a job that no worker holds. The caller holds session and job.';
+
+-- code_files --------------------------------------------------------------------------------------
+
+create or replace function bridge.write_file(
+    job bridge.jobs, reply_id uuid, path text, content text, language text, revision int
+) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+    file public.code_files;
+begin
+    for round in 1 .. 5 loop
+        select f.* into file from public.code_files f
+         where f.session_id = job.session_id and f.path = write_file.path for update nowait;
+        exit when found;
+        -- A user who renames a file takes no lock on the session. The insert waits for a concurrent rename and then
+        -- finds the path taken; the next round finds the file that took it.
+        insert into public.code_files (session_id, path, content, language, message_id)
+        values (job.session_id, write_file.path, write_file.content, write_file.language, write_file.reply_id)
+            on conflict on constraint code_files_session_path_key do nothing;
+        if found then
+            return;
+        end if;
+    end loop;
+    if file.id is null then
+        raise exception 'the path keeps being taken and freed' using errcode = '23505';
+    end if;
+    if file.revision = write_file.revision or file.message_id = write_file.reply_id then
+        update public.code_files f
+           set content = write_file.content, language = coalesce(write_file.language, f.language),
+               message_id = write_file.reply_id
+         where f.id = file.id;
+    elsif file.content <> write_file.content then
+        -- the user edited it, or added it, meanwhile: the user's text stays
+        insert into public.code_file_versions
+            (file_id, session_id, path, content, language, revision, conflict, message_id)
+        values (file.id, file.session_id, file.path, write_file.content, write_file.language,
+                coalesce(write_file.revision, 0), true, write_file.reply_id);
+        perform bridge.announce('session:' || file.session_id, 'file',
+                                bridge.event_payload(to_jsonb(file)) || jsonb_build_object('conflict', true));
+    end if;
+end
+$$;
+comment on function bridge.write_file is
+    'Writes a file of a reply; `revision` is the one that the reply started from. If the user changed the file since, the reply''s text becomes a version marked as a conflict.';
+
+create or replace function bridge.write_files(job bridge.jobs, files jsonb) returns text
+language plpgsql set search_path = ''
+set lock_timeout = '50ms'  -- for a path that the user is adding; what the user has locked is not waited for
+as $$
+declare
+    reply_id uuid := (select m.id from public.messages m where m.reply_to = job.question_id);
+    file jsonb;
+    refused text[] := '{}';
+begin
+    -- in one order, as they are locked
+    for file in
+        select f.value from jsonb_array_elements(write_files.files) f order by f.value ->> 'path'
+    loop
+        begin
+            perform bridge.write_file(
+                job, reply_id, file ->> 'path', file ->> 'content', file ->> 'language', (file ->> 'revision')::int);
+        exception when others then
+            if bridge.is_transient(sqlstate) then
+                raise;
+            end if;
+            refused := refused || format('%s: %s', left(file ->> 'path', 80), sqlerrm);
+        end;
+    end loop;
+    return nullif(array_to_string(refused, '; '), '');
+end
+$$;
+comment on function bridge.write_files is
+    'Writes the files [{path, content, language?, revision?}] of a reply. A refused file does not affect the others. Returns which were refused, and why.';
 
 -- fleet -------------------------------------------------------------------------------------------
 
@@ -456,6 +554,20 @@ end
 $$;
 comment on function bridge.estimate_tokens is 'About how many tokens an attempt cost that nobody reports.';
 
+create function bridge.record_lost(jobs bigint[]) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    insert into bridge.runs (question_id, attempt, worker, outcome, function, input_tokens, output_tokens)
+    select j.question_id, j.attempt, j.worker, 'lost', j.function, e.input_tokens, e.output_tokens
+      from bridge.jobs j cross join lateral bridge.estimate_tokens(j) e
+     where j.id = any (record_lost.jobs)
+        on conflict do nothing;
+end
+$$;
+comment on function bridge.record_lost is
+    'Records the attempts of jobs whose leases have ended as lost, with an estimate of what they cost.';
+
 create or replace function bridge.take_expired(
     worker text, horizon timestamptz, functions text[], known text[], due timestamptz, slots int
 ) returns bigint[]
@@ -473,7 +585,6 @@ declare
              order by h.run_at, h.id) c
          order by c.lease_until);
     taken bigint[];
-    charges jsonb;
 begin
     if expired = '{}' then
         return expired;
@@ -493,24 +604,12 @@ begin
             select from public.sessions s where s.id = j.session_id for key share skip locked) s
          order by e.n limit take_expired.slots
     ) r;
-    with lost as (
-        insert into bridge.runs as r (question_id, attempt, worker, outcome, function, input_tokens, output_tokens)
-        select j.question_id, j.attempt, j.worker, 'lost', j.function, e.input_tokens, e.output_tokens
-          from bridge.jobs j cross join lateral bridge.estimate_tokens(j) e
-         where j.id = any (taken)
-            on conflict do nothing
-        returning r.question_id, r.input_tokens, r.output_tokens
-    )
-    select jsonb_agg(jsonb_build_object(
-               'user_id', j.user_id, 'input_tokens', l.input_tokens, 'output_tokens', l.output_tokens))
-      into charges
-      from lost l join bridge.jobs j on j.question_id = l.question_id;
-    perform bridge.charge_tokens(coalesce(charges, '[]'));
+    perform bridge.record_lost(taken);
     return taken;
 end
 $$;
 comment on function bridge.take_expired is
-    'Locks up to `slots` jobs whose lease with another worker has ended and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`; records those attempts as lost, and charges an estimate of their tokens.';
+    'Locks up to `slots` jobs whose lease with another worker has ended and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`; records those attempts as lost.';
 
 create function bridge.waiting_users(functions text[], most int, jobs_each int, horizon timestamptz) returns bigint[]
 language plpgsql stable set search_path = ''
@@ -586,7 +685,8 @@ comment on function bridge.ready_jobs is
     'Jobs that no worker holds and that could be claimed: the `most` oldest of the `functions`, and of those due at `due` whose function is not `known`; if there are more, also the oldest ones of each user.';
 
 create function bridge.in_fair_order(
-    ready bigint[], horizon timestamptz, probing text[], others uuid[], out jobs bigint[], out newcomers bigint[]
+    ready bigint[], horizon timestamptz, worker text, elsewhere text[], others uuid[],
+    out jobs bigint[], out functions text[], out newcomers bigint[]
 )
 language plpgsql set search_path = '' set enable_hashjoin = on set plan_cache_mode = force_generic_plan
 as $$
@@ -600,27 +700,30 @@ begin
     ), placed as (
         select j.id, j.user_id, j.function, j.run_at,
                coalesce(r.replies, 0) - 1
-                   + row_number() over (partition by j.user_id order by j.run_at, j.id) as place,
-               row_number() over (partition by j.function order by j.run_at, j.id) as nth_of_function
+                   + row_number() over (partition by j.user_id order by j.run_at, j.id) as place
           from unnest(in_fair_order.ready) e (id)
          cross join lateral (
-            select h.id, h.user_id, h.function, h.run_at from bridge.jobs h where h.id = e.id and h.worker is null) j
+            select h.id, h.user_id, h.function, h.run_at from bridge.jobs h
+             where h.id = e.id and h.worker is null
+               -- whose last attempt failed here: another worker makes the next, if one does within eight seconds
+               and (h.failed_by is null or h.failed_by <> in_fair_order.worker
+                    or h.function <> all (in_fair_order.elsewhere) or h.run_at < now() - interval '8 seconds')) j
           left join running r on r.user_id = j.user_id
     )
     select coalesce(array_agg(p.id order by p.place, p.run_at, p.id), '{}'),
+           coalesce(array_agg(p.function order by p.place, p.run_at, p.id), '{}'),
            coalesce(array_agg(p.id order by p.run_at, p.id) filter (where p.place = 0 and 3 > (
                select count(*) from (select from bridge.jobs j where j.user_id = p.user_id limit 3) few)), '{}')
-      into jobs, newcomers
+      into jobs, functions, newcomers
       from placed p
       left join bridge.limits own on own.name = 'running_replies' and own.user_id = p.user_id
      where (p.place < case when own.name is null then everybody else own.value end
             or case when own.name is null then everybody else own.value end is null)
-       and (p.place = 0 or p.user_id <> all (in_fair_order.others))
-       and (p.nth_of_function = 1 or p.function <> all (in_fair_order.probing));
+       and (p.place = 0 or p.user_id <> all (in_fair_order.others));
 end
 $$;
 comment on function bridge.in_fair_order is
-    'Those of the ready jobs that may run now, by their places: within `running_replies` of their users, one of each function that is `probing`, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two questions unfinished.';
+    'Those of the ready jobs that may run now, by their places, and their functions: within `running_replies` of their users, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two questions unfinished.';
 
 create function bridge.claimed_by_others(ready bigint[], horizon timestamptz) returns uuid[]
 language plpgsql set search_path = '' set enable_hashjoin = on
@@ -656,7 +759,7 @@ comment on function bridge.claimed_by_others is
     'The users for whom another claim is counting replies right now: of those who may have more ready jobs than `running_replies` allows. The others are locked, so that two workers together do not exceed it.';
 
 create function bridge.lock_ready(
-    jobs bigint[], worker text, functions text[], known text[], elsewhere text[], due timestamptz, most int
+    jobs bigint[], functions text[], known text[], due timestamptz, most int
 ) returns bigint[]
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
@@ -669,9 +772,6 @@ begin
                and case when h.worker is not null then false
                         when h.function = any (lock_ready.functions) then h.run_at <= now()
                         else h.run_at <= lock_ready.due and h.function <> all (lock_ready.known) end
-               -- whose last attempt failed here: another worker makes the next, if one does within ten seconds
-               and (h.failed_by is null or h.failed_by <> lock_ready.worker
-                    or h.function <> all (lock_ready.elsewhere) or h.run_at < now() - interval '10 seconds')
                for update skip locked) j
          cross join lateral (
             select from public.sessions s where s.id = j.session_id for key share skip locked) s
@@ -690,6 +790,9 @@ declare
     most int := take_ready.slots + 8;  -- a few more than needed, as others may have locked some
     ready bigint[];
     fair record;
+    probe record;
+    found_jobs bigint[];
+    wanted int;
     open_slots int := take_ready.slots - case
         when bridge.limit_of('running_replies', null) is null then 0 else take_ready.reserve end;
 begin
@@ -710,14 +813,32 @@ begin
         ready := bridge.ready_jobs(horizon, functions, known, due, most);
         exit when ready = '{}';
         select f.* into fair from bridge.in_fair_order(
-            ready, horizon, probing, bridge.claimed_by_others(ready, horizon)) f;
-        taken := bridge.lock_ready(fair.jobs, worker, functions, known, elsewhere, due, open_slots);
+            ready, horizon, worker, elsewhere, bridge.claimed_by_others(ready, horizon)) f;
+        -- of a function that is probing, as many as it is named times
+        taken := '{}';
+        wanted := 0;
+        for probe in
+            select p.name, count(*)::int as most from unnest(take_ready.probing) p (name) group by p.name
+        loop
+            found_jobs := array(
+                select j.id from unnest(fair.jobs, fair.functions) with ordinality j (id, function, n)
+                 where j.function = probe.name order by j.n);
+            wanted := wanted + least(probe.most, cardinality(found_jobs));
+            taken := taken || bridge.lock_ready(
+                found_jobs, functions, known, due, least(probe.most, open_slots - cardinality(taken)));
+        end loop;
+        found_jobs := array(
+            select j.id from unnest(fair.jobs, fair.functions) with ordinality j (id, function, n)
+             where j.function <> all (take_ready.probing) order by j.n);
+        wanted := wanted + cardinality(found_jobs);
+        taken := taken || bridge.lock_ready(found_jobs, functions, known, due, open_slots - cardinality(taken));
         taken := taken || bridge.lock_ready(
-            array(select n.id from unnest(fair.newcomers) n (id) where n.id <> all (taken)),
-            worker, functions, known, elsewhere, due, slots - cardinality(taken));
+            array(select n.id from unnest(fair.newcomers) n (id)
+                   where n.id <> all (taken) and n.id = any (found_jobs)),
+            functions, known, due, slots - cardinality(taken));
         is_held_back := cardinality(ready) > cardinality(taken);
         -- more only if others have locked some of these
-        exit when cardinality(ready) < most or cardinality(taken) >= least(open_slots, cardinality(fair.jobs));
+        exit when cardinality(ready) < most or cardinality(taken) >= least(open_slots, wanted);
         most := most * 4;
     end loop;
 end
@@ -781,12 +902,19 @@ begin
     loop
         jobs := jobs || bridge.open_attempt(job, bridge_claim.history, true, job.id = any (expired));
     end loop;
+    -- last, as the users' rows in bridge.usage stay locked until the end
+    perform bridge.charge_tokens(coalesce((
+        select jsonb_agg(jsonb_build_object(
+                   'user_id', j.user_id, 'input_tokens', r.input_tokens, 'output_tokens', r.output_tokens))
+          from unnest(expired) e (id)
+          join bridge.jobs j on j.id = e.id
+          join bridge.runs r on r.question_id = j.question_id and r.attempt = j.attempt - 1), '[]'));
     return bridge.queue_hints(bridge_claim.worker) || jsonb_build_object(
         'jobs', to_jsonb(jobs), 'snapshot', snapshot, 'held_back', ready.is_held_back, 'elsewhere', to_jsonb(elsewhere));
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes one job if it is `probing` and none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, workers, ready, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes as many jobs as `probing` names it times, or none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, workers, ready, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';
 
 -- beat --------------------------------------------------------------------------------------------
 
@@ -964,32 +1092,59 @@ language plpgsql security definer set search_path = '' set statement_timeout = '
 as $$
 declare
     state text := 'ok';
+    is_free boolean;
 begin
+    perform from public.sessions s where s.id = bridge_title.session_id for no key update skip locked;
+    is_free := found;
+    if bridge_title.title is not null and is_free then
+        update public.sessions s set title = bridge_title.title
+         where s.id = bridge_title.session_id and s.title is null;
+    elsif bridge_title.title is not null
+        and exists (select from public.sessions s where s.id = bridge_title.session_id)
+    then
+        state := 'busy';
+    end if;
     -- repeated, after an answer that was lost or was `busy`, it charges nothing
-    update bridge.titles t set charged = t.tries, is_named = t.is_named or bridge_title.title is not null
-     where t.session_id = bridge_title.session_id and t.charged < t.tries;
+    perform from bridge.titles t where t.session_id = bridge_title.session_id and t.charged < t.tries;
     if found or not exists (select from public.sessions s where s.id = bridge_title.session_id) then
         perform bridge.charge_tokens(jsonb_build_array(
             coalesce(bridge_title.run, '{}') || jsonb_build_object('user_id', bridge_title.user_id)));
     end if;
-    if bridge_title.title is not null then
-        perform from public.sessions s where s.id = bridge_title.session_id for no key update skip locked;
-        if found then
-            update public.sessions s set title = bridge_title.title
-             where s.id = bridge_title.session_id and s.title is null;
-        elsif exists (select from public.sessions s where s.id = bridge_title.session_id) then
-            state := 'busy';
-        end if;
-    end if;
+    update bridge.titles t
+       set charged = t.tries, is_named = t.is_named or (bridge_title.title is not null and is_free)
+     where t.session_id = bridge_title.session_id;
     return state;
 end
 $$;
 comment on function public.bridge_title is
     'Sets the title that a model gave a session which has none (null: it gave none), and charges what it cost. Returns ok, or busy: the session is locked, try again.';
 
+create function bridge.next_of_users(worker text, users uuid[]) returns uuid[]
+language plpgsql stable set search_path = ''
+as $$
+declare
+    horizon timestamptz := (select w.horizon from bridge.workers w where w.name = next_of_users.worker);
+begin
+    if (select count(*) from bridge.live_workers) < 2 then
+        return '{}';  -- a worker alone knows that one of its replies has ended
+    end if;
+    return array(
+        select n.question_id
+          from (select distinct x.id from unnest(next_of_users.users) x (id)) u
+         cross join lateral (select bridge.limit_of('running_replies', u.id) as most) l
+         cross join lateral (
+            select j.question_id from bridge.jobs j
+             where j.user_id = u.id and j.worker is null and j.run_at <= now() limit 1) n
+         where l.most <= 1 + (
+            select count(*) from bridge.jobs h
+             where h.worker is not null and h.run_at >= horizon and h.user_id = u.id));
+end
+$$;
+comment on function bridge.next_of_users is
+    'Of users who had as many replies running as they may, and of whom one has ended: a question that can run now.';
+
 create function public.bridge_finish(worker text, results jsonb, knows_busy boolean default false) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
-set lock_timeout = '50ms'  -- of a user's files; whatever else a user can lock is not waited for at all
 set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
 as $$
 declare
@@ -1001,6 +1156,7 @@ declare
     states jsonb := '{}';
     charges jsonb[] := '{}';
     untitled uuid[] := '{}';
+    ended uuid[] := '{}';
 begin
     -- Nobody waits for a session or a job that its user keeps locked, with a request that takes long: the replies of all
     -- others in the batch would be late.
@@ -1043,11 +1199,15 @@ begin
             charges := charges || (coalesce(result.run, '{}') || jsonb_build_object(
                 'user_id', coalesce(job.user_id::text, result.user_id)));
         end if;
+        if job.id is not null and state in ('ok', 'refused') then
+            ended := ended || job.user_id;
+        end if;
         if result.name and state = 'ok' and job.id is not null and bridge.begin_title(job.session_id) then
             untitled := untitled || result.question_id;
         end if;
         states := states || jsonb_build_object(result.question_id, state);
     end loop;
+    perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
     perform bridge.charge_tokens(to_jsonb(charges));
     return bridge.queue_hints(bridge_finish.worker)
         || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled));
@@ -1198,9 +1358,12 @@ comment on function public.bridge_trim is
 -- the first of the triggers: they run in the order of their names
 create trigger admit_session before insert or update on public.sessions
     for each row execute function bridge.admit_session();
-create trigger count_change before delete on public.sessions
+create trigger count_change after delete on public.sessions
     for each row execute function bridge.count_change();
-create trigger count_change before insert or update or delete on public.code_files
+create trigger count_update after update on public.sessions
+    for each row when (old.last_ordinal is not distinct from new.last_ordinal)
+    execute function bridge.count_change();
+create trigger count_change after insert or update or delete on public.code_files
     for each row execute function bridge.count_change();
 
 
@@ -1208,8 +1371,9 @@ create trigger count_change before insert or update or delete on public.code_fil
 
 revoke all on function
     bridge.count_rate, bridge.tokens_left, bridge.admit_session, bridge.count_change, bridge.forget_broadcasts,
-    bridge.heartbeat, bridge.answered_elsewhere, bridge.estimate_tokens, bridge.waiting_users, bridge.in_fair_order,
-    bridge.claimed_by_others, bridge.lock_ready, bridge.take_ready, bridge.price_lost, bridge.begin_title
+    bridge.heartbeat, bridge.answered_elsewhere, bridge.estimate_tokens, bridge.record_lost, bridge.waiting_users,
+    bridge.in_fair_order, bridge.claimed_by_others, bridge.lock_ready, bridge.take_ready, bridge.price_lost,
+    bridge.begin_title, bridge.next_of_users
     from public, anon, authenticated, service_role;
 revoke all on function public.bridge_claim, public.bridge_finish, public.bridge_title from public, anon, authenticated;
 grant execute on function public.bridge_claim, public.bridge_finish, public.bridge_title to service_role;

@@ -212,6 +212,20 @@ end
 $$;
 comment on function bridge.estimate_tokens is 'About how many tokens an attempt cost that nobody reports.';
 
+create function bridge.record_lost(jobs bigint[]) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    insert into bridge.runs (question_id, attempt, worker, outcome, function, input_tokens, output_tokens)
+    select j.question_id, j.attempt, j.worker, 'lost', j.function, e.input_tokens, e.output_tokens
+      from bridge.jobs j cross join lateral bridge.estimate_tokens(j) e
+     where j.id = any (record_lost.jobs)
+        on conflict do nothing;
+end
+$$;
+comment on function bridge.record_lost is
+    'Records the attempts of jobs whose leases have ended as lost, with an estimate of what they cost.';
+
 create function bridge.take_expired(
     worker text, horizon timestamptz, functions text[], known text[], due timestamptz, slots int
 ) returns bigint[]
@@ -229,7 +243,6 @@ declare
              order by h.run_at, h.id) c
          order by c.lease_until);
     taken bigint[];
-    charges jsonb;
 begin
     if expired = '{}' then
         return expired;
@@ -249,24 +262,12 @@ begin
             select from public.sessions s where s.id = j.session_id for key share skip locked) s
          order by e.n limit take_expired.slots
     ) r;
-    with lost as (
-        insert into bridge.runs as r (question_id, attempt, worker, outcome, function, input_tokens, output_tokens)
-        select j.question_id, j.attempt, j.worker, 'lost', j.function, e.input_tokens, e.output_tokens
-          from bridge.jobs j cross join lateral bridge.estimate_tokens(j) e
-         where j.id = any (taken)
-            on conflict do nothing
-        returning r.question_id, r.input_tokens, r.output_tokens
-    )
-    select jsonb_agg(jsonb_build_object(
-               'user_id', j.user_id, 'input_tokens', l.input_tokens, 'output_tokens', l.output_tokens))
-      into charges
-      from lost l join bridge.jobs j on j.question_id = l.question_id;
-    perform bridge.charge_tokens(coalesce(charges, '[]'));
+    perform bridge.record_lost(taken);
     return taken;
 end
 $$;
 comment on function bridge.take_expired is
-    'Locks up to `slots` jobs whose lease with another worker has ended and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`; records those attempts as lost, and charges an estimate of their tokens.';
+    'Locks up to `slots` jobs whose lease with another worker has ended and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`; records those attempts as lost.';
 
 -- Which of the ready jobs ---------------------------------------------------------------------------
 --
@@ -347,7 +348,8 @@ comment on function bridge.ready_jobs is
     'Jobs that no worker holds and that could be claimed: the `most` oldest of the `functions`, and of those due at `due` whose function is not `known`; if there are more, also the oldest ones of each user.';
 
 create function bridge.in_fair_order(
-    ready bigint[], horizon timestamptz, probing text[], others uuid[], out jobs bigint[], out newcomers bigint[]
+    ready bigint[], horizon timestamptz, worker text, elsewhere text[], others uuid[],
+    out jobs bigint[], out functions text[], out newcomers bigint[]
 )
 language plpgsql set search_path = '' set enable_hashjoin = on set plan_cache_mode = force_generic_plan
 as $$
@@ -361,27 +363,30 @@ begin
     ), placed as (
         select j.id, j.user_id, j.function, j.run_at,
                coalesce(r.replies, 0) - 1
-                   + row_number() over (partition by j.user_id order by j.run_at, j.id) as place,
-               row_number() over (partition by j.function order by j.run_at, j.id) as nth_of_function
+                   + row_number() over (partition by j.user_id order by j.run_at, j.id) as place
           from unnest(in_fair_order.ready) e (id)
          cross join lateral (
-            select h.id, h.user_id, h.function, h.run_at from bridge.jobs h where h.id = e.id and h.worker is null) j
+            select h.id, h.user_id, h.function, h.run_at from bridge.jobs h
+             where h.id = e.id and h.worker is null
+               -- whose last attempt failed here: another worker makes the next, if one does within eight seconds
+               and (h.failed_by is null or h.failed_by <> in_fair_order.worker
+                    or h.function <> all (in_fair_order.elsewhere) or h.run_at < now() - interval '8 seconds')) j
           left join running r on r.user_id = j.user_id
     )
     select coalesce(array_agg(p.id order by p.place, p.run_at, p.id), '{}'),
+           coalesce(array_agg(p.function order by p.place, p.run_at, p.id), '{}'),
            coalesce(array_agg(p.id order by p.run_at, p.id) filter (where p.place = 0 and 3 > (
                select count(*) from (select from bridge.jobs j where j.user_id = p.user_id limit 3) few)), '{}')
-      into jobs, newcomers
+      into jobs, functions, newcomers
       from placed p
       left join bridge.limits own on own.name = 'running_replies' and own.user_id = p.user_id
      where (p.place < case when own.name is null then everybody else own.value end
             or case when own.name is null then everybody else own.value end is null)
-       and (p.place = 0 or p.user_id <> all (in_fair_order.others))
-       and (p.nth_of_function = 1 or p.function <> all (in_fair_order.probing));
+       and (p.place = 0 or p.user_id <> all (in_fair_order.others));
 end
 $$;
 comment on function bridge.in_fair_order is
-    'Those of the ready jobs that may run now, by their places: within `running_replies` of their users, one of each function that is `probing`, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two questions unfinished.';
+    'Those of the ready jobs that may run now, by their places, and their functions: within `running_replies` of their users, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two questions unfinished.';
 
 create function bridge.claimed_by_others(ready bigint[], horizon timestamptz) returns uuid[]
 language plpgsql set search_path = '' set enable_hashjoin = on
@@ -417,7 +422,7 @@ comment on function bridge.claimed_by_others is
     'The users for whom another claim is counting replies right now: of those who may have more ready jobs than `running_replies` allows. The others are locked, so that two workers together do not exceed it.';
 
 create function bridge.lock_ready(
-    jobs bigint[], worker text, functions text[], known text[], elsewhere text[], due timestamptz, most int
+    jobs bigint[], functions text[], known text[], due timestamptz, most int
 ) returns bigint[]
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
@@ -430,9 +435,6 @@ begin
                and case when h.worker is not null then false
                         when h.function = any (lock_ready.functions) then h.run_at <= now()
                         else h.run_at <= lock_ready.due and h.function <> all (lock_ready.known) end
-               -- whose last attempt failed here: another worker makes the next, if one does within ten seconds
-               and (h.failed_by is null or h.failed_by <> lock_ready.worker
-                    or h.function <> all (lock_ready.elsewhere) or h.run_at < now() - interval '10 seconds')
                for update skip locked) j
          cross join lateral (
             select from public.sessions s where s.id = j.session_id for key share skip locked) s
@@ -451,6 +453,9 @@ declare
     most int := take_ready.slots + 8;  -- a few more than needed, as others may have locked some
     ready bigint[];
     fair record;
+    probe record;
+    found_jobs bigint[];
+    wanted int;
     open_slots int := take_ready.slots - case
         when bridge.limit_of('running_replies', null) is null then 0 else take_ready.reserve end;
 begin
@@ -471,14 +476,32 @@ begin
         ready := bridge.ready_jobs(horizon, functions, known, due, most);
         exit when ready = '{}';
         select f.* into fair from bridge.in_fair_order(
-            ready, horizon, probing, bridge.claimed_by_others(ready, horizon)) f;
-        taken := bridge.lock_ready(fair.jobs, worker, functions, known, elsewhere, due, open_slots);
+            ready, horizon, worker, elsewhere, bridge.claimed_by_others(ready, horizon)) f;
+        -- of a function that is probing, as many as it is named times
+        taken := '{}';
+        wanted := 0;
+        for probe in
+            select p.name, count(*)::int as most from unnest(take_ready.probing) p (name) group by p.name
+        loop
+            found_jobs := array(
+                select j.id from unnest(fair.jobs, fair.functions) with ordinality j (id, function, n)
+                 where j.function = probe.name order by j.n);
+            wanted := wanted + least(probe.most, cardinality(found_jobs));
+            taken := taken || bridge.lock_ready(
+                found_jobs, functions, known, due, least(probe.most, open_slots - cardinality(taken)));
+        end loop;
+        found_jobs := array(
+            select j.id from unnest(fair.jobs, fair.functions) with ordinality j (id, function, n)
+             where j.function <> all (take_ready.probing) order by j.n);
+        wanted := wanted + cardinality(found_jobs);
+        taken := taken || bridge.lock_ready(found_jobs, functions, known, due, open_slots - cardinality(taken));
         taken := taken || bridge.lock_ready(
-            array(select n.id from unnest(fair.newcomers) n (id) where n.id <> all (taken)),
-            worker, functions, known, elsewhere, due, slots - cardinality(taken));
+            array(select n.id from unnest(fair.newcomers) n (id)
+                   where n.id <> all (taken) and n.id = any (found_jobs)),
+            functions, known, due, slots - cardinality(taken));
         is_held_back := cardinality(ready) > cardinality(taken);
         -- more only if others have locked some of these
-        exit when cardinality(ready) < most or cardinality(taken) >= least(open_slots, cardinality(fair.jobs));
+        exit when cardinality(ready) < most or cardinality(taken) >= least(open_slots, wanted);
         most := most * 4;
     end loop;
 end
@@ -542,9 +565,16 @@ begin
     loop
         jobs := jobs || bridge.open_attempt(job, bridge_claim.history, true, job.id = any (expired));
     end loop;
+    -- last, as the users' rows in bridge.usage stay locked until the end
+    perform bridge.charge_tokens(coalesce((
+        select jsonb_agg(jsonb_build_object(
+                   'user_id', j.user_id, 'input_tokens', r.input_tokens, 'output_tokens', r.output_tokens))
+          from unnest(expired) e (id)
+          join bridge.jobs j on j.id = e.id
+          join bridge.runs r on r.question_id = j.question_id and r.attempt = j.attempt - 1), '[]'));
     return bridge.queue_hints(bridge_claim.worker) || jsonb_build_object(
         'jobs', to_jsonb(jobs), 'snapshot', snapshot, 'held_back', ready.is_held_back, 'elsewhere', to_jsonb(elsewhere));
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes one job if it is `probing` and none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, workers, ready, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes as many jobs as `probing` names it times, or none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, workers, ready, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';

@@ -98,7 +98,7 @@ declare
 begin
     for round in 1 .. 5 loop
         select f.* into file from public.code_files f
-         where f.session_id = job.session_id and f.path = write_file.path for update;
+         where f.session_id = job.session_id and f.path = write_file.path for update nowait;
         exit when found;
         -- A user who renames a file takes no lock on the session. The insert waits for a concurrent rename and then
         -- finds the path taken; the next round finds the file that took it.
@@ -133,6 +133,7 @@ comment on function bridge.write_file is
 
 create function bridge.write_files(job bridge.jobs, files jsonb) returns text
 language plpgsql set search_path = ''
+set lock_timeout = '50ms'  -- for a path that the user is adding; what the user has locked is not waited for
 as $$
 declare
     reply_id uuid := (select m.id from public.messages m where m.reply_to = job.question_id);

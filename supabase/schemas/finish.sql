@@ -155,32 +155,59 @@ language plpgsql security definer set search_path = '' set statement_timeout = '
 as $$
 declare
     state text := 'ok';
+    is_free boolean;
 begin
+    perform from public.sessions s where s.id = bridge_title.session_id for no key update skip locked;
+    is_free := found;
+    if bridge_title.title is not null and is_free then
+        update public.sessions s set title = bridge_title.title
+         where s.id = bridge_title.session_id and s.title is null;
+    elsif bridge_title.title is not null
+        and exists (select from public.sessions s where s.id = bridge_title.session_id)
+    then
+        state := 'busy';
+    end if;
     -- repeated, after an answer that was lost or was `busy`, it charges nothing
-    update bridge.titles t set charged = t.tries, is_named = t.is_named or bridge_title.title is not null
-     where t.session_id = bridge_title.session_id and t.charged < t.tries;
+    perform from bridge.titles t where t.session_id = bridge_title.session_id and t.charged < t.tries;
     if found or not exists (select from public.sessions s where s.id = bridge_title.session_id) then
         perform bridge.charge_tokens(jsonb_build_array(
             coalesce(bridge_title.run, '{}') || jsonb_build_object('user_id', bridge_title.user_id)));
     end if;
-    if bridge_title.title is not null then
-        perform from public.sessions s where s.id = bridge_title.session_id for no key update skip locked;
-        if found then
-            update public.sessions s set title = bridge_title.title
-             where s.id = bridge_title.session_id and s.title is null;
-        elsif exists (select from public.sessions s where s.id = bridge_title.session_id) then
-            state := 'busy';
-        end if;
-    end if;
+    update bridge.titles t
+       set charged = t.tries, is_named = t.is_named or (bridge_title.title is not null and is_free)
+     where t.session_id = bridge_title.session_id;
     return state;
 end
 $$;
 comment on function public.bridge_title is
     'Sets the title that a model gave a session which has none (null: it gave none), and charges what it cost. Returns ok, or busy: the session is locked, try again.';
 
+create function bridge.next_of_users(worker text, users uuid[]) returns uuid[]
+language plpgsql stable set search_path = ''
+as $$
+declare
+    horizon timestamptz := (select w.horizon from bridge.workers w where w.name = next_of_users.worker);
+begin
+    if (select count(*) from bridge.live_workers) < 2 then
+        return '{}';  -- a worker alone knows that one of its replies has ended
+    end if;
+    return array(
+        select n.question_id
+          from (select distinct x.id from unnest(next_of_users.users) x (id)) u
+         cross join lateral (select bridge.limit_of('running_replies', u.id) as most) l
+         cross join lateral (
+            select j.question_id from bridge.jobs j
+             where j.user_id = u.id and j.worker is null and j.run_at <= now() limit 1) n
+         where l.most <= 1 + (
+            select count(*) from bridge.jobs h
+             where h.worker is not null and h.run_at >= horizon and h.user_id = u.id));
+end
+$$;
+comment on function bridge.next_of_users is
+    'Of users who had as many replies running as they may, and of whom one has ended: a question that can run now.';
+
 create function public.bridge_finish(worker text, results jsonb, knows_busy boolean default false) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
-set lock_timeout = '50ms'  -- of a user's files; whatever else a user can lock is not waited for at all
 set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
 as $$
 declare
@@ -192,6 +219,7 @@ declare
     states jsonb := '{}';
     charges jsonb[] := '{}';
     untitled uuid[] := '{}';
+    ended uuid[] := '{}';
 begin
     -- Nobody waits for a session or a job that its user keeps locked, with a request that takes long: the replies of all
     -- others in the batch would be late.
@@ -234,11 +262,15 @@ begin
             charges := charges || (coalesce(result.run, '{}') || jsonb_build_object(
                 'user_id', coalesce(job.user_id::text, result.user_id)));
         end if;
+        if job.id is not null and state in ('ok', 'refused') then
+            ended := ended || job.user_id;
+        end if;
         if result.name and state = 'ok' and job.id is not null and bridge.begin_title(job.session_id) then
             untitled := untitled || result.question_id;
         end if;
         states := states || jsonb_build_object(result.question_id, state);
     end loop;
+    perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
     perform bridge.charge_tokens(to_jsonb(charges));
     return bridge.queue_hints(bridge_finish.worker)
         || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled));

@@ -218,6 +218,11 @@ begin
         end if;
         return 'cancelling';
     end if;
+    if job.worker is not null then
+        -- its lease has ended: what the attempt cost is charged when its worker reports it
+        insert into bridge.runs (question_id, attempt, worker, outcome, function)
+        values (job.question_id, job.attempt, job.worker, 'lost', job.function) on conflict do nothing;
+    end if;
     perform bridge.end_job(job, 'cancelled');
     return 'cancelled';
 end

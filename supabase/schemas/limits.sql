@@ -178,13 +178,6 @@ begin
         raise exception '"metadata" must be a JSON object of at most 16384 bytes (16 KiB)' using errcode = 'PT400';
     end if;
     if tg_op = 'UPDATE' then
-        -- not what the worker and a new question change
-        if auth.uid() is not null
-           and (old.title, old.function, old.metadata, old.on_new_message)
-               is distinct from (new.title, new.function, new.metadata, new.on_new_message)
-        then
-            perform bridge.count_rate(auth.uid(), 'changes');
-        end if;
         return new;
     end if;
     if auth.uid() is not null then
@@ -201,7 +194,7 @@ begin
 end
 $$;
 comment on function bridge.admit_session is
-    'Refuses a session beyond the limits: how many a user has, opens in a minute and changes in a minute, and how large they are.';
+    'Refuses a session beyond the limits: how many a user has and opens in a minute, and how large its metadata is.';
 
 -- the first of the triggers: they run in the order of their names
 create trigger admit_session before insert or update on public.sessions
@@ -211,16 +204,27 @@ create function bridge.count_change() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
-    -- not what a worker or an administrator does, nor what the deletion of a session takes with it
-    if auth.uid() is not null and pg_trigger_depth() = 1 then
-        perform bridge.count_rate(auth.uid(), 'changes');
+    -- not what a worker or an administrator does, or a trigger of the project
+    if auth.uid() is null or pg_trigger_depth() > 1 then
+        return null;
     end if;
-    return case when tg_op = 'DELETE' then old else new end;
+    if tg_table_name = 'code_files' and tg_op = 'DELETE' then
+        if not exists (select from public.sessions s where s.id = old.session_id) then
+            return null;  -- the deletion of the session takes its files with it, and is counted itself
+        end if;
+    end if;
+    perform bridge.count_rate(auth.uid(), 'changes');
+    return null;
 end
 $$;
-comment on function bridge.count_change is 'Counts a row that a user changes, or refuses it.';
+comment on function bridge.count_change is 'Counts a row that a user has changed, or refuses it.';
 
-create trigger count_change before delete on public.sessions
+-- After the change: the user's counters are locked after all else, as by a question. An upsert counts once.
+create trigger count_change after delete on public.sessions
     for each row execute function bridge.count_change();
-create trigger count_change before insert or update or delete on public.code_files
+-- not what a new question changes
+create trigger count_update after update on public.sessions
+    for each row when (old.last_ordinal is not distinct from new.last_ordinal)
+    execute function bridge.count_change();
+create trigger count_change after insert or update or delete on public.code_files
     for each row execute function bridge.count_change();

@@ -182,7 +182,7 @@ async def test_broken_worker_beside_a_healthy_one_costs_no_question(
 async def test_worker_comes_back_when_its_model_answers(
     environment: dict[str, str], user: Person, monkeypatch: pytest.MonkeyPatch, model: ModelServer
 ) -> None:
-    monkeypatch.setattr(breaker, "PAUSE_SECONDS", (3.0,))
+    monkeypatch.setattr(breaker, "PAUSE_SECONDS", 3.0)
     port = URL(model.url).port
     assert port is not None
     async with TcpProxy("127.0.0.1", port) as way:

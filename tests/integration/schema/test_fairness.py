@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from bridge.breaker import Plan
-from bridge.model import Job, Result
+from bridge.model import AttemptStats, Job, Result, Usage
 from bridge.store import Store
 from tests.support.database import Row
 from tests.support.users import Person
@@ -145,7 +145,7 @@ async def test_retry_goes_to_another_worker(
     (again,) = (await stores[1].claim(1, [], FUNCTIONS)).jobs
     assert (again.question_id, again.failures) == (job.question_id, 1)
     await stores[1].finish([Result(again.question_id, again.attempt, "failed", error=error, retry_ms=0)])
-    # nobody else for ten seconds: then the one that failed may try again
+    # nobody else for eight seconds: then the one that failed may try again
     await db.execute("update bridge.jobs set run_at = run_at - interval '10 seconds'")
     assert len((await stores[1].claim(1, [], FUNCTIONS)).jobs) == 1
 
@@ -202,3 +202,72 @@ async def test_places_are_kept_whatever_happens(
 async def running(db: psycopg.AsyncConnection[Row]) -> Counter[str]:
     rows = await db.execute("select user_id::text as id from bridge.jobs where worker is not null")
     return Counter(row["id"] for row in await rows.fetchall())
+
+
+async def test_probing_worker_is_not_stopped_by_who_asked_first(
+    stores: list[Store], db: psycopg.AsyncConnection[Row], user: Person, sign_up: Callable[[], Awaitable[Person]]
+) -> None:
+    """The oldest question may belong to a user who has enough running."""
+    await queue(db, user, 20)
+    assert len((await stores[0].claim(32, [], FUNCTIONS)).jobs) == 8
+    other = await sign_up()
+    await queue(db, other, 2)
+    probing = Plan(probing=("Chat",))
+    assert users_of((await stores[1].claim(9, [], FUNCTIONS, 0, probing)).jobs) == {other.id: 1}
+    twice = Plan(probing=("Chat", "Chat"))
+    await queue(db, await sign_up(), 5)
+    assert len((await stores[2].claim(9, [], FUNCTIONS, 0, twice)).jobs) == 2
+
+
+async def test_reply_that_ends_lets_other_workers_know_of_the_next(
+    stores: list[Store], db: psycopg.AsyncConnection[Row], user: Person
+) -> None:
+    await queue(db, user, 20)
+    jobs = (await stores[0].claim(32, [], FUNCTIONS)).jobs
+    await stores[1].claim(0, [], FUNCTIONS)
+    before = await announced(db)
+    await stores[0].finish([Result(jobs[0].question_id, jobs[0].attempt, "done", text="answer")])
+    assert await announced(db) == before + 1
+    # below the limit, nobody was held back
+    await db.execute("update bridge.limits set value = 12 where name = 'running_replies'")
+    await stores[0].finish([Result(jobs[1].question_id, jobs[1].attempt, "done", text="answer")])
+    assert await announced(db) == before + 1
+
+
+async def announced(db: psycopg.AsyncConnection[Row]) -> int:
+    rows = await db.execute("select count(*)::int as n from realtime.messages where event = 'work'")
+    return int((await rows.fetchall())[0]["n"])
+
+
+async def test_cancelled_attempt_whose_lease_had_ended_is_charged(
+    stores: list[Store], db: psycopg.AsyncConnection[Row], user: Person
+) -> None:
+    """Its worker may have streamed the whole answer meanwhile."""
+    await queue(db, user, 1)
+    (job,) = (await stores[0].claim(1, [], FUNCTIONS)).jobs
+    await db.execute("update bridge.jobs set lease_until = now() - interval '1 second'")
+    cancelled = await user.client.rpc("cancel_message", {"message_id": job.question_id}).execute()
+    assert cancelled.data == "cancelled"
+    stats = AttemptStats(usage=Usage(input_tokens=500, output_tokens=58_000))
+    late = Result(job.question_id, job.attempt, "done", user.id, text="answer", stats=stats)
+    assert (await stores[0].finish([late])).states == {job.question_id: "lost"}
+    used = await db.execute("select tokens from bridge.usage where user_id = %s", (user.id,))
+    assert await used.fetchall() == [{"tokens": 58_500}]
+
+
+async def test_file_and_question_at_the_same_time_do_not_deadlock(user: Person) -> None:
+    session_id = await user.open_session()
+
+    async def write(n: int) -> None:
+        row = {"session_id": session_id, "path": f"{n}", "content": "x"}
+        await user.client.table("code_files").insert(row).execute()
+
+    for round_ in range(10):
+        await asyncio.gather(*(write(10 * round_ + n) for n in range(3)), user.ask(session_id, "hello"))
+
+
+async def test_nobody_relies_on_a_worker_that_drains(stores: list[Store]) -> None:
+    await stores[1].claim(0, [], FUNCTIONS)
+    assert (await stores[0].claim(0, [], FUNCTIONS)).elsewhere == set(FUNCTIONS)
+    await stores[1].retire([], FUNCTIONS)
+    assert (await stores[0].claim(0, [], FUNCTIONS)).elsewhere == set()

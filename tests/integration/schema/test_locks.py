@@ -119,6 +119,7 @@ async def test_title_waits_for_no_user(stack: Stack, store: Store, user: Person)
         async with asyncio.timeout(4):
             assert not await store.title(session, "Title", Usage(input_tokens=7))
     assert await store.title(session, "Title", Usage(input_tokens=7))
+    assert await store.title(session, "Other", Usage(input_tokens=7))  # it has one
     (row,) = await user.rows("sessions", id=session.id)
     assert row["title"] == "Title"
 

@@ -16,10 +16,11 @@ class Clock:
         return self.now
 
 
-def test_worker_that_starts_takes_one_question_until_the_model_has_answered() -> None:
+def test_worker_that_starts_takes_three_questions_until_the_model_has_answered() -> None:
     breakers = Breakers(["Chat"], Clock())
-    assert breakers.plan() == Plan(probing=("Chat",))
-    breakers.on_start("Chat", "1")
+    assert breakers.plan() == Plan(probing=("Chat",) * MOST_FAILURES)
+    for attempt in range(MOST_FAILURES):
+        breakers.on_start("Chat", str(attempt))
     assert breakers.plan() == Plan(paused=("Chat",))
     assert breakers.on_life("Chat", "1")
     assert breakers.plan() == Plan()
@@ -29,7 +30,7 @@ def test_worker_that_starts_takes_one_question_until_the_model_has_answered() ->
 def test_only_what_is_left_to_others_is_open() -> None:
     breakers = Breakers(["Chat", "Code"], Clock())
     breakers.on_failure("Chat", "1", "model_unreachable")
-    assert breakers.plan() == Plan(probing=("Code",), paused=("Chat",), failing=("Chat",))
+    assert breakers.plan() == Plan(probing=("Code",) * MOST_FAILURES, paused=("Chat",), failing=("Chat",))
     assert breakers.open == {}
     breakers.on_elsewhere({"Chat"})  # another worker has started
     assert breakers.open == {"Chat": "model_unreachable"}
@@ -67,15 +68,17 @@ def test_unknown_functions_are_ignored() -> None:
 
 @given(st.lists(st.floats(0, 30), max_size=60))
 def test_broken_worker_makes_at_most_three_attempts_a_minute(pauses: list[float]) -> None:
-    """Whenever questions come: an attempt is made if the plan allows one, and fails at once."""
+    """Whenever questions come: as many attempts are made as the plan allows, and all of them fail at once."""
     clock = Clock()
     breakers = Breakers(["Chat"], clock)
     attempts: list[float] = []
     for pause in pauses:
         clock.now += pause
-        if "Chat" not in breakers.plan().paused:
-            breakers.on_start("Chat", "1")
-            breakers.on_failure("Chat", "1", "model_unreachable")
+        allowed = breakers.plan().probing
+        for n, _ in enumerate(allowed):
+            breakers.on_start("Chat", str(n))
+        for n, _ in enumerate(allowed):
+            breakers.on_failure("Chat", str(n), "model_unreachable")
             attempts.append(clock.now)
     for at in attempts:
         assert sum(at <= other < at + 60 for other in attempts) <= 3

@@ -50,8 +50,8 @@ class Watched(Claims):
     def _on_missed(self) -> None:
         self.missed += 1
 
-    def _take(self, claim: Claim, source: str) -> None:
-        super()._take(claim, source)
+    def _take(self, claim: Claim, source: str, *, was_held_back: bool) -> None:
+        super()._take(claim, source, was_held_back=was_held_back)
         self.sources.append(source)
 
 
@@ -158,9 +158,34 @@ async def test_stop_during_claim_that_fills_the_worker_ends_at_once() -> None:
     assert claims.ended.is_set()
 
 
-@pytest.mark.parametrize(("function", "missed"), [("Chat", 1), ("Nonesuch", 0)])
-async def test_question_that_nobody_can_answer_is_no_missed_wakeup(function: str, missed: int) -> None:
+@pytest.mark.parametrize(
+    ("function", "was_held_back", "missed"), [("Chat", False, 1), ("Chat", True, 0), ("Nonesuch", False, 0)]
+)
+async def test_question_that_had_to_wait_is_no_missed_wakeup(function: str, was_held_back: bool, missed: int) -> None:
+    """Nobody could answer it, or its user had as many replies running as allowed."""
     turn = Turn(function, "hello", (), (), Session("s", "u", None, function, {}), "u")
     claims = Watched(FakeStore(), make_jobs(Owner()))
-    claims._take(Claim((Job("q", 1, 0, cancel=False, ready_ms=31_000, turn=turn),), QueueHints(None, 1)), "sweep")
+    job = Job("q", 1, 0, cancel=False, ready_ms=31_000, turn=turn)
+    claims._take(Claim((job,), QueueHints(None, 1)), "sweep", was_held_back=was_held_back)
     assert claims.missed == missed
+
+
+async def test_reply_that_ends_during_a_claim_leads_to_another_one() -> None:
+    """The claim that runs has not seen it, and may be the first to learn that something is held back."""
+    held_back = Claim((), QueueHints(None, 1), is_held_back=True)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class SlowStore(FakeStore):
+        async def claim(self, *_: object) -> Claim:
+            asked.set()
+            await answer.wait()
+            return self.result
+
+    claims = Watched(SlowStore(held_back), make_jobs(Owner()))
+    task = asyncio.create_task(claims.run())
+    await asyncio.wait_for(asked.wait(), 5)
+    claims.on_ended()
+    answer.set()
+    await until(lambda: claims.sources == ["start", "more"], within=5)
+    claims.stop()
+    await asyncio.wait_for(task, 5)
