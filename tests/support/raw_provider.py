@@ -6,7 +6,7 @@ import asyncio
 import json
 import struct
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +38,7 @@ class Sent:
     `at_once`: send them and the end of the stream together. `frames` are those of Bedrock (`frame`).
     """
 
-    events: Iterable[str] = ()
+    events: Iterable[str] | AsyncIterable[str] = ()
     is_cut: bool = False
     stays_open: bool = False
     at_once: bool = False
@@ -69,6 +69,7 @@ class RawProvider:
     answers_to: dict[str, list[Sent | Refusal]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     choose: Callable[[str], Sent | Refusal | Moved] | None = None
+    open: int = 0  # connections on which an answer is being given
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.text()
@@ -85,15 +86,29 @@ class RawProvider:
             return web.Response(status=answer.status, text=answer.body, content_type="application/json")
         kind = "text/event-stream" if answer.frames is None else "application/vnd.amazon.eventstream"
         if answer.at_once:
+            assert isinstance(answer.events, Iterable)
             written = "".join(map(_written, answer.events))
             return web.Response(body=written.encode("utf-8", "surrogatepass"), headers={"Content-Type": kind})
         response = web.StreamResponse(headers={"Content-Type": kind})
         await response.prepare(request)
+        self.open += 1
         try:
-            for event in answer.events:
-                await response.write(_written(event).encode("utf-8", "surrogatepass"))
+            await self._send(answer, request, response)
         except ConnectionResetError:
-            return response
+            pass
+        finally:
+            self.open -= 1
+        return response
+
+    async def _send(self, answer: Sent, request: web.Request, response: web.StreamResponse) -> None:
+        if isinstance(answer.events, Iterable):
+            for number, event in enumerate(answer.events):
+                await response.write(_written(event).encode("utf-8", "surrogatepass"))
+                if number % 100 == 99:
+                    await asyncio.sleep(0)  # `write` only waits when the client is slow
+        else:
+            async for event in answer.events:
+                await response.write(_written(event).encode("utf-8", "surrogatepass"))
         for frame in answer.frames or ():
             await response.write(frame)
         if answer.is_cut and request.transport is not None:
@@ -101,7 +116,6 @@ class RawProvider:
             request.transport.abort()
         if answer.stays_open:
             await asyncio.Event().wait()  # until the client disconnects
-        return response
 
 
 def _written(event: str) -> str:

@@ -28,7 +28,7 @@ AT_ONCE = 24  # of 32 slots: others need some too
 FUNCTIONS = ("Chat", "Code", "Compare", "Chat", "Code")
 CODES = {
     "model_output", "model_cut", "model_empty", "model_length", "model_filtered", "model_silent", "model_stalled",
-    "model_slow", "model_unavailable", "model_refused", "model_context", "model_timeout", "model_busy",
+    "model_slow", "model_unavailable", "model_refused", "model_context", "model_timeout", "model_busy", "unstorable",
 }  # fmt: skip
 MEMORY = 512 << 20
 GOOD = Sent([wire.encode(event) for event in wire.answered("chat", ["Hel", "lo"]).events])
