@@ -130,6 +130,7 @@ class Worker:
         self.metrics.claimed.inc()
         self.metrics.takeovers.inc(job.taken_over)
         self.metrics.queue_seconds.observe(job.queued_ms / 1000)
+        self.breakers.on_start(_function_of(running), job.question_id)  # before the next claim is sent
         self._attempts[running] = self._tasks.create_task(self._attempt(running), name=f"question {job.question_id}")
 
     def on_stop(self, running: RunningJob) -> None:
@@ -152,9 +153,7 @@ class Worker:
             task.add_done_callback(self._background.discard)
 
     async def _attempt(self, running: RunningJob) -> None:
-        function = running.job.turn.function if running.job.turn is not None else ""
-        attempt = running.job.question_id
-        self.breakers.on_start(function, attempt)
+        function, attempt = _function_of(running), running.job.question_id
 
         def on_life() -> None:
             if self.breakers.on_life(function, attempt):
@@ -172,6 +171,10 @@ class Worker:
         elif result.outcome == "done":
             on_life()
         self._results.enqueue(running, result)
+
+
+def _function_of(running: RunningJob) -> str:
+    return running.job.turn.function if running.job.turn is not None else ""
 
 
 async def _wait_at_most(seconds: float, waiting: Awaitable[object]) -> None:

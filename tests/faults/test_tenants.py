@@ -67,7 +67,7 @@ async def completions(user: Person, sessions: list[str]) -> list[float]:
 
     async def complete(session_id: str) -> float:
         began = time.monotonic()
-        row = await user.reply(await user.ask(session_id, "[[tokens=50 delay=0.02]]"), within=60)
+        row = await user.reply(await user.ask(session_id, "[[tokens=100 delay=0.02]]"), within=60)
         assert (row["status"], row["attempt"]) == ("done", 1)
         return time.monotonic() - began
 
