@@ -100,8 +100,9 @@ def out_of_order(detail: str, retry_after: float | None = None) -> ModelUnavaila
 
 def refused_request(detail: str, *, is_denied: bool = False) -> ModelRefused:
     """The failure of a call that the provider would refuse again; `is_denied`: whatever this worker asks."""
-    failure = ModelDenied if is_denied else ModelRefused
-    return failure("model_refused", "The model provider refused the request.", detail=detail)
+    if is_denied:
+        return ModelDenied("model_refused", "The model provider refused the request.", detail=detail)
+    return ModelRefused("model_refused", "The model provider refused the request.", detail=detail)
 
 
 def judge_reason(reason: str) -> TurnFailure:

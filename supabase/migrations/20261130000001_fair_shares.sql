@@ -194,7 +194,8 @@ begin
     if (tg_op = 'INSERT' or new.metadata is distinct from old.metadata)
        and (pg_column_size(new.metadata) > 65536 or octet_length(new.metadata::text) > 16384)
     then
-        raise exception '"metadata" must be a JSON object of at most 16384 bytes (16 KiB)' using errcode = 'PT400';
+        -- as sessions_metadata_object, which comes after all triggers
+        raise exception '"metadata" must be a JSON object of at most 16384 bytes (16 KiB)' using errcode = '23514';
     end if;
     if tg_op = 'UPDATE' then
         return new;
@@ -1158,6 +1159,16 @@ declare
     untitled uuid[] := '{}';
     ended uuid[] := '{}';
 begin
+    if not bridge_finish.knows_busy then  -- an older worker waits, as it always did
+        perform from public.sessions s
+          where s.id in (
+              select j.session_id from bridge.jobs j
+                join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id)
+          order by s.id for no key update;
+        perform from bridge.jobs j
+          join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id
+          order by j.id for update of j;
+    end if;
     -- Nobody waits for a session or a job that its user keeps locked, with a request that takes long: the replies of all
     -- others in the batch would be late.
     sessions := array(
@@ -1191,7 +1202,7 @@ begin
             state := 'busy';
         end if;
         if state = 'busy' and not bridge_finish.knows_busy then
-            raise lock_not_available using message = format('Session %s is locked', job.session_id),
+            raise lock_not_available using message = format('A file of session %s is locked', job.session_id),
                 hint = 'Send the results again, in smaller batches.';
         end if;
         -- deleting the session does not avoid the charge: the tokens were used
@@ -1214,7 +1225,7 @@ begin
 end
 $$;
 comment on function public.bridge_finish is
-    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], next_in_ms, workers, ready}. busy: a user keeps it locked, send it again; it is an error for a caller without `knows_busy`. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title.';
+    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], next_in_ms, workers, ready}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title.';
 
 -- operators ---------------------------------------------------------------------------------------
 

@@ -175,7 +175,8 @@ begin
     if (tg_op = 'INSERT' or new.metadata is distinct from old.metadata)
        and (pg_column_size(new.metadata) > 65536 or octet_length(new.metadata::text) > 16384)
     then
-        raise exception '"metadata" must be a JSON object of at most 16384 bytes (16 KiB)' using errcode = 'PT400';
+        -- as sessions_metadata_object, which comes after all triggers
+        raise exception '"metadata" must be a JSON object of at most 16384 bytes (16 KiB)' using errcode = '23514';
     end if;
     if tg_op = 'UPDATE' then
         return new;

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from bridge import turn
+from bridge.errors import MOST_BAD_OUTPUTS
 from bridge.realtime import publisher
 from devstack.model import ModelServer
 from tests.faults.tcp_proxy import TcpProxy
@@ -55,7 +56,7 @@ CASES = [
     Case("cut=2", FAILED, MAX_FAILURES, "model_cut"),
     Case("clean_cut=2", FAILED, MAX_FAILURES, "model_cut"),
     Case("fail=2", FAILED, MAX_FAILURES, "model_unavailable"),
-    Case('json="no {structure"', FAILED, MAX_FAILURES, "model_output", "Code"),
+    Case('json="no {structure"', FAILED, MOST_BAD_OUTPUTS, "model_output", "Code"),
     Case("finish=content_filter", FAILED, 1, "model_filtered"),
     # transient, and soon over
     Case("error=500 times=2", DONE, 3),

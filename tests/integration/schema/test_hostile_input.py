@@ -179,7 +179,7 @@ async def test_large_metadata_is_refused_before_it_is_searched(user: Person) -> 
     ):
         with pytest.raises(APIError) as error:
             await call.execute()
-        assert (error.value.code, "at most 16384 bytes" in str(error.value.message)) == ("PT400", True)
+        assert (error.value.code, "at most 16384 bytes" in str(error.value.message)) == ("23514", True)
 
 
 UNPRINTABLE = ["\x1b", "\x07", "\n", "\r", "\x7f", "\x9b", "\u2028", "\u202e", "\u2066", "\u200b"]

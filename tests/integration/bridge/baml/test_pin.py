@@ -1,8 +1,9 @@
 """The parts of baml-py that the bridge relies on although they are private. Every upgrade has to pass these tests.
 
 `bridge.baml.client` drives a call one level below the generated client's stream, which starts a thread for each call
-and blocks the event loop when it is left early. `bridge.baml.delimiters` knows how BAML splits a prompt into messages.
-If a test fails after an upgrade, read what changed, fix those two modules, and set the version below.
+and blocks the event loop when it is left early. `bridge.baml.unparsed` relies on what BAML does not parse.
+`bridge.baml.delimiters` knows how BAML splits a prompt into messages. If a test fails after an upgrade, read what
+changed, fix those modules, and set the version below.
 """
 
 import asyncio
@@ -10,14 +11,16 @@ import gc
 import importlib.metadata
 import inspect
 import json
+import os
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from baml_py.baml_py import AbortController, Collector, FunctionResult, FunctionResultStream
+from baml_py.baml_py import AbortController, BamlRuntime, Collector, FunctionResult, FunctionResultStream
 from baml_py.errors import BamlAbortError, BamlClientHttpError
 
 import baml_client
@@ -31,12 +34,16 @@ from tests.support import ROOT
 VERSION = "0.226.3"
 
 
-def begin(model: ModelServer, message: str) -> tuple[Any, Any, AbortController, Collector]:
+def begin(
+    model: ModelServer, message: str, on_tick: Callable[[], None] | None = None
+) -> tuple[Any, Any, AbortController, Collector]:
     controller, collector = AbortController(), Collector("pin")
-    options: Any = {"abort_controller": controller, "collector": collector, "env": variables(model.url)}
-    manager = client_runtime.DoNotUseDirectlyCallManager(options)
-    context, stream = manager.create_async_stream(
-        function_name="Chat", args={"messages": [], "message": message, "files": []}
+    runtime: Any = client_runtime.__runtime__
+    context = runtime.create_context_manager()
+    given = {"messages": [], "message": message, "files": []}
+    env = {**os.environ, **variables(model.url)}
+    stream = runtime.stream_function(
+        "Chat", given, None, context, None, None, [collector], env, {}, on_tick, controller
     )
     return context, stream, controller, collector
 
@@ -67,25 +74,32 @@ def test_delimiters_match_the_library() -> None:
 
 
 def test_generated_client_has_the_parts_in_use() -> None:
-    parameters = inspect.signature(client_runtime.DoNotUseDirectlyCallManager.create_async_stream).parameters
-    assert list(parameters) == ["self", "function_name", "args"]
     assert client_runtime.__runtime__ is (client_globals.DO_NOT_USE_DIRECTLY_UNLESS_YOU_KNOW_WHAT_YOURE_DOING_RUNTIME)
-    for name in ("on_event", "done"):
-        assert hasattr(FunctionResultStream, name)
-    for name in ("is_ok", "cast_to"):
-        assert hasattr(FunctionResult, name)
+    for name in ("from_files", "create_context_manager", "stream_function", "build_request_sync", "parse_llm_response"):
+        assert hasattr(BamlRuntime, name)
+    assert str(vars(BamlRuntime)["stream_function"].__text_signature__).split(", ")[1:] == [
+        *("function_name", "args", "on_event", "ctx", "tb", "cb", "collectors", "env_vars"),
+        *("tags=None", "on_tick=None", "abort_controller=None)"),
+    ]
+    assert hasattr(FunctionResultStream, "done")
+    assert hasattr(FunctionResult, "cast_to")
     for name in ("Chat", "Code", "Title"):
         assert inspect.iscoroutinefunction(getattr(baml_client.b, name))
+        assert callable(getattr(baml_client.b.parse, name))
         assert callable(getattr(baml_client.b.parse_stream, name))
 
 
-async def test_events_arrive_on_another_thread_and_done_on_the_loop(model: ModelServer) -> None:
-    context, stream, _controller, _ = begin(model, "[[tokens=20 delay=0.06]]")
-    seen: list[tuple[int, bool]] = []
-    stream.on_event(lambda result: seen.append((threading.get_ident(), result.is_ok())))
+async def test_each_event_is_reported_on_another_thread_and_done_on_the_loop(model: ModelServer) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def on_tick() -> None:
+        seen.append((threading.get_ident(), len(last_call(collector).sse_responses())))
+
+    context, stream, _controller, collector = begin(model, "[[tokens=20 delay=0.01]]", on_tick)
     assert cast(await asyncio.wait_for(stream.done(context), 20)).startswith("word00 word01 ")
-    assert len(seen) >= 4
-    assert all(ok and thread != threading.get_ident() for thread, ok in seen)
+    assert len(seen) >= 20
+    assert [recorded for _, recorded in seen] == sorted({recorded for _, recorded in seen})  # before it is reported
+    assert all(thread != threading.get_ident() for thread, _ in seen)
 
 
 async def test_abort_ends_the_call_and_its_connection(model: ModelServer) -> None:
