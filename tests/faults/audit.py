@@ -16,15 +16,12 @@ from psycopg.rows import class_row
 
 from tests.support.database import Row
 
-_CALLS = {
-    "bridge_claim": (
-        "worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null",
-        "worker, slots, holding, lease_seconds, history, functions",
-        "'[]'",
-    ),
-    "bridge_beat": ("worker text, jobs jsonb", "worker, jobs", "bridge_beat.jobs"),
-    "bridge_finish": ("worker text, results jsonb", "worker, results", "bridge_finish.results"),
-}
+# the worker's functions, and the items of a call
+_CALLS = {"bridge_claim": "'[]'", "bridge_beat": "bridge_beat.jobs", "bridge_finish": "bridge_finish.results"}
+_SIGNATURE = """
+select pg_get_function_arguments(p.oid) as declared, array_to_string(p.proargnames, ', ') as arguments
+  from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname = %s
+"""
 _INSTALL = """
 create schema audit;
 create table audit.writes (
@@ -121,9 +118,11 @@ class Audit:
     async def install(self) -> None:
         async with self._db.transaction():
             await self._db.execute(_INSTALL)
-            for name, (declared, arguments, items) in self._calls.items():
-                passed = ", ".join(f"{name}.{argument}" for argument in arguments.split(", "))
-                await self._db.execute(_WRAP.format(name=name, declared=declared, passed=passed, items=items).encode())
+            for name, items in self._calls.items():
+                (found,) = await (await self._db.execute(_SIGNATURE, (name,))).fetchall()
+                passed = ", ".join(f"{name}.{argument}" for argument in found["arguments"].split(", "))
+                wrap = _WRAP.format(name=name, declared=found["declared"], passed=passed, items=items)
+                await self._db.execute(wrap.encode())
 
     async def remove(self) -> None:
         async with self._db.transaction():

@@ -16,6 +16,7 @@ from bridge.baml import parsing
 from bridge.baml.apart import parse_apart
 from bridge.baml.escapes import decode_and_weigh, weigh_json
 from bridge.baml.parsing import DEEPEST, LIGHT_BRACKETS, LONGEST, MOST_BRACKETS, Parser, _Look
+from bridge.baml.running import Turns
 from bridge.errors import BadOutput
 
 _VALUES = st.recursive(
@@ -26,7 +27,7 @@ _VALUES = st.recursive(
 
 
 def parser(name: str = "Code") -> Parser:
-    return Parser(baml_client, name, asyncio.Lock())
+    return Parser(baml_client, name, Turns())
 
 
 def code(files: int) -> dict[str, Any]:
@@ -139,7 +140,7 @@ async def test_heavy_answer_is_parsed_apart(text: str, parsed: list[str]) -> Non
     here: list[str] = []
     functions = SimpleNamespace(Code=here.append)
     module = SimpleNamespace(b=SimpleNamespace(parse=functions, parse_stream=functions))
-    reading = Parser(cast(ModuleType, module), "Code", asyncio.Lock())
+    reading = Parser(cast(ModuleType, module), "Code", Turns())
     assert reading.partial(text) is None
     assert await reading.whole(text) == "apart"
     assert (parsed, here) == ([text], [])
