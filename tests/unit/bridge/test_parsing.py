@@ -156,7 +156,7 @@ async def test_answer_parsed_apart_means_the_same() -> None:
 async def test_answer_that_does_not_fit_is_refused_apart() -> None:
     with pytest.raises(BadOutput) as caught:
         await parse_apart(baml_client, "Code", "[1, 2]")
-    assert "Missing required field: reply" in caught.value.detail
+    assert "Missing required field: reply" in caught.value.said
 
 
 @pytest.mark.parametrize("text", ['{"reply":' * 100_000, "[" * 1000], ids=["stack", "memory"])
