@@ -76,6 +76,7 @@ def _exit_on_signal() -> signal.Signals:
     """
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
         return signal.SIGKILL
+    faulthandler.unregister(signal.SIGHUP)  # of an earlier start
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.signal(signal.SIGHUP, ctypes.cast(libc._exit, ctypes.c_void_p))

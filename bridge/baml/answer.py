@@ -136,7 +136,7 @@ class Answer:
 
     def cut(self) -> None:
         """There is more than is read: what was said counts as an answer that reached the output limit."""
-        self.reason, self.lost, self._failure = "length", None, None
+        self.reason = "length"
 
     def fail(self, failure: TurnFailure) -> None:
         """An event carries an error. What was whole before it stays whole."""

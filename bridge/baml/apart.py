@@ -15,6 +15,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from pydantic_core import from_json
+
 from bridge.baml.escapes import decode_escapes, read_json, restore, to_values
 from bridge.baml.failures import bad_output, name_error
 
@@ -51,7 +53,7 @@ async def parse_apart(module: ModuleType, function: str, text: str) -> Any:
             await process.wait()
     if process.returncode != 0:
         raise bad_output(f"the process that parsed its structure ended with {process.returncode}")
-    match json.loads(written):
+    match from_json(written):
         case {"value": value}:
             return value
         case other:
@@ -80,7 +82,7 @@ def main(name: str, file: str, function: str) -> None:
         result = {_FOUND: value}
     except Exception as error:
         result = {_REFUSED: name_error(error)[:2000]}
-    sys.stdout.write(json.dumps(result))
+    sys.stdout.buffer.write(json.dumps(result, ensure_ascii=False).encode())
 
 
 if __name__ == "__main__":
