@@ -133,8 +133,9 @@ async def test_light_answer_is_parsed_here(parsed: list[str]) -> None:
         '{"reply": "' + "```json\n[1]\n```\n" * 200 + '"',
         '{"reply": "' + "a" * 300_000 + '"',
         '{"reply": "a", "files": [' + '"a" ' * 20_000 + "]}",
+        '{"reply": "a", "files": [' + "]" * 20_000 + "}",
     ],
-    ids=["files", "files, nearly JSON", "values", "values in quotes", "fences", "a long string", "strings"],
+    ids=["files", "files, nearly JSON", "values", "values in quotes", "fences", "a long string", "strings", "ends"],
 )
 async def test_heavy_answer_is_parsed_apart(text: str, parsed: list[str]) -> None:
     here: list[str] = []

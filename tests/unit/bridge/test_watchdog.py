@@ -57,6 +57,18 @@ def test_unfed_watchdog_exits_with_1_and_a_traceback(stop: str) -> None:
     assert "in freeze" in ran.stderr
 
 
+def test_killed_watchdog_is_replaced() -> None:
+    script = STOPS_FEEDING.replace("{stop}", STOPS["sleep"])
+    script = script.replace(
+        "watchdog.start()", "watchdog.start()\nwatchdog._watching.kill()\nwatchdog._watching.wait()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (1, "fed\n"), ran.stderr
+    assert "in freeze" in ran.stderr
+
+
 @pytest.mark.parametrize("harm", ["freeze the process", "freeze the watchdog", "kill the watchdog"])
 def test_fed_watchdog_survives(harm: str) -> None:
     """Neither a process that was frozen ends, nor one whose watchdog was."""

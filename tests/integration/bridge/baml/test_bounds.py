@@ -104,6 +104,7 @@ async def test_largest_of_all_replies_ends_first(
     provider_functions: Functions, provider: RawProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running_room, "HELD_BY_ALL", 2 * MIB)
+    monkeypatch.setattr(client_room, "HELD_BYTES", 1 << 60)
     ended = asyncio.Event()
 
     async def waiting() -> AsyncIterator[str]:
