@@ -18,6 +18,7 @@ import importlib
 import inspect
 import json
 import os
+import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +33,7 @@ from bridge.baml.answer import Answer
 from bridge.baml.events import read_event
 from bridge.baml.failures import Response, bad_output
 from bridge.baml.parsing import Parser
-from bridge.baml.running import EVENT_BYTES, HELD_BY_ALL, HELD_BYTES, TEXT_BYTES, Running
+from bridge.baml.running import EVENT_BYTES, HELD_BY_ALL, HELD_BYTES, TEXT_COPIES, Running
 from bridge.baml.unparsed import Unparsed
 from bridge.model import Usage
 from bridge.sanitize import is_too_large
@@ -120,7 +121,7 @@ class Call:
         self._whole_at: float | None = None  # on the loop's clock: since when the answer is whole and does not grow
         self._said = 0
         self.held = 0  # bytes that are kept of this reply
-        self._text_held = 0  # characters
+        self._text_held = 0  # bytes
         self._waiter: asyncio.Future[None] | None = None
         self._controller = AbortController()  # kept to the end: baml-py aborts the call when it is collected
         self._collector = Collector(name)
@@ -274,8 +275,9 @@ class Call:
         answer = self._answer
         if answer is None or answer.is_whole:
             return
-        self._running.hold(self, TEXT_BYTES * max(0, len(answer.raw) - self._text_held))
-        self._text_held = max(self._text_held, len(answer.raw))
+        size = sys.getsizeof(answer.raw)  # up to four bytes for each character
+        self._running.hold(self, TEXT_COPIES * max(0, size - self._text_held))
+        self._text_held = max(self._text_held, size)
         unread = EVENT_BYTES * (self._ticks - sum(answer.events for answer in self._answers.values()))
         if self.held + unread > HELD_BYTES:
             self._cut(f"its events take more than {HELD_BYTES >> 20} MiB")

@@ -16,7 +16,7 @@ READ_SHARE_OF_ALL = 0.4  # … and for reading all of them
 
 # What is kept of a reply until its call is closed. 32 MB are 30,000 tokens, each in an event of 200 bytes.
 EVENT_BYTES = 600  # for each event, beside its text twice
-TEXT_BYTES = 8  # for each character that was said: BAML and the worker have copies
+TEXT_COPIES = 8  # of what was said: those of BAML, of the reply as it grows, and of what is on its way
 HELD_BYTES = 96 << 20  # of one reply
 HELD_BY_ALL = 160 << 20  # of all running replies: the largest ends
 

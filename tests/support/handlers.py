@@ -10,29 +10,32 @@ from collections.abc import AsyncGenerator
 
 from bridge import FileWrite, Turn, TurnFailure, Usage, handler
 
-_lags: list[float] = []
+_lags: list[float] = []  # how late the event loop was, in seconds
+_busy: list[float] = []  # … for which its own thread was busy: not the machine, with other processes
+_measuring: list[asyncio.Task[None]] = []
 
 
 @handler("Lag")
 async def measure_lag(turn: Turn) -> AsyncGenerator[str, None]:
     """Measure how late the event loop is, until the process ends. From the second call on, give what was measured."""
-    if not _lags:
-        _lags.append(0.0)
-        _background.append(asyncio.create_task(_measure()))
-    ordered = sorted(_lags)
-    yield " ".join(
-        f"{1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))]:.1f}" for share in (0.5, 0.99, 1)
-    )
+    if not _measuring:
+        _measuring.append(asyncio.create_task(_measure()))
+        yield "measuring"
+    else:
+        yield "; ".join(map(_quantiles, (_lags, _busy)))
+
+
+def _quantiles(measured: list[float]) -> str:
+    ordered = sorted(measured)
+    return " ".join(f"{1000 * ordered[int((len(ordered) - 1) * share)]:.1f}" for share in (0.5, 0.99, 1))
 
 
 async def _measure() -> None:
     while True:
-        due = time.perf_counter() + 0.01
+        due, used = time.perf_counter() + 0.01, time.thread_time()
         await asyncio.sleep(0.01)
         _lags.append(time.perf_counter() - due)
-
-
-_background: list[asyncio.Task[None]] = []
+        _busy.append(time.thread_time() - used)
 
 
 @handler("Freeze")

@@ -1,7 +1,7 @@
 """Hostile replies, from the question's insert to the reply's row: the worker lives, and others are answered.
 
-`HOSTILE` sets how many are tried: `HOSTILE=10000 pytest -s …/test_hostile_replies.py`. With it, the event loop's lag
-counts too. The figures are printed.
+`HOSTILE` sets how many are tried: `HOSTILE=10000 pytest -s …/test_hostile_replies.py`. With it, the time counts
+for which the event loop's own work held it up. The figures are printed.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ async def test_hostile_replies_end_with_a_code(
     environment: dict[str, str], provider: RawProvider, user: Person, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {
-        "functions": ",".join({*FUNCTIONS, "Lag"}), "handlers": "tests.support.handlers", "max_failures": 1,
-        "first_token_seconds": 20, "idle_seconds": 20, "total_seconds": 20,
+        "functions": ",".join({*FUNCTIONS, "Lag"}), "handlers": "tests.support.handlers",
+        "first_token_seconds": 20, "idle_seconds": 20, "total_seconds": 20, "max_failures": 1, "checkpoint_seconds": 1,
     }  # fmt: skip
     endings: Counter[str] = Counter()
     waits: list[float] = []
@@ -122,13 +122,12 @@ async def test_hostile_replies_end_with_a_code(
             await kind
         lag = (await user.reply((await ask("Lag", "end"))["question"]))["content"]
         assert worker.runs, worker.log.read_text()[-2000:]
-    typical, rare, longest = map(float, lag.split())
-    print(
-        f"\n{HOSTILE} hostile replies in {took:.0f} s: {dict(endings)}\nmemory at most {max(sizes) >> 20} MiB, at the "
-        f"end {sizes[-1] >> 20}; loop lag p50 {typical}, p99 {rare}, most {longest} ms; {len(waits)} kind replies, "
-        f"median {sorted(waits)[len(waits) // 2]:.2f}, longest {max(waits):.2f} s"
-    )
+    late, busy = (tuple(map(float, part.split())) for part in lag.split("; "))
+    print(f"\n{HOSTILE} hostile replies in {took:.0f} s: {dict(endings)}")
+    print(f"memory: at most {max(sizes) >> 20} MiB, at the end {sizes[-1] >> 20}")
+    print(f"the event loop was late by {late} ms (median, 99 of 100, most), and busy for {busy} of them")
+    print(f"{len(waits)} kind replies: median {sorted(waits)[len(waits) // 2]:.2f} s, longest {max(waits):.2f}")
     assert sum(endings.values()) == HOSTILE
     assert max(sizes) < MEMORY
     if "HOSTILE" in os.environ:
-        assert rare < 200
+        assert busy[1] < 200
