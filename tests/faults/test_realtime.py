@@ -234,7 +234,7 @@ async def test_probe_that_cannot_be_sent_keeps_subscription(
         wakeups, inbox = Wakeups(running), running.listener.broadcasts
         sessions, calls = inbox.sessions, proxy.calls["bridge_probe"]
         proxy.rest = replace(fault, only="bridge_probe")
-        await until(lambda: proxy.calls["bridge_probe"] >= calls + 3 * store.TRIES, 20)
+        await until(lambda: proxy.calls["bridge_probe"] >= calls + 3 * store.TRIES, 45)
         assert inbox.is_ready
         assert inbox.sessions == sessions
         await wakeups.both(user, session_id, within=5)
