@@ -237,7 +237,7 @@ async def test_probe_that_cannot_be_sent_keeps_subscription(
         await until(lambda: proxy.calls["bridge_probe"] >= calls + 3 * store.TRIES, 45)
         assert inbox.is_ready
         assert inbox.sessions == sessions
-        await wakeups.both(user, session_id, within=5)
+        await wakeups.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)
         await proxy.swallow_sockets()
         await until(lambda: inbox.sessions > sessions, BACK_SECONDS + SLACK_SECONDS)
         await proxy.calm()
