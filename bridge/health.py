@@ -90,7 +90,8 @@ class Health:
         metrics.running_jobs.set(worker.jobs.count)
         metrics.concurrency.set(worker.settings.concurrency)
         metrics.workers.set(worker.claims.fleet_size)
+        is_open = worker.breakers.open
         for function in worker.functions:
-            metrics.breaker_open.labels(function).set(function in worker.breakers.open)
+            metrics.breaker_open.labels(function).set(function in is_open)
         body, content_type = metrics.render()
         return web.Response(body=body, headers={"Content-Type": content_type})
