@@ -58,7 +58,8 @@ class Stream:
         self._before_delta = (self.seq, self._sent_text, self._sent_data)
         if self._text != self._sent_text:
             if self._text.startswith(self._sent_text):
-                piece = truncate_utf8(self._text[len(self._sent_text) :], FIELD_BYTES)
+                start = len(self._sent_text)
+                piece = truncate_utf8(self._text[start : start + FIELD_BYTES], FIELD_BYTES)
                 self._sent_text += piece
                 delta = {"text": piece}
             else:  # the model revised what it wrote before: send all of it

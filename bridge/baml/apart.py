@@ -41,6 +41,8 @@ async def parse_apart(module: ModuleType, function: str, text: str) -> Any:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is the worker's business
     )
+    with contextlib.suppress(ProcessLookupError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, 10)  # the worker's other replies come first
     try:
         async with asyncio.timeout(SECONDS):
             written, _ = await process.communicate(text.encode("utf-8", "replace"))
@@ -72,7 +74,6 @@ def main(name: str, file: str, function: str) -> None:
     spec.loader.exec_module(module)
     parse = getattr(module.b.parse, function)
     text = sys.stdin.buffer.read().decode()
-    os.nice(10)  # the worker's other replies come first
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     with contextlib.suppress(ValueError, OSError):  # macOS does not limit addresses
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

@@ -5,6 +5,7 @@ baml-py's parser holds the GIL, and its time grows with the square of the struct
 does not fit its type takes 0.15 ms. The length of strings hardly matters: 1 MB takes 30 ms.
 """
 
+import asyncio
 import re
 import time
 from types import ModuleType
@@ -22,6 +23,7 @@ MOST_COMMAS = 50_000
 # What is parsed on the event loop, in at most about 60 ms.
 LIGHT_BRACKETS, LIGHT_COMMAS, LIGHT_FENCES, LIGHT_CHARACTERS = 100, 400, 60, 200_000
 LIGHT_STEPS = 5_000  # of decoding, which take about 15 ms
+LOOK_STEPS = 20_000  # of a look, which take about 15 ms
 SLOW_SECONDS = 0.2  # after a partial parse took so long, none follows
 
 _INSIDE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.S)
@@ -65,8 +67,12 @@ class Parser:
 
     async def whole(self, text: str) -> Any:
         """Return the JSON values of a whole answer. Raises BadOutput, or what baml-py raises."""
-        if problem := self._look.feed(text):
-            raise bad_output(problem)
+        while True:
+            if problem := self._look.feed(text):
+                raise bad_output(problem)
+            if not self._look.is_behind:
+                break
+            await asyncio.sleep(0)
         parse = getattr(self._module.b.parse, self._name)
         heavy = 10 * MOST_BRACKETS + MOST_COMMAS  # unless it can be told
         try:
@@ -102,12 +108,13 @@ def _is_light(weight: Weight) -> bool:
 class _Look:
     """A look at an answer as it grows, which reads each character once.
 
-    It takes every quote for one of JSON, so it may miss what stands between quotes that are not. It ends answers early
-    that will not be parsed; `Parser` does not rely on it.
+    It takes every quote for one of JSON, so it may miss what stands between quotes that are not; and it may lag behind
+    an answer that comes at once. It ends answers early that will not be parsed; `Parser` does not rely on it.
     """
 
     def __init__(self) -> None:
         self._text = ""
+        self.is_behind = False  # the next `feed` has to go on
         self._begin()
 
     def _begin(self) -> None:
@@ -121,7 +128,12 @@ class _Look:
         if not text.startswith(self._text):  # the provider repeated it in other words
             self._begin()
         self._text, at = text, self._at
+        self.is_behind = False
+        steps = 0
         while at < len(text):
+            if (steps := steps + 1) > LOOK_STEPS:
+                self.is_behind = True
+                break
             if self._is_inside:
                 found = _INSIDE.match(text, at)
                 at = found.end() if found else at

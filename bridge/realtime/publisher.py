@@ -50,6 +50,7 @@ class OutgoingReply:
             if (connection := self._publisher.connection(self)) is not None:
                 if not await self._publisher.send(connection, self):
                     break
+                await asyncio.sleep(0)  # a send seldom waits, and a large rest takes dozens
             elif self._publisher.is_joining(self) and time.monotonic() <= deadline:
                 await asyncio.sleep(0.005)
             else:

@@ -15,7 +15,7 @@ import baml_client
 from bridge.baml import parsing
 from bridge.baml.apart import parse_apart
 from bridge.baml.escapes import decode_and_weigh, weigh_json
-from bridge.baml.parsing import DEEPEST, LIGHT_BRACKETS, LONGEST, MOST_BRACKETS, Parser, _Look
+from bridge.baml.parsing import DEEPEST, LIGHT_BRACKETS, LONGEST, LOOK_STEPS, MOST_BRACKETS, Parser, _Look
 from bridge.baml.running import Turns
 from bridge.errors import BadOutput
 
@@ -100,12 +100,26 @@ def test_look_begins_again_when_the_text_is_another() -> None:
     ids=["deep", "brackets", "long", "wide"],
 )
 async def test_hopeless_answer_is_refused_before_its_end(text: str, parsed: list[str]) -> None:
+    looking = parser()
+
+    def look_on() -> None:
+        for _ in range(4):  # a slice of a large answer each time
+            looking.partial(text)
+
     with pytest.raises(BadOutput) as caught:
-        parser().partial(text)
+        look_on()
     assert (caught.value.code, caught.value.retryable) == ("model_output", True)
     with pytest.raises(BadOutput):
         await parser().whole(text)
     assert parsed == []
+
+
+@pytest.mark.parametrize("text", ["[]," * 300_000, '"a",' * 240_000])
+def test_look_reads_a_large_answer_in_slices(text: str) -> None:
+    look = _Look()
+    look.feed(text)
+    assert look.is_behind
+    assert look._at <= 4 * LOOK_STEPS
 
 
 @pytest.mark.parametrize("hidden", ["5\" pipe: '", "'", '"a" "b'])

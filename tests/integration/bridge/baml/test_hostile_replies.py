@@ -1,7 +1,7 @@
 """Hostile replies, from the question's insert to the reply's row: the worker lives, and others are answered.
 
-`HOSTILE` sets how many are tried: `HOSTILE=10000 pytest -s …/test_hostile_replies.py`. With it, the time counts
-for which the event loop's own work held it up. The figures are printed.
+`HOSTILE` sets how many are tried: `HOSTILE=10000 pytest -s -n 0 …/test_hostile_replies.py`, on a machine that does
+nothing else. With it, the event loop's lag is checked too. The figures are printed.
 """
 
 from __future__ import annotations
@@ -130,4 +130,4 @@ async def test_hostile_replies_end_with_a_code(
     assert sum(endings.values()) == HOSTILE
     assert max(sizes) < MEMORY
     if "HOSTILE" in os.environ:
-        assert busy[1] < 200
+        assert late[1] < 200
