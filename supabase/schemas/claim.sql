@@ -363,7 +363,8 @@ begin
     ), placed as (
         select j.id, j.user_id, j.function, j.run_at,
                coalesce(r.replies, 0) - 1
-                   + row_number() over (partition by j.user_id order by j.run_at, j.id) as place
+                   + row_number() over (partition by j.user_id order by j.run_at, j.id) as place,
+               count(*) over (partition by j.user_id) as ready
           from unnest(in_fair_order.ready) e (id)
          cross join lateral (
             select h.id, h.user_id, h.function, h.run_at from bridge.jobs h
@@ -375,18 +376,17 @@ begin
     )
     select coalesce(array_agg(p.id order by p.place, p.run_at, p.id), '{}'),
            coalesce(array_agg(p.function order by p.place, p.run_at, p.id), '{}'),
-           coalesce(array_agg(p.id order by p.run_at, p.id) filter (where p.place = 0 and 3 > (
-               select count(*) from (select from bridge.jobs j where j.user_id = p.user_id limit 3) few)), '{}')
+           coalesce(array_agg(p.id order by p.run_at, p.id) filter (where p.place = 0 and p.ready <= 2), '{}')
       into jobs, functions, newcomers
       from placed p
       left join bridge.limits own on own.name = 'running_replies' and own.user_id = p.user_id
-     where (p.place < case when own.name is null then everybody else own.value end
-            or case when own.name is null then everybody else own.value end is null)
+     cross join lateral (select case when own.name is null then everybody else own.value end as most) allowed
+     where (allowed.most is null or p.place < allowed.most)
        and (p.place = 0 or p.user_id <> all (in_fair_order.others));
 end
 $$;
 comment on function bridge.in_fair_order is
-    'Those of the ready jobs that may run now, by their places, and their functions: within `running_replies` of their users, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two questions unfinished.';
+    'Those of the ready jobs that may run now, by their places, and their functions: within `running_replies` of their users, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two sessions waiting.';
 
 create function bridge.claimed_by_others(ready bigint[], horizon timestamptz) returns uuid[]
 language plpgsql set search_path = '' set enable_hashjoin = on
@@ -507,7 +507,7 @@ begin
 end
 $$;
 comment on function bridge.take_ready is
-    'Locks up to `slots` jobs that are due, that no worker holds, and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`. The last `reserve` slots are only for users who have nothing running, and at most two questions unfinished. is_held_back: there are more, for which a slot or a reply of their user has to become free.';
+    'Locks up to `slots` jobs that are due, that no worker holds, and whose function is one of `functions` (null: any) or, if they were due at `due`, not `known`. The last `reserve` slots are only for users who have nothing running, and at most two sessions waiting. is_held_back: there are more, for which a slot or a reply of their user has to become free.';
 
 create function public.bridge_claim(
     worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge import stream as cutting
 from bridge.model import Partial
+from bridge.sanitize import truncate_utf8
 from bridge.stream import FIELD_BYTES, Stream
 
 
@@ -33,6 +36,22 @@ def test_delta_names_its_reply_and_question() -> None:
     reply.set_partial(Partial("Hi"))
     assert reply.next_delta() == {"message_id": "reply", "reply_to": "question", "attempt": 3, "seq": 1, "text": "Hi"}
     assert reply.next_delta() is None
+
+
+def test_cutting_a_delta_reads_no_more_than_it_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of a long text must not grow with the square of its length."""
+    read_characters: list[int] = []
+
+    def truncate(text: str, limit: int) -> str:
+        read_characters.append(len(text))
+        return truncate_utf8(text, limit)
+
+    monkeypatch.setattr(cutting, "truncate_utf8", truncate)
+    reply = stream()
+    reply.set_partial(Partial("ä" * 300_000))
+    while reply.next_delta() is not None:
+        pass
+    assert sum(read_characters) < 3 * 300_000
 
 
 def test_revised_text_is_sent_whole() -> None:
