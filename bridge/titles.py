@@ -46,16 +46,18 @@ async def name_session(job: Job, result: Result, functions: Functions, store: St
         return
     session, reply = job.turn.session, _reply_of(result)
     title: str | None = None
-    usage = Usage()
+    usage, was_asked = Usage(), True
     try:
         async with asyncio.timeout(TITLE_SECONDS):
-            if reply and (completion := await make_title(functions, job.turn.message, reply)):
+            if completion := await make_title(functions, job.turn.message, reply):
                 title, usage = completion.text or None, completion.usage
     except Exception as error:
-        usage = (isinstance(error, TurnFailure) and error.usage) or usage
+        if isinstance(error, TurnFailure):
+            usage, was_asked = error.usage or usage, error.was_asked
         _warn(job, error)
-    read = (len(job.turn.message[:READ_LENGTH]) + len(reply[:READ_LENGTH])) // CHARACTERS_PER_TOKEN
-    usage = replace(usage, input_tokens=usage.input_tokens or read)
+    if was_asked:
+        read = (len(job.turn.message[:READ_LENGTH]) + len(reply[:READ_LENGTH])) // CHARACTERS_PER_TOKEN
+        usage = replace(usage, input_tokens=usage.input_tokens or read)
     try:
         for pause in BUSY_SECONDS:
             if await store.title(session, title, usage):

@@ -87,7 +87,8 @@ async def _answer(running: RunningJob, functions: Functions, settings: Settings,
     await reply.flush()
     data, note = _mark_truncated(completion)
     written = {"text": completion.text, "data": data, "seq": reply.stream.seq}
-    written["wants_title"] = TITLE in functions.names and not job.turn.session.title
+    is_empty = not completion.text and data is None
+    written["wants_title"] = TITLE in functions.names and not job.turn.session.title and not is_empty
     usage = price(running, completion.usage)
     return running.result("done", usage, note, files=completion.files, revisions=job.revisions, **written)
 

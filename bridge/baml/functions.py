@@ -27,6 +27,7 @@ from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
 
+SIGN_SECONDS = 1.0  # how often a reply that waits to be parsed shows a sign of life
 CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about 0.001
 
 
@@ -119,18 +120,25 @@ class BamlFunctions:
         self._calls.add(call)
         call.done.add_done_callback(lambda _: self._calls.discard(call))
         try:
-            partial = Partial("")
+            partial = shown = Partial("")
             async with aclosing(call.partials()) as values:
                 async for value in values:
                     if value is not None:
-                        partial = _to_partial(value)
-                    yield replace(partial, has_begun=call.has_begun, usage=replace(call.usage, model=None))
+                        shown = _to_partial(value)
+                    partial = replace(shown, has_begun=call.has_begun, usage=replace(call.usage, model=None))
+                    yield partial
             ended = await call.end()
+            completing = asyncio.create_task(self._complete(function, call, ended))
             try:
-                completion = await self._complete(function, call, ended)
+                while not (await asyncio.wait({completing}, timeout=SIGN_SECONDS))[0]:
+                    yield partial  # other structures are parsed first: it is not the model that stalls
+                completion = completing.result()
             except TurnFailure as failure:
                 failure.usage = ended.usage
                 raise
+            finally:
+                completing.cancel()
+                await asyncio.gather(completing, return_exceptions=True)
         finally:
             await call.close()
         yield completion

@@ -1,10 +1,18 @@
-"""What models write around a title."""
+"""What models write around a title, and what it costs."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from typing import cast
+
 import pytest
 
-from bridge.titles import clean_title
+from bridge.errors import ModelUnavailable, ModelUnreachable, TurnFailure
+from bridge.functions import Functions
+from bridge.model import Completion, Job, Partial, Result, Session, Turn, Usage
+from bridge.store import Store
+from bridge.titles import clean_title, name_session
+from bridge.turn import TITLE
 
 
 @pytest.mark.parametrize(
@@ -68,3 +76,31 @@ def test_cost_of_a_hostile_title_is_bounded() -> None:
         "```\n" * 50_000,
     ):
         assert len(clean_title(answer)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("failure", "charged"),
+    [(ModelUnreachable("model_unavailable", "No."), None), (ModelUnavailable("model_busy", "Busy."), 100)],
+    ids=["not_asked", "asked"],
+)
+async def test_title_is_charged_if_a_model_was_asked(failure: TurnFailure, charged: int | None) -> None:
+    charges: list[Usage] = []
+
+    class Broken:
+        names = (TITLE,)
+
+        async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
+            raise failure
+            yield
+
+    class Ledger:
+        async def title(self, session: Session, title: str | None, usage: Usage) -> bool:
+            charges.append(usage)
+            return True
+
+    turn = Turn("Chat", "a" * 300, (), (), Session("s", "u", None, "Chat", {}), "u")
+    result = Result("q", 1, "done", text="b" * 100)
+    await name_session(
+        Job("q", 1, 0, cancel=False, turn=turn), result, cast(Functions, Broken()), cast(Store, Ledger())
+    )
+    assert [usage.input_tokens for usage in charges] == [charged]

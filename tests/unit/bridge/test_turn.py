@@ -46,7 +46,7 @@ class Reply:
 class Stand:
     """Stands in for Functions: a model reads 400 characters of each turn."""
 
-    names = ("Chat",)
+    names = ("Chat", "Title")
 
     def characters_of(self, _: Turn) -> int:
         return 400
@@ -128,6 +128,7 @@ def test_attempt_returns_result_that_matches_its_end(
     elif end == "complete":
         assert (result.outcome, result.text) == ("done", "word " * words)
         assert result.seq == running.reply.stream.seq
+        assert result.wants_title is bool(words)  # nobody can name a session after an empty reply
     else:
         assert result.outcome == "failed"
         assert result.error is not None

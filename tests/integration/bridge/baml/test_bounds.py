@@ -6,16 +6,18 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from bridge.baml import client as client_room
+from bridge.baml import functions as functions_room
 from bridge.baml import running as running_room
 from bridge.baml.client import Call
 from bridge.errors import AnswerTooLong, BadOutput
 from bridge.functions import Functions
-from bridge.model import Completion
+from bridge.model import Completion, Partial
 from devstack.model import ModelServer
 from tests.integration.bridge.baml.calls import collect, fail, turn
 from tests.support import wire
@@ -168,6 +170,42 @@ async def test_many_events_are_read_in_slices(
     completion = await finish(provider_functions, "hello", "TextChat")
     assert completion.text == "word " * 30
     assert max(read) == 1
+
+
+async def test_structure_that_waits_to_be_parsed_shows_signs_of_life(
+    provider_functions: Functions, provider: RawProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions_room, "SIGN_SECONDS", 0.01)
+    answer = json.dumps({"reply": "Hello", "tags": ["a"] * 1000})
+    provider.answers = [Sent([wire.encode(event) for event in wire.answered("chat", [answer]).events])]
+    turns = provider_functions._baml._running.parsing
+    async with asyncio.timeout(30), aclosing(provider_functions.run(turn("hello", "NoteChat"))) as pieces:
+        async with turns.turn(0):
+            signs = 0
+            async for piece in pieces:
+                assert isinstance(piece, Partial)
+                signs += bool(turns._waiting)
+                if signs == 3:
+                    break
+        completion = [piece async for piece in pieces][-1]
+    assert isinstance(completion, Completion)
+    assert completion.data["tags"] == ["a"] * 1000
+
+
+async def test_structure_that_waits_to_be_parsed_can_be_cancelled(
+    provider_functions: Functions, provider: RawProvider
+) -> None:
+    answer = json.dumps({"reply": "Hello", "tags": ["a"] * 1000})
+    provider.answers = [Sent([wire.encode(event) for event in wire.answered("chat", [answer]).events])]
+    turns = provider_functions._baml._running.parsing
+    async with turns.turn(0):
+        task = asyncio.create_task(finish(provider_functions, "hello", "NoteChat"))
+        await until(lambda: bool(turns._waiting), 20, 0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [waiter.cancelled() for _, _, waiter in turns._waiting] == [True]
+    assert provider_functions._baml._running.count == 0
 
 
 async def test_quiet_stream_is_not_looked_at(
