@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 TITLE_LENGTH = 80  # characters
 TITLE_SECONDS = 30.0
-BUSY_SECONDS = (0.2, 1.0, 5.0)  # pauses between tries, if the session is locked
+BUSY_SECONDS = (0.0, 0.2, 1.0, 5.0)  # the pause before each try, as the session may be locked
 ANSWER_LENGTH = 20_000  # characters of a model's answer that are searched for a title
 READ_LENGTH = 4000  # characters of the question, and of the reply, that the function sees
 
@@ -55,24 +55,27 @@ async def name_session(job: Job, result: Result, functions: Functions, store: St
         if isinstance(error, TurnFailure):
             usage, was_asked = error.usage or usage, error.was_asked
         _warn(job, error)
-    if was_asked:
+    if was_asked and functions.characters_of(replace(job.turn, function=TITLE)):  # a handler reports its own cost
         read = (len(job.turn.message[:READ_LENGTH]) + len(reply[:READ_LENGTH])) // CHARACTERS_PER_TOKEN
         usage = replace(usage, input_tokens=usage.input_tokens or read)
     try:
         for pause in BUSY_SECONDS:
+            await asyncio.sleep(pause)
             if await store.title(session, title, usage):
                 return
-            await asyncio.sleep(pause)
+        log.warning("no title: the session was locked", extra=_about(job))
     except StoreError as error:
         _warn(job, error)
 
 
 def _warn(job: Job, error: Exception) -> None:
-    session_id = job.turn.session.id if job.turn is not None else None
-    extra = {"question_id": job.question_id, "session_id": session_id}
     # the message of a failure may be the model's own words
     reason = f"{error.code} {error.detail}" if isinstance(error, TurnFailure) else str(error)
-    log.warning("no title: %s", reason.strip() or type(error).__name__, extra=extra)
+    log.warning("no title: %s", reason.strip() or type(error).__name__, extra=_about(job))
+
+
+def _about(job: Job) -> dict[str, str | None]:
+    return {"question_id": job.question_id, "session_id": job.turn.session.id if job.turn is not None else None}
 
 
 def _reply_of(result: Result) -> str:

@@ -20,8 +20,8 @@ from pydantic_core import from_json
 from bridge.baml.escapes import decode_escapes, read_json, restore, to_values
 from bridge.baml.failures import bad_output, name_error
 
-SECONDS = 10.0  # how long it may take in all; to start takes about 0.5
-CPU_SECONDS = 5
+CPU_SECONDS = 5  # to start takes about 0.5
+SECONDS = 30.0  # how long it may take in all, on a machine that has little time for it
 MEMORY_BYTES = 1 << 30  # of addresses; about half of them are the library's
 
 _FOUND, _REFUSED = "value", "error"
@@ -41,9 +41,9 @@ async def parse_apart(module: ModuleType, function: str, text: str) -> Any:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is the worker's business
     )
-    with contextlib.suppress(ProcessLookupError):
-        os.setpriority(os.PRIO_PROCESS, process.pid, 10)  # the worker's other replies come first
     try:
+        with contextlib.suppress(OSError):  # the worker's other replies come first
+            os.setpriority(os.PRIO_PROCESS, process.pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10))
         async with asyncio.timeout(SECONDS):
             written, _ = await process.communicate(text.encode("utf-8", "replace"))
     except TimeoutError:

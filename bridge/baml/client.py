@@ -106,7 +106,7 @@ class Call:
         env: Mapping[str, str],
     ) -> None:
         self._client, self._is_text = client, is_text
-        self._parser = Parser(client.module, name, running.parsing)
+        self.parser = Parser(client.module, name, running.parsing)  # of its structure, if the function returns one
         self._running = running
         self._loop = asyncio.get_running_loop()
         self._begun = asyncio.Event()
@@ -196,7 +196,7 @@ class Call:
             value = None
             if self._answer is not None and is_alive and (text := self._answer.text) != shown:
                 shown = text
-                value = text if self._is_text else self._parse_partial(text)
+                value = text if self._is_text else self.parser.partial(text)
             pause = min(max(READ_SECONDS, (time.thread_time() - started) / self._running.share), READ_LONGEST)
             if is_alive:
                 yield value
@@ -242,13 +242,6 @@ class Call:
             return replace(ended, result=self._cast(self.done.result()))
         except BamlError as error:
             return replace(ended, error=error)
-
-    async def parse(self, text: str) -> Any:
-        """Parse the text of a whole structured answer, as JSON values. Raises BadOutput, or what baml-py raises."""
-        return await self._parser.whole(text)
-
-    def _parse_partial(self, text: str) -> Any:
-        return self._parser.partial(text)
 
     def abort(self) -> None:
         """Close the provider's connection at once, without waiting for the call to end."""

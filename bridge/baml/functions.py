@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple, Self
 
@@ -20,6 +21,7 @@ from bridge.baml.arguments import Parameter, bind_arguments, read_hints, read_pa
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.failures import Response, bad_output, complete, known_model, name_error, translate_error
+from bridge.baml.parsing import Parser
 from bridge.baml.running import Running
 from bridge.baml.unparsed import Unparsed, copy_unparsed
 from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelEmpty, ModelUnavailable, SetupError, TurnFailure
@@ -27,7 +29,7 @@ from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
 
-SIGN_SECONDS = 1.0  # how often a reply that waits to be parsed shows a sign of life
+SIGN_SECONDS = 0.05  # how often a reply that waits to be parsed shows a sign of life
 CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about 0.001
 
 
@@ -118,32 +120,37 @@ class BamlFunctions:
         except BamlError as error:
             raise translate_error(error, Response()) from None
         self._calls.add(call)
-        call.done.add_done_callback(lambda _: self._calls.discard(call))
+        call.done.add_done_callback(partial(self._forget, call))
+        parser = call.parser
         try:
-            partial = shown = Partial("")
+            shown = Partial("")
             async with aclosing(call.partials()) as values:
                 async for value in values:
                     if value is not None:
                         shown = _to_partial(value)
-                    partial = replace(shown, has_begun=call.has_begun, usage=replace(call.usage, model=None))
-                    yield partial
+                    yield replace(shown, has_begun=call.has_begun, usage=replace(call.usage, model=None))
             ended = await call.end()
-            completing = asyncio.create_task(self._complete(function, call, ended))
-            try:
-                while not (await asyncio.wait({completing}, timeout=SIGN_SECONDS))[0]:
-                    yield partial  # other structures are parsed first: it is not the model that stalls
-                completion = completing.result()
-            except TurnFailure as failure:
-                failure.usage = ended.usage
-                raise
-            finally:
-                completing.cancel()
-                await asyncio.gather(completing, return_exceptions=True)
         finally:
             await call.close()
+        del call  # and what it keeps of the reply: a structure may wait to be parsed
+        sign = replace(shown, has_begun=True, usage=replace(ended.usage, model=None))
+        completing = asyncio.create_task(self._complete(function, parser, ended))
+        try:
+            while not (await asyncio.wait({completing}, timeout=SIGN_SECONDS))[0]:
+                yield sign  # other structures are parsed first: it is not the model that stalls
+            completion = completing.result()
+        except TurnFailure as failure:
+            failure.usage = ended.usage
+            raise
+        finally:
+            completing.cancel()
+            await asyncio.gather(completing, return_exceptions=True)
         yield completion
 
-    async def _complete(self, function: BamlFunction, call: Call, ended: Ended) -> Completion:
+    def _forget(self, call: Call, _: object) -> None:
+        self._calls.discard(call)
+
+    async def _complete(self, function: BamlFunction, parser: Parser, ended: Ended) -> Completion:
         """Return the complete reply, or raise the TurnFailure that stands in its way."""
         answer, error = ended.answer, ended.error
         broken = None if error is None else translate_error(error, ended.response)
@@ -153,20 +160,20 @@ class BamlFunctions:
             text = without_reasoning(str(ended.result))
             if not text.strip():
                 raise ModelEmpty("model_empty", "The model gave no answer.")
-            return await self._read_text(function, call, text, ended.usage)
+            return await self._read_text(function, parser, text, ended.usage)
         if broken is not None and (isinstance(broken, BadOutput) or "Failed to parse" in broken.said):
             broken = None  # the stream was closed properly, and only BAML could not read it: it is judged below
         if failure := answer.judge(broken, is_text=function.is_text):
             raise failure
         if function.is_text:
             return Completion(answer.text, usage=ended.usage, is_truncated=answer.is_truncated)
-        return await self._read_text(function, call, answer.text, ended.usage)
+        return await self._read_text(function, parser, answer.text, ended.usage)
 
-    async def _read_text(self, function: BamlFunction, call: Call, text: str, usage: Usage) -> Completion:
+    async def _read_text(self, function: BamlFunction, parser: Parser, text: str, usage: Usage) -> Completion:
         if function.is_text:
             return Completion(text, usage=usage)
         try:
-            return _to_completion(await call.parse(text), usage)
+            return _to_completion(await parser.whole(text), usage)
         except BadOutput:
             raise
         except Exception as complaint:

@@ -67,12 +67,8 @@ class Parser:
 
     async def whole(self, text: str) -> Any:
         """Return the JSON values of a whole answer. Raises BadOutput, or what baml-py raises."""
-        while True:
-            if problem := self._look.feed(text):
-                raise bad_output(problem)
-            if not self._look.is_behind:
-                break
-            await asyncio.sleep(0)
+        if problem := self._look.feed(text):
+            raise bad_output(problem)
         parse = getattr(self._module.b.parse, self._name)
         heavy = 10 * MOST_BRACKETS + MOST_COMMAS  # unless it can be told
         try:
@@ -91,6 +87,10 @@ class Parser:
         except TooHeavy:
             pass
         async with self._turns.turn(heavy):
+            while self._look.is_behind:
+                await asyncio.sleep(0)
+                if problem := self._look.feed(text):
+                    raise bad_output(problem)
             return await parse_apart(self._module, self._name, text)
 
 

@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 READ_SHARE = 0.04  # share of one core for reading one stream; parsing a structure covers the whole text so far
@@ -19,6 +19,8 @@ EVENT_BYTES = 600  # for each event, beside its text twice
 TEXT_COPIES = 8  # of what was said: those of BAML, of the reply as it grows, and of what is on its way
 HELD_BYTES = 96 << 20  # of one reply
 HELD_BY_ALL = 160 << 20  # of all running replies: the largest ends
+
+WEIGHT_A_SECOND = 1_000  # a structure with so much more weight waits as if it had come a second later
 
 TRIM_BYTES = 48 << 20  # when the process has grown by so much, glibc is told to give back what is free,
 TRIM_SHARE = 0.05  # but for no more than this share of one core
@@ -32,11 +34,15 @@ class Holder(Protocol):
 
 
 class Turns:
-    """One after the other, the lightest first: who sends the heaviest structures waits longest."""
+    """One after the other, in the order of arrival, but heavy ones as if they had come later. `clock` gives seconds.
 
-    def __init__(self) -> None:
+    So who sends many heavy structures hardly holds up the light ones of others, and none waits for ever.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._is_taken = False
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []  # a heap
         self._arrivals = itertools.count()
 
     @contextlib.asynccontextmanager
@@ -44,7 +50,8 @@ class Turns:
         """Wait for a turn, and end it with the block."""
         if self._is_taken:
             turn = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._waiting, (weight, next(self._arrivals), turn))
+            due = self._clock() + weight / WEIGHT_A_SECOND
+            heapq.heappush(self._waiting, (due, next(self._arrivals), turn))
             try:
                 await turn
             except asyncio.CancelledError:

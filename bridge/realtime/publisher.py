@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # How long the end of a reply waits for its channel.
 JOIN_PATIENCE_SECONDS = 0.5
+# How long the rest of a reply may take to send. The row has all of it.
+FLUSH_SECONDS = 5.0
 
 
 class OutgoingReply:
@@ -44,9 +46,13 @@ class OutgoingReply:
         self._publisher.enqueue(self)
 
     async def flush(self) -> None:
-        """Send the rest of a reply that ended, whatever the pace. If its channel is still joining, wait a moment."""
-        deadline = time.monotonic() + JOIN_PATIENCE_SECONDS
-        while self.stream.is_dirty:
+        """Send the rest of a reply that ended, whatever the pace. If its channel is still joining, wait a moment.
+
+        What the socket does not take in time is left to the row.
+        """
+        begun = time.monotonic()
+        deadline = begun + JOIN_PATIENCE_SECONDS
+        while self.stream.is_dirty and time.monotonic() < begun + FLUSH_SECONDS:
             if (connection := self._publisher.connection(self)) is not None:
                 if not await self._publisher.send(connection, self):
                     break

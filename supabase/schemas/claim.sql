@@ -386,7 +386,7 @@ begin
 end
 $$;
 comment on function bridge.in_fair_order is
-    'Those of the ready jobs that may run now, by their places, and their functions: within `running_replies` of their users, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two sessions waiting.';
+    'Those of the ready jobs that may run now, by their places, and their functions: within `running_replies` of their users, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two sessions waiting, as far as `ready` tells.';
 
 create function bridge.claimed_by_others(ready bigint[], horizon timestamptz) returns uuid[]
 language plpgsql set search_path = '' set enable_hashjoin = on

@@ -144,7 +144,7 @@ async def hostile_provider() -> AsyncIterator[str]:
         sys.executable, "-m", "tests.support.hostile", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    os.setpriority(os.PRIO_PROCESS, process.pid, 10)  # it would not run on the worker's machine
+    os.setpriority(os.PRIO_PROCESS, process.pid, 19)  # it would not run on the worker's machine
     try:
         yield (await process.stdout.readline()).decode().strip()
     finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
 from bridge.metrics import Metrics
 from bridge.model import Partial
+from bridge.realtime import publisher
 from bridge.realtime.channels import SessionChannels
 from bridge.realtime.publisher import DeltaPublisher, OutgoingReply
 from bridge.settings import Settings
@@ -42,3 +44,23 @@ async def test_end_of_a_long_reply_lets_others_run(monkeypatch: pytest.MonkeyPat
     counting.cancel()
     assert len(sent) == 20
     assert len(set(sent)) == 20
+
+
+async def test_end_of_a_reply_does_not_wait_for_a_slow_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row has all of it."""
+    now = 0.0
+
+    async def send(_: SessionChannels, reply: OutgoingReply) -> bool:
+        nonlocal now
+        now += 1.5
+        return reply.stream.next_delta() is not None
+
+    deltas = DeltaPublisher(SETTINGS, Metrics(), lambda: 1)
+    monkeypatch.setattr(deltas, "connection", lambda reply: reply)
+    monkeypatch.setattr(deltas, "send", send)
+    reply = OutgoingReply(deltas, Stream("question", "reply", "session", 1))
+    reply.stream.set_partial(Partial("a" * 20 * FIELD_BYTES))
+    monkeypatch.setattr(publisher, "time", SimpleNamespace(monotonic=lambda: now))
+    await reply.flush()
+    assert now == 6
+    assert not reply.stream.is_dirty  # it counts as sent, so that readers notice the gap

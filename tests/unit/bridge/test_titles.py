@@ -89,6 +89,9 @@ async def test_title_is_charged_if_a_model_was_asked(failure: TurnFailure, charg
     class Broken:
         names = (TITLE,)
 
+        def characters_of(self, _: Turn) -> int:
+            return 400
+
         async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
             raise failure
             yield

@@ -1,4 +1,4 @@
-"""Structures are parsed one after the other, the lightest first."""
+"""Structures are parsed one after the other, heavy ones as if they had come later."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.baml.running import Turns
+from bridge.baml.running import WEIGHT_A_SECOND, Turns
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=1, max_size=12))
-def test_lightest_is_next_and_nobody_is_forgotten(waiting: list[tuple[int, bool]]) -> None:
-    """Each with a weight, and whether it is cancelled while it waits."""
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.booleans()), min_size=1, max_size=12))
+def test_order_is_that_of_arrival_and_weight_and_nobody_is_forgotten(waiting: list[tuple[int, int, bool]]) -> None:
+    """Each with its weight in seconds, how long after the one before it came, and whether it is cancelled."""
 
     async def run() -> None:
-        turns = Turns()
-        order: list[int] = []
+        now = 0.0
+        turns = Turns(lambda: now)
+        order: list[float] = []
         running = 0
         begin = asyncio.Event()
 
@@ -24,25 +25,29 @@ def test_lightest_is_next_and_nobody_is_forgotten(waiting: list[tuple[int, bool]
             async with turns.turn(0):
                 await begin.wait()
 
-        async def take(weight: int) -> None:
+        async def take(weight: int, due: float) -> None:
             nonlocal running
-            async with turns.turn(weight):
+            async with turns.turn(weight * WEIGHT_A_SECOND):
                 running += 1
                 assert running == 1
-                order.append(weight)
+                order.append(due)
                 await asyncio.sleep(0)
                 running -= 1
 
         holder = asyncio.create_task(first())
         await asyncio.sleep(0)
-        tasks = [asyncio.create_task(take(weight)) for weight, _ in waiting]
-        await asyncio.sleep(0)
-        for task, (_, is_cancelled) in zip(tasks, waiting, strict=True):
+        tasks, expected = [], []
+        for weight, after, is_cancelled in waiting:
+            now += after
+            tasks.append(asyncio.create_task(take(weight, now + weight)))
+            expected += [] if is_cancelled else [now + weight]
+            await asyncio.sleep(0)
+        for task, (*_, is_cancelled) in zip(tasks, waiting, strict=True):
             if is_cancelled:
                 task.cancel()
         begin.set()
         await asyncio.wait_for(asyncio.gather(holder, *tasks, return_exceptions=True), 5)
-        assert order == sorted(weight for weight, is_cancelled in waiting if not is_cancelled)
+        assert order == sorted(expected)
         async with asyncio.timeout(1), turns.turn(0):
             pass
 

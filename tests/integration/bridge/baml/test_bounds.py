@@ -181,12 +181,15 @@ async def test_structure_that_waits_to_be_parsed_shows_signs_of_life(
     turns = provider_functions._baml._running.parsing
     async with asyncio.timeout(30), aclosing(provider_functions.run(turn("hello", "NoteChat"))) as pieces:
         async with turns.turn(0):
-            signs = 0
+            signs: list[Partial] = []
             async for piece in pieces:
                 assert isinstance(piece, Partial)
-                signs += bool(turns._waiting)
-                if signs == 3:
+                signs += [piece] if turns._waiting else []
+                if len(signs) == 3:
                     break
+            assert signs[-1].has_begun
+            assert signs[-1].usage.output_tokens == 5  # which the provider reported last
+            assert provider_functions._baml._running.held == 0  # its events are not kept meanwhile
         completion = [piece async for piece in pieces][-1]
     assert isinstance(completion, Completion)
     assert completion.data["tags"] == ["a"] * 1000

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bridge.baml.client import Call
 from bridge.baml.delimiters import BREAK, DELIMITERS
+from bridge.baml.parsing import Parser
 from bridge.errors import BadRequest, ModelRefused
 from bridge.functions import Functions
 from bridge.model import CodeFile, Completion, Message, Partial, Session, Turn
@@ -108,15 +108,15 @@ async def test_expensive_parsing_makes_partials_rarer(
     # Each parse covers the whole text so far: at a fixed pace, the cost grows with the square of the length.
     directive = f"[[delay=0.03 json={json.dumps(plan(8))}]]"
     quick, _ = await ask(other_functions, "MakePlan", directive)
-    parse = Call._parse_partial
+    parse = Parser.partial
 
-    def slow(call: Call, text: str) -> Any:
+    def slow(parser: Parser, text: str) -> Any:
         begun = time.thread_time()
         while time.thread_time() - begun < 0.05:  # a parse blocks the event loop too
             pass
-        return parse(call, text)
+        return parse(parser, text)
 
-    monkeypatch.setattr(Call, "_parse_partial", slow)
+    monkeypatch.setattr(Parser, "partial", slow)
     slowed, completion = await ask(other_functions, "MakePlan", directive)
     assert completion.data == plan(8)
     assert 1 <= len(slowed) <= len(quick) // 3
@@ -125,13 +125,13 @@ async def test_expensive_parsing_makes_partials_rarer(
 async def test_waiting_does_not_count_as_parsing_cost(
     other_functions: Functions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse = Call._parse_partial
+    parse = Parser.partial
 
-    def held_up(call: Call, text: str) -> Any:
+    def held_up(parser: Parser, text: str) -> Any:
         time.sleep(0.2)  # if this counted as cost, the next parse would come 5 s later
-        return parse(call, text)
+        return parse(parser, text)
 
-    monkeypatch.setattr(Call, "_parse_partial", held_up)
+    monkeypatch.setattr(Parser, "partial", held_up)
     partials, completion = await ask(other_functions, "MakePlan", f"[[delay=0.05 json={json.dumps(plan(8))}]]")
     assert completion.data == plan(8)
     assert len(partials) > 3
