@@ -215,6 +215,8 @@ async def test_no_reply_keeps_the_page_busy(
         longest.append(max(await tab.page.evaluate("window.longTasks"), default=0))
         if text:
             assert (await tab.replies.first.text_content() or "").count(_END) == 1
+        if longest[-1] < _LONGEST_TASK_MS:
+            break
     print(f"longest tasks: {longest} ms")
     assert min(longest) < _LONGEST_TASK_MS
 
