@@ -34,7 +34,7 @@ _REASONING = {
 }
 _LONGEST_MARK = max(map(len, _REASONING))
 # DeepSeek's and Qwen's templates put the opening tag into the prompt: only the closing one arrives, on its own line.
-_CLOSING = re.compile(r"^</think>[ \t]*\r?$", re.I | re.M)
+_CLOSING = re.compile(r"\n</think>[ \t]*\r?(?=\n|\Z)", re.I)  # not `^`, which would look at every character
 _FENCE = re.compile(r"^(?:```|~~~)", re.M)
 _TAG = re.compile(r"<(?:think|thought)", re.I)
 _FIRST_OF_MARK = frozenset(mark[0] for mark in _REASONING)
@@ -276,8 +276,6 @@ def without_reasoning(text: str, *, is_half: bool = True) -> str:
 
 def _without_unopened(text: str) -> str:
     """Remove reasoning whose opening tag stood in the prompt, unless the closing one may be part of code or JSON."""
-    if "</think>" not in text.lower():
-        return text  # the pattern would cost a hundred times as much
     if (found := _CLOSING.search(text)) is None:
         return text
     before = text[: found.start()]

@@ -12,6 +12,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +23,7 @@ from bridge.baml.failures import bad_output, name_error
 
 CPU_SECONDS = 5  # to start takes about 0.5
 SECONDS = 30.0  # how long it may take in all, on a machine that has little time for it
-MEMORY_BYTES = 1 << 30  # of addresses; about half of them are the library's
+MEMORY_BYTES = 64 << 20  # beyond what it has when it is loaded; 1 MB of text took 30 MB at most
 
 _FOUND, _REFUSED = "value", "error"
 
@@ -35,7 +36,8 @@ async def parse_apart(module: ModuleType, function: str, text: str) -> Any:
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bridge.baml.apart", module.__name__, str(module.__file__), function),
-        env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path},
+        # one arena: the addresses that glibc reserves for each thread would count for the limit
+        env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -75,8 +77,10 @@ def main(name: str, file: str, function: str) -> None:
     parse = getattr(module.b.parse, function)
     text = sys.stdin.buffer.read().decode()
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    with contextlib.suppress(ValueError, OSError):  # macOS does not limit addresses
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    with contextlib.suppress(ValueError, OSError):  # only Linux tells, and limits, addresses
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     try:
         is_strict = read_json(text) is not None
         value = to_values(parse(text)) if is_strict else restore(parse(decode_escapes(text)))

@@ -106,7 +106,7 @@ class Call:
         env: Mapping[str, str],
     ) -> None:
         self._client, self._is_text = client, is_text
-        self.parser = Parser(client.module, name, running.parsing)  # of its structure, if the function returns one
+        self.parser = Parser(client.module, name, running)  # of its structure, if the function returns one
         self._running = running
         self._loop = asyncio.get_running_loop()
         self._begun = asyncio.Event()
@@ -188,6 +188,7 @@ class Call:
         await self._begun.wait()
         shown = ""
         while not self.done.done():
+            await self._running.may_read()
             started = time.thread_time()  # CPU time: time that the machine spent elsewhere is no cost of the reading
             is_alive = self._ticks != self._ticks_read
             is_alive = self._read() or is_alive
@@ -197,7 +198,9 @@ class Call:
             if self._answer is not None and is_alive and (text := self._answer.text) != shown:
                 shown = text
                 value = text if self._is_text else self.parser.partial(text)
-            pause = min(max(READ_SECONDS, (time.thread_time() - started) / self._running.share), READ_LONGEST)
+            took = time.thread_time() - started
+            self._running.spend(took)
+            pause = min(max(READ_SECONDS, took / self._running.share), READ_LONGEST)
             if is_alive:
                 yield value
             await self._wait(pause)
@@ -219,7 +222,10 @@ class Call:
         if not self._is_over():
             await asyncio.wait([self.done])
         while self._begun.is_set() and not self._is_cut:
+            await self._running.may_read()
+            started = time.thread_time()
             self._read()
+            self._running.spend(time.thread_time() - started)
             if not self._is_behind:
                 break
             await self._wait(READ_SECONDS)

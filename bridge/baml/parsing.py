@@ -14,7 +14,7 @@ from typing import Any
 from bridge.baml.apart import parse_apart
 from bridge.baml.escapes import TooHeavy, Weight, decode_and_weigh, read_json, restore, to_values, weigh_json
 from bridge.baml.failures import bad_output
-from bridge.baml.running import Turns
+from bridge.baml.running import Running
 
 LONGEST = 1_000_000  # characters of a structured answer
 DEEPEST = 64  # levels; as deep as a reply's data can be stored
@@ -33,9 +33,9 @@ _TOKEN = re.compile(r'[\[{\]}"]')
 class Parser:
     """The parser of one answer of the BAML function `name` of a generated client."""
 
-    def __init__(self, module: ModuleType, name: str, turns: Turns) -> None:
+    def __init__(self, module: ModuleType, name: str, running: Running) -> None:
         self._module, self._name = module, name
-        self._turns = turns
+        self._running = running
         self._look = _Look()
         self._is_light = True  # so far
 
@@ -67,11 +67,13 @@ class Parser:
 
     async def whole(self, text: str) -> Any:
         """Return the JSON values of a whole answer. Raises BadOutput, or what baml-py raises."""
-        if problem := self._look.feed(text):
-            raise bad_output(problem)
+        await self._running.may_read()
+        started = time.thread_time()
         parse = getattr(self._module.b.parse, self._name)
         heavy = 10 * MOST_BRACKETS + MOST_COMMAS  # unless it can be told
         try:
+            if problem := self._look.feed(text):
+                raise bad_output(problem)
             if (values := read_json(text)) is not None:
                 weight = weigh_json(values, MOST_BRACKETS)
                 _check(weight)
@@ -86,7 +88,9 @@ class Parser:
                     return restore(parse(decoded))
         except TooHeavy:
             pass
-        async with self._turns.turn(heavy):
+        finally:
+            self._running.spend(time.thread_time() - started)
+        async with self._running.parsing.turn(heavy):
             while self._look.is_behind:
                 await asyncio.sleep(0)
                 if problem := self._look.feed(text):

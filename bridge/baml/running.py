@@ -13,12 +13,13 @@ from typing import Protocol
 
 READ_SHARE = 0.04  # share of one core for reading one stream; parsing a structure covers the whole text so far
 READ_SHARE_OF_ALL = 0.4  # … and for reading all of them
+READ_TURN = 0.01  # seconds of one turn of the event loop after which no other reading begins in it
 
 # What is kept of a reply until its call is closed. 32 MB are 30,000 tokens, each in an event of 200 bytes.
 EVENT_BYTES = 600  # for each event, beside its text twice
 TEXT_COPIES = 8  # of what was said: those of BAML, of the reply as it grows, and of what is on its way
 HELD_BYTES = 96 << 20  # of one reply
-HELD_BY_ALL = 160 << 20  # of all running replies: the largest ends
+HELD_BY_ALL = 144 << 20  # of all running replies: the largest ends
 
 WEIGHT_A_SECOND = 1_000  # a structure with so much more weight waits as if it had come a second later
 
@@ -79,6 +80,8 @@ class Running:
     def __init__(self) -> None:
         self.held = 0
         self.parsing = Turns()  # one structure is parsed apart at a time
+        self._read_seconds = 0.0  # in this turn of the event loop
+        self._next_turn = asyncio.Event()
         self._calls: set[Holder] = set()
         self._memory = _Memory()
 
@@ -91,6 +94,22 @@ class Running:
     def share(self) -> float:
         """The share of one core for reading one stream."""
         return min(READ_SHARE, READ_SHARE_OF_ALL / max(1, self.count))
+
+    async def may_read(self) -> None:
+        """Wait until this turn of the event loop has time for reading: what came at once is not read at once."""
+        while self._read_seconds > READ_TURN:
+            await self._next_turn.wait()
+
+    def spend(self, seconds: float) -> None:
+        """So much time of this turn of the event loop went into reading."""
+        if not self._read_seconds:
+            self._next_turn.clear()
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+        self._read_seconds += seconds
+
+    def _begin_turn(self) -> None:
+        self._read_seconds = 0.0
+        self._next_turn.set()
 
     @property
     def largest(self) -> Holder | None:

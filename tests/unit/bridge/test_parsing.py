@@ -16,7 +16,7 @@ from bridge.baml import parsing
 from bridge.baml.apart import parse_apart
 from bridge.baml.escapes import decode_and_weigh, weigh_json
 from bridge.baml.parsing import DEEPEST, LIGHT_BRACKETS, LONGEST, LOOK_STEPS, MOST_BRACKETS, Parser, _Look
-from bridge.baml.running import Turns
+from bridge.baml.running import Running
 from bridge.errors import BadOutput
 
 _VALUES = st.recursive(
@@ -27,7 +27,7 @@ _VALUES = st.recursive(
 
 
 def parser(name: str = "Code") -> Parser:
-    return Parser(baml_client, name, Turns())
+    return Parser(baml_client, name, Running())
 
 
 def code(files: int) -> dict[str, Any]:
@@ -155,7 +155,7 @@ async def test_heavy_answer_is_parsed_apart(text: str, parsed: list[str]) -> Non
     here: list[str] = []
     functions = SimpleNamespace(Code=here.append)
     module = SimpleNamespace(b=SimpleNamespace(parse=functions, parse_stream=functions))
-    reading = Parser(cast(ModuleType, module), "Code", Turns())
+    reading = Parser(cast(ModuleType, module), "Code", Running())
     assert reading.partial(text) is None
     assert await reading.whole(text) == "apart"
     assert (parsed, here) == ([text], [])
@@ -199,7 +199,7 @@ async def test_parser_apart_gets_no_keys(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(asyncio, "create_subprocess_exec", note)
     with pytest.raises(OSError, match="not started"):
         await parse_apart(baml_client, "Code", "{}")
-    assert given.keys() == {"PATH", "PYTHONPATH"}
+    assert given.keys() == {"PATH", "PYTHONPATH", "MALLOC_ARENA_MAX"}
 
 
 def test_no_partial_follows_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:

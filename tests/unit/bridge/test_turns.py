@@ -1,4 +1,4 @@
-"""Structures are parsed one after the other, heavy ones as if they had come later."""
+"""Structures are parsed one after the other, heavy ones as if they had come later; replies are read in turns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.baml.running import WEIGHT_A_SECOND, Turns
+from bridge.baml.running import READ_TURN, WEIGHT_A_SECOND, Running, Turns
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.booleans()), min_size=1, max_size=12))
@@ -69,3 +69,29 @@ async def test_turn_that_is_cancelled_as_it_comes_is_passed_on() -> None:
 async def _take(turns: Turns) -> None:
     async with turns.turn(0):
         pass
+
+
+async def test_what_comes_at_once_is_read_in_several_turns_of_the_loop() -> None:
+    running = Running()
+    loop = asyncio.get_running_loop()
+    turn = 0
+    read: list[int] = []
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        counting = loop.call_soon(count)
+        handles[:] = [counting]
+
+    async def take() -> None:
+        await running.may_read()
+        read.append(turn)
+        running.spend(READ_TURN * 0.6)
+
+    handles: list[asyncio.Handle] = []
+    count()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(take() for _ in range(10)))
+    handles[0].cancel()
+    assert sorted(read) == read
+    assert [read.count(number) for number in dict.fromkeys(read)] == [2] * 5  # the second goes beyond the time
