@@ -36,11 +36,16 @@ GOOD = Sent([wire.encode(event) for event in wire.answered("chat", ["Hel", "lo"]
 
 def memory_of(process: int) -> int:
     """What a process and its children hold, in bytes."""
-    total = 0
+    total, command = 0, _command(process)
     for each in (process, *_children(process)):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            if each == process or _command(each) != command:  # one that is about to start has its parent's memory
+                total += int(Path(f"/proc/{each}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return total
+
+
+def _command(process: int) -> bytes:
+    return Path(f"/proc/{process}/cmdline").read_bytes()
 
 
 def _children(process: int) -> list[int]:
