@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from tests.support.users import Person
 # no deadlines: shared machines are slow at times (with CI=true, this is the default)
 settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+
+# If the tests were started with `nohup` or in the background, their processes would ignore these signals too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two files that exist in every clone, opened only to be locked with flock(2).
 _QUEUE, _RUNNING = os.open(Path(__file__).parent, os.O_RDONLY), os.open(__file__, os.O_RDONLY)
