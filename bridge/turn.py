@@ -138,11 +138,14 @@ async def _run_function(
         async with asyncio.timeout(settings.total_seconds), aclosing(pieces):
             patience, code = settings.first_token_seconds, "model_silent"
             running.prompt_characters = functions.characters_of(turn)
+            shown: Partial | None = None
             while True:
                 piece = await _next(pieces, patience, code)
                 if isinstance(piece, Completion):
                     return piece
-                running.reply.publish(piece)
+                if piece is not shown:  # otherwise a sign of life, without news
+                    running.reply.publish(piece)
+                shown = piece
                 running.usage = piece.usage
                 if piece.has_begun and code == "model_silent":
                     patience, code = settings.idle_seconds, "model_stalled"

@@ -22,9 +22,11 @@ from tests.support.users import Person
 settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-# If the tests were started with `nohup` or in the background, their processes would ignore these signals too.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-signal.signal(signal.SIGINT, signal.default_int_handler)
+# Under `nohup` or in the background, what the tests start would ignore these signals too. A handler is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two files that exist in every clone, opened only to be locked with flock(2).
 _QUEUE, _RUNNING = os.open(Path(__file__).parent, os.O_RDONLY), os.open(__file__, os.O_RDONLY)

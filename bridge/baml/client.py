@@ -77,8 +77,8 @@ class Client:
 class Ended:
     """How a call ended: the answer, or None if the provider's events cannot be read.
 
-    `result` is the text as BAML read it; or else `error` is what BAML raised. `response` is that of a call that failed
-    before its first event, or that does not stream.
+    Then `result` is the text as BAML read it; or else `error` is what BAML raised. `response` is that of a call that
+    failed before its first event, or that does not stream.
     """
 
     answer: Answer | None
@@ -245,7 +245,8 @@ class Call:
         if self._is_cut or not self.done.done():
             return ended
         try:
-            return replace(ended, result=self._cast(self.done.result()))
+            result = self.done.result()
+            return ended if self._answer is not None else replace(ended, result=self._cast(result))
         except BamlError as error:
             return replace(ended, error=error)
 

@@ -137,18 +137,20 @@ def _depth_of(text: str) -> int:
     return deepest
 
 
-def weigh_json(value: Any, most: int) -> Weight:
-    """Return the weight of JSON values. Values that are left out when there are more than `most` count one bracket."""
+def weigh_json(value: Any, most_brackets: int, most_commas: int) -> Weight:
+    """Return the weight of JSON values, or what was found of it until it had more than this."""
     brackets = deepest = commas = 0
     waiting = [(value, 1)]
-    while waiting and brackets <= most:
+    while waiting and brackets <= most_brackets:
         item, depth = waiting.pop()
         if isinstance(item, dict):
             item = item.values()
         elif not isinstance(item, list):
             continue
         brackets, deepest, commas = brackets + 1, max(deepest, depth), commas + len(item)
-        waiting += [(inner, depth + 1) for inner in item if isinstance(inner, dict | list)]
+        if commas > most_commas:
+            break
+        waiting += [(inner, depth + 1) for inner in item if isinstance(inner, (dict, list))]
     return Weight(brackets, deepest, commas, 0)
 
 

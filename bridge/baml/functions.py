@@ -134,13 +134,14 @@ class BamlFunctions:
             await call.close()
         del call  # and what it keeps of the reply: a structure may wait to be parsed
         sign = replace(shown, has_begun=True, usage=replace(ended.usage, model=None))
-        completing = asyncio.create_task(self._complete(function, parser, ended))
+        completing, usage = asyncio.create_task(self._complete(function, parser, ended)), ended.usage
+        del ended
         try:
             while not (await asyncio.wait({completing}, timeout=SIGN_SECONDS))[0]:
                 yield sign  # other structures are parsed first: it is not the model that stalls
             completion = completing.result()
         except TurnFailure as failure:
-            failure.usage = ended.usage
+            failure.usage = usage
             raise
         finally:
             completing.cancel()
@@ -167,7 +168,9 @@ class BamlFunctions:
             raise failure
         if function.is_text:
             return Completion(answer.text, usage=ended.usage, is_truncated=answer.is_truncated)
-        return await self._read_text(function, parser, answer.text, ended.usage)
+        text, usage = answer.text, ended.usage
+        del answer, ended  # only the text is kept while a structure waits to be parsed
+        return await self._read_text(function, parser, text, usage)
 
     async def _read_text(self, function: BamlFunction, parser: Parser, text: str, usage: Usage) -> Completion:
         if function.is_text:

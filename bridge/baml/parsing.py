@@ -5,7 +5,6 @@ baml-py's parser holds the GIL, and its time grows with the square of the struct
 does not fit its type takes 0.15 ms. The length of strings hardly matters: 1 MB takes 30 ms.
 """
 
-import asyncio
 import re
 import time
 from types import ModuleType
@@ -67,15 +66,22 @@ class Parser:
 
     async def whole(self, text: str) -> Any:
         """Return the JSON values of a whole answer. Raises BadOutput, or what baml-py raises."""
+        while True:
+            await self._running.may_read()
+            started = time.thread_time()
+            problem = self._look.feed(text)
+            self._running.spend(time.thread_time() - started)
+            if problem is not None:
+                raise bad_output(problem)
+            if not self._look.is_behind:
+                break
         await self._running.may_read()
         started = time.thread_time()
         parse = getattr(self._module.b.parse, self._name)
         heavy = 10 * MOST_BRACKETS + MOST_COMMAS  # unless it can be told
         try:
-            if problem := self._look.feed(text):
-                raise bad_output(problem)
             if (values := read_json(text)) is not None:
-                weight = weigh_json(values, MOST_BRACKETS)
+                weight = weigh_json(values, MOST_BRACKETS, MOST_COMMAS)
                 _check(weight)
                 heavy = 10 * weight.brackets + weight.commas
                 if _is_light(weight) and len(text) <= LIGHT_CHARACTERS:
@@ -91,10 +97,6 @@ class Parser:
         finally:
             self._running.spend(time.thread_time() - started)
         async with self._running.parsing.turn(heavy):
-            while self._look.is_behind:
-                await asyncio.sleep(0)
-                if problem := self._look.feed(text):
-                    raise bad_output(problem)
             return await parse_apart(self._module, self._name, text)
 
 

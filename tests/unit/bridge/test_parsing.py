@@ -52,7 +52,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @given(_VALUES)
 def test_weight_of_json_is_exact(value: Any) -> None:
     text = json.dumps(value)
-    weight = weigh_json(value, 1000)
+    weight = weigh_json(value, 1000, 1000)
     _, decoded = decode_and_weigh(text)
     brackets = sum(1 for character in _outside_strings(text) if character in "[{")
     assert weight.brackets == decoded.brackets == brackets
@@ -109,8 +109,10 @@ async def test_hopeless_answer_is_refused_before_its_end(text: str, parsed: list
     with pytest.raises(BadOutput) as caught:
         look_on()
     assert (caught.value.code, caught.value.retryable) == ("model_output", True)
-    with pytest.raises(BadOutput):
-        await parser().whole(text)
+    reading = parser()
+    async with reading._running.parsing.turn(0):  # it is refused without a turn
+        with pytest.raises(BadOutput):
+            await asyncio.wait_for(reading.whole(text), 5)
     assert parsed == []
 
 
@@ -179,6 +181,13 @@ async def test_parser_that_dies_is_bad_output(text: str) -> None:
     with pytest.raises(BadOutput) as caught:
         await parse_apart(baml_client, "Code", text)
     assert "ended with -" in caught.value.detail
+
+
+@pytest.mark.parametrize("end", ["}", ",}"], ids=["strict", "lenient"])
+async def test_longest_text_is_parsed_within_the_limits(end: str) -> None:
+    reply = "😀" * (LONGEST - 100)
+    value = await parse_apart(baml_client, "Code", f'{{"reply": "{reply}", "files": []{end}')
+    assert value["reply"] == reply
 
 
 async def test_parser_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,18 +79,24 @@ def test_cost_of_a_hostile_title_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "charged"),
-    [(ModelUnreachable("model_unavailable", "No."), None), (ModelUnavailable("model_busy", "Busy."), 100)],
-    ids=["not_asked", "asked"],
+    ("failure", "characters", "charged"),
+    [
+        (ModelUnreachable("model_unavailable", "No."), 400, None),
+        (ModelUnavailable("model_busy", "Busy."), 400, 100),
+        (ModelUnavailable("model_busy", "Busy."), 0, None),
+    ],
+    ids=["not_asked", "asked", "handler"],
 )
-async def test_title_is_charged_if_a_model_was_asked(failure: TurnFailure, charged: int | None) -> None:
+async def test_title_is_charged_if_a_model_was_asked(
+    failure: TurnFailure, characters: int, charged: int | None
+) -> None:
     charges: list[Usage] = []
 
     class Broken:
         names = (TITLE,)
 
         def characters_of(self, _: Turn) -> int:
-            return 400
+            return characters
 
         async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
             raise failure

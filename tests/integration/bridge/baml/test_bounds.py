@@ -208,7 +208,38 @@ async def test_structure_that_waits_to_be_parsed_can_be_cancelled(
         with pytest.raises(asyncio.CancelledError):
             await task
         assert [waiter.cancelled() for _, _, waiter in turns._waiting] == [True]
-    assert provider_functions._baml._running.count == 0
+
+
+async def test_replies_that_come_at_once_are_read_in_turns_of_the_loop(
+    provider_functions: Functions, provider: RawProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a crowd of large replies would hold up the loop for the sum of their shares."""
+    monkeypatch.setattr(running_room, "READ_TURN", 0.0)
+    loop = asyncio.get_running_loop()
+    number = 0
+    read: list[int] = []
+    reading = Call._read
+
+    def count() -> None:
+        nonlocal number
+        number += 1
+        counting[:] = [loop.call_soon(count)]
+
+    def noted(call: Call) -> bool:
+        read.append(number)
+        return reading(call)
+
+    counting: list[asyncio.Handle] = []
+    monkeypatch.setattr(Call, "_read", noted)
+    events = [wire.encode(event) for event in wire.answered("chat", ["word "] * 30).events]
+    provider.answers = [Sent(events, at_once=True) for _ in range(8)]
+    count()
+    try:
+        await asyncio.gather(*(finish(provider_functions, "hello", "TextChat") for _ in range(8)))
+    finally:
+        counting[0].cancel()
+    assert len(read) >= 8
+    assert len(read) == len(set(read))
 
 
 async def test_quiet_stream_is_not_looked_at(
