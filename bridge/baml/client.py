@@ -188,19 +188,16 @@ class Call:
         await self._begun.wait()
         shown = ""
         while not self.done.done():
-            await self._running.may_read()
-            started = time.thread_time()  # CPU time: time that the machine spent elsewhere is no cost of the reading
-            is_alive = self._ticks != self._ticks_read
-            is_alive = self._read() or is_alive
-            if self._is_over():
-                return
-            value = None
-            if self._answer is not None and is_alive and (text := self._answer.text) != shown:
-                shown = text
-                value = text if self._is_text else self.parser.partial(text)
-            took = time.thread_time() - started
-            self._running.spend(took)
-            pause = min(max(READ_SECONDS, took / self._running.share), READ_LONGEST)
+            async with self._running.reading() as started:
+                is_alive = self._ticks != self._ticks_read
+                is_alive = self._read() or is_alive
+                if self._is_over():
+                    return
+                value = None
+                if self._answer is not None and is_alive and (text := self._answer.text) != shown:
+                    shown = text
+                    value = text if self._is_text else self.parser.partial(text)
+                pause = min(max(READ_SECONDS, (time.thread_time() - started) / self._running.share), READ_LONGEST)
             if is_alive:
                 yield value
             await self._wait(pause)
@@ -222,10 +219,8 @@ class Call:
         if not self._is_over():
             await asyncio.wait([self.done])
         while self._begun.is_set() and not self._is_cut:
-            await self._running.may_read()
-            started = time.thread_time()
-            self._read()
-            self._running.spend(time.thread_time() - started)
+            async with self._running.reading():
+                self._read()
             if not self._is_behind:
                 break
             await self._wait(READ_SECONDS)

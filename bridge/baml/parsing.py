@@ -7,6 +7,7 @@ does not fit its type takes 0.15 ms. The length of strings hardly matters: 1 MB 
 
 import re
 import time
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -67,35 +68,27 @@ class Parser:
     async def whole(self, text: str) -> Any:
         """Return the JSON values of a whole answer. Raises BadOutput, or what baml-py raises."""
         while True:
-            await self._running.may_read()
-            started = time.thread_time()
-            problem = self._look.feed(text)
-            self._running.spend(time.thread_time() - started)
-            if problem is not None:
-                raise bad_output(problem)
+            async with self._running.reading():
+                if problem := self._look.feed(text):
+                    raise bad_output(problem)
             if not self._look.is_behind:
                 break
-        await self._running.may_read()
-        started = time.thread_time()
         parse = getattr(self._module.b.parse, self._name)
         heavy = 10 * MOST_BRACKETS + MOST_COMMAS  # unless it can be told
-        try:
-            if (values := read_json(text)) is not None:
-                weight = weigh_json(values, MOST_BRACKETS, MOST_COMMAS)
-                _check(weight)
-                heavy = 10 * weight.brackets + weight.commas
-                if _is_light(weight) and len(text) <= LIGHT_CHARACTERS:
-                    return to_values(parse(text))
-            elif len(text) <= LIGHT_CHARACTERS:
-                decoded, weight = decode_and_weigh(text, most=LIGHT_STEPS)
-                _check(weight)
-                heavy = 10 * weight.brackets + weight.commas
-                if _is_light(weight):
-                    return restore(parse(decoded))
-        except TooHeavy:
-            pass
-        finally:
-            self._running.spend(time.thread_time() - started)
+        async with self._running.reading():
+            with suppress(TooHeavy):
+                if (values := read_json(text)) is not None:
+                    weight = weigh_json(values, MOST_BRACKETS, MOST_COMMAS)
+                    _check(weight)
+                    heavy = 10 * weight.brackets + weight.commas
+                    if _is_light(weight) and len(text) <= LIGHT_CHARACTERS:
+                        return to_values(parse(text))
+                elif len(text) <= LIGHT_CHARACTERS:
+                    decoded, weight = decode_and_weigh(text, most=LIGHT_STEPS)
+                    _check(weight)
+                    heavy = 10 * weight.brackets + weight.commas
+                    if _is_light(weight):
+                        return restore(parse(decoded))
         async with self._running.parsing.turn(heavy):
             return await parse_apart(self._module, self._name, text)
 

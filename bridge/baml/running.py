@@ -95,6 +95,19 @@ class Running:
         """The share of one core for reading one stream."""
         return min(READ_SHARE, READ_SHARE_OF_ALL / max(1, self.count))
 
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[float]:
+        """Read, parse or look within the block, as soon as `may_read` allows it; nothing is awaited there.
+
+        The block gets its thread's CPU time when it began: time that the machine spent elsewhere is no cost of reading.
+        """
+        await self.may_read()
+        started = time.thread_time()
+        try:
+            yield started
+        finally:
+            self.spend(time.thread_time() - started)
+
     async def may_read(self) -> None:
         """Wait until this turn of the event loop has time for reading: what came at once is not read at once."""
         while self._read_seconds > READ_TURN:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import psycopg
 
@@ -21,6 +22,25 @@ async def until(
             if await result if inspect.isawaitable(result) else result:
                 return
             await asyncio.sleep(pause)
+
+
+@contextmanager
+def turns_of_the_loop() -> Iterator[Callable[[], int]]:
+    """Count the turns of the event loop; the block gets a function that returns how many there were."""
+    loop = asyncio.get_running_loop()
+    next_count: asyncio.Handle
+    number = 0
+
+    def count() -> None:
+        nonlocal number, next_count
+        number += 1
+        next_count = loop.call_soon(count)
+
+    next_count = loop.call_soon(count)
+    try:
+        yield lambda: number
+    finally:
+        next_count.cancel()
 
 
 async def waits_for_a_lock(db: psycopg.AsyncConnection[Row]) -> bool:

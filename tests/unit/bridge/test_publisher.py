@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +13,7 @@ from bridge.realtime.channels import SessionChannels
 from bridge.realtime.publisher import DeltaPublisher, OutgoingReply
 from bridge.settings import Settings
 from bridge.stream import FIELD_BYTES, Stream
+from tests.support.waiting import turns_of_the_loop
 
 SETTINGS = Settings(supabase_url="http://127.0.0.1:1", supabase_key="key")
 
@@ -21,27 +21,19 @@ SETTINGS = Settings(supabase_url="http://127.0.0.1:1", supabase_key="key")
 async def test_end_of_a_long_reply_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A send seldom waits for the network, so the pieces of a long rest would follow each other without a pause."""
     sent: list[int] = []
-    turns = 0
 
     async def send(_: SessionChannels, reply: OutgoingReply) -> bool:
         reply.stream.next_delta()
-        sent.append(turns)
+        sent.append(turn())
         return True
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
 
     deltas = DeltaPublisher(SETTINGS, Metrics(), lambda: 1)
     monkeypatch.setattr(deltas, "connection", lambda reply: reply)
     monkeypatch.setattr(deltas, "send", send)
     reply = OutgoingReply(deltas, Stream("question", "reply", "session", 1))
     reply.stream.set_partial(Partial("a" * 20 * FIELD_BYTES))
-    counting = asyncio.create_task(count())
-    await reply.flush()
-    counting.cancel()
+    with turns_of_the_loop() as turn:
+        await reply.flush()
     assert len(sent) == 20
     assert len(set(sent)) == 20
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.baml.running import READ_TURN, WEIGHT_A_SECOND, Running, Turns
+from tests.support.waiting import turns_of_the_loop
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.booleans()), min_size=1, max_size=12))
@@ -73,25 +74,15 @@ async def _take(turns: Turns) -> None:
 
 async def test_what_comes_at_once_is_read_in_several_turns_of_the_loop() -> None:
     running = Running()
-    loop = asyncio.get_running_loop()
-    turn = 0
     read: list[int] = []
-
-    def count() -> None:
-        nonlocal turn
-        turn += 1
-        counting = loop.call_soon(count)
-        handles[:] = [counting]
 
     async def take() -> None:
         await running.may_read()
-        read.append(turn)
+        read.append(turn())
         running.spend(READ_TURN * 0.6)
 
-    handles: list[asyncio.Handle] = []
-    count()
-    async with asyncio.timeout(5):
-        await asyncio.gather(*(take() for _ in range(10)))
-    handles[0].cancel()
+    with turns_of_the_loop() as turn:
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(take() for _ in range(10)))
     assert sorted(read) == read
     assert [read.count(number) for number in dict.fromkeys(read)] == [2] * 5  # the second goes beyond the time

@@ -22,7 +22,7 @@ from devstack.model import ModelServer
 from tests.integration.bridge.baml.calls import collect, fail, turn
 from tests.support import wire
 from tests.support.raw_provider import RawProvider, Refusal, Sent
-from tests.support.waiting import until
+from tests.support.waiting import turns_of_the_loop, until
 
 MIB = 1 << 20
 
@@ -215,29 +215,18 @@ async def test_replies_that_come_at_once_are_read_in_turns_of_the_loop(
 ) -> None:
     """Otherwise a crowd of large replies would hold up the loop for the sum of their shares."""
     monkeypatch.setattr(running_room, "READ_TURN", 0.0)
-    loop = asyncio.get_running_loop()
-    number = 0
     read: list[int] = []
     reading = Call._read
 
-    def count() -> None:
-        nonlocal number
-        number += 1
-        counting[:] = [loop.call_soon(count)]
-
     def noted(call: Call) -> bool:
-        read.append(number)
+        read.append(number())
         return reading(call)
 
-    counting: list[asyncio.Handle] = []
     monkeypatch.setattr(Call, "_read", noted)
     events = [wire.encode(event) for event in wire.answered("chat", ["word "] * 30).events]
     provider.answers = [Sent(events, at_once=True) for _ in range(8)]
-    count()
-    try:
+    with turns_of_the_loop() as number:
         await asyncio.gather(*(finish(provider_functions, "hello", "TextChat") for _ in range(8)))
-    finally:
-        counting[0].cancel()
     assert len(read) >= 8
     assert len(read) == len(set(read))
 
