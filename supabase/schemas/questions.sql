@@ -18,7 +18,8 @@ create function bridge.check_question(question public.messages, owner uuid) retu
 language plpgsql set search_path = ''
 as $$
 declare
-    most bigint := bridge.limit_of('message_bytes', check_question.owner);
+    -- no more than messages_content_size allows, whatever the limit says
+    most bigint := least(bridge.limit_of('message_bytes', check_question.owner), 131072);
 begin
     if question.content !~ '\S' then
         raise exception 'The message is empty' using errcode = 'PT400', hint = 'Write some text into "content".';

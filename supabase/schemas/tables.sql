@@ -64,7 +64,7 @@ create table public.messages (
     constraint messages_role check (role in ('user', 'assistant')),
     constraint messages_status check (status in ('queued', 'running', 'done', 'failed', 'cancelled')),
     -- bridge.check_question reports a question's size with a better message; this one covers every writer
-    constraint messages_content_size check (octet_length(content) <= case role when 'user' then 32768 else 1048576 end),
+    constraint messages_content_size check (octet_length(content) <= case role when 'user' then 131072 else 1048576 end),
     constraint messages_data_size check (octet_length(data::text) <= 1048576)
 );
 comment on table public.messages is 'Questions (role user) and replies (role assistant) of a session.';

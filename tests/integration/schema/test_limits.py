@@ -15,6 +15,7 @@ from postgrest.exceptions import APIError
 
 from bridge.settings import Settings
 from devstack import migrations
+from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.integration.schema.test_hostile_input import write
 from tests.support.database import Row
@@ -226,6 +227,40 @@ async def test_invalid_message_is_refused(user: Person, row: dict[str, Any], cod
     assert error["code"] == code
     assert text in error["message"]
     assert await user.rows("messages") == []
+
+
+@pytest.mark.parametrize(
+    ("most", "taken", "refused_at"),
+    [(131_072, 131_072, 131_073), (None, 131_072, 131_073), (10_000_000, 131_072, 131_073), (40_000, 40_000, 40_001)],
+)
+async def test_limit_row_alone_allows_long_messages(
+    db: psycopg.AsyncConnection[Row], user: Person, most: int | None, taken: int, refused_at: int
+) -> None:
+    await db.execute(
+        "insert into bridge.limits (name, user_id, value) values ('message_bytes', %s, %s)", (user.id, most)
+    )
+    session_id = await user.open_session()
+    await user.ask(session_id, "x" * taken)
+    for text in ("x" * refused_at, "é" * (refused_at // 2 + 1)):
+        error = await refused(user.ask(session_id, text))
+        assert error["code"] == "PT413"
+        assert f"(limit {taken})" in error["message"]
+    assert [len(row["content"]) for row in await user.rows("messages")] == [taken]
+
+
+async def test_long_message_reaches_the_model_whole(
+    db: psycopg.AsyncConnection[Row], environment: dict[str, str], model: ModelServer, user: Person
+) -> None:
+    await limit(db, user, message_bytes=131_072)
+    text = "[[text=read]]" + "".join(f"{n:06d} é😀 " for n in range(9_000))[:100_000]
+    session_id = await user.open_session(title="named")
+    async with working(environment):
+        row = await user.reply(await user.ask(session_id, text))
+        assert (row["status"], row["content"]) == ("done", "read")
+        assert model.requests[-1].body["messages"][-1]["content"].strip() == text.strip()
+        # and in the history of the next question
+        await user.reply(await user.ask(session_id, "[[text=again]]"))
+        assert any(m["content"].strip() == text.strip() for m in model.requests[-1].body["messages"])
 
 
 async def test_message_for_unknown_session_is_refused(user: Person) -> None:
