@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import ModuleType
-from typing import Self
+from typing import Any, Self
 
 from bridge.baml.functions import BamlFunctions, load_client
 from bridge.errors import SetupError
@@ -58,6 +58,11 @@ class Functions:
                 )
             baml = BamlFunctions.load(found, others, env or {})
         return cls(chosen, baml)
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """The JSON schema of each function's result; None of a handler, which declares none."""
+        return {name: self._baml.results.get(name) for name in self.names}
 
     def run(self, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
         """Answer a turn: yield the newest partial each time the reader asks, and the completion last.

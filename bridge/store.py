@@ -120,6 +120,19 @@ class Store:
             raise
         return True
 
+    async def describe(self, results: Mapping[str, Any]) -> None:
+        """Publish the functions that it answers, each with the JSON schema of its result (None: not known).
+
+        A schema that is too old for it keeps none.
+        """
+        functions = [{"name": name, "result": result} for name, result in results.items()]
+        request = self._client.rpc("bridge_describe", cast(Any, {"functions": functions}))
+        try:
+            await self._send("bridge_describe", request)
+        except StoreRefused as error:
+            if error.code not in _MISSING:
+                raise
+
     async def beat(self, checkpoints: Sequence[Checkpoint]) -> BatchAck:
         """Extend leases and write checkpoints. States are `ok`, `lost`, `cancel` or `busy` (locked: beat again)."""
         # all tries together must fit well within a lease

@@ -13,7 +13,7 @@ from bridge import titles, turn
 from bridge.beats import Beats
 from bridge.breaker import Breakers
 from bridge.claims import Claims
-from bridge.errors import StoreError
+from bridge.errors import StoreError, StoreRefused
 from bridge.functions import Functions
 from bridge.jobs import Jobs, RunningJob
 from bridge.metrics import Metrics
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 RELEASE_SECONDS = 10.0
 # How long to wait for a claim that is still running when the drain is over: the store gives it up by then.
 LATE_CLAIM_SECONDS = TRIES * CALL_SECONDS
+# Between two tries to publish the functions.
+LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Worker:
@@ -77,7 +79,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `drain` is called and done. An error of a loop is raised, in a group."""
         parts = (self.listener, self.publisher, self.claims, self._beats, self._results)
-        loops = [part.run for part in parts] + [self._handle_signals, self._feed_watchdog]
+        loops = [part.run for part in parts] + [self._handle_signals, self._feed_watchdog, self._describe]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop(), name=loop.__qualname__) for loop in loops]
             try:
@@ -123,6 +125,21 @@ class Worker:
             if not self.claims.is_late:
                 self._watchdog.feed()
             await asyncio.sleep(min(1.0, self.settings.sweep_seconds / 4))
+
+    async def _describe(self) -> None:
+        """Publish what it answers. Nobody waits for that."""
+        pause = 1.0
+        while True:
+            try:
+                await self._store.describe(self._functions.results)
+                break
+            except StoreRefused as error:
+                log.warning("the functions are not in the catalogue: %s", error)
+                break
+            except StoreError as error:
+                log.debug("%s; retrying", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
     def on_added(self, running: RunningJob) -> None:
         """Give a claimed job its task."""

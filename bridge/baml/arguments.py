@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from types import ModuleType
 from typing import Any, ForwardRef, NamedTuple, get_args, get_type_hints
 
 from baml_py import Audio, Image, Pdf, Video
@@ -49,14 +50,13 @@ def read_hints(function: Callable[..., Any]) -> dict[str, Any]:
     `typing` keeps one `List["types.Message"]` for all modules, and what it once meant. With `localns` given, it looks
     again: another generated client in this process may have a class of the same name.
     """
-    return get_type_hints(function, localns={})
+    types = getattr(sys.modules[function.__module__], "types", None)
+    return get_type_hints(function, localns=_recursive_aliases(types) if types else {})
 
 
 def read_parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     """Read the parameters of a generated method; SetupError if the turn fills one whose type does not match."""
     hints = read_hints(function)
-    if (cls := _class_of_items(hints.get("messages"))) is not None:
-        _complete(cls)
     found = []
     for name, parameter in inspect.signature(function).parameters.items():
         if name in ("self", "baml_options"):
@@ -101,21 +101,26 @@ def _class_of_items(hint: Any) -> type[BaseModel] | None:
     return next((found for part in get_args(hint) if (found := _class_of_items(part))), None)
 
 
-def _complete(cls: type[BaseModel]) -> None:
-    """Complete a generated class whose module has recursive type aliases: there, any value fits such an alias.
+def complete_types(types: ModuleType) -> None:
+    """Complete the classes of a generated module `types` that has recursive type aliases."""
+    if not (recursive := _recursive_aliases(types)):
+        return
+    names = vars(types)
+    for found in names.values():
+        is_own = isinstance(found, type) and issubclass(found, BaseModel) and found.__module__ == types.__name__
+        if is_own and not found.__pydantic_complete__:
+            found.model_rebuild(force=True, raise_errors=False, _types_namespace={**names, **recursive})
+
+
+def _recursive_aliases(types: ModuleType) -> dict[str, Any]:
+    """The type aliases that name themselves. Any value fits them.
 
     BAML 0.226.3 writes `Json = Union[str, List["Json"]]`, in which pydantic would go round for ever.
     """
-    names = vars(sys.modules[cls.__module__])
-    named = {name: _named_in(value) for name, value in names.items() if get_args(value)}
+    named = {name: _named_in(value) for name, value in vars(types).items() if get_args(value)}
     for _ in named:  # names of names, as far as there are any
         named = {name: found.union(*(named.get(one, ()) for one in found)) for name, found in named.items()}
-    recursive = {name: Any for name, found in named.items() if name in found}
-    if recursive:
-        for other in names.values():
-            is_own = isinstance(other, type) and issubclass(other, BaseModel) and other.__module__ == cls.__module__
-            if is_own and not other.__pydantic_complete__:
-                other.model_rebuild(force=True, raise_errors=False, _types_namespace={**names, **recursive})
+    return {name: Any for name, found in named.items() if name in found}
 
 
 def _named_in(hint: Any) -> frozenset[str]:

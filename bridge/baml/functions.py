@@ -17,11 +17,12 @@ from baml_py.baml_py import BamlError, get_version, set_log_level
 from pydantic_core import to_jsonable_python
 
 from bridge.baml.answer import without_reasoning
-from bridge.baml.arguments import Parameter, bind_arguments, read_hints, read_parameters
+from bridge.baml.arguments import Parameter, bind_arguments, complete_types, read_hints, read_parameters
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.failures import Response, bad_output, complete, known_model, name_error, translate_error
 from bridge.baml.parsing import Parser
+from bridge.baml.results import describe_result
 from bridge.baml.running import Running
 from bridge.baml.unparsed import Unparsed, copy_unparsed
 from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelEmpty, ModelUnavailable, SetupError, TurnFailure
@@ -34,12 +35,16 @@ CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about
 
 
 class BamlFunction(NamedTuple):
-    """One function of a generated client. `is_text` means that it returns a plain string."""
+    """One function of a generated client. `is_text` means that it returns a plain string.
+
+    `result` is the JSON schema of what it returns.
+    """
 
     client: Client
     unparsed: Unparsed
     parameters: tuple[Parameter, ...]
     is_text: bool
+    result: Mapping[str, Any] | None
 
 
 class BamlFunctions:
@@ -55,13 +60,22 @@ class BamlFunctions:
     @classmethod
     def load(cls, client: Client, names: Sequence[str], env: Mapping[str, str]) -> Self:
         """Prepare functions of `client`; SetupError if a parameter cannot be filled or a variable is not set."""
+        complete_types(client.types)
         methods = {name: client.methods[name] for name in names}
-        are_text = {name: read_hints(method)["return"] is str for name, method in methods.items()}
+        returned = {name: read_hints(method)["return"] for name, method in methods.items()}
         parameters = {name: read_parameters(method) for name, method in methods.items()}
         _check_variables(client, env)
-        unparsed = copy_unparsed(client.sources, names, [name for name in names if not are_text[name]])
-        functions = {name: BamlFunction(client, unparsed, parameters[name], are_text[name]) for name in names}
+        unparsed = copy_unparsed(client.sources, names, [name for name, hint in returned.items() if hint is not str])
+        functions = {
+            name: BamlFunction(client, unparsed, parameters[name], hint is str, describe_result(hint))
+            for name, hint in returned.items()
+        }
         return cls(functions, env)
+
+    @property
+    def results(self) -> Mapping[str, Mapping[str, Any] | None]:
+        """The JSON schema of each function's result; None if it cannot be described."""
+        return {name: function.result for name, function in self._functions.items()}
 
     async def run(self, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
         """Run the function that `turn` names; see `bridge.functions.Functions.run`."""

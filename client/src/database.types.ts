@@ -64,6 +64,20 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
+                },"functions": {
+                  Row: {
+                    "name": string,"result": Json | null,"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "name": string,"result"?: Json | null,"updated_at"?: string
+                  }
+                  Update: {
+                    "name"?: string,"result"?: Json | null,"updated_at"?: string
+                  }
+                  Relationships: [
+                    
+                  ]
                 },"messages": {
                   Row: {
                     "attempt": number,"content": string,"created_at": string,"data": Json | null,"error": Json | null,"id": string,"ordinal": number,"reply_to": string | null,"role": string,"seq": number,"session_id": string,"status": string,"updated_at": string
@@ -124,6 +138,9 @@ isOneToOne: false
                            },
 "bridge_dead_retry":
 { Args: { "question_ids"?: (string)[] }; Returns: number
+                           },
+"bridge_describe":
+{ Args: { "functions": Json }; Returns: undefined
                            },
 "bridge_doctor":
 { Args: Record<PropertyKey, never>; Returns: Json

@@ -11,13 +11,13 @@ grant execute on function public.cancel_message, public.retry_message to authent
 -- for workers and operators, who hold the secret key
 revoke all on function
     public.bridge_claim, public.bridge_beat, public.bridge_finish, public.bridge_title, public.bridge_leave,
-    public.bridge_probe,
+    public.bridge_probe, public.bridge_describe,
     public.bridge_status, public.bridge_doctor, public.bridge_trim,
     public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop
     from public, anon, authenticated;
 grant execute on function
     public.bridge_claim, public.bridge_beat, public.bridge_finish, public.bridge_title, public.bridge_leave,
-    public.bridge_probe,
+    public.bridge_probe, public.bridge_describe,
     public.bridge_status, public.bridge_doctor, public.bridge_trim,
     public.bridge_dead_letters, public.bridge_dead_retry, public.bridge_dead_drop
     to service_role;

@@ -54,6 +54,12 @@ async def test_result_that_is_not_a_class_is_data(other_functions: Functions) ->
     assert completion.data == "HIGH" or completion.text == "HIGH"
 
 
+async def test_result_of_recursive_type_is_data(other_functions: Functions) -> None:
+    value = {"a": [1, {"b": None, "c": [[], "x"]}]}
+    _, completion = await ask(other_functions, "Anything", f"[[json={json.dumps(value)}]]")
+    assert completion.data == value
+
+
 async def test_arguments_come_from_data_and_session(other_functions: Functions, model: ModelServer) -> None:
     await ask(other_functions, "Spell", "hello", letters=["a", "b"], loud=True)
     (sent,) = model.requests[-1].body["messages"]
