@@ -55,7 +55,11 @@ class FileWrite:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The input of a BAML function or a handler: one question with its context."""
+    """The input of a BAML function or a handler: one question with its context.
+
+    `question_id` is the same in every attempt at a question, also when its user asks for another reply. So a tool that
+    must not act twice can use it as a key. `attempt` grows with each attempt.
+    """
 
     function: str
     message: str  # the question's text
@@ -64,6 +68,8 @@ class Turn:
     session: Session
     user_id: str
     data: Mapping[str, Any] = field(default_factory=dict)  # the question's extra named arguments
+    question_id: str = ""  # a UUID; empty outside of a worker
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,8 @@ def _job(item: Mapping[str, Any]) -> Job:
         session=session,
         user_id=session.user_id,
         data=item["data"] or {},
+        question_id=item["question_id"],
+        attempt=item["attempt"],
     )
     return Job(
         **base,

@@ -42,6 +42,7 @@ async def test_claim_returns_everything_a_turn_needs(store: Store, user: Person)
     assert (job.question_id, job.attempt, job.failures, job.cancel, job.broken) == (message_id, 1, 0, False, None)
     assert job.turn is not None
     assert (job.turn.message, job.turn.data, job.turn.user_id) == ("hello", {"city": "Bern"}, user.id)
+    assert (job.turn.question_id, job.turn.attempt) == (message_id, 1)
     assert job.turn.session.metadata == {"tone": "dry"}
     assert [(file.path, file.content, file.revision) for file in job.turn.files] == [("a.py", "x", 1)]
 
