@@ -2,6 +2,7 @@ import { useMemo, useState } from "react";
 import { hasEnded, type ChatSession, type SessionRow, type SessionSnapshot } from "supabase-baml-bridge-client";
 import { useSession } from "supabase-baml-bridge-client/react";
 import { useAction } from "./action.ts";
+import { ResultShape, useResultShape } from "./catalogue.ts";
 import { Composer } from "./Composer.tsx";
 import { Conversation } from "./Conversation.tsx";
 import { Files, useKeptFile } from "./Files.tsx";
@@ -19,7 +20,14 @@ interface Props {
 /** A session: its conversation, the message box and its code files. */
 export function Chat({ client, ...rest }: Props) {
   const { session, ...snapshot } = useSession(client, rest.row.id);
-  return session && <OpenChat session={session} snapshot={snapshot} {...rest} />;
+  const shape = useResultShape(client, rest.row.function);
+  return (
+    session && (
+      <ResultShape value={shape}>
+        <OpenChat session={session} snapshot={snapshot} {...rest} />
+      </ResultShape>
+    )
+  );
 }
 
 interface OpenProps extends Omit<Props, "client"> {

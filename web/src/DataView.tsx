@@ -1,7 +1,10 @@
-import { useMemo, useState } from "react";
+import { useContext, useMemo, useState } from "react";
 import type { Json } from "supabase-baml-bridge-client";
 import { DataTable } from "./DataTable.tsx";
-import { beginningOf, isEmpty, isFlat, isObject, isTable, nameOf, orderOf, type JsonObject } from "./data.ts";
+import { beginningOf } from "./beginning.ts";
+import { ResultShape } from "./catalogue.ts";
+import { isEmpty, isFlat, isObject, isTable, nameOf, type JsonObject } from "./data.ts";
+import { fieldOf, inOrder, itemOf, type Shape } from "./shape.ts";
 import { Plain } from "./Text.tsx";
 
 /** Fields that the page shows elsewhere: as the reply's text, and beside the conversation. */
@@ -26,11 +29,12 @@ export function restOf(data: Json | null): Json | null {
  * one only the beginning is shown like this, and all of it as text.
  */
 export function DataView({ data, streaming }: { data: Json; streaming: boolean }) {
-  const { value, whole } = useMemo(() => beginningOf(data), [data]);
+  const shape = useContext(ResultShape);
+  const { value, whole } = useMemo(() => beginningOf(data, shape), [data, shape]);
   const [all, showAll] = useState(false);
   return (
     <div className="data" data-testid="data">
-      <Value value={value} name="Result" streaming={streaming} />
+      <Value value={value} shape={shape} name="Result" streaming={streaming} />
       {!whole && (
         <p className="tools">
           <span className="muted">This is only the beginning of a large result.</span>
@@ -54,6 +58,7 @@ function textOf(data: Json): string {
 
 interface ValueProps<T = Json | undefined> {
   value: T;
+  shape: Shape;
   /** The caption, if the value is a table. */
   name: string;
   /** Whether the value may still change. */
@@ -62,32 +67,37 @@ interface ValueProps<T = Json | undefined> {
 
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 20 });
 
-function Value({ value, name, streaming }: ValueProps) {
-  if (isEmpty(value)) return <span className="muted">{streaming ? "…" : "–"}</span>;
-  if (isTable(value)) return <Table value={value} name={name} streaming={streaming} />;
-  if (Array.isArray(value)) return <List value={value} name={name} streaming={streaming} />;
-  if (isObject(value)) return <Fields fields={value} streaming={streaming} />;
+function Value({ value, ...rest }: ValueProps) {
+  if (isEmpty(value)) return <span className="muted">{rest.streaming ? "…" : "–"}</span>;
+  if (isTable(value)) return <Table value={value} {...rest} />;
+  if (Array.isArray(value)) return <List value={value} {...rest} />;
+  if (isObject(value)) return <Fields value={value} {...rest} />;
   if (typeof value === "boolean") return value ? "yes" : "no";
   return typeof value === "number" ? NUMBER.format(value) : value;
 }
 
-function Table({ value, name, streaming }: ValueProps<JsonObject[]>) {
+function Table({ value, shape, name, streaming }: ValueProps<JsonObject[]>) {
+  const row = itemOf(shape);
   return (
     <DataTable
       rows={value}
+      shape={row}
       caption={name}
       streaming={streaming}
-      cell={(cell, column, pending) => <Value value={cell} name={column} streaming={pending} />}
+      cell={(cell, column, pending) => (
+        <Value value={cell} shape={fieldOf(row, column)} name={nameOf(column)} streaming={pending} />
+      )}
     />
   );
 }
 
-function List({ value, name, streaming }: ValueProps<readonly Json[]>) {
+function List({ value, shape, name, streaming }: ValueProps<readonly Json[]>) {
+  const item = itemOf(shape);
   return (
     <ul>
-      {value.map((item, index) => (
+      {value.map((one, index) => (
         <li key={index}>
-          <Value value={item} name={name} streaming={streaming && index === value.length - 1} />
+          <Value value={one} shape={item} name={name} streaming={streaming && index === value.length - 1} />
         </li>
       ))}
     </ul>
@@ -95,17 +105,19 @@ function List({ value, name, streaming }: ValueProps<readonly Json[]>) {
 }
 
 /** Names and values. A table is shown between them, with its name as the caption. */
-function Fields({ fields, streaming }: { fields: JsonObject; streaming: boolean }) {
-  return groupsOf(fields).map((group, index) => {
-    const [key, value] = group[0]!;
-    if (isTable(value)) return <Table key={index} value={value} name={nameOf(key)} streaming={streaming} />;
+function Fields({ value, shape, streaming }: ValueProps<JsonObject>) {
+  return groupsOf(value, inOrder(shape, Object.keys(value))).map((group, index) => {
+    const [key, first] = group[0]!;
+    if (isTable(first)) {
+      return <Table key={index} value={first} shape={fieldOf(shape, key)} name={nameOf(key)} streaming={streaming} />;
+    }
     return (
       <dl key={index}>
         {group.map(([name, one]) => (
           <div key={name} className={isFlat(one) ? "flat" : undefined}>
             <dt>{nameOf(name)}</dt>
             <dd>
-              <Value value={one} name={nameOf(name)} streaming={streaming} />
+              <Value value={one} shape={fieldOf(shape, name)} name={nameOf(name)} streaming={streaming} />
             </dd>
           </div>
         ))}
@@ -117,10 +129,10 @@ function Fields({ fields, streaming }: { fields: JsonObject; streaming: boolean 
 type Entry = [string, Json | undefined];
 
 /** Groups the fields: each table by itself, and the fields between two tables together. */
-function groupsOf(fields: JsonObject): Entry[][] {
+function groupsOf(fields: JsonObject, order: readonly string[]): Entry[][] {
   const groups: Entry[][] = [];
   let open: Entry[] | null = null;
-  for (const key of orderOf(Object.keys(fields))) {
+  for (const key of order) {
     const entry: Entry = [key, fields[key]];
     if (open === null || isTable(entry[1])) groups.push((open = []));
     open.push(entry);

@@ -14,10 +14,9 @@ export function nameOf(key: string): string {
 const FIRST = ["name", "title", "label", "item", "price", "pros", "cons"];
 
 /**
- * Field names in display order, which is the same while a result streams and after a reload.
+ * The names of fields that no class orders, in display order: the same while a result streams and after a reload.
  *
- * The function's own order is lost with the last delta: `jsonb` sorts fields by the length of their names, then by
- * their bytes.
+ * `jsonb` sorts fields by the length of their names, then by their bytes.
  */
 export function orderOf(keys: readonly string[]): string[] {
   const rank = (key: string): number => (FIRST.includes(key) ? FIRST.indexOf(key) : FIRST.length);
@@ -39,76 +38,4 @@ export function isTable(value: Json | undefined): value is JsonObject[] {
 
 export function isFlat(value: Json | undefined): boolean {
   return typeof value !== "object" || value === null;
-}
-
-/** How much of a result is shown at once: cells of tables, and twice or three times as much for items and fields. */
-export const MAX_SHOWN = 600;
-const ITEM_WEIGHT = 2;
-const FIELD_WEIGHT = 3;
-const MAX_CHARACTERS = 20_000;
-const MAX_NAME = 200;
-const MAX_LEVELS = 12;
-
-/** The beginning of a value, small enough to show at once. `whole`: it is all of the value. */
-export function beginningOf(value: Json): { value: Json; whole: boolean } {
-  const left = { weight: MAX_SHOWN, characters: MAX_CHARACTERS, whole: true };
-
-  function cut(text: string, most: number): string {
-    left.characters -= text.length;
-    if (text.length <= most) return text;
-    left.whole = false;
-    return `${text.slice(0, Math.max(0, most))}…`;
-  }
-
-  function take(from: Json, level: number): Json {
-    if (typeof from === "string") return cut(from, left.characters);
-    if (typeof from !== "object" || from === null) return from;
-    if (level === MAX_LEVELS) {
-      left.whole = false;
-      return "…";
-    }
-    return Array.isArray(from) ? takeList(from, level) : takeObject(from as JsonObject, level);
-  }
-
-  function takeObject(from: JsonObject, level: number, fieldWeight = FIELD_WEIGHT): Json {
-    const taken: [string, Json][] = [];
-    for (const name in from) {
-      if (left.weight <= 0) {
-        left.whole = false;
-        break;
-      }
-      left.weight -= fieldWeight;
-      taken.push([cut(name, MAX_NAME), take(from[name] ?? null, level + 1)]);
-    }
-    return Object.fromEntries(taken);
-  }
-
-  function takeList(from: readonly Json[], level: number): Json {
-    const taken: Json[] = [];
-    const columns = new Set<string>();
-    for (const item of from) {
-      if (left.weight <= 0) {
-        left.whole = false;
-        break;
-      }
-      left.weight -= ITEM_WEIGHT;
-      const next = isObject(item) && level + 1 < MAX_LEVELS ? takeObject(item, level + 1, 1) : take(item, level + 1);
-      if (isObject(next)) {
-        // half a row would look like a whole one
-        if (left.weight <= 0 && taken.length > 0) {
-          left.whole = false;
-          break;
-        }
-        // a table has a cell for every column of any row
-        const before = columns.size;
-        const names = Object.keys(next);
-        for (const name of names) columns.add(name);
-        left.weight -= (columns.size - before) * taken.length + (columns.size - names.length);
-      }
-      taken.push(next);
-    }
-    return taken;
-  }
-
-  return { value: take(value, 0), whole: left.whole };
 }
