@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from devstack.model import ModelServer
 from devstack.stack import Stack
-from tests.support import database, users
+from tests.support import ROOT, database, shipped, users
 from tests.support.database import Row
 from tests.support.users import Person
 
@@ -27,6 +28,11 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What the tests import and start is what the project ships, whatever its user has added.
+sys.path.insert(0, str(shipped.project()))
+os.environ["PYTHONPATH"] = f"{shipped.project()}{os.pathsep}{ROOT}"
+os.chdir(shipped.project())
 
 # Two files that exist in every clone, opened only to be locked with flock(2).
 _QUEUE, _RUNNING = os.open(Path(__file__).parent, os.O_RDONLY), os.open(__file__, os.O_RDONLY)
@@ -57,6 +63,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         polling_delay=(0.02, 0.05),
         denied_delay=0.1,
         progress=lambda _: None,
+        project=shipped.project(),
     ) as running:
         async with database.database(running.admin_url) as connection:
             # a test sends more in a second than a user in an hour; the tests of limits set a user's own

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from devstack.migrations import PROJECT
 from devstack.node import node
+from tests.support import shipped
 
 CLI = Path(sys.executable).with_name("baml-cli")
 TSC = PROJECT / "node_modules" / "typescript" / "bin" / "tsc"
@@ -53,7 +53,7 @@ def block(language: str) -> str:
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `web/src` of a project in which the gallery's generator has run."""
     folder = tmp_path_factory.mktemp("gallery")
-    shutil.copytree(PROJECT / "baml_src", folder / "baml_src")
+    shipped.copy_functions(folder)
     with (folder / "baml_src" / "generators.baml").open("a") as generators:
         generators.write("\n" + block("baml"))
     ran = subprocess.run([CLI, "generate"], cwd=folder, capture_output=True, text=True, timeout=60, check=False)

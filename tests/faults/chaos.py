@@ -32,6 +32,7 @@ from tests.faults.audit import Audit
 from tests.faults.checker import Expected, Ledger, Violation, check
 from tests.faults.havoc import Havoc, Slot, fleet
 from tests.faults.load import Load, plan
+from tests.support import shipped
 from tests.support.database import database
 from tests.support.users import person
 from tests.support.waiting import until
@@ -91,7 +92,9 @@ async def run(
 
     log(f"seed {seed}: {workers} workers, {messages} messages, {minutes:g} minutes at most")
     async with (
-        Stack(folder / "supabase", 0, fsync=False, polling_delay=(0.02, 0.1), denied_delay=0.2) as stack,
+        Stack(
+            folder / "supabase", 0, fsync=False, polling_delay=(0.02, 0.1), denied_delay=0.2, project=shipped.project()
+        ) as stack,
         ModelServer(keep=10) as model,
         contextlib.AsyncExitStack() as opened,
     ):

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -27,6 +26,7 @@ from tests.faults.audit import Audit
 from tests.faults.chaos import read
 from tests.faults.checker import Expected, check
 from tests.faults.test_deploy import busy
+from tests.support import shipped
 from tests.support.database import Row, database
 from tests.support.users import Person, person
 from tests.support.waiting import until
@@ -74,7 +74,13 @@ async def own_stack(tmp_path: Path) -> AsyncIterator[Stack]:
     """A Supabase of the test's own, with today's schema."""
     version = int(os.environ.get("DEVSTACK_POSTGRES", "18"))
     async with Stack(
-        tmp_path / "data", 0, postgres_version=version, fsync=False, polling_delay=(0.02, 0.05), denied_delay=0.1
+        tmp_path / "data",
+        0,
+        postgres_version=version,
+        fsync=False,
+        polling_delay=(0.02, 0.05),
+        denied_delay=0.1,
+        project=shipped.project(),
     ) as stack:
         yield stack
 
@@ -83,7 +89,7 @@ async def own_stack(tmp_path: Path) -> AsyncIterator[Stack]:
 def later(tmp_path: Path) -> Path:
     """A project with later migrations."""
     project = tmp_path / "project"
-    shutil.copytree(migrations.PROJECT / "supabase", project / "supabase")
+    shipped.copy_supabase(project)
     for name, text in LATER.items():
         (project / "supabase" / "migrations" / name).write_text(text)
     return project

@@ -10,7 +10,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 
-from tests.support import ROOT
+from tests.support import ROOT, shipped
 
 LLM = {"LLM_BASE_URL": "http://127.0.0.1:9/v1", "LLM_API_KEY": "key", "LLM_MODEL": "model"}
 
@@ -22,13 +22,14 @@ async def run_bridge(*arguments: str, **env: str) -> Process:
 
 async def start_bridge(arguments: Sequence[str], env: Mapping[str, str], stdout: int) -> Process:
     """Start `bridge` with `env` as its whole environment, apart from a model and a health port."""
+    health = {"BRIDGE_HEALTH_PORT": "0", "BRIDGE_HEALTH_HOST": "127.0.0.1"}
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "bridge.cli",
         *arguments,
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "BRIDGE_HEALTH_PORT": "0", "BRIDGE_HEALTH_HOST": "127.0.0.1", **LLM, **env},
+        cwd=shipped.project(),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **health, **LLM, **env},
         stdout=stdout,
         stderr=subprocess.PIPE,
     )

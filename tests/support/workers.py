@@ -29,7 +29,7 @@ from bridge.store import Store
 from bridge.watchdog import Watchdog
 from bridge.worker import Worker
 from devstack.process import before_exec
-from tests.support import ROOT
+from tests.support import ROOT, shipped
 from tests.support.waiting import until
 
 # Settings of a worker that writes no checkpoints, so that until its end a reply's text is only in its deltas.
@@ -103,12 +103,16 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, environment: Mapping[str, str], log: Path, folder: Path = ROOT, /, **changes: object
+        cls, environment: Mapping[str, str], log: Path, folder: Path | None = None, /, **changes: object
     ) -> WorkerProcess:
-        """Start it in `folder`, without waiting until it is ready. `changes` are BRIDGE_ settings."""
+        """Start it in `folder` (by default, the shipped project), without waiting until it is ready.
+
+        `changes` are BRIDGE_ settings.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         names = {
             "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
             "BRIDGE_HEALTH_HOST": "127.0.0.1",
             "BRIDGE_HEALTH_PORT": "0",
             "BRIDGE_CHECKPOINT_SECONDS": "0.2",
@@ -120,7 +124,7 @@ class WorkerProcess:
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "bridge.cli", "run"),
-                cwd=folder,
+                cwd=folder or shipped.project(),
                 env=names,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -206,7 +210,7 @@ def _totals(counter: Counter) -> list[Sample]:
 
 @asynccontextmanager
 async def worker_process(
-    environment: Mapping[str, str], log: Path, folder: Path = ROOT, /, *, ready: bool = True, **changes: object
+    environment: Mapping[str, str], log: Path, folder: Path | None = None, /, *, ready: bool = True, **changes: object
 ) -> AsyncIterator[WorkerProcess]:
     """A worker process, killed at the end if it is still running."""
     worker = await WorkerProcess.start(environment, log, folder, **changes)

@@ -15,7 +15,7 @@ import pytest
 
 from devstack.model import ModelServer
 from devstack.stack import Stack
-from tests.support import ROOT
+from tests.support import shipped
 from tests.support.commands import read_until, run_bridge, wait_for_exit
 from tests.support.database import Row
 from tests.support.users import Person
@@ -111,7 +111,7 @@ async def test_run_needs_only_supabase_and_a_model(
 def test_bridge_imports_neither_postgres_nor_the_devstack() -> None:
     modules = subprocess.run(
         [sys.executable, "-c", "import bridge.commands, sys; print(*sys.modules)"],
-        cwd=ROOT,
+        cwd=shipped.project(),
         capture_output=True,
         text=True,
         check=True,

@@ -21,7 +21,7 @@ from bridge.doctor import Finding
 from bridge.realtime import connection
 from devstack.model import ModelServer
 from devstack.stack import Stack
-from tests.support import ROOT
+from tests.support import shipped
 from tests.support.cold_start import cold_start
 from tests.support.commands import run_bridge, wait_for_exit
 from tests.support.database import Row
@@ -246,7 +246,7 @@ async def test_token_of_another_project_is_refused(env: dict[str, str], user: Pe
 async def test_command_reads_the_token_from_stdin(env: dict[str, str], user: Person) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bridge.cli", "doctor", "--token", "-"),
-        cwd=ROOT,
+        cwd=shipped.project(),
         env={"PATH": os.environ["PATH"], **env},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from bridge.store import Store
-from tests.support import ROOT
+from tests.support import ROOT, shipped
 from tests.support.commands import LLM, read_until, run_bridge, wait_for_exit
 from tests.support.database import Row
 from tests.support.users import Person
@@ -204,7 +204,7 @@ async def start_changed(change: str, environment: Mapping[str, str]) -> Process:
     """Start `bridge run` after `change`, a statement of Python."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", f"{change}\nfrom bridge.cli import main\nmain(['run'])"),
-        cwd=ROOT,
+        cwd=shipped.project(),
         env={"PATH": os.environ["PATH"], "BRIDGE_HEALTH_PORT": "0", **LLM, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

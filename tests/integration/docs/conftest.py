@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,6 +15,7 @@ from devstack.migrations import PROJECT
 from devstack.model import ModelServer
 from devstack.node import node
 from devstack.stack import Stack
+from tests.support import shipped
 from tests.support.blocks import Block, code_of, in_page
 from tests.support.database import Row
 from tests.support.users import PASSWORD, Person
@@ -30,8 +30,8 @@ Program = Callable[..., Awaitable[list[Row]]]
 
 
 def write_project(folder: Path, baml: Sequence[Block]) -> None:
-    """Copy `baml_src` to `folder` and add these blocks, each in a file named after its page and line."""
-    shutil.copytree(PROJECT / "baml_src", folder / "baml_src")
+    """Copy the shipped functions to `folder` and add these blocks, each in a file named after its page and line."""
+    shipped.copy_functions(folder)
     for text, block in {block.text: block for block in baml}.items():  # two pages may show the same block
         (folder / "baml_src" / f"{block.module}.baml").write_text(text)
 

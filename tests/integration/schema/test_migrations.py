@@ -9,7 +9,7 @@ import pytest
 
 from devstack import DevstackError, migrations
 from devstack.stack import Stack
-from tests.support import ROOT
+from tests.support import ROOT, shipped
 from tests.support.database import Row
 
 
@@ -21,7 +21,7 @@ async def supabase(stack: Stack, home: Path, *arguments: str) -> str:
 async def test_second_push_changes_nothing(stack: Stack, tmp_path: Path, db: psycopg.AsyncConnection[Row]) -> None:
     versions = "select version from supabase_migrations.schema_migrations order by version"
     before = await (await db.execute(versions)).fetchall()
-    assert len(before) == len(list((ROOT / "supabase" / "migrations").glob("*.sql")))
+    assert len(before) == len(list((shipped.project() / "supabase" / "migrations").glob("*.sql")))
     output = await supabase(stack, tmp_path, "db", "push")
     assert "up to date" in output.lower()
     assert await (await db.execute(versions)).fetchall() == before
@@ -97,10 +97,12 @@ async def test_client_types_match_the_schema(stack: Stack, tmp_path: Path) -> No
 
 
 def test_baseline_is_made_of_the_schema_files() -> None:
-    (first, *later) = migrations.files()
+    (first, *later) = migrations.files(shipped.project())
     assert first.name.endswith("_baseline.sql")
     if not later:
-        assert first.read_text() == migrations.baseline(), "run `python -m devstack.migrations baseline`"
+        assert first.read_text() == migrations.baseline(shipped.project()), (
+            "run `python -m devstack.migrations baseline`"
+        )
 
 
 def test_baseline_is_not_written_once_there_are_later_migrations(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from devstack import migrations
 from devstack.realtime import SCHEMA_SQL
 from devstack.stack import Stack
 from tests.integration.schema.catalogue import catalogue, difference
+from tests.support import shipped
 from tests.support.database import Row, database
 
 DEVSTACK = migrations.PROJECT / "devstack"
@@ -44,22 +45,22 @@ async def made_of(stack: Stack, name: str, files: Iterable[Path]) -> AsyncIterat
 
 async def test_schemas_and_migrations_make_the_same_database(stack: Stack) -> None:
     async with (
-        made_of(stack, "of_schemas", migrations.schemas()) as schemas,
-        made_of(stack, "of_migrations", migrations.files()) as migrated,
+        made_of(stack, "of_schemas", migrations.schemas(shipped.project())) as schemas,
+        made_of(stack, "of_migrations", migrations.files(shipped.project())) as migrated,
     ):
         found = difference(await catalogue(schemas), await catalogue(migrated))
     assert not found, "\n\n".join(found)
 
 
 def test_every_schema_file_is_listed() -> None:
-    folder = migrations.PROJECT / "supabase" / "schemas"
-    assert sorted(migrations.schemas()) == sorted(folder.glob("*.sql"))
+    folder = shipped.project() / "supabase" / "schemas"
+    assert sorted(migrations.schemas(shipped.project())) == sorted(folder.glob("*.sql"))
 
 
 @pytest.fixture(scope="module")
 async def planted(stack: Stack) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
     """A database for differences, each planted in a transaction that is rolled back."""
-    async with made_of(stack, "planted", migrations.schemas()) as db:
+    async with made_of(stack, "planted", migrations.schemas(shipped.project())) as db:
         yield db
 
 

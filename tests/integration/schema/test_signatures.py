@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 
 from devstack import migrations
 from devstack.stack import Stack
+from tests.support import shipped
 from tests.support.database import Row, database
 
 # Functions that a migration removes on purpose: `name: why no one calls it any more`.
@@ -98,7 +99,7 @@ async def test_rpc_signatures_stay_backward_compatible(
     owner: psycopg.AsyncConnection[Row],
 ) -> None:
     before: list[Signature] = []
-    for file in migrations.files():
+    for file in migrations.files(shipped.project()):
         async with owner.transaction():
             await owner.execute(file.read_bytes())
         after = await granted(owner)

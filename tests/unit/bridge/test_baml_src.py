@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from devstack.model import ModelServer
-from tests.support import ROOT
+from tests.support import shipped
 
 CLI = Path(sys.executable).with_name("baml-cli")
 
@@ -17,7 +17,7 @@ async def test_baml_tests_pass_against_the_demo_model() -> None:
     async with ModelServer() as model:
         llm = {"LLM_BASE_URL": model.url, "LLM_API_KEY": "k", "LLM_MODEL": "m"}
         process = await asyncio.create_subprocess_exec(
-            CLI, "test", cwd=ROOT, env={**os.environ, **llm},
+            CLI, "test", cwd=shipped.project(), env={**os.environ, **llm},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         out, _ = await asyncio.wait_for(process.communicate(), 60)
@@ -29,12 +29,12 @@ async def test_baml_tests_pass_against_the_demo_model() -> None:
 
 
 def _function_files() -> list[Path]:
-    return [path for path in (ROOT / "baml_src").glob("*.baml") if "\nfunction " in path.read_text()]
+    return [path for path in (shipped.project() / "baml_src").glob("*.baml") if "\nfunction " in path.read_text()]
 
 
 def test_example_clients_are_valid(tmp_path: Path) -> None:
     (tmp_path / "baml_src").mkdir()
-    for path in (ROOT / "baml_src").glob("*.baml"):
+    for path in (shipped.project() / "baml_src").glob("*.baml"):
         text = path.read_text()
         if path.name == "clients.baml":
             intro, mark, examples = text.partition("// client<llm>")
@@ -47,7 +47,7 @@ def test_example_clients_are_valid(tmp_path: Path) -> None:
 
 
 def test_every_client_has_timeouts_and_no_retry_policy() -> None:
-    text = (ROOT / "baml_src" / "clients.baml").read_text()
+    text = (shipped.project() / "baml_src" / "clients.baml").read_text()
     code = re.sub(r"^//( |$)", "", text, flags=re.M)
     blocks = re.findall(r"^client<llm> .*?^\}", code, re.M | re.S)
     assert len(blocks) == 5

@@ -12,7 +12,7 @@ from bridge.errors import ModelUnavailable
 from bridge.functions import Functions
 from devstack.model import ModelServer
 from tests.integration.bridge.baml.calls import collect, fail, turn, variables
-from tests.support import ROOT
+from tests.support import shipped
 
 
 @pytest.mark.quiet
@@ -93,7 +93,7 @@ async def test_process_ends_cleanly_with_calls_in_flight(model: ModelServer) -> 
         asyncio.run(main())
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", textwrap.dedent(script), cwd=ROOT,
+        sys.executable, "-c", textwrap.dedent(script), cwd=shipped.project(),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     await model.until(lambda server: server.open == 20, within=20)
