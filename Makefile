@@ -24,6 +24,7 @@ test: setup $(LOCAL) $(VENV)/.page ## run the whole test suite (ARGS=… for pyt
 	@echo "== client" && $(BIN)/python -m devstack.node npm test --silent --workspace client
 	@echo "== worker, devstack, schema, page" && \
 		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist loadfile $(ARGS)
+	$(if $(ARGS),,@echo "== yours" && $(BIN)/python -m pytest app_tests)
 
 test-fast: setup ## run the tests that need no server, in under a minute
 	@$(BIN)/python -m pytest tests/unit $(ARGS)

@@ -12,10 +12,12 @@ from pathlib import Path
 from devstack.migrations import PROJECT
 
 PAGES = (
-    *sorted(PROJECT.glob("*.md")),
+    *(PROJECT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "README", "SECURITY")),
     *sorted(page for page in (PROJECT / "docs").rglob("*.md") if "_build" not in page.parts),
     PROJECT / "client" / "README.md",
 )
+
+OWN_TESTS = "# app_tests/"  # how a block begins that is a test of the reader's own
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[^`\n]*)$")
 _NOT_RUN = re.compile(r"<!-- not run: (?P<reason>.+?) -->")
@@ -69,11 +71,12 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 def code_of(*languages: str) -> list[Block]:
-    """The blocks in these languages, without the exempt ones and without the gallery's, which tests/e2e runs."""
+    """The blocks in these languages, without the exempt ones, the gallery's, which tests/e2e runs, and tests."""
     return [
         block
         for block in BLOCKS
         if block.language in languages and block.not_run is None and block.page.name != "gallery.md"
+        if not block.text.startswith(OWN_TESTS)
     ]
 
 

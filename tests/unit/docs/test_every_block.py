@@ -8,7 +8,13 @@ import pytest
 
 from devstack.migrations import PROJECT
 from tests.e2e import test_gallery_types
-from tests.integration.docs import test_frontend_guide, test_functions_guide, test_sql_blocks, test_typescript_blocks
+from tests.integration.docs import (
+    test_frontend_guide,
+    test_functions_guide,
+    test_own_tests,
+    test_sql_blocks,
+    test_typescript_blocks,
+)
 from tests.support.blocks import BLOCKS, Block, blocks_of
 from tests.unit.deploy import test_hosts
 from tests.unit.docs import test_settings_guide, test_shell_blocks
@@ -17,6 +23,7 @@ MODULES = (
     test_frontend_guide,
     test_functions_guide,
     test_hosts,
+    test_own_tests,
     test_settings_guide,
     test_shell_blocks,
     test_sql_blocks,
