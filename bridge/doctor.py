@@ -22,6 +22,7 @@ from bridge.store import Store
 MODEL_SECONDS = 30.0
 # How often a row is inserted, a second apart: a Realtime that has just started needs some seconds.
 ROW_TRIES = 10
+PUSH = "Run `supabase db push --remote --include-all`."
 UNHEARD_REMEDY = (
     "Realtime has no replication slot. Postgres creates one when all open write transactions have ended: look for old"
     " ones in pg_stat_activity. On your own server, see docs/operations.md."
@@ -109,7 +110,7 @@ async def _project(settings: Settings, store: Store, token: str | None) -> Async
     try:
         answer = await store.doctor()
     except StoreError as error:
-        yield Finding("schema", f"The schema is older than this worker ({error}).", "Run `supabase db push --remote`.")
+        yield Finding("schema", f"The schema is older than this worker ({error}).", PUSH)
         return
     yield Finding("schema", note=_timeout_note(answer))
     yield _publication(answer)
@@ -156,7 +157,7 @@ async def _realtime(settings: Settings, store: Store) -> Finding:
             problem, remedy = "Realtime does not hear the database", UNHEARD_REMEDY
             if not await connection.hear(store.probe, lambda _: None):
                 problem = "The schema is older than this worker (it has no bridge_probe)."
-                return Finding("realtime", problem, "Run `supabase db push --remote`.")
+                return Finding("realtime", problem, PUSH)
             problem, remedy = "Realtime reports no changes of rows", UNREPORTED_REMEDY
             await _hear_row(connection, store)
     except Exception as error:

@@ -194,7 +194,8 @@ class Store:
         try:
             await self.status()
         except StoreRefused as error:
-            problem, remedy = "The project has no bridge schema.", "Apply the migrations: supabase db push --remote."
+            problem = "The project has no bridge schema."
+            remedy = "Apply the migrations: supabase db push --remote --include-all."
             if error.code in ("401", "403", "42501", "PGRST301", "PGRST302", "PGRST303"):
                 problem = "The project refused SUPABASE_SECRET_KEY."
                 remedy = "Copy a secret key (sb_secret_…) of this project."

@@ -33,7 +33,7 @@ LEAST_SILENCE = 0.75
 # How many announced questions to remember: postgres_changes reports each of them again.
 REMEMBERED = 10_000
 UNHEARD = "the database is not heard yet (%s): until it is, only the sweep finds new questions"
-OLD_SCHEMA = "the schema cannot prove that Realtime hears the database: run `supabase db push --remote`"
+OLD_SCHEMA = "the schema cannot prove that Realtime hears the database: run `supabase db push --remote --include-all`"
 
 
 @dataclass(frozen=True, slots=True)
