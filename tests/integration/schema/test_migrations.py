@@ -15,7 +15,8 @@ from tests.support.database import Row
 
 async def supabase(stack: Stack, home: Path, *arguments: str) -> str:
     """Return what the Supabase CLI prints for the stack's database. Raises `DevstackError` with its message."""
-    return await migrations.cli(*arguments, url=stack.environment["SUPABASE_DB_URL"], home=home)
+    url, project = stack.environment["SUPABASE_DB_URL"], shipped.project()
+    return await migrations.cli(*arguments, url=url, home=home, project=project)
 
 
 async def test_second_push_changes_nothing(stack: Stack, tmp_path: Path, db: psycopg.AsyncConnection[Row]) -> None:
