@@ -33,7 +33,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # What the tests import and start is what the project ships, whatever its user has added.
 sys.path.insert(0, str(shipped.project()))
 os.environ["PYTHONPATH"] = f"{shipped.project()}{os.pathsep}{ROOT}"
-os.chdir(shipped.project())
 importlib.import_module("baml_client")  # now: pytest puts the folder of the clone before all others later
 
 # Two files that exist in every clone, opened only to be locked with flock(2).
@@ -113,6 +112,12 @@ async def db(stack: Stack) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
     """A connection to the database as its superuser."""
     async with database.database(stack.admin_url) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shipped_project() -> None:
+    """Run in the folder of the shipped project, where there is no file `.env`."""
+    os.chdir(shipped.project())  # not earlier: processes of xdist look for the configuration where they start
 
 
 @pytest.fixture(autouse=True)
