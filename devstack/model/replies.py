@@ -1,41 +1,14 @@
-"""The demo model's replies: answers about this project by keyword, code files, comparisons and session titles."""
+"""The demo model's replies: answers about this project by keyword, code files, comparisons, titles, any structure."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self
 
 from . import code, compare
-
-Kind = Literal["chat", "code", "compare", "title"]
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A parsed request. `last` is the last user message, unmodified; `tokens` is an estimate of the prompt's size."""
-
-    kind: Kind
-    system: str
-    earlier: Sequence[tuple[str, str]]
-    last: str
-    tokens: int
-
-    @classmethod
-    def read(cls, body: Mapping[str, Any]) -> Self:
-        """Parse a chat completion request. An invalid one raises ValueError, TypeError, KeyError or AttributeError."""
-        messages = [(str(m["role"]), _text(m["content"])) for m in body["messages"]]
-        if not messages:
-            raise ValueError("no messages")
-        system = "\n".join(text for role, text in messages if role in ("system", "developer"))
-        conversation = [(role, text) for role, text in messages if role not in ("system", "developer")]
-        at = max((n for n, (role, _) in enumerate(conversation) if role == "user"), default=None)
-        last = "" if at is None else conversation[at][1]
-        earlier = [m for n, m in enumerate(conversation) if n != at]
-        tokens = max(1, sum(len(text) for _, text in messages) // 4)
-        return cls(_kind(system, last), system, earlier, last, tokens)
+from .output_format import without_schema
+from .prompt import Prompt, Tool, quote
+from .shapes import Record, Scalar, sample
 
 
 def answer(prompt: Prompt) -> str:
@@ -46,31 +19,38 @@ def answer(prompt: Prompt) -> str:
         return json.dumps(code.write(prompt.last, prompt.system), indent=1)
     if prompt.kind == "compare":
         return json.dumps(compare.write(prompt.last), indent=1, ensure_ascii=False)
+    if prompt.kind == "own":
+        return _unfollowed(prompt)
+    if prompt.wanted is not None:
+        value = sample(prompt.wanted, without_schema(prompt.last))
+        is_word = isinstance(value, str) and not prompt.is_json
+        return str(value) if is_word else json.dumps(value, indent=1, ensure_ascii=False)
     return _chat(prompt)
 
 
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content if part.get("type") == "text")
+def with_text(prompt: Prompt, text: str) -> str:
+    """Return this text as the reply. Where an object with a `reply` is asked for, it is that field."""
+    shape = prompt.wanted.top if prompt.wanted is not None else None
+    if prompt.wanted is None or not isinstance(shape, Record) or shape.fields.get("reply") != Scalar("string"):
+        return text
+    if prompt.kind in ("code", "compare"):
+        return json.dumps({name: text if name == "reply" else [] for name in shape.fields})
+    value = sample(prompt.wanted, "")
+    return json.dumps({**value, "reply": text}, ensure_ascii=False)
 
 
-def _kind(system: str, last: str) -> Kind:
-    # Recognises the functions in baml_src by their output format (`reply` with `files` or `options`) or title prompt.
-    if re.search(r"^\s*reply:", system, re.M):
-        if re.search(r"^\s*files:", system, re.M):
-            return "code"
-        if re.search(r"^\s*options:", system, re.M):
-            return "compare"
-    if last.startswith("<question>") and last.rstrip().endswith("Title:"):
-        return "title"
-    return "chat"
+def arguments(tool: Tool, question: str) -> str:
+    """Return the arguments of a call of this tool, as JSON."""
+    return json.dumps(sample(tool.arguments, question), ensure_ascii=False)
 
 
 _IDENTITY = (
     "I'm the **demo model**: not a language model, but a small program on your machine that recognises a few keywords. "
     "I'm here so you can try everything without an API key."
 )
+
+_REAL = "for that, start `make dev MODEL=local`, or set `LLM_BASE_URL`, `LLM_API_KEY` and `LLM_MODEL` in `.env`."
+_UNFOLLOWED = "I'm the **demo model**, a small program that cannot follow the prompt of this function"
 
 _TOPICS: tuple[tuple[str, str], ...] = (
     (
@@ -183,7 +163,7 @@ def _chat(prompt: Prompt) -> str:
         questions = [text for role, text in prompt.earlier if role == "user"]
         if not questions:
             return "Nothing yet. This is your first message here."
-        return "You wrote:\n\n" + "\n".join(f"- {_short(text)}" for text in questions[-5:])
+        return "You wrote:\n\n" + "\n".join(f"- {quote(text)}" for text in questions[-5:])
     if _SNIPPET.search(last) and not _ABOUT_PROJECT.search(last):
         file = code.write(last, "")["files"][0]
         return (
@@ -203,9 +183,18 @@ def _chat(prompt: Prompt) -> str:
     if _THANKS.search(last):
         return "You're welcome! If you have more questions, ask me how replies are streamed or how to deploy this."
     return (
-        f"You wrote: “{_short(last)}”\n\n{_IDENTITY} I can answer questions about this project: ask me what it is, "
-        "how to add a function, how replies are streamed, how to use a real model, or how to deploy it."
+        f"You wrote: “{quote(last)}”\n\n{_IDENTITY} I can answer questions about this project: ask me what it is, "
+        "how to add a function, how replies are streamed, how to use a real model, or how to deploy it. I can't follow "
+        f"a prompt; {_REAL}"
     )
+
+
+def _unfollowed(prompt: Prompt) -> str:
+    """Say why a function's own prompt is not followed: once in a conversation."""
+    said = f"You wrote: “{quote(prompt.last)}”"
+    if any(_UNFOLLOWED in text for role, text in prompt.earlier if role == "assistant"):
+        return f"{said}\n\n*The demo model cannot follow a prompt.*"
+    return f"{said}\n\n{_UNFOLLOWED}; {_REAL}"
 
 
 def _name(prompt: Prompt) -> str | None:
@@ -213,11 +202,6 @@ def _name(prompt: Prompt) -> str | None:
         if role == "user" and (match := _NAME.search(text)):
             return str(match[1] or match[2])
     return None
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else line[:199] + "…"
 
 
 _FILLER = re.compile(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -14,11 +13,11 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
-from .replies import Prompt, answer
-from .script import Script, read_script
-
-NAME = "demo-model"
-_TOKEN = re.compile(r"\s*\S{1,8}|\s+$")
+from .prompt import Prompt
+from .replies import with_text
+from .script import Script
+from .steps import Player
+from .writing import NAME, Writing, chunk
 
 Outcome = Literal["open", "complete", "refused", "cut", "dropped"]
 
@@ -59,6 +58,7 @@ class ModelServer:
         self.requests: deque[Exchange] = deque(maxlen=keep)
         self.open = 0
         self._port, self._first, self._delay = port, first, delay
+        self._player = Player()
         self._seen: Counter[str] = Counter()
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -141,49 +141,71 @@ class ModelServer:
     async def _answer(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         prompt = exchange.prompt
         # A title prompt quotes the question with its directive, which does not apply to the title.
-        script = (read_script(prompt.last) if prompt.kind != "title" else None) or Script()
-        if script.times is not None:
-            self._seen[script.source] += 1
-            if self._seen[script.source] > script.times:
+        step = self._player.step(prompt) if prompt.kind != "title" else None
+        script = Script() if step is None else step.script
+        if step is not None and step.problem is not None:
+            if prompt.wanted is not None and with_text(prompt, "") == "":  # there is no place for a sentence
+                exchange.end("refused")
+                return _error(400, step.problem)
+            script = Script(text=step.problem)
+        if step is not None and script.times is not None:
+            self._seen[step.key] += 1
+            if self._seen[step.key] > script.times:
                 script = script.without_fault()
         if script.error is not None:
             exchange.end("refused")
             return _error(script.error, "error requested by a directive", script.retry_after)
-        tokens = _tokens(script, prompt)
+        writing = Writing(script, prompt)
         usage = {
             "prompt_tokens": prompt.tokens,
-            "completion_tokens": len(tokens),
-            "total_tokens": prompt.tokens + len(tokens),
+            "completion_tokens": len(writing.tokens),
+            "total_tokens": prompt.tokens + len(writing.tokens),
             "prompt_tokens_details": {"cached_tokens": prompt.tokens // 2},
         }
         if not exchange.body.get("stream"):
-            await asyncio.sleep(self._first if script.first is None else script.first)
-            return web.json_response(_whole("".join(tokens), script, usage))
+            return await self._whole(request, exchange, writing, usage)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
-        await self._stream(request, response, exchange, script, tokens)
+        await self._stream(request, response, exchange, writing)
         if exchange.ended_at is not None:
             return response
-        await response.write(_event(_chunk({}, script.finish)))
+        await response.write(_event(chunk({}, writing.finish)))
         if not script.no_usage and (exchange.body.get("stream_options") or {}).get("include_usage"):
-            await response.write(_event({**_chunk({}, None), "choices": [], "usage": usage}))
+            await response.write(_event({**chunk({}, None), "choices": [], "usage": usage}))
         await response.write(b"data: [DONE]\n\n")
         await response.write_eof()
         return response
 
+    async def _whole(
+        self, request: web.Request, exchange: Exchange, writing: Writing, usage: Mapping[str, Any]
+    ) -> web.Response:
+        """Answer at once, or fail as the script asks: where a stream would break off, there is no answer."""
+        script = writing.script
+        await asyncio.sleep((self._first if script.first is None else script.first) + writing.seconds)
+        for _ in range(len(writing.tokens) // script.hold if script.hold else 0):
+            await exchange.permits.acquire()
+        most = len(writing.tokens)
+        if script.stall is not None and script.stall <= most:
+            await asyncio.Event().wait()  # until the client disconnects or the server stops
+        if script.fail is not None and script.fail <= most:
+            exchange.end("refused")
+            return _error(503, "overloaded")
+        for place in (script.cut, script.clean_cut):
+            if place is not None and place <= most:
+                exchange.end("cut")
+                if request.transport is not None:
+                    request.transport.abort()
+        return web.json_response(writing.whole(usage))
+
     async def _stream(
-        self,
-        request: web.Request,
-        response: web.StreamResponse,
-        exchange: Exchange,
-        script: Script,
-        tokens: list[str],
+        self, request: web.Request, response: web.StreamResponse, exchange: Exchange, writing: Writing
     ) -> None:
         """Write the tokens at the requested pace, up to the failure that the script asks for."""
+        script = writing.script
         delay = self._delay if script.delay is None else script.delay
         # Scheduled by absolute time, so that the duration of each write does not slow the pace.
         due = time.monotonic() + (self._first if script.first is None else script.first)
-        for count, token in enumerate([*tokens, None]):
+        for count, token in enumerate([*writing.tokens, None]):
             if count == script.cut:
                 exchange.end("cut")
                 if request.transport is not None:
@@ -209,65 +231,9 @@ class ModelServer:
             if wait > 0:
                 await asyncio.sleep(wait)
             due += delay
-            role = {} if count else {"role": "assistant"}
-            await response.write(_event(_chunk({**role, "content": token}, None)))
+            await response.write(_event(chunk(writing.delta(count, token), None)))
             exchange.sent += 1
             await self._notify()
-
-
-def _tokens(script: Script, prompt: Prompt) -> list[str]:
-    if script.echo:
-        text = _structured(prompt, prompt.last)
-    elif script.json is not None:
-        text = script.json if isinstance(script.json, str) else json.dumps(script.json)
-    elif script.text is not None:
-        text = _structured(prompt, script.text)
-    elif script.tokens is not None:
-        return _filler(script.tokens, structured=prompt.kind == "code")
-    else:
-        text = answer(prompt)
-    return _TOKEN.findall(text)
-
-
-def _structured(prompt: Prompt, text: str) -> str:
-    """Return the text, wrapped as `reply` in the structure that the prompt asks for, if any."""
-    rest = {"code": "files", "compare": "options"}.get(prompt.kind)
-    return text if rest is None else json.dumps({"reply": text, rest: []})
-
-
-def _filler(count: int, *, structured: bool) -> list[str]:
-    words = [f"word{n % 100:02d} " for n in range(count)]
-    if not structured or count < 4:
-        return words
-    reply = max(1, count // 4)
-    head, middle = '{"reply": "', '", "files": [{"path": "filler.txt", "content": "'
-    tail = '", "language": "text"}]}'
-    return [head + words[0], *words[1:reply], middle + words[reply], *words[reply + 1 : -1], words[-1] + tail]
-
-
-def _chunk(delta: Mapping[str, Any], finish: str | None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": dict(delta), "finish_reason": finish}
-    return {
-        "id": "chatcmpl-demo",
-        "object": "chat.completion.chunk",
-        "created": 0,
-        "model": NAME,
-        "choices": [choice],
-    }
-
-
-def _whole(text: str, script: Script, usage: Mapping[str, Any]) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": script.finish}
-    counts = {} if script.no_usage else {"usage": dict(usage)}
-    return {
-        "id": "chatcmpl-demo",
-        "object": "chat.completion",
-        "created": 0,
-        "model": NAME,
-        "choices": [choice],
-        **counts,
-    }
 
 
 def _event(value: Mapping[str, Any]) -> bytes:
