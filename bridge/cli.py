@@ -10,9 +10,11 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -59,6 +61,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     checks = "settings, functions, project, schema, publication, topics, Realtime and model"
     doctor = _add(commands, "doctor", f"check {checks}")
     doctor.add_argument("--token", metavar="JWT", help="check a user's access token too; `-` reads it from stdin")
+    ask = _add(commands, "ask", "ask a function one question, and print the reply as it streams")
+    ask.epilog = """examples:
+  bridge ask Chat "What is this?"
+  bridge ask Translate "Good morning" --data '{"language": "French"}'
+
+It asks as the user bridge-ask@example.com, which it creates, and deletes the session afterwards."""
+    ask.formatter_class = argparse.RawDescriptionHelpFormatter
+    ask.add_argument("function", metavar="FUNCTION", help="one of BRIDGE_FUNCTIONS")
+    ask.add_argument("question", metavar="QUESTION", help="the message; `-` reads it from stdin")
+    ask.add_argument(
+        "--data", type=_json_object, metavar="JSON", help="further arguments of the function, as an object"
+    )
+    ask.add_argument("--session", type=_uuid, metavar="ID", help="continue a session that was kept")
+    ask.add_argument("--keep", action="store_true", help="keep the session, and print its id")
+    ask.add_argument("--token", metavar="JWT", help="ask as the user of this access token")
     dead = _add(commands, "dead", "list, retry or drop dead letters: questions that were given up")
     actions = dead.add_subparsers(dest="action", required=True, metavar="action")
     listing = _add(actions, "list", "list dead letters, newest first")
@@ -68,6 +85,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         action.add_argument("ids", nargs="*", metavar="QUESTION_ID", help="ids as shown by `list`")
         action.add_argument("--all", action="store_true", help="all dead letters")
         action.set_defaults(parser=action)
+    ask.add_argument("--json", action="store_true", help="print the reply's row as JSON, at its end")
     for command in (status, doctor, listing):
         command.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
@@ -84,6 +102,26 @@ class _Parser(argparse.ArgumentParser):
 def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     return parser
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise argparse.ArgumentTypeError(f"{constant} is not JSON")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("""not an object, like '{"language": "French"}'""")
+    return value
+
+
+def _uuid(text: str) -> str:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("not the id of a session (a UUID)") from error
 
 
 def _run(options: argparse.Namespace) -> int:

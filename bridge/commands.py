@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 
-from bridge import logs, reports, settings
+from bridge import ask, logs, reports, settings
 from bridge.claims import PATIENCE_SWEEPS
 from bridge.errors import StoreUnavailable
 from bridge.functions import Functions
@@ -35,6 +35,8 @@ async def run_command(options: argparse.Namespace, env: Mapping[str, str]) -> in
     chosen = settings.load(env)
     if options.command == "run":
         return await _run(chosen)
+    if options.command == "ask":
+        return await ask.ask(chosen, ask.Question.read(options))
     store = await Store.open(chosen, "operator")
     try:
         if options.command == "status":

@@ -61,14 +61,7 @@ class Store:
     @classmethod
     async def open(cls, settings: Settings, worker: str) -> Self:
         """Connect under the name `worker`. Nothing is sent yet."""
-        # HTTP/1.1: multiplexing costs more CPU than it saves with a handful of calls a second
-        timeout = httpx.Timeout(CALL_SECONDS, connect=5)
-        limits = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=60)
-        http = httpx.AsyncClient(timeout=timeout, limits=limits, event_hooks={"response": [_note_status]})
-        options = AsyncClientOptions(
-            httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
-        )
-        client = await acreate_client(settings.supabase_url, settings.supabase_key, options)
+        client, http = await connect(settings)
         return cls(client, http, worker, settings)
 
     async def close(self) -> None:
@@ -104,7 +97,7 @@ class Store:
 
     async def leave(self) -> None:
         """Stop counting as a live worker; the others' share of the quota grows at once."""
-        await self._send("bridge_leave", self._client.rpc("bridge_leave", {"worker": self._worker}), LEAVE_SECONDS)
+        await send("bridge_leave", self._client.rpc("bridge_leave", {"worker": self._worker}), LEAVE_SECONDS)
 
     async def probe(self, nonce: str, *, row_event: bool = False) -> bool:
         """Let the database send `probe` with this nonce on `bridge:inbox`; False if the schema is too old for it.
@@ -113,7 +106,7 @@ class Store:
         """
         arguments = {"nonce": nonce} | ({"row_event": True} if row_event else {})
         try:
-            await self._send("bridge_probe", self._client.rpc("bridge_probe", cast(Any, arguments)), PROBE_SECONDS)
+            await send("bridge_probe", self._client.rpc("bridge_probe", cast(Any, arguments)), PROBE_SECONDS)
         except StoreRefused as error:
             if error.code in _MISSING:
                 return False
@@ -128,7 +121,7 @@ class Store:
         functions = [{"name": name, "result": result} for name, result in results.items()]
         request = self._client.rpc("bridge_describe", cast(Any, {"functions": functions}))
         try:
-            await self._send("bridge_describe", request)
+            await send("bridge_describe", request)
         except StoreRefused as error:
             if error.code not in _MISSING:
                 raise
@@ -248,23 +241,37 @@ class Store:
     ) -> Kind:
         # supabase's types allow only strings as parameters; it encodes any JSON
         request = self._client.rpc(function, cast(dict[str, str], arguments))
-        answer = await self._send(function, request, seconds)
+        answer = await send(function, request, seconds)
         if not isinstance(answer, kind):  # supabase returns any body of an HTTP 200, even a proxy's HTML page
             raise StoreUnavailable(f"{function}: unexpected response (a proxy's error page?)")
         return answer
 
-    async def _send(self, name: str, request: Any, seconds: float = CALL_SECONDS) -> Any:
-        for attempt in range(1, TRIES + 1):
-            try:
-                async with asyncio.timeout(seconds):
-                    return (await request.execute()).data
-            except (TimeoutError, httpx.HTTPError, APIError) as error:
-                failure = _failure(name, error)
-                if isinstance(failure, StoreRefused) or attempt == TRIES:
-                    raise failure from error
-                log.debug("%s; retrying", failure)
-            await asyncio.sleep(random.uniform(0.5, 1) * 0.1 * 2**attempt)
-        raise AssertionError("unreachable")
+
+async def connect(settings: Settings) -> tuple[AsyncClient, httpx.AsyncClient]:
+    """A client of the project with the secret key, and its connections, to be closed. Nothing is sent yet."""
+    # HTTP/1.1: multiplexing costs more CPU than it saves with a handful of calls a second
+    timeout = httpx.Timeout(CALL_SECONDS, connect=5)
+    limits = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=60)
+    http = httpx.AsyncClient(timeout=timeout, limits=limits, event_hooks={"response": [_note_status]})
+    options = AsyncClientOptions(
+        httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
+    )
+    return await acreate_client(settings.supabase_url, settings.supabase_key, options), http
+
+
+async def send(name: str, request: Any, seconds: float = CALL_SECONDS) -> Any:
+    """Make a call that can be repeated, up to TRIES times, and return the data. Raises StoreError."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            async with asyncio.timeout(seconds):
+                return (await request.execute()).data
+        except (TimeoutError, httpx.HTTPError, APIError) as error:
+            failure = _failure(name, error)
+            if isinstance(failure, StoreRefused) or attempt == TRIES:
+                raise failure from error
+            log.debug("%s; retrying", failure)
+        await asyncio.sleep(random.uniform(0.5, 1) * 0.1 * 2**attempt)
+    raise AssertionError("unreachable")
 
 
 async def _note_status(response: httpx.Response) -> None:

@@ -40,9 +40,12 @@ del _kind
 class Connection:
     """A connection and its channels, closed at the end of the `async with` block."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, token: str | None = None) -> None:
+        """`token` is the access token of the user who joins (None: the key decides)."""
         options: dict[str, Any] = {"auto_reconnect": False, "hb_interval": HEARTBEAT_SECONDS}
         self._client = AsyncRealtimeClient(url, key, timeout=int(JOIN_SECONDS), **options)
+        if token is not None:
+            self._client.access_token = token
         self._error: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._probed: AsyncRealtimeChannel | None = None
         self._replicating: asyncio.Future[None] = asyncio.get_running_loop().create_future()
