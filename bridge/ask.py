@@ -19,7 +19,7 @@ from bridge.account import Account, Row
 from bridge.errors import RealtimeError, SetupError, StoreError, StoreUnavailable
 from bridge.printable import dumps, escape, escape_lines
 from bridge.realtime.connection import Connection, dict_at
-from bridge.sanitize import sanitize_text
+from bridge.sanitize import sanitize_json, sanitize_text
 from bridge.settings import Settings
 from bridge.store import Store
 
@@ -51,8 +51,8 @@ class Question:
         text = options.question
         if text == "-":
             text = sys.stdin.buffer.read(STDIN_BYTES).decode("utf-8", "replace").rstrip("\n")
-        others = (options.data, options.session, options.keep, options.token, options.json)
-        return cls(options.function, sanitize_text(text), *others)
+        others = (sanitize_json(options.data), options.session, options.keep, options.token, options.json)
+        return cls(sanitize_text(options.function), sanitize_text(text), *others)
 
 
 class Interrupt:

@@ -75,7 +75,7 @@ It asks as the user bridge-ask@example.com, which it creates, and deletes the se
     )
     ask.add_argument("--session", type=_uuid, metavar="ID", help="continue a session that was kept")
     ask.add_argument("--keep", action="store_true", help="keep the session, and print its id")
-    ask.add_argument("--token", metavar="JWT", help="ask as the user of this access token")
+    ask.add_argument("--token", type=_token, metavar="JWT", help="ask as the user of this access token")
     dead = _add(commands, "dead", "list, retry or drop dead letters: questions that were given up")
     actions = dead.add_subparsers(dest="action", required=True, metavar="action")
     listing = _add(actions, "list", "list dead letters, newest first")
@@ -115,6 +115,12 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("""not an object, like '{"language": "French"}'""")
     return value
+
+
+def _token(text: str) -> str:
+    if not (text.isascii() and text.isprintable()) or len(text.split()) != 1:
+        raise argparse.ArgumentTypeError("not an access token")
+    return text
 
 
 def _uuid(text: str) -> str:

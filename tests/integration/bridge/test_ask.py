@@ -10,13 +10,19 @@ import signal
 import sys
 import uuid
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from realtime import AsyncRealtimeChannel
 
+from bridge import ask as asking
 from bridge.account import EMAIL
+from bridge.errors import RealtimeError
+from bridge.realtime.connection import Connection
+from bridge.settings import load
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.integration.bridge.baml.conftest import generate
@@ -224,6 +230,34 @@ async def test_control_characters_of_a_reply_are_escaped(environment: dict[str, 
 
 
 @pytest.mark.usefixtures("_worker")
+async def test_reply_that_begins_again_is_printed_anew(environment: dict[str, str]) -> None:
+    code, out, err = await ask(environment, "Chat", "[[tokens=9 delay=0.1 cut=5 times=1]]")
+    whole = "".join(f"word{n:02d} " for n in range(9))
+    assert code == 0
+    assert out.endswith(f"{whole}\n")
+    assert out.startswith("word00 ")
+    assert err in ("", "the reply begins again\n")
+
+
+@pytest.mark.usefixtures("_worker")
+async def test_text_that_no_json_holds_is_asked_all_the_same(environment: dict[str, str]) -> None:
+    data = '{"a": "\\ud800", "b": 1e400, "c": "\\u0000", "d": ' + "9" * 400 + "}"
+    assert (await ask(environment, "Chat", "[[text=hi]] \udcff", "--data", data))[:2] == (0, "hi\n")
+    code, _, err = await ask(environment, "Ch\udcff\x1bat", "hello")
+    assert code == 2
+    assert "Traceback" not in err
+    assert "\x1b" not in err
+
+
+async def test_wrong_options_are_refused_in_the_usage(environment: dict[str, str]) -> None:
+    for option, value in (("--token", "é"), ("--token", "a b"), ("--token", ""), ("--session", "1"), ("--session", "")):
+        code, _, err = await ask(environment, "Chat", "hello", option, value)
+        assert code == 2
+        assert option in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("_worker")
 async def test_reader_that_goes_away_cancels_the_reply(
     environment: dict[str, str], model: ModelServer, db: psycopg.AsyncConnection[Row]
 ) -> None:
@@ -310,3 +344,34 @@ async def test_help_has_examples() -> None:
     assert code == 0
     assert "bridge ask Chat" in out
     assert "--data" in out
+
+
+class Deaf(Connection):
+    """A connection that cannot join."""
+
+    async def join(self, channel: AsyncRealtimeChannel) -> None:
+        raise RealtimeError("refused")
+
+
+class HardOfHearing(Connection):
+    """A connection that loses every second delta, and all rows."""
+
+    def on_broadcast(self, channel: AsyncRealtimeChannel, event: str, callback: Callable[[Any], None]) -> None:
+        def sometimes(message: Any) -> None:
+            if event == "delta" and message["payload"]["seq"] % 2:
+                callback(message)
+
+        super().on_broadcast(channel, event, sometimes)
+
+
+@pytest.mark.parametrize("connection", [Deaf, HardOfHearing])
+async def test_reply_is_whole_without_realtime(
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    connection: type[Connection],
+) -> None:
+    monkeypatch.setattr("bridge.ask.Connection", connection)
+    async with working(environment, functions="Chat"):
+        code = await asking.ask(load(environment), asking.Question("Chat", "[[tokens=30 delay=0.05]]"))
+    assert (code, capsys.readouterr().out) == (0, "".join(f"word{n:02d} " for n in range(30)) + "\n")
