@@ -73,7 +73,7 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
       }
       const id = this.#rowId(question.id);
       const replaced = trigger === "regenerate-message" ? await retry(handle, id) : null;
-      if (replaced === null) await send(handle.session, id, textOf(question), body);
+      if (replaced === null) await send(handle, id, textOf(question), body);
       return streamReply(handle, id, abortSignal, replaced ?? []);
     } catch (error) {
       handle.release();
@@ -177,12 +177,19 @@ function read({ session, closed }: SessionHandle, signal?: AbortSignal): Promise
   return session.waitFor(isReady, closed, signal);
 }
 
-async function send(session: ChatSession, id: string, text: string, body: object | undefined): Promise<void> {
+/** Sends a message once: without a connection it throws, and the user of a chat can try again. */
+async function send({ session, closed }: SessionHandle, id: string, text: string, body?: object): Promise<void> {
   const data = body && Object.keys(body).length > 0 ? (body as { [key: string]: Json }) : undefined;
-  if (await session.send(text, data, id)) return;
-  const reason = session.getSnapshot().messages.find((message) => message.id === id)?.error?.message;
+  const find = ({ messages }: SessionSnapshot): Message | undefined => messages.find((message) => message.id === id);
+  void session.send(text, data, id); // never rejects
+  const snapshot = await session.waitFor((current) => {
+    const message = find(current);
+    return message?.status !== "sending" || message.error !== null;
+  }, closed);
+  const message = find(snapshot);
+  if (message?.status !== "sending" && message?.status !== "not_sent") return;
   session.discard(id);
-  throw new Error(reason ?? "The message was not sent.");
+  throw new Error(message.error?.message ?? "The message was not sent.");
 }
 
 /** Stops the reply to a question, if it has not ended, and waits for its end. */

@@ -79,18 +79,29 @@ interface Outcome<T> {
 export function unwrap<T>({ data, error, status }: Outcome<T>): T {
   if (error !== null) {
     // no status means no response: the message is the runtime's own
-    if (status === 0) throw new RequestError("Could not reach the server.");
+    if (status === 0) throw unreachable();
+    const isRetryable = status >= 500;
     // a gateway answers with an HTML page
-    if (status >= 500 && !error.code) throw new RequestError(`The server failed to respond (status ${status}).`);
+    if (isRetryable && !error.code) throw new RequestError(`The server failed to respond (status ${status}).`, null, true);
     // a limit's hint is written for its user: it says when to try again
     const message = error.code === LIMIT && error.hint ? `${error.message}. ${error.hint}` : error.message;
-    throw new RequestError(message, error.code || null);
+    throw new RequestError(message, error.code || null, isRetryable);
   }
   return data as T;
 }
 
 async function request<T>(run: (signal: AbortSignal) => PromiseLike<Outcome<T>>): Promise<T> {
-  return unwrap(await withTimeout(REQUEST_TIMEOUT_MS, run));
+  let outcome: Outcome<T>;
+  try {
+    outcome = await withTimeout(REQUEST_TIMEOUT_MS, run);
+  } catch {
+    throw unreachable();
+  }
+  return unwrap(outcome);
+}
+
+function unreachable(): RequestError {
+  return new RequestError("Could not reach the server.", null, true);
 }
 
 export function supabaseBackend(client: AnySupabaseClient): Backend {

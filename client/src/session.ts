@@ -10,7 +10,8 @@ import { parseSessionEvent } from "./events.ts";
 import { CodeFiles } from "./files.ts";
 import { newId } from "./id.ts";
 import { UNKNOWN, hasEnded, mergeDelta, mergeHint, mergeRow, needsRead, type Entry } from "./merge.ts";
-import { Poller, messageOf, now } from "./poller.ts";
+import { Outbox } from "./outbox.ts";
+import { Poller, now } from "./poller.ts";
 import { withTimeout } from "./timeout.ts";
 import type {
   AnySupabaseClient,
@@ -56,8 +57,7 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   readonly #leave: () => void;
 
   #entries = new Map<string, Entry>();
-  /** Messages from this client that the database has not confirmed, oldest first. */
-  #unsent = new Map<string, Question>();
+  readonly #outbox = new Outbox((message) => this.#insert(message), () => this.changed());
   #connection: Connection = "connecting";
   /** Every row at or above this ordinal is known. Null until rows have been read. */
   #floor: number | null = null;
@@ -70,7 +70,6 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   /** An event announced a row that can be read at once. */
   #rowsDue = false;
   #lastEvent = now();
-  #lastSend: Promise<unknown> = Promise.resolve();
 
   constructor(id: string, backend: Backend, options: SessionOptions = {}) {
     const { pageSize, ...waits } = { ...DEFAULTS, ...options };
@@ -86,72 +85,58 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     this.schedule();
   }
 
-  /** Stops listening and reading. A message that is already being sent is still sent. */
+  /** Stops listening and reading. What is being sent is still sent; what waits for a connection is given up. */
   override close(): void {
     super.close();
+    this.#outbox.close();
     this.#leave();
   }
 
   /**
    * Sends a message and shows it at once. `data` holds further arguments of the BAML function; `id` is a new UUID.
    *
-   * Resolves to true once the database has the message. Resolves to false if it could not be sent: it then stays
-   * with status `not_sent`, and the reason in its `error`, until you call `resend` or `discard`. Messages are sent one
-   * at a time, in order.
+   * Resolves to true once the database has the message. While it cannot be reached the message stays `sending`, with
+   * the reason in its `error`, and is sent again until it arrives. Resolves to false if it is rejected or given up: it
+   * then stays with status `not_sent`, until you call `resend` or `discard`. Messages are sent one at a time, in order.
    */
   send(text: string, data?: Json, id: string = newId()): Promise<boolean> {
-    const time = new Date().toISOString();
-    const message: Question = {
-      id,
-      session_id: this.id,
-      ordinal: null,
-      role: "user",
-      content: text,
-      data: data ?? null,
-      status: "sending",
-      reply_to: null,
-      attempt: 0,
-      seq: 0,
-      error: null,
-      created_at: time,
-      updated_at: time,
-    };
-    return this.#insert(message);
+    return this.#send(text, data, id);
   }
 
   /** Sends a `not_sent` message again, under the same id, so it cannot arrive twice. Resolves as `send` does. */
   resend(id: string): Promise<boolean> {
-    const message = this.#unsent.get(id);
+    const message = this.#outbox.get(id);
     return message?.status === "not_sent"
-      ? this.#insert({ ...message, status: "sending", error: null })
+      ? this.#outbox.send({ ...message, status: "sending", error: null })
       : Promise.resolve(false);
   }
 
   /**
    * Asks an earlier question again with a new text and the same `data`. This adds a question and keeps the old one,
-   * whose reply is stopped if it has not ended. Resolves as `send` does.
+   * whose reply is stopped if it has not ended; one that was not sent is replaced. Resolves as `send` does.
    */
   async edit(id: string, text: string): Promise<boolean> {
-    await this.#settled(id);
-    const unsent = this.#unsent.get(id);
-    if (unsent !== undefined) {
+    const unsent = this.#outbox.get(id);
+    if (unsent !== undefined && !(await this.#outbox.giveUp(id))) {
       this.discard(id);
-      return this.send(text, unsent.data ?? undefined);
+      return this.#send(text, unsent.data);
     }
     const question = this.#entries.get(id)?.message;
-    if (question && isLive(question)) this.#lastSend = Promise.all([this.#lastSend, this.#stop(id)]);
-    return this.send(text, question?.data ?? undefined);
+    const stopped = question && isLive(question) ? this.#stop(id) : undefined;
+    return this.#send(text, question?.data, newId(), stopped);
   }
 
-  /** Removes a `not_sent` message. */
+  /** Removes a message that is `not_sent`, or waits for a connection. */
   discard(id: string): void {
-    if (this.#unsent.get(id)?.status === "not_sent" && this.#unsent.delete(id)) this.changed();
+    this.#outbox.discard(id);
   }
 
-  /** Stops a reply and keeps its text so far. `id` is the question's or the reply's. Throws `RequestError`. */
+  /**
+   * Stops a reply and keeps its text so far. `id` is the question's or the reply's. A question that waits for a
+   * connection becomes `not_sent`. Throws `RequestError`.
+   */
   async cancel(id: string): Promise<void> {
-    await this.#settled(id);
-    if (this.#unsent.has(id)) return; // not sent, so nothing to stop
+    if (!(await this.#outbox.giveUp(id))) return; // not sent, so nothing to stop
     await this.#backend.cancelMessage(id);
     await this.#showEffect(id);
   }
@@ -181,11 +166,12 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
       if (message !== null && message.ordinal >= floor) rows.push(message);
     }
     rows.sort((a, b) => a.ordinal - b.ordinal);
-    const busy = rows.some(isLive) || [...this.#unsent.values()].some(({ status }) => status === "sending");
+    const unsent = this.#outbox.list();
+    const busy = rows.some(isLive) || unsent.some(({ status }) => status === "sending");
     // the cast: the caller asserts what `data` is
     const messages = rows as readonly unknown[] as readonly Message<Data>[];
     return {
-      messages: [...messages, ...this.#unsent.values()],
+      messages: [...messages, ...unsent],
       files: this.files.list(),
       connection: this.#connection,
       ready: this.#floor !== null,
@@ -195,9 +181,25 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     };
   }
 
-  /** Waits until a message is no longer `sending`. */
-  async #settled(id: string): Promise<void> {
-    if (this.#unsent.get(id)?.status === "sending") await this.#lastSend;
+  #send(text: string, data: Json | undefined, id = newId(), after?: Promise<unknown>): Promise<boolean> {
+    if (this.#entries.get(id)?.message) return Promise.resolve(true); // it has already arrived
+    const time = new Date().toISOString();
+    const message: Question = {
+      id,
+      session_id: this.id,
+      ordinal: null,
+      role: "user",
+      content: text,
+      data: data ?? null,
+      status: "sending",
+      reply_to: null,
+      attempt: 0,
+      seq: 0,
+      error: null,
+      created_at: time,
+      updated_at: time,
+    };
+    return this.#outbox.send(message, after);
   }
 
   /** Stops the reply to a question and waits for its end: a session may refuse new questions before that. */
@@ -214,32 +216,11 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     }
   }
 
-  #insert(message: Question): Promise<boolean> {
-    this.#unsent.set(message.id, message);
-    this.changed();
-    // one at a time, so that questions arrive in the order they were asked
-    const sent = this.#lastSend.then(() => this.#insertNow(message));
-    this.#lastSend = sent;
-    return sent;
-  }
-
-  async #insertNow({ id, content, data }: Question): Promise<boolean> {
+  async #insert({ id, content, data }: Question): Promise<void> {
     const values = { id, session_id: this.id, content };
-    try {
-      const row = await this.#backend.insertMessage(data === null ? values : { ...values, data });
-      this.#mergeRows([row]);
-      this.#lastEvent = now();
-    } catch (error) {
-      const unsent = this.#unsent.get(id);
-      // an event has shown that the message arrived after all
-      if (unsent === undefined) return true;
-      this.#unsent.set(id, { ...unsent, status: "not_sent", error: { code: "not_sent", message: messageOf(error) } });
-      this.changed();
-      return false;
-    }
-    this.changed();
+    this.#mergeRows([await this.#backend.insertMessage(data === null ? values : { ...values, data })]);
+    this.#lastEvent = now();
     this.schedule();
-    return true;
   }
 
   /** Reads the rows that a call has changed. If that fails they are read later: the call itself has succeeded. */
@@ -265,6 +246,7 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     if (connection === "live") {
       this.#pageDue = true;
       this.failures = 0; // read at once, however long reads have failed
+      this.#outbox.wake();
     }
     this.changed();
     this.schedule();
@@ -307,7 +289,7 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   #mergeRows(rows: readonly MessageRow[]): void {
     for (const row of rows) {
       this.#update(row.id, (entry) => mergeRow(entry, row));
-      this.#unsent.delete(row.id);
+      this.#outbox.confirm(row.id);
     }
   }
 

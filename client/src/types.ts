@@ -54,7 +54,8 @@ interface MessageBase extends Omit<MessageRow, "ordinal" | "role" | "status" | "
  * A message from the user. `data` holds further arguments of the BAML function.
  *
  * `sending` and `not_sent` exist only in this client: the database has not confirmed the row. Such a message has no
- * `ordinal`. If it is `not_sent`, `error.message` is the reason.
+ * `ordinal`. `sending` with an `error`: there is no connection at the moment, and it is sent once there is one.
+ * `not_sent`: it was rejected (`error.message` is the reason), or given up.
  */
 export interface Question extends MessageBase {
   role: "user";
@@ -135,10 +136,13 @@ export interface SessionListSnapshot {
 /** Supabase rejected a request or could not be reached. `code` is the SQLSTATE or PGRST code, if there is one. */
 export class RequestError extends Error {
   readonly code: string | null;
+  /** Whether the request was not answered, so that the same one may succeed later. False: it was rejected. */
+  readonly isRetryable: boolean;
 
-  constructor(message: string, code: string | null = null) {
+  constructor(message: string, code: string | null = null, isRetryable = false) {
     super(message);
     this.name = "RequestError";
     this.code = code;
+    this.isRetryable = isRetryable;
   }
 }
