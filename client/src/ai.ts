@@ -7,11 +7,11 @@
 import type { ChatTransport, UIMessage, UIMessageChunk } from "ai";
 import { supabaseBackend } from "./backend.ts";
 import { ReplyChunks } from "./chunks.ts";
-import { newId } from "./id.ts";
+import { canonicalId, isId, newId } from "./id.ts";
 import { hasEnded } from "./merge.ts";
 import { openSession, type ChatSession } from "./session.ts";
 import { withTimeout } from "./timeout.ts";
-import { RequestError, type AnySupabaseClient, type Json, type Message, type SessionSnapshot } from "./types.ts";
+import type { AnySupabaseClient, Json, Message, RequestError, SessionSnapshot } from "./types.ts";
 
 /** How long a session stays subscribed after its last stream has ended. */
 const LINGER_MS = 30_000;
@@ -20,7 +20,6 @@ const STOP_MS = 10_000;
 const PAGE_SIZE = 20;
 const MAX_INITIAL = 200;
 const NOT_FOUND = "PT404";
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 type SendOptions<M extends UIMessage> = Parameters<ChatTransport<M>["sendMessages"]>[0];
 type ReconnectOptions<M extends UIMessage> = Parameters<ChatTransport<M>["reconnectToStream"]>[0];
@@ -61,7 +60,7 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
 
   async sendMessages(options: SendOptions<M>): Promise<ReadableStream<UIMessageChunk>> {
     const { chatId, trigger, messages, messageId, abortSignal, body } = options;
-    const question = messages.findLast(({ role }) => role === "user");
+    const question = lastQuestion(messages);
     if (question === undefined) throw new Error("There is no user message to answer.");
     const handle = this.#acquire(chatId);
     try {
@@ -69,7 +68,7 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
       const isEdited = trigger === "submit-message" && messageId === question.id;
       if (isEdited) {
         await stop(handle, this.#rowId(messageId));
-        this.#rowIds.set(messageId, newId());
+        this.#rowIds.set(canonicalId(messageId), newId());
       }
       const id = this.#rowId(question.id);
       const replaced = trigger === "regenerate-message" ? await retry(handle, id) : null;
@@ -87,7 +86,7 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
     handle.shared.resumes += 1;
     try {
       const { messages } = await read(handle, abortSignal);
-      const question = messages.findLast(({ role }) => role === "user");
+      const question = lastQuestion(messages);
       // a resume that is aborted before it shows anything does not stop the reply
       if (question !== undefined && !hasEnded(question) && !abortSignal?.aborted) {
         return streamReply(handle, question.id, abortSignal, []);
@@ -107,13 +106,14 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
   }
 
   #rowId(id: string): string {
-    const known = this.#rowIds.get(id) ?? (UUID.test(id) ? null : newId());
-    if (known === null) return id;
-    this.#rowIds.set(id, known);
+    const own = canonicalId(id);
+    const known = this.#rowIds.get(own) ?? (isId(own) ? own : newId());
+    if (known !== own) this.#rowIds.set(own, known);
     return known;
   }
 
-  #acquire(sessionId: string): SessionHandle {
+  #acquire(chatId: string): SessionHandle {
+    const sessionId = canonicalId(chatId);
     const open =
       this.#open.get(sessionId) ?? new SharedSession(openSession(this.#client, sessionId, { pageSize: PAGE_SIZE }));
     this.#open.set(sessionId, open);
@@ -180,16 +180,15 @@ function read({ session, closed }: SessionHandle, signal?: AbortSignal): Promise
 /** Sends a message once: without a connection it throws, and the user of a chat can try again. */
 async function send({ session, closed }: SessionHandle, id: string, text: string, body?: object): Promise<void> {
   const data = body && Object.keys(body).length > 0 ? (body as { [key: string]: Json }) : undefined;
-  const find = ({ messages }: SessionSnapshot): Message | undefined => messages.find((message) => message.id === id);
   void session.send(text, data, id); // never rejects
-  const snapshot = await session.waitFor((current) => {
-    const message = find(current);
+  let message: Message | undefined;
+  await session.waitFor(({ messages }) => {
+    message = messages.find((one) => one.id === id);
     return message?.status !== "sending" || message.error !== null;
   }, closed);
-  const message = find(snapshot);
-  if (message?.status !== "sending" && message?.status !== "not_sent") return;
+  if (message?.ordinal !== null) return;
   session.discard(id);
-  throw new Error(message.error?.message ?? "The message was not sent.");
+  throw new Error(message.error?.message);
 }
 
 /** Stops the reply to a question, if it has not ended, and waits for its end. */
@@ -220,7 +219,7 @@ async function retry(handle: SessionHandle, id: string): Promise<readonly Messag
     await session.retry(id);
     return replaced;
   } catch (error) {
-    if (error instanceof RequestError && error.code === NOT_FOUND) return null;
+    if ((error as Partial<RequestError>).code === NOT_FOUND) return null;
     throw error;
   }
 }
@@ -283,6 +282,10 @@ function streamReply(
     },
     cancel: () => leave(),
   });
+}
+
+function lastQuestion<M extends { role: string }>(messages: readonly M[]): M | undefined {
+  return messages.filter(({ role }) => role === "user").pop(); // React Native and older browsers have no `findLast`
 }
 
 function textOf({ parts }: UIMessage): string {

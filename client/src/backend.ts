@@ -1,31 +1,33 @@
 /**
  * The requests of sessions and session lists, over supabase-js. Each has a timeout and throws `RequestError`. What a user
- * has written is made `storable` here, whichever way it comes.
+ * has written is made `storable` here, whichever way it comes, and lists are read to their end.
  */
 
 import type { SupabaseClient } from "@supabase/supabase-js";
+import { refusal, unreachable } from "./errors.ts";
+import { isId } from "./id.ts";
+import { readAll, type Rows, type Wanted } from "./pages.ts";
 import { storable } from "./storable.ts";
 import { withTimeout } from "./timeout.ts";
 import { listen, type TopicListener } from "./topic.ts";
-import {
+import type {
+  AnySupabaseClient,
+  CodeFileRow,
+  CodeFileVersion,
+  Database,
+  Json,
+  MessageRow,
+  NewSession,
   RequestError,
-  type AnySupabaseClient,
-  type CodeFileRow,
-  type CodeFileVersion,
-  type Database,
-  type Json,
-  type MessageRow,
-  type NewSession,
-  type SessionRow,
+  SessionRow,
 } from "./types.ts";
 
 const REQUEST_TIMEOUT_MS = 15_000;
 const MAX_VERSIONS = 100;
 const UNIQUE_VIOLATION = "23505";
-const LIMIT = "PT429";
 
-/** PostgREST returns at most this many rows per request. */
-export const MAX_ROWS = 1_000;
+/** The ordinal of a session's first question. Questions are even, and a reply is its question's + 1. */
+export const FIRST_ORDINAL = 2;
 
 export interface NewMessage {
   id: string;
@@ -43,13 +45,13 @@ export interface NewFile {
 
 /** Everything a session or session list needs from Supabase. Tests substitute their own. */
 export interface Backend {
-  /** The newest 1,000 sessions, most recent activity first. */
+  /** All sessions, in any order. */
   readSessions(): Promise<SessionRow[]>;
   insertSession(values: NewSession & { id: string }): Promise<SessionRow>;
   /** Null if there is no such session. */
   renameSession(id: string, title: string): Promise<SessionRow | null>;
   deleteSession(id: string): Promise<void>;
-  /** The newest messages below ordinal `before` (null: of the whole session), newest first. */
+  /** The newest messages below ordinal `before` (null: of the whole session), newest first. None: there are no more. */
   readPage(sessionId: string, before: number | null, limit: number): Promise<MessageRow[]>;
   /** The messages with these ids, their replies, and every message above ordinal `after`. */
   readMessages(sessionId: string, ids: readonly string[], after: number): Promise<MessageRow[]>;
@@ -69,132 +71,116 @@ export interface Backend {
   listen(topic: string, listener: TopicListener): () => void;
 }
 
-interface Outcome<T> {
-  data: T | null;
-  error: { message: string; code?: string; hint?: string | null } | null;
+/** The answer to a request, as postgrest-js has it. */
+interface Outcome {
+  data: unknown;
+  error: unknown;
+  /** 0: there was no answer. */
   status: number;
 }
 
-/** Returns the data of a response. Throws its error as `RequestError`. */
-export function unwrap<T>({ data, error, status }: Outcome<T>): T {
-  if (error !== null) {
-    // no status means no response: the message is the runtime's own
-    if (status === 0) throw unreachable();
-    const isRetryable = status >= 500;
-    // a gateway answers with an HTML page
-    if (isRetryable && !error.code) throw new RequestError(`The server failed to respond (status ${status}).`, null, true);
-    // a limit's hint is written for its user: it says when to try again
-    const message = error.code === LIMIT && error.hint ? `${error.message}. ${error.hint}` : error.message;
-    throw new RequestError(message, error.code || null, isRetryable);
-  }
+const TIMED_OUT: Outcome = { data: null, error: {}, status: 0 };
+
+/** Returns the data of an answer. Throws its error as `RequestError`. */
+export function unwrap<T>({ data, error, status }: Outcome): T {
+  // a body `null` is no error for postgrest-js, whatever its status
+  if (error !== null || status >= 400) throw refusal(error, status);
   return data as T;
 }
 
-async function request<T>(run: (signal: AbortSignal) => PromiseLike<Outcome<T>>): Promise<T> {
-  let outcome: Outcome<T>;
-  try {
-    outcome = await withTimeout(REQUEST_TIMEOUT_MS, run);
-  } catch {
-    throw unreachable();
-  }
-  return unwrap(outcome);
+/** What a query answers with: its rows, one row, one or null, or nothing that matters. */
+type Kind = "rows" | "single" | "maybeSingle" | "any";
+type Answer = PromiseLike<Outcome>;
+interface Query {
+  abortSignal(signal: AbortSignal): Answer & { single(): Answer; maybeSingle(): Answer };
 }
 
-function unreachable(): RequestError {
-  return new RequestError("Could not reach the server.", null, true);
+async function request<T>(query: Query, kind: Kind = "any"): Promise<T> {
+  const outcome = await withTimeout(REQUEST_TIMEOUT_MS, (signal) => {
+    const sent = query.abortSignal(signal);
+    return kind === "single" || kind === "maybeSingle" ? sent[kind]() : sent;
+  }).catch(() => TIMED_OUT);
+  const data = unwrap<T>(outcome);
+  // something else has answered, such as the page of a network that wants a sign-in
+  const isRow = Object(data) === data;
+  if (!{ rows: Array.isArray(data), single: isRow, maybeSingle: isRow || data === null, any: true }[kind]) throw unreachable();
+  return data;
 }
 
 export function supabaseBackend(client: AnySupabaseClient): Backend {
   const db = client as SupabaseClient<Database>;
+  const read = <Row>(select: () => Rows<Query>, wanted?: Wanted) =>
+    readAll<Query, Row>(client, (query) => request(query, "rows"), select, wanted);
   const messages = (sessionId: string) => db.from("messages").select().eq("session_id", sessionId);
   return {
-    readSessions() {
-      const query = db.from("sessions").select().order("updated_at", { ascending: false }).limit(MAX_ROWS);
-      return request((signal) => query.abortSignal(signal));
+    // by id, which no change of a session moves to another page
+    readSessions: () => read(() => db.from("sessions").select()),
+
+    insertSession: async (values) => request(db.from("sessions").insert(storable(values)).select(), "single"),
+
+    renameSession: async (id, title) =>
+      request(db.from("sessions").update(storable({ title })).eq("id", id).select(), "maybeSingle"),
+
+    deleteSession: (id) => request(db.from("sessions").delete().eq("id", id)),
+
+    readPage(sessionId, before, most) {
+      const wanted = { by: "ordinal", descending: true, after: before, last: FIRST_ORDINAL, most };
+      return read(() => messages(sessionId), wanted);
     },
 
-    insertSession(values) {
-      return request((signal) => db.from("sessions").insert(storable(values)).select().abortSignal(signal).single());
-    },
-
-    renameSession(id, title) {
-      const query = db.from("sessions").update(storable({ title })).eq("id", id).select();
-      return request((signal) => query.abortSignal(signal).maybeSingle());
-    },
-
-    async deleteSession(id) {
-      await request((signal) => db.from("sessions").delete().eq("id", id).abortSignal(signal));
-    },
-
-    async readPage(sessionId, before, limit) {
-      let query = messages(sessionId).order("ordinal", { ascending: false }).limit(limit);
-      if (before !== null) query = query.lt("ordinal", before);
-      return (await request((signal) => query.abortSignal(signal))) as MessageRow[];
-    },
-
-    async readMessages(sessionId, ids, after) {
+    readMessages(sessionId, ids, after) {
       const list = ids.join(",");
       const filter = `ordinal.gt.${after}` + (list && `,id.in.(${list}),reply_to.in.(${list})`);
-      const query = messages(sessionId).or(filter).order("ordinal");
-      return (await request((signal) => query.abortSignal(signal))) as MessageRow[];
+      return read(() => messages(sessionId).or(filter), { by: "ordinal" });
     },
 
     async insertMessage(message) {
       type Insert = Database["public"]["Tables"]["messages"]["Insert"];
-      // the cast: a trigger sets `ordinal`, so type generators see no default
-      const insert = db.from("messages").insert(storable(message) as Insert).select();
       try {
-        return (await request((signal) => insert.abortSignal(signal).single())) as MessageRow;
+        // the cast: a trigger sets `ordinal`, so type generators see no default
+        return await request<MessageRow>(db.from("messages").insert(storable(message) as Insert).select(), "single");
       } catch (error) {
-        if (!(error instanceof RequestError && error.code === UNIQUE_VIOLATION)) throw error;
+        if ((error as Partial<RequestError>).code !== UNIQUE_VIOLATION) throw error;
         const query = messages(message.session_id).eq("id", message.id);
-        const arrived = await request((signal) => query.abortSignal(signal).maybeSingle());
+        const arrived = await request<MessageRow | null>(query, "maybeSingle");
         if (arrived === null) throw error;
-        return arrived as MessageRow;
+        return arrived;
       }
     },
 
-    async cancelMessage(id) {
-      await request((signal) => db.rpc("cancel_message", { message_id: id }).abortSignal(signal));
+    cancelMessage: (id) => request(db.rpc("cancel_message", { message_id: storable(id) })),
+
+    retryMessage: (id) => request(db.rpc("retry_message", { message_id: storable(id) })),
+
+    readFiles: (sessionId) => read(() => db.from("code_files").select().eq("session_id", sessionId)),
+
+    readFile: (id) => request(db.from("code_files").select().eq("id", id), "maybeSingle"),
+
+    insertFile: async (file) => request(db.from("code_files").insert(storable(file)).select(), "single"),
+
+    updateFile: async (id, revision, content) => {
+      const query = db.from("code_files").update(storable({ content })).eq("id", id).eq("revision", revision);
+      return request(query.select(), "maybeSingle");
     },
 
-    async retryMessage(id) {
-      await request((signal) => db.rpc("retry_message", { message_id: id }).abortSignal(signal));
-    },
-
-    readFiles(sessionId) {
-      const query = db.from("code_files").select().eq("session_id", sessionId).order("path");
-      return request((signal) => query.abortSignal(signal));
-    },
-
-    readFile(id) {
-      return request((signal) => db.from("code_files").select().eq("id", id).abortSignal(signal).maybeSingle());
-    },
-
-    insertFile(file) {
-      return request((signal) => db.from("code_files").insert(storable(file)).select().abortSignal(signal).single());
-    },
-
-    updateFile(id, revision, content) {
-      const query = db.from("code_files").update(storable({ content })).eq("id", id).eq("revision", revision).select();
-      return request((signal) => query.abortSignal(signal).maybeSingle());
-    },
-
-    async deleteFile(id) {
-      await request((signal) => db.from("code_files").delete().eq("id", id).abortSignal(signal));
-    },
+    deleteFile: (id) => request(db.from("code_files").delete().eq("id", id)),
 
     readVersions(fileId) {
       const columns = "id, file_id, path, language, revision, conflict, message_id, created_at";
-      const query = db.from("code_file_versions").select(columns).eq("file_id", fileId);
-      return request((signal) => query.order("id", { ascending: false }).limit(MAX_VERSIONS).abortSignal(signal));
+      const query = () => db.from("code_file_versions").select(columns).eq("file_id", fileId);
+      return read(query, { descending: true, most: MAX_VERSIONS });
     },
 
     async readVersion(id) {
       const query = db.from("code_file_versions").select("content").eq("id", id);
-      return (await request<{ content: string }>((signal) => query.abortSignal(signal).single())).content;
+      return (await request<{ content: string }>(query, "single")).content;
     },
 
-    listen: (topic, listener) => listen(client, topic, listener),
+    listen(topic, listener) {
+      if (isId(topic.slice(topic.indexOf(":") + 1))) return listen(client, topic, listener);
+      // nobody may join such a topic, and a join that is refused would be tried for ever
+      setTimeout(() => listener.onConnection("offline"));
+      return () => undefined;
+    },
   };
 }

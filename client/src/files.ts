@@ -1,6 +1,7 @@
 /** The code files of one session. */
 
 import type { Backend } from "./backend.ts";
+import { canonicalId } from "./id.ts";
 import { mergeFile } from "./merge.ts";
 import type { CodeFile, CodeFileRow, CodeFileVersion, SaveOutcome } from "./types.ts";
 
@@ -29,23 +30,24 @@ export class CodeFiles {
    * the outcome holds the current file: show both texts, then save again at its revision. Throws `RequestError`.
    */
   async save(id: string, content: string, revision: number): Promise<SaveOutcome> {
-    const written = await this.#backend.updateFile(id, revision, content);
+    const own = canonicalId(id);
+    const written = await this.#backend.updateFile(own, revision, content);
     if (written !== null) return { saved: true, file: this.#keep(written) };
-    const file = await this.#backend.readFile(id);
+    const file = await this.#backend.readFile(own);
     if (file !== null) this.#keep(file);
-    else this.#drop(id);
+    else this.#drop(own);
     return { saved: false, file };
   }
 
   /** Deletes a file and its versions. Throws `RequestError`. */
   async remove(id: string): Promise<void> {
-    await this.#backend.deleteFile(id);
-    this.#drop(id);
+    await this.#backend.deleteFile(canonicalId(id));
+    this.#drop(canonicalId(id));
   }
 
   /** The newest 100 versions of a file, newest first. Throws `RequestError`. */
   readVersions(id: string): Promise<CodeFileVersion[]> {
-    return this.#backend.readVersions(id);
+    return this.#backend.readVersions(canonicalId(id));
   }
 
   /** The content of a version. Throws `RequestError`. */

@@ -6,7 +6,7 @@
  */
 
 import { backoff, messageOf } from "./poller.ts";
-import { RequestError, type Question } from "./types.ts";
+import type { Question, RequestError } from "./types.ts";
 
 /** The pause after the first failure. */
 const FIRST_PAUSE_MS = 1_000;
@@ -42,7 +42,7 @@ export class Outbox {
 
   /** The messages that the database has not confirmed, oldest first. */
   list(): Question[] {
-    return [...this.#items.values()].map(({ message }) => message);
+    return Array.from(this.#items.values(), ({ message }) => message);
   }
 
   get(id: string): Question | undefined {
@@ -66,14 +66,17 @@ export class Outbox {
     const item = this.#items.get(id);
     if (item === undefined) return Promise.resolve(true);
     item.givenUp = true;
-    if (!item.inFlight && item.message.status === "sending") this.#fail(item, item.message.error?.message ?? "Stopped.");
+    if (!item.inFlight && this.#isSending(item)) {
+      this.#fail(item, "not_sent", item.message.error?.message ?? "Stopped.");
+      this.#changed();
+    }
     return item.settled;
   }
 
   /** Removes a message that is not on its way. */
   discard(id: string): void {
     const item = this.#items.get(id);
-    if (item === undefined || (item.message.status === "sending" && item.message.error === null)) return;
+    if (!item || item.message.error === null) return;
     this.#remove(item, false);
     this.#changed();
   }
@@ -81,7 +84,7 @@ export class Outbox {
   /** Removes a message whose row has been read or announced. */
   confirm(id: string): void {
     const item = this.#items.get(id);
-    if (item !== undefined) this.#remove(item, true);
+    if (item) this.#remove(item, true);
   }
 
   /** Sends what is waiting at once, because there may be a connection again. */
@@ -93,6 +96,7 @@ export class Outbox {
   /** Gives up what is waiting for a connection. What is being sent is still sent. */
   close(): void {
     this.#closed = true;
+    for (const { message } of this.#items.values()) if (message.error !== null) void this.giveUp(message.id);
     this.#resume();
   }
 
@@ -118,45 +122,36 @@ export class Outbox {
 
   /** Returns whether there was an answer. */
   async #attempt(item: Item): Promise<boolean> {
+    let isAnswered = true;
     try {
       await this.#insert(item.message);
       this.#remove(item, true);
     } catch (error) {
-      const isRetryable = error instanceof RequestError && error.isRetryable;
+      isAnswered = !(error as Partial<RequestError>).isRetryable;
+      const mayRepeat = !isAnswered && !item.givenUp && !this.#closed;
       // unless an event has shown that the message arrived after all
-      if (this.#isSending(item)) {
-        const reason = messageOf(error);
-        if (isRetryable && !item.givenUp && !this.#closed) {
-          item.message = { ...item.message, error: { code: "unreachable", message: reason } };
-        } else this.#fail(item, reason);
-      }
-      if (isRetryable) return false;
-    } finally {
-      item.inFlight = false;
-      this.#changed();
+      if (this.#isSending(item)) this.#fail(item, mayRepeat ? "sending" : "not_sent", messageOf(error));
     }
-    return true;
+    item.inFlight = false;
+    this.#changed();
+    return isAnswered;
   }
 
   async #pause(): Promise<void> {
     this.#failures += 1;
     if (this.#closed || this.#next() === undefined) return;
-    let timer: ReturnType<typeof setTimeout> | undefined;
     await new Promise<void>((resolve) => {
-      this.#resume = resolve;
-      timer = setTimeout(resolve, backoff(this.#failures, FIRST_PAUSE_MS));
+      const timer = setTimeout(resolve, backoff(this.#failures, FIRST_PAUSE_MS));
+      this.#resume = () => {
+        clearTimeout(timer);
+        resolve();
+      };
     });
-    clearTimeout(timer);
-    if (!this.#closed) return;
-    for (const item of this.#items.values()) {
-      if (item.message.error !== null && this.#isSending(item)) this.#fail(item, item.message.error.message);
-    }
   }
 
-  #fail(item: Item, reason: string): void {
-    item.message = { ...item.message, status: "not_sent", error: { code: "not_sent", message: reason } };
-    this.#settle(item, false);
-    this.#changed();
+  #fail(item: Item, status: "sending" | "not_sent", message: string): void {
+    item.message = { ...item.message, status, error: { code: "not_sent", message } };
+    if (status === "not_sent") this.#settle(item, false);
   }
 
   #remove(item: Item, arrived: boolean): void {

@@ -1,6 +1,8 @@
 /** A value that is fetched on demand: one request at a time, with exponential backoff after failures. */
 
+import { INVALID_ID } from "./id.ts";
 import { Subscribable } from "./subscribable.ts";
+import type { RequestError } from "./types.ts";
 
 const MAX_BACKOFF_MS = 15_000;
 
@@ -18,6 +20,8 @@ export abstract class Poller<T> extends Subscribable<T> {
   protected closed = false;
   readonly #retryMs: number;
   #reading = false;
+  /** What is read by an id that is no UUID will never be there. */
+  #isHopeless = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   /** `retryMs`: the delay after the first failure. */
@@ -41,7 +45,7 @@ export abstract class Poller<T> extends Subscribable<T> {
   /** Sets the timer for the next read, if one is due. */
   protected schedule(): void {
     clearTimeout(this.#timer);
-    if (this.closed || this.#reading) return;
+    if (this.closed || this.#reading || this.#isHopeless) return;
     const at = Math.max(this.due(), this.lastRead + backoff(this.failures, this.#retryMs));
     if (at < Infinity) this.#timer = setTimeout(() => void this.#readNow(), Math.max(0, at - now()));
   }
@@ -55,6 +59,7 @@ export abstract class Poller<T> extends Subscribable<T> {
     } catch (error) {
       this.failures += 1;
       this.error = messageOf(error);
+      this.#isHopeless = (error as Partial<RequestError>).code === INVALID_ID;
     }
     this.#reading = false;
     this.lastRead = now();

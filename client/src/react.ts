@@ -1,6 +1,7 @@
 /** React hooks for a session and for the list of sessions. */
 
 import { useEffect, useState, useSyncExternalStore } from "react";
+import { canonicalId } from "./id.ts";
 import { openSession, type ChatSession, type SessionOptions } from "./session.ts";
 import { openSessionList, type SessionList } from "./sessions.ts";
 import type { AnySupabaseClient, Json, SessionListSnapshot, SessionSnapshot } from "./types.ts";
@@ -42,10 +43,11 @@ export function useSession<Data = Json>(
   options?: SessionOptions,
 ): UseSession<Data> {
   const userChanges = useUserChanges(client);
+  const own = id === null ? null : canonicalId(id);
   const [session, snapshot] = useOpened<SessionSnapshot<Data>, ChatSession<Data>>(
-    () => (id === null ? null : openSession<Data>(client, id, options)),
+    () => (own === null ? null : openSession<Data>(client, own, options)),
     NO_SESSION,
-    [client, id, userChanges],
+    [client, own, userChanges],
   );
   return { ...snapshot, session };
 }
@@ -59,10 +61,11 @@ const NO_LIST: SessionListSnapshot = { sessions: [], connection: "connecting", r
 
 /** Opens the list of the signed-in user's sessions while the component is mounted, or none if `userId` is null. */
 export function useSessions(client: AnySupabaseClient, userId: string | null): UseSessions {
+  const own = userId === null ? null : canonicalId(userId);
   const [list, snapshot] = useOpened<SessionListSnapshot, SessionList>(
-    () => (userId === null ? null : openSessionList(client, userId)),
+    () => (own === null ? null : openSessionList(client, own)),
     NO_LIST,
-    [client, userId],
+    [client, own],
   );
   return { ...snapshot, list };
 }

@@ -5,12 +5,13 @@
  * while a delta is missing, and when a running reply has been silent for a while.
  */
 
-import { MAX_ROWS, supabaseBackend, type Backend } from "./backend.ts";
+import { FIRST_ORDINAL, supabaseBackend, type Backend } from "./backend.ts";
 import { parseSessionEvent } from "./events.ts";
 import { CodeFiles } from "./files.ts";
-import { newId } from "./id.ts";
+import { canonicalId, newId } from "./id.ts";
 import { UNKNOWN, hasEnded, mergeDelta, mergeHint, mergeRow, needsRead, type Entry } from "./merge.ts";
 import { Outbox } from "./outbox.ts";
+import { MAX_ROWS } from "./pages.ts";
 import { Poller, now } from "./poller.ts";
 import { withTimeout } from "./timeout.ts";
 import type {
@@ -74,11 +75,11 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   constructor(id: string, backend: Backend, options: SessionOptions = {}) {
     const { pageSize, ...waits } = { ...DEFAULTS, ...options };
     super(waits.gapMs);
-    this.id = id;
+    this.id = canonicalId(id);
     this.#backend = backend;
-    this.files = new CodeFiles(id, backend, () => this.changed());
-    this.#options = { pageSize: Math.min(pageSize, MAX_ROWS), ...waits };
-    this.#leave = backend.listen(`session:${id}`, {
+    this.files = new CodeFiles(this.id, backend, () => this.changed());
+    this.#options = { pageSize: Math.min(Math.max(1, pageSize || 0), MAX_ROWS), ...waits };
+    this.#leave = backend.listen(`session:${this.id}`, {
       onEvent: (event, payload) => this.#onEvent(event, payload),
       onConnection: (connection) => this.#onConnection(connection),
     });
@@ -100,12 +101,12 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
    * then stays with status `not_sent`, until you call `resend` or `discard`. Messages are sent one at a time, in order.
    */
   send(text: string, data?: Json, id: string = newId()): Promise<boolean> {
-    return this.#send(text, data, id);
+    return this.#send(text, data, canonicalId(id));
   }
 
   /** Sends a `not_sent` message again, under the same id, so it cannot arrive twice. Resolves as `send` does. */
   resend(id: string): Promise<boolean> {
-    const message = this.#outbox.get(id);
+    const message = this.#outbox.get(canonicalId(id));
     return message?.status === "not_sent"
       ? this.#outbox.send({ ...message, status: "sending", error: null })
       : Promise.resolve(false);
@@ -116,19 +117,20 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
    * whose reply is stopped if it has not ended; one that was not sent is replaced. Resolves as `send` does.
    */
   async edit(id: string, text: string): Promise<boolean> {
-    const unsent = this.#outbox.get(id);
-    if (unsent !== undefined && !(await this.#outbox.giveUp(id))) {
-      this.discard(id);
+    const old = canonicalId(id);
+    const unsent = this.#outbox.get(old);
+    if (unsent !== undefined && !(await this.#outbox.giveUp(old))) {
+      this.discard(old);
       return this.#send(text, unsent.data);
     }
-    const question = this.#entries.get(id)?.message;
-    const stopped = question && isLive(question) ? this.#stop(id) : undefined;
+    const question = this.#entries.get(old)?.message;
+    const stopped = question && isLive(question) ? this.#stop(old) : undefined;
     return this.#send(text, question?.data, newId(), stopped);
   }
 
   /** Removes a message that is `not_sent`, or waits for a connection. */
   discard(id: string): void {
-    this.#outbox.discard(id);
+    this.#outbox.discard(canonicalId(id));
   }
 
   /**
@@ -136,15 +138,16 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
    * connection becomes `not_sent`. Throws `RequestError`.
    */
   async cancel(id: string): Promise<void> {
-    if (!(await this.#outbox.giveUp(id))) return; // not sent, so nothing to stop
-    await this.#backend.cancelMessage(id);
-    await this.#showEffect(id);
+    const own = canonicalId(id);
+    if (!(await this.#outbox.giveUp(own))) return; // not sent, so nothing to stop
+    await this.#backend.cancelMessage(own);
+    await this.#showEffect(own);
   }
 
   /** Starts a new attempt of a reply that has ended. `id` is the question's or the reply's. Throws `RequestError`. */
   async retry(id: string): Promise<void> {
-    await this.#backend.retryMessage(id);
-    await this.#showEffect(id);
+    await this.#backend.retryMessage(canonicalId(id));
+    await this.#showEffect(canonicalId(id));
   }
 
   /** Reads the page before the oldest message shown. Throws `RequestError`. */
@@ -154,18 +157,14 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     const rows = await this.#backend.readPage(this.id, before, this.#options.pageSize);
     if (this.closed || this.#floor !== before) return;
     this.#mergeRows(rows);
-    this.#hasOlder = rows.length >= this.#options.pageSize;
-    this.#floor = Math.min(before, ...rows.map((row) => row.ordinal));
+    this.#floor = rows[rows.length - 1]?.ordinal ?? 0;
+    this.#hasOlder = this.#floor > FIRST_ORDINAL;
     this.changed();
   }
 
   protected override render(): SessionSnapshot<Data> {
     const floor = this.#floor ?? 0;
-    const rows: MessageRow[] = [];
-    for (const { message } of this.#entries.values()) {
-      if (message !== null && message.ordinal >= floor) rows.push(message);
-    }
-    rows.sort((a, b) => a.ordinal - b.ordinal);
+    const rows = this.#rows((row) => row.ordinal >= floor);
     const unsent = this.#outbox.list();
     const busy = rows.some(isLive) || unsent.some(({ status }) => status === "sending");
     // the cast: the caller asserts what `data` is
@@ -300,9 +299,13 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
 
   /** The ids of messages that have not ended, oldest first: the oldest are the ones being answered. */
   #live(): string[] {
-    const live: MessageRow[] = [];
-    for (const { message } of this.#entries.values()) if (message !== null && isLive(message)) live.push(message);
-    return live.sort((a, b) => a.ordinal - b.ordinal).map(({ id }) => id);
+    return this.#rows(isLive).map(({ id }) => id);
+  }
+
+  /** Those of the known rows that satisfy `predicate`, oldest first. */
+  #rows(predicate: (row: MessageRow) => boolean): MessageRow[] {
+    const rows = [...this.#entries.values()].map(({ message }) => message).filter((row) => row !== null);
+    return rows.filter(predicate).sort((a, b) => a.ordinal - b.ordinal);
   }
 
   protected override due(): number {
@@ -329,14 +332,13 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   }
 
   async #readPage(): Promise<void> {
-    const { pageSize } = this.#options;
-    const rows = await this.#backend.readPage(this.id, null, pageSize);
-    const lowest = Math.min(...rows.map((row) => row.ordinal));
-    const full = rows.length >= pageSize;
+    const rows = await this.#backend.readPage(this.id, null, this.#options.pageSize);
+    const lowest = rows[rows.length - 1]?.ordinal ?? 0;
+    const hasOlder = lowest > FIRST_ORDINAL;
     // after a long absence there may be unknown rows before this page: show only the page then
-    if (this.#floor === null || (full && lowest > this.#readUpTo)) {
-      this.#floor = full ? lowest : 0;
-      this.#hasOlder = full;
+    if (this.#floor === null || (hasOlder && lowest > this.#readUpTo)) {
+      this.#floor = lowest;
+      this.#hasOlder = hasOlder;
     }
     this.#mergeRead(rows);
   }

@@ -1,8 +1,8 @@
 /** The list of the user's sessions, kept up to date by the topic `user:<id>`. */
 
-import { MAX_ROWS, supabaseBackend, type Backend } from "./backend.ts";
+import { supabaseBackend, type Backend } from "./backend.ts";
 import { parseSessionListEvent } from "./events.ts";
-import { newId } from "./id.ts";
+import { canonicalId, newId } from "./id.ts";
 import { compareTimes } from "./merge.ts";
 import { Poller } from "./poller.ts";
 import {
@@ -34,7 +34,7 @@ export class SessionList extends Poller<SessionListSnapshot> {
   constructor(userId: string, backend: Backend) {
     super(RETRY_MS);
     this.#backend = backend;
-    this.#leave = backend.listen(`user:${userId}`, {
+    this.#leave = backend.listen(`user:${canonicalId(userId)}`, {
       onEvent: (event, payload) => this.#onEvent(event, payload),
       onConnection: (connection) => {
         this.#connection = connection;
@@ -64,16 +64,16 @@ export class SessionList extends Poller<SessionListSnapshot> {
 
   /** Changes the title of a session. Throws `RequestError`. */
   async rename(id: string, title: string): Promise<void> {
-    const row = await this.#backend.renameSession(id, title);
+    const row = await this.#backend.renameSession(canonicalId(id), title);
     if (row !== null) return this.#merge(row);
-    this.#forget(id);
+    this.#forget(canonicalId(id));
     throw new RequestError("This session was deleted.");
   }
 
   /** Deletes a session and everything in it. Throws `RequestError`. */
   async remove(id: string): Promise<void> {
-    await this.#backend.deleteSession(id);
-    this.#forget(id);
+    await this.#backend.deleteSession(canonicalId(id));
+    this.#forget(canonicalId(id));
   }
 
   protected override render(): SessionListSnapshot {
@@ -111,14 +111,13 @@ export class SessionList extends Poller<SessionListSnapshot> {
   protected override async read(): Promise<void> {
     this.#readDue = false;
     try {
-      const missing = new Set(this.#sessions.keys());
-      const rows = await this.#backend.readSessions();
-      for (const row of rows) {
+      const missing = new Map(this.#sessions);
+      for (const row of await this.#backend.readSessions()) {
         this.#merge(row);
         missing.delete(row.id);
       }
-      // a session known before the request and absent from a complete response was deleted
-      if (rows.length < MAX_ROWS) for (const id of missing) this.#sessions.delete(id);
+      // a session that was known before the request, is absent from the response and has no news since was deleted
+      for (const [id, row] of missing) if (this.#sessions.get(id) === row) this.#sessions.delete(id);
       this.#ready = true;
     } catch (error) {
       this.#readDue = true;

@@ -10,7 +10,7 @@ export async function withTimeout<T>(ms: number, run: (signal: AbortSignal) => P
     timer = setTimeout(() => {
       controller.abort();
       // after the rejection of `run`, if the signal ends it: that one may say more
-      setTimeout(() => reject(new Error("Timed out.")));
+      setTimeout(reject);
     }, ms);
   });
   try {

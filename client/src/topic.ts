@@ -45,8 +45,8 @@ class Topics {
   listen(name: string, listener: TopicListener): () => void {
     if (this.#byName.size === 0) {
       this.#unsubscribe = [
-        onlineManager.subscribe((online) => (online ? void this.#reconnect() : this.#offline())),
-        focusManager.subscribe(() => void this.#reconnect()),
+        onlineManager.subscribe((online) => void (online ? this.#reconnect() : this.#offline())),
+        focusManager.subscribe((focused) => void (focused && this.#reconnect())),
       ];
     }
     const topic = this.#byName.get(name) ?? new PrivateTopic(this.#client, name);
@@ -68,14 +68,18 @@ class Topics {
   async #reconnect(): Promise<void> {
     const { realtime } = this.#client;
     clearTimeout(this.#timer);
-    if (realtime.isConnected()) {
-      // the socket may be dead: realtime-js drops it when a second heartbeat finds the first one unanswered
-      await realtime.sendHeartbeat();
-      this.#timer = setTimeout(() => void realtime.sendHeartbeat(), ANSWER_MS);
-      for (const topic of this.#byName.values()) topic.setLive();
-    } else {
-      await realtime.disconnect(); // resets the reconnection delay
-      realtime.connect();
+    try {
+      if (realtime.isConnected()) {
+        // the socket may be dead: realtime-js drops it when a second heartbeat finds the first one unanswered
+        await realtime.sendHeartbeat();
+        this.#timer = setTimeout(() => void realtime.sendHeartbeat().catch(() => undefined), ANSWER_MS);
+        for (const topic of this.#byName.values()) topic.setLive();
+      } else {
+        await realtime.disconnect(); // resets the reconnection delay
+        realtime.connect();
+      }
+    } catch {
+      // realtime-js goes on trying by itself
     }
   }
 }
@@ -99,7 +103,7 @@ class PrivateTopic {
   add(listener: TopicListener): void {
     this.#listeners.add(listener);
     if (this.#connection !== "connecting") {
-      queueMicrotask(() => this.#listeners.has(listener) && listener.onConnection(this.#connection));
+      setTimeout(() => this.#listeners.has(listener) && listener.onConnection(this.#connection));
     }
   }
 
@@ -126,7 +130,14 @@ class PrivateTopic {
 
   async #join(): Promise<void> {
     await this.#authorise();
-    if (this.#stopped) return;
+    try {
+      if (!this.#stopped) this.#subscribe();
+    } catch {
+      this.#rejoin(); // there is no WebSocket, or none can be opened
+    }
+  }
+
+  #subscribe(): void {
     const channel = this.#client.channel(this.#name, { config: { private: true } });
     this.#channel = channel;
     channel.on("broadcast", { event: "*" }, ({ event, payload }) => {
@@ -139,15 +150,18 @@ class PrivateTopic {
         this.#setConnection("live");
         return;
       }
+      if (status === "CLOSED") return this.#rejoin();
       this.#setConnection("offline");
-      if (status === "CLOSED") {
-        this.#channel = null;
-        const delay = backoff(++this.#closures, FIRST_DELAY_MS);
-        this.#timer = setTimeout(() => void this.#join(), delay * (0.5 + Math.random() / 2));
-      } else {
-        void this.#authorise(); // the token may have expired: the next join uses a new one
-      }
+      void this.#authorise(); // the token may have expired: the next join uses a new one
     });
+  }
+
+  /** Replaces the channel after a while. */
+  #rejoin(): void {
+    this.#setConnection("offline");
+    this.#channel = null;
+    const delay = backoff(++this.#closures, FIRST_DELAY_MS);
+    this.#timer = setTimeout(() => void this.#join(), delay * (0.5 + Math.random() / 2));
   }
 
   /** Passes the user's current token to Realtime. */

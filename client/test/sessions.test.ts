@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { SessionList } from "../src/sessions.ts";
 import { RequestError } from "../src/types.ts";
 import { Supabase } from "./stand-in.ts";
+import { timeAt } from "./world.ts";
 
 let supabase: Supabase;
 let list: SessionList;
@@ -44,4 +45,17 @@ test("a new connection triggers a read at once, even after long failures", async
   supabase.listener!.onConnection("live");
   await vi.advanceTimersByTimeAsync(0);
   expect(list.getSnapshot()).toMatchObject({ ready: true, error: null });
+});
+
+test("a session that changes while the list is read stays in it", async () => {
+  const row = { id: "s", title: "old", updated_at: timeAt(1) };
+  await vi.advanceTimersByTimeAsync(0);
+  supabase.send("session", row);
+  supabase.readSessions = () => {
+    supabase.send("session", { ...row, title: "new", updated_at: timeAt(2) });
+    return Promise.resolve([]);
+  };
+  supabase.listener!.onConnection("live");
+  await vi.advanceTimersByTimeAsync(0);
+  expect(list.getSnapshot().sessions).toMatchObject([{ title: "new" }]);
 });
