@@ -57,3 +57,29 @@ test("network changes are reported until unsubscribed", () => {
   expect(onOnline).toHaveBeenCalledTimes(2);
   expect(onFocus).not.toHaveBeenCalled();
 });
+
+test("an application can pass in its own signals, now and later", () => {
+  let report: (value?: boolean) => void = () => undefined;
+  const stop = vi.fn();
+  for (const manager of [onlineManager, focusManager]) {
+    const listener = vi.fn();
+    const leave = manager.subscribe(listener);
+    manager.setEventListener((given) => {
+      report = given;
+      return stop;
+    });
+    report();
+    report(false);
+    expect(listener.mock.calls).toEqual([[true], [false]]);
+    leave();
+    expect(stop).not.toHaveBeenCalled(); // the first listener is still there
+  }
+});
+
+test.each(["document", "addEventListener"])("nothing fails in a runtime without %s", async (name) => {
+  for (const leave of unsubscribe) leave();
+  vi.stubGlobal(name, undefined);
+  vi.resetModules();
+  const fresh = await import("../src/online.ts");
+  unsubscribe = [fresh.onlineManager.subscribe(onOnline), fresh.focusManager.subscribe(onFocus)];
+});

@@ -86,7 +86,7 @@ export class Rest {
     if (method === "GET") return this.#page(found, params);
     if (method === "DELETE") this.tables.set(table, this.rows(table).filter((row) => !found.includes(row)));
     else for (const row of found) Object.assign(row, body);
-    return structuredClone(found);
+    return copy(found);
   }
 
   #insert(table: string, values: Row): Row {
@@ -98,14 +98,14 @@ export class Rest {
     }
     const row: Row = { ...DEFAULTS[table]!(at), ...parsed };
     rows.push(row);
-    return structuredClone(row);
+    return copy(row);
   }
 
   #page(found: Row[], params: URLSearchParams): Row[] {
     const [column, direction] = (params.get("order") ?? "id").split(".") as [string, string?];
     const sign = direction === "desc" ? -1 : 1;
     const sorted = found.sort((a, b) => (a[column]! < b[column]! ? -sign : sign));
-    return structuredClone(sorted.slice(0, Math.min(Number(params.get("limit") ?? Infinity), this.maxRows)));
+    return copy(sorted.slice(0, Math.min(Number(params.get("limit") ?? Infinity), this.maxRows)));
   }
 }
 
@@ -121,6 +121,11 @@ export function message(at: number, values: Partial<MessageRow> = {}): MessageRo
   const times = { created_at: timeAt(at), updated_at: timeAt(at) };
   const rest = { reply_to: null, attempt: 0, seq: 0, error: null, data: null, ...times } as const;
   return { id: uuid(at), session_id: SESSION, ordinal: 2 * at, role: "user", content: `${at}`, status: "done", ...rest, ...values };
+}
+
+/** `structuredClone` for rows, which some of the runtimes that are tested do not have. */
+function copy<T>(value: T): T {
+  return JSON.parse(JSON.stringify(value)) as T;
 }
 
 /** A value as Postgres reads it. */

@@ -5,9 +5,9 @@ import type { UIMessage } from "ai";
 import fc from "fast-check";
 import { afterEach, describe, expect, test } from "vitest";
 import { SupabaseChatTransport } from "../src/ai.ts";
-import { openSession, openSessionList, type ChatSession, type SessionList } from "../src/index.ts";
+import { supabaseBackend } from "../src/backend.ts";
+import { ChatSession, RequestError, openSession, openSessionList, type AnySupabaseClient, type Json, type SessionList } from "../src/index.ts";
 import { storable } from "../src/storable.ts";
-import type { AnySupabaseClient } from "../src/types.ts";
 
 /** What a body must not contain: the escapes of NUL and of a surrogate, which `JSON.stringify` writes only for a lone one. */
 const UNSTORABLE = /\\u(0000|d[89a-f])/i;
@@ -65,6 +65,39 @@ test("characters of a text keep their places", () => {
   expect(storable(BAD)).toBe(GOOD);
   expect(storable({ [BAD]: [{ [BAD]: BAD }] })).toEqual({ [GOOD]: [{ [GOOD]: GOOD }] });
   expect(storable("\ude00\ud83d")).toBe("\ufffd\ufffd");
+});
+
+const cycle: { self?: unknown } = {};
+cycle.self = [cycle];
+const deep = (levels: number): unknown => Array.from({ length: levels }).reduce((inner) => [inner], null);
+
+test.each<[string, unknown, string]>([
+  ["a BigInt", { n: 1n }, '"n" cannot be sent: it is a BigInt.'],
+  ["a Map", { [BAD]: new Map([["a", 1]]) }, `"${GOOD}" cannot be sent: it is a Map.`],
+  ["a Set", { tags: [new Set([1])] }, '"tags" cannot be sent: it is a Set.'],
+  ["a promise", { later: Promise.resolve(1) }, '"later" cannot be sent: it is a Promise.'],
+  ["a cycle", { cycle }, '"self" cannot be sent: it is nested too deeply.'],
+  ["20,000 levels", { deep: deep(20_000) }, '"deep" cannot be sent: it is nested too deeply.'],
+])("%s is refused with a sentence", (_, value, message) => {
+  expect(() => storable(value)).toThrow(new RequestError(message));
+});
+
+test("everything else is what JSON makes of it", () => {
+  const date = new Date(0);
+  const value = { a: undefined, b: NaN, c: () => 1, d: Symbol("d"), e: [undefined, () => 1, -Infinity], date, f: Object.create(null), at: deep(90) };
+  expect(storable(value)).toEqual(JSON.parse(JSON.stringify(value)));
+  expect(storable({ toJSON: () => "x\0" })).toBe("x");
+});
+
+test.each<[string, Json]>([
+  ["a BigInt", { n: 1n } as never],
+  ["a cycle", { cycle } as never],
+  ["a getter that throws", Object.defineProperty({}, "x", { enumerable: true, get: () => { throw new Error("no"); } }) as never],
+])("a message with %s is not sent, and says why", async (_, data) => {
+  const session = new ChatSession("s", supabaseBackend({ from: () => ({ insert: () => undefined }) } as never)); // no request
+  expect(await session.send("Hello?", data)).toBe(false);
+  expect(session.getSnapshot().messages).toMatchObject([{ status: "not_sent", error: { message: expect.stringMatching(/./) } }]);
+  session.close();
 });
 
 test("engines without toWellFormed are enough", () => {
