@@ -81,10 +81,11 @@ export class Outbox {
     this.#changed();
   }
 
-  /** Removes a message whose row has been read or announced. */
+  /** Removes a message whose row has been read or announced. A row may be announced before it can be read or cancelled. */
   confirm(id: string): void {
     const item = this.#items.get(id);
-    if (item) this.#remove(item, true);
+    this.#items.delete(id);
+    if (item && !item.inFlight) this.#settle(item, true);
   }
 
   /** Sends what is waiting at once, because there may be a connection again. */
@@ -129,8 +130,8 @@ export class Outbox {
     } catch (error) {
       isAnswered = !(error as Partial<RequestError>).isRetryable;
       const mayRepeat = !isAnswered && !item.givenUp && !this.#closed;
-      // unless an event has shown that the message arrived after all
       if (this.#isSending(item)) this.#fail(item, mayRepeat ? "sending" : "not_sent", messageOf(error));
+      else this.#settle(item, true); // an event has shown that the message arrived after all
     }
     item.inFlight = false;
     this.#changed();

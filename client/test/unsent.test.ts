@@ -164,6 +164,18 @@ test("counts as sent when its row appears while it waits", async () => {
   expect(inserts()).toHaveLength(1);
 });
 
+test("that is announced before its answer counts as sent with the answer", async () => {
+  supabase.delays = [100];
+  const settled = vi.fn();
+  void session.send("Hello?").then(settled);
+  supabase.set(question({ id: last().id }));
+  await vi.advanceTimersByTimeAsync(50);
+  expect(settled).not.toHaveBeenCalled(); // a row may be announced before it can be read
+  expect(shown()).toEqual([["Hello?", "queued", undefined]]);
+  await vi.advanceTimersByTimeAsync(50);
+  expect(settled).toHaveBeenCalledWith(true);
+});
+
 test("that is sent twice under one id is one message", async () => {
   const id = "10000000-0000-4000-8000-000000000000";
   supabase.delays = [100];
