@@ -16,7 +16,7 @@ from aiohttp import web
 
 from bench.processes import serve
 from bench.prose import words
-from devstack.model import ModelServer, server
+from devstack.model import ModelServer, writing
 from devstack.model.server import Exchange
 
 WAIT_SECONDS = 60.0
@@ -26,7 +26,7 @@ RECENT = 300  # only the latest requests are searched: the search runs at every 
 async def run(first: float, rate: float) -> None:
     """Serve until SIGTERM."""
     # the demo model's own filler repeats itself, and Postgres would compress it to next to nothing
-    server._filler = words
+    writing._filler = words
     async with ModelServer(first=first, delay=1 / rate if rate else 0.0, keep=20_000) as model:
 
         async def exchange(request: web.Request) -> web.Response:
