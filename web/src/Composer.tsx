@@ -20,8 +20,12 @@ export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop
   useEffect(() => {
     const element = box.current;
     if (element === null) return;
+    // measured without room for the log to grow into, or it would lose its place
+    const form = element.form!;
+    form.style.minHeight = `${form.offsetHeight}px`;
     element.style.height = "auto";
     element.style.height = `${element.scrollHeight}px`;
+    form.style.minHeight = "";
   }, [draft]);
 
   useEffect(() => {

@@ -1,5 +1,6 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { Message, SessionSnapshot } from "supabase-baml-bridge-client";
+import { Follower } from "./follow.ts";
 import { MessageItem, type MessageActions } from "./Message.tsx";
 
 interface Props {
@@ -8,8 +9,6 @@ interface Props {
   onOlder(): void;
 }
 
-/** How close to the end, in pixels, the log must be scrolled to follow new text. */
-const NEAR = 80;
 /** Messages rendered at first, and then per idle period, newest first. */
 const BATCH = 12;
 /** A batch ends after so many characters too, of which a long message shows no more than this at once. */
@@ -20,36 +19,35 @@ const MOST_AT_ONCE = 2_000;
 export function Conversation({ snapshot, actions, onOlder }: Props) {
   const { messages, ready, busy, hasOlder } = snapshot;
   const shown = useGrowing(messages);
-  const { log, column, onScroll } = useFollow(messages);
+  const { log, column, away, toEnd } = useFollow(messages, shown[0]?.id);
   const answered = new Set(messages.map(({ reply_to }) => reply_to));
   const lastReply = messages.findLast(({ role }) => role === "assistant");
   return (
-    <div
-      ref={log}
-      className="log"
-      role="log"
-      aria-label="Messages"
-      aria-busy={busy}
-      tabIndex={0}
-      onScroll={onScroll}
-    >
-      <div ref={column} className="column">
-        {hasOlder && shown.length === messages.length && (
-          <button className="older" onClick={onOlder}>
-            Load older messages
-          </button>
-        )}
-        {ready && messages.length === 0 && <p className="muted empty">Send a message to start.</p>}
-        {shown.map((message) => (
-          <MessageItem
-            key={message.id}
-            message={message}
-            answered={message.role === "user" && answered.has(message.id)}
-            last={message === lastReply}
-            actions={actions}
-          />
-        ))}
+    <div className="log-frame">
+      <div ref={log} className="log" role="log" aria-label="Messages" aria-busy={busy} tabIndex={0}>
+        <div ref={column} className="column">
+          {hasOlder && shown.length === messages.length && (
+            <button className="older" onClick={onOlder}>
+              Load older messages
+            </button>
+          )}
+          {ready && messages.length === 0 && <p className="muted empty">Send a message to start.</p>}
+          {shown.map((message) => (
+            <MessageItem
+              key={message.id}
+              message={message}
+              answered={message.role === "user" && answered.has(message.id)}
+              last={message === lastReply}
+              actions={actions}
+            />
+          ))}
+        </div>
       </div>
+      {away && (
+        <button className="newest" onClick={toEnd}>
+          Jump to the newest
+        </button>
+      )}
     </div>
   );
 }
@@ -87,32 +85,30 @@ function batchBefore(messages: readonly Message[], end: number): number {
   return first;
 }
 
-/** Keeps the log scrolled to its end while the user is there. */
-function useFollow(messages: readonly Message[]) {
+/** Keeps the log scrolled to its end while the reader is there, and tells whether they are away. */
+function useFollow(messages: readonly Message[], firstId: string | undefined) {
   const log = useRef<HTMLDivElement>(null);
   const column = useRef<HTMLDivElement>(null);
-  const follow = useRef(true);
+  const follower = useRef<Follower>(null);
+  const [away, setAway] = useState(false);
 
   useLayoutEffect(() => {
-    // after sending, scroll to the reply
-    if (messages.at(-1)?.status === "sending") follow.current = true;
-  }, [messages]);
-
-  useEffect(() => {
-    const [view, text] = [log.current, column.current];
-    if (view === null || text === null) return;
-    // the text grows or is laid out for the first time, or an on-screen keyboard shrinks the log
-    const observer = new ResizeObserver(() => {
-      if (follow.current) view.scrollTop = view.scrollHeight;
-    });
-    observer.observe(view);
-    observer.observe(text);
-    return () => observer.disconnect();
+    follower.current = new Follower(log.current!, column.current!, setAway);
+    return follower.current.start();
   }, []);
 
-  const onScroll = (): void => {
-    const view = log.current;
-    if (view !== null) follow.current = view.scrollHeight - view.scrollTop - view.clientHeight < NEAR;
+  useLayoutEffect(() => follower.current?.prepended(column.current!.querySelector("article")), [firstId]);
+
+  // after sending, scroll to the reply
+  const last = messages.at(-1);
+  const sendingId = last?.status === "sending" ? last.id : null;
+  useLayoutEffect(() => {
+    if (sendingId !== null) follower.current?.follow();
+  }, [sendingId]);
+
+  const toEnd = (): void => {
+    follower.current?.follow();
+    log.current?.focus({ preventScroll: true }); // the button is gone
   };
-  return { log, column, onScroll };
+  return { log, column, away, toEnd };
 }
