@@ -3,7 +3,9 @@ import { defaultClientConditions, defineConfig, loadEnv, type Plugin } from "vit
 
 export default defineConfig(({ mode }) => ({
   base: "./", // so that the built page works under any path
-  plugins: [react(), contentSecurityPolicy(loadEnv(mode, import.meta.dirname)["VITE_SUPABASE_URL"])],
+  // a font in the style sheet would be refused by the page's policy
+  build: { assetsInlineLimit: (file) => (file.endsWith(".woff2") ? false : undefined) },
+  plugins: [react(), onlyModernFonts(), contentSecurityPolicy(loadEnv(mode, import.meta.dirname)["VITE_SUPABASE_URL"])],
   // the client's sources, not its last build
   resolve: { conditions: ["supabase-baml-bridge-source", ...defaultClientConditions] },
   server: { strictPort: true },
@@ -17,6 +19,7 @@ function contentSecurityPolicy(supabaseUrl = ""): Plugin {
     "default-src 'none'",
     "script-src 'self'",
     "style-src 'self'",
+    "font-src 'self'",
     "img-src 'self'",
     `connect-src ${origin ? `${origin} ${origin.replace(/^http/, "ws")}` : "'none'"}`,
     "base-uri 'none'",
@@ -28,5 +31,15 @@ function contentSecurityPolicy(supabaseUrl = ""): Plugin {
     transformIndexHtml: () => [
       { tag: "meta", attrs: { "http-equiv": "Content-Security-Policy", content }, injectTo: "head-prepend" },
     ],
+  };
+}
+
+/** Of each font of KaTeX only the format that every browser of today takes. */
+function onlyModernFonts(): Plugin {
+  return {
+    name: "only-modern-fonts",
+    enforce: "pre",
+    transform: (code, id) =>
+      id.endsWith("katex.min.css") ? code.replace(/,url\([^)]*\) format\("(?:woff|truetype)"\)/g, "") : undefined,
   };
 }

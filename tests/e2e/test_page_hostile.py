@@ -41,6 +41,10 @@ MARKDOWN = "\n\n".join(
         "[j][k] [l](//example.com/<script>alert(1)</script>) www.example.com/<svg/onload=alert(1)>",
         'https://example.com/"onmouseover="alert(1) mailto:a@example.com"onclick="alert(1)',
         "note[^1]\n\n[^1]: <img src=x onerror=alert(1)> [m](javascript:alert(1))\n\n[k]: javascript:alert(1)",
+        "$\\href{javascript:alert(1)}{x}$ $\\url{javascript:alert(1)}$ $\\includegraphics{https://example.com/x.png}$",
+        "$\\htmlData{a=b}{x} \\htmlStyle{background:url(https://example.com)}{x} \\htmlClass{log}{x}$ $\\kern-500em x$",
+        "$\\text{<img src=x onerror=alert(1)>}$ $<script>alert(1)</script>$",
+        "\\[\\unicode{x} \\require{html} \\def\\a{\\a\\a}\\a\\]",
         "The end of it.",
     )
 )
@@ -58,7 +62,7 @@ FOUND = """() => [
 
 
 # the scrollable parts of the page with content wider than they are
-_WIDER = """() => [
+WIDER = """() => [
   document.documentElement, ...document.querySelectorAll(".log, .sessions, .files, .files ul, .chat-header, .message"),
 ].filter((e) => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "none")
   .map((e) => `${e.tagName}.${e.className}: ${e.scrollWidth} > ${e.clientWidth}`)"""
@@ -119,7 +123,7 @@ async def test_long_words_do_not_widen_the_page(
     for width in (1280, 390):
         await tab.page.set_viewport_size({"width": width, "height": 780})
         # wide content scrolls in its own frame
-        assert await tab.page.evaluate(_WIDER) == []
+        assert await tab.page.evaluate(WIDER) == []
 
 
 async def test_the_policy_blocks_foreign_scripts(tab: Tab) -> None:
@@ -164,6 +168,21 @@ _HEAVY = {
     "code in a line": "```typescript\n" + "a" * _SIZE + "\n",
     "a word": "a" * (20 * _SIZE),
     "paragraphs": "a\n\n" * (5 * _SIZE),
+    "formulas": "$x$ " * (_SIZE // 4),
+    "lines of formulas": "$x_1$ and $y$.\n" * (_SIZE // 15),
+    "displayed formulas": "$$\nx^2 + \\frac{a}{b}\n$$\n\n" * (_SIZE // 25),
+    "a long formula": f"$${'x + ' * (_SIZE // 4)}$$",
+    "a formula of many lines": "$$\n" + "x + \\sqrt{y} \\\\\n" * (_SIZE // 15) + "$$\n",
+    "long formulas": f"$${'x' * 900}$$\n\n" * (_SIZE // 900),
+    "nested roots": ("$" + "\\sqrt{" * 60 + "x" + "}" * 60 + "$\n\n") * 20,
+    "nested powers": ("$" + "x^{" * 60 + "x" + "}" * 60 + "$\n\n") * 20,
+    "unbraced powers": ("$" + "x^\\frac1" * 20 + "2$\n\n") * 20,
+    "a definition that repeats itself": "$\\def\\a{\\a\\a}\\a$ $\\gdef\\b{xx\\b}\\b$\n\n" * 20,
+    "large rules": "$\\rule{9999em}{9999em} \\kern-9999em \\hspace{9999em}$\n\n" * 20,
+    "a matrix": "$$\\begin{pmatrix}" + "a & b \\\\" * 30 + "\\end{pmatrix}$$\n\n",
+    "open formulas": "$$ \\[ $a \\( " * (_SIZE // 12),
+    "dollars": "$" * _SIZE,
+    "lines of dollars": "$$\n" * (_SIZE // 3),
 }
 _HEAVY_DATA: dict[str, Any] = {
     "values": {"x": list(range(30_000))},

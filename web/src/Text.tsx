@@ -93,7 +93,7 @@ export function Plain({ text, apart = false }: { text: string; apart?: boolean }
   const all = pieces(text);
   const isPiece = apart || all.length > 1;
   return all.map((piece, index) => (
-    <div key={index} className={isPiece ? "prose plain piece" : "prose plain"}>
+    <div key={index} className={isPiece ? "prose plain piece" : "prose plain"} dir="auto">
       {piece}
     </div>
   ));

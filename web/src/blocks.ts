@@ -43,6 +43,11 @@ const FRAME_WEIGHT = 15;
 /** What any line weighs: an item of a list, or a paragraph. */
 const LINE_WEIGHT = 3;
 
+/** What a formula weighs besides: it is drawn in some thirty elements. */
+const FORMULA_WEIGHT = 5;
+/** A longer formula is not looked for. */
+const MAX_FORMULA = 10_000;
+
 const FENCE = /^ {0,3}(`{3,}|~{3,})(.*)$/;
 /** A line that may continue the block before a blank line: a list item, or indented text. */
 const CONTINUES = /^(\s|[-*+]\s|\d{1,9}[.)]\s)/;
@@ -50,6 +55,12 @@ const ITEM = /^([-*+]|\d{1,9}[.)])(\s|$)/;
 /** One marker of a quote or a list item, at the start of a line or after another one. */
 const MARKER = /[ \t]*(?:>|[-*+](?=\s|$)|\d{1,9}[.)](?=\s|$))/y;
 const DELIMITERS = /^[\s|:>-]*\|[\s|:>-]*$/;
+
+/** A line where a displayed formula starts, perhaps within quotes and items. */
+const FORMULA = /^((?:[ \t>]|[-*+](?=[ \t])|\d{1,9}[.)](?=[ \t]))*)(\$\$|\\\[)(.*)$/;
+/** What may end a formula, and what does not: an escaped character. */
+const FORMULA_END = /\\[^]|\$\$/g;
+const OPENS_FORMULA = /\$|\\[([]/g;
 
 /** Whether a line may be the second one of a table, which has a cell for each column. */
 function isDelimiters(line: string): boolean {
@@ -73,7 +84,8 @@ export function weightOf(line: string): number {
   }
   const indent = line.length - line.trimStart().length;
   const isFrame = line.includes("```") || line.includes("~~~") || isDelimiters(line);
-  return LINE_WEIGHT + (isFrame ? FRAME_WEIGHT : 0) + marks + Math.ceil(indent / 2) + Math.floor(line.length / 40);
+  const formulas = line.includes("$") || line.includes("\\") ? (line.match(OPENS_FORMULA)?.length ?? 0) : 0;
+  return LINE_WEIGHT + (isFrame ? FRAME_WEIGHT : 0) + formulas * FORMULA_WEIGHT + marks + Math.ceil(indent / 2) + Math.floor(line.length / 40);
 }
 
 /** Splits `text`. What `before` has of its sections is kept, as the same objects. */
@@ -149,6 +161,15 @@ function* blocksOf(text: string, from: number, head: readonly Line[]): Generator
       code = { fence: marker, language: rest.trim().split(/\s/)[0]!, at, from: next };
       continue;
     }
+    const formula = formulaAt(text, at, line);
+    if (formula !== null) {
+      if (blank && !CONTINUES.test(line)) yield* open.end();
+      blank = false;
+      next = formula.end + 1;
+      const source = text.slice(at, formula.end);
+      yield* open.add({ text: formula.line, at, weight: weightOf(formula.line) }, source);
+      continue;
+    }
     const isBlank = line.trim() === "";
     if (blank && !isBlank && !CONTINUES.test(line)) yield* open.end();
     blank = isBlank;
@@ -156,6 +177,30 @@ function* blocksOf(text: string, from: number, head: readonly Line[]): Generator
   }
   if (code !== null) yield codeBlock(code.language, text.slice(code.from), code.at);
   else yield* open.end();
+}
+
+/**
+ * The displayed formula that starts in the line at `at` and ends in a later one: where, and all of it in one line. A line
+ * of it may look like an item of a list, and blank ones mean nothing.
+ */
+function formulaAt(text: string, at: number, line: string): { line: string; end: number } | null {
+  const [, before = "", opening, first = ""] = FORMULA.exec(line) ?? [];
+  const closing = opening === "$$" ? "$$" : "\\]";
+  if (opening === undefined || first.includes(closing)) return null;
+  const from = at + line.length;
+  const rest = text.slice(from, from + MAX_FORMULA);
+  for (const { 0: found, index } of rest.matchAll(FORMULA_END)) {
+    if (found !== closing) continue;
+    const body = rest.slice(0, index);
+    if (/^[ \t>]*(```|~~~)/m.test(body) || (first.trim() !== "" && /\n[ \t>]*\n/.test(body))) return null;
+    const end = text.indexOf("\n", from + index);
+    const all = text.slice(from + 1, end < 0 ? text.length : end).split("\n");
+    // a comment reaches to the end of its line
+    const lines = all.map((one) => (before.includes(">") ? one.replace(/^[ \t>]+/, "") : one.trim()));
+    const joined = [line, ...lines].map((one) => one.replace(/(?<!\\)%.*$/, "")).filter((one) => one.trim() !== "");
+    return { line: joined.join(" "), end: end < 0 ? text.length : end };
+  }
+  return null;
 }
 
 function codeBlock(language: string, text: string, start: number): Weighed {
@@ -177,11 +222,12 @@ class OpenBlock {
     this.#continues = head.length > 0;
   }
 
-  *add(line: Line): Generator<Weighed> {
+  /** `source`: what is shown of a line that is too heavy. */
+  *add(line: Line, source = line.text): Generator<Weighed> {
     if (line.weight > MAX_WEIGHT) {
       // it cannot be cut
       yield* this.end();
-      const block: Block = { kind: "plain", text: line.text };
+      const block: Block = { kind: "plain", text: source };
       yield { block, weight: MAX_WEIGHT, start: line.at, head: [] };
       return;
     }
