@@ -22,6 +22,8 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
   const { log, column, away, toEnd } = useFollow(messages, shown[0]?.id);
   const answered = new Set(messages.map(({ reply_to }) => reply_to));
   const lastReply = messages.findLast(({ role }) => role === "assistant");
+  // one at a time is sent, so those behind it wait too
+  const waiting = messages.some(({ status, error }) => status === "sending" && error !== null);
   return (
     <div className="log-frame">
       <div ref={log} className="log" role="log" aria-label="Messages" aria-busy={busy} tabIndex={0}>
@@ -38,6 +40,7 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
               message={message}
               answered={message.role === "user" && answered.has(message.id)}
               last={message === lastReply}
+              waiting={waiting && message.status === "sending"}
               actions={actions}
             />
           ))}

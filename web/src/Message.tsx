@@ -20,6 +20,8 @@ interface Props {
   answered: boolean;
   /** Whether this is the last reply. */
   last: boolean;
+  /** Whether what is being sent waits for the connection. */
+  waiting: boolean;
   /** Must stay the same object, or every message renders again. */
   actions: MessageActions;
 }
@@ -53,12 +55,16 @@ function shownData(message: Message): Json | null {
   return message.role === "user" ? null : restOf(message.data);
 }
 
-function Status({ message, answered, actions }: Props) {
+function Status({ message, answered, waiting, actions }: Props) {
   // a question has the status of its reply, which shows it
   if (message.role === "user" && answered) return null;
   switch (message.status) {
     case "sending":
-      return <p className="status">Sending…</p>;
+      return (
+        <p className="status" role="status">
+          {waiting ? "Waiting for the connection…" : "Sending…"}
+        </p>
+      );
     case "not_sent":
       return (
         <p className="status failed" role="alert">
