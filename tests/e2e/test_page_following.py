@@ -203,11 +203,15 @@ async def drag_to_the_end(tab: Tab) -> None:
         await drag(tab, -450)
 
 
-RETURNS = {
+async def button(tab: Tab) -> None:
+    await newest(tab).click()
+
+
+RETURNS: dict[str, Callable[[Tab], Awaitable[None]]] = {
     "wheel": wheel_to_the_end,
     "touch": drag_to_the_end,
     "end": key("End"),
-    "button": lambda tab: newest(tab).click(),
+    "button": button,
 }
 
 

@@ -19,7 +19,7 @@ from tests.e2e.test_page_hostile import WIDER
 from tests.support.database import Row
 from tests.support.workers import working
 
-FORMULAS = {
+FORMULAS: dict[str, tuple[str, list[str | None]]] = {
     "inline": ("The root $x = \\sqrt{2}$ is one.", ["$x = \\sqrt{2}$"]),
     "parentheses": ("The root \\(x_1\\), and \\(x_2\\).", ["\\(x_1\\)", "\\(x_2\\)"]),
     "display": ("Thus:\n\n$$\nE = mc^2\n$$\n\nDone.", ["$$ E = mc^2 $$"]),
