@@ -64,15 +64,11 @@ async def test_formulas_are_drawn(environment: dict[str, str], tab: Tab, db: psy
 
 
 _MARKERS = {"items": "-", "numbers": "1.", "tasks": "- [ ]", "done": "- [x]", "numbered tasks": "1. [ ]"}
-# how far the text of each item begins from the edge of its bubble, the outermost first
+# how far each item is from the edge of its bubble, the outermost first
 _INDENTS = """(reply) => [...reply.querySelectorAll("li")].map((item) => {
-  const range = document.createRange();
-  const text = [...item.childNodes].flatMap((node) => node.nodeName === "P" ? [...node.childNodes] : [node])
-    .find((node) => node.nodeType === 3 && node.textContent.trim());
-  range.selectNodeContents(text);
-  const { left, right } = item.closest(".bubble").getBoundingClientRect();
-  const box = range.getBoundingClientRect();
-  return Math.round(getComputedStyle(item).direction === "rtl" ? right - box.right : box.left - left);
+  const outer = item.closest(".bubble").getBoundingClientRect();
+  const inner = item.getBoundingClientRect();
+  return Math.round(getComputedStyle(item).direction === "rtl" ? outer.right - inner.right : inner.left - outer.left);
 })"""
 
 
