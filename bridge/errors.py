@@ -18,6 +18,7 @@
         ├── ContextTooLong       the conversation is longer than the model can read
         ├── AnswerTooLong        the model reached its output limit before the answer was complete
         ├── HandlerFailed        a handler raised an exception of its own
+        ├── HandlerBroken        a handler has a bug that every attempt would meet
         ├── UsedUp               the user has used up the tokens of the day
         └── Unstorable           the database rejects the reply because of its content
 
@@ -156,6 +157,10 @@ class HandlerFailed(TurnFailure):
     """A handler raised an exception of its own; a retry may succeed."""
 
     retryable = True
+
+
+class HandlerBroken(TurnFailure):
+    """A handler has a bug: it yields what no handler may yield, or its code is wrong. A retry would fail again."""
 
 
 class UsedUp(TurnFailure):

@@ -11,20 +11,24 @@
 A handler may also yield a `Usage`, to report what it spent on models. A handler that yields nothing for
 BRIDGE_IDLE_SECONDS counts as stalled, so yield `""` now and then during long work. When the reply is cancelled, the
 handler is closed at its current `yield` or `await`: clean up in `finally`. A `TurnFailure` that it raises is shown to
-the user unchanged. Any other exception is logged, and the message is retried.
+the user unchanged. A bug (a value of a wrong type, a name that does not exist) fails at once, and the log names its
+line. Any other exception is logged, and the message is retried.
 """
 
 import asyncio
 import inspect
 import logging
+import os
+import sysconfig
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import to_jsonable_python
 
-from bridge.errors import HandlerFailed, SetupError, TurnFailure
+from bridge.errors import HandlerBroken, HandlerFailed, SetupError, TurnFailure
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
@@ -34,6 +38,11 @@ Function = TypeVar("Function", bound=Handler)
 Checked = TypeVar("Checked", FileWrite, Usage)
 
 CLOSE_SECONDS = 5.0  # how long a handler may take to clean up
+# What a mistake in the code raises. Raised by a library, they may also come from what it was answered.
+BUGS = (TypeError, NameError, AttributeError, ImportError, SyntaxError, NotImplementedError)
+LONGEST_REASON = 300  # characters of an exception's message: some repeat the prompt and the answer
+_BRIDGE = os.path.dirname(__file__) + os.sep
+_LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib", "stdlib", "platstdlib")})
 
 _handlers: dict[str, Handler] = {}
 
@@ -41,15 +50,20 @@ _handlers: dict[str, Handler] = {}
 def handler(name: str) -> Callable[[Function], Function]:
     """Register an async generator function as the handler `name`. BRIDGE_FUNCTIONS must name it too.
 
-    Raises SetupError if it is not an async generator function, or if another handler has that name.
+    Raises SetupError if it is not an async generator function of one parameter, or if another handler has that name.
     """
 
     def register(function: Function) -> Function:
-        where = f"{function.__module__}.{function.__qualname__}"
+        where = f"{function.__module__}.{function.__qualname__} ({_place_of_code(function)})"
         generator: bool = inspect.isasyncgenfunction(function)
         if not generator:
             remedy = "Define it with `async def` and `yield`."
             raise SetupError(f"The handler {where} is not an async generator function.", remedy)
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError:
+            remedy = "Define it with one parameter: `async def name(turn: Turn)`."
+            raise SetupError(f"The handler {where} cannot be called with a turn.", remedy) from None
         if name in _handlers and _handlers[name] is not function:
             raise SetupError(f"Two handlers are named {name}; the second is {where}.", "Rename one of them.")
         _handlers[name] = function
@@ -73,44 +87,111 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
             if isinstance(piece, str):
                 text += piece
             elif isinstance(piece, FileWrite):
-                files.append(_check_fields(piece, FileWrite, turn))
+                files.append(_check_fields(piece, FileWrite))
             elif isinstance(piece, Usage):
-                usage = _check_fields(piece, Usage, turn)
+                usage = _check_fields(piece, Usage)
             elif isinstance(piece, Mapping | BaseModel):
-                data = to_jsonable_python(piece)
+                data = _to_json(piece)
             else:
                 allowed = "it may yield str, dict, a pydantic model, FileWrite or Usage"
-                raise _failure(f"the handler for {turn.function} yielded a {type(piece).__name__}; {allowed}")
+                raise _WrongPiece(f"{_article(type(piece).__name__)}; {allowed}")
             yield Partial(text, data, usage=usage)
     except TurnFailure as failure:
         failure.usage = usage
         raise
     except (Exception, SystemExit) as error:  # a library may call sys.exit(); the worker goes on
-        detail = "".join(traceback.format_exception(error, limit=-5))
-        if isinstance(error, PydanticSerializationError):
-            detail = f"the handler for {turn.function} yielded data that is not JSON: {error}"
-        failed = _failure(detail)
+        failed = _failure(error, turn.function, _place_of_yield(pieces))
         failed.usage = usage
         raise failed from error
     finally:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await pieces.aclose()
-        except Exception:
+        except Exception as error:
             # The reply has ended already, so this failure does not change it.
-            log.exception("the handler for %s failed while being closed", turn.function)
+            place, _ = place_of(error)
+            log.error("the handler for %s failed while being closed: %s: %s", turn.function, place, describe(error))
     yield Completion(text, data, tuple(files), usage)
 
 
-def _failure(detail: str) -> HandlerFailed:
-    return HandlerFailed("internal", "Something went wrong while answering.", detail=detail)
+class _WrongPiece(Exception):
+    """A handler has yielded something that is no part of a reply: what it was."""
 
 
-def _check_fields(piece: Checked, kind: type[Checked], turn: Turn) -> Checked:
+def _failure(error: BaseException, function: str, at: str) -> TurnFailure:
+    """The failure of an attempt whose handler raised `error`, or yielded at `at` what cannot be stored."""
+    place, is_own = place_of(error)
+    is_bug, detail = is_own and isinstance(error, BUGS), f"{place}: {describe(error)}, in the handler for {function}"
+    if isinstance(error, _WrongPiece):
+        is_bug, detail = True, f"{at}: the handler for {function} yielded {error}"
+    kind = HandlerBroken if is_bug else HandlerFailed
+    return kind("internal", "Something went wrong while answering.", detail=detail)
+
+
+def describe(error: BaseException) -> str:
+    """Name an exception and its message, on one line. Those of BAML repeat the prompt: only their names are told."""
+    if type(error).__module__.partition(".")[0] == "baml_py":
+        return f"{type(error).__name__} (BAML's message is left out: it quotes the conversation)"
+    return f"{type(error).__name__}: {_reason(error)}".rstrip(": ")
+
+
+def _reason(error: BaseException) -> str:
+    reason = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}…"
+
+
+def place_of(error: BaseException) -> tuple[str, bool]:
+    """Where an exception comes from, as `file:line`, and whether it was raised there, not in a library called there."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return _place(error.filename, error.lineno or 1), True
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_own(frame.filename)]
+    if not own:
+        return (_place(frames[-1].filename, frames[-1].lineno or 1) if frames else "unknown"), False
+    return _place(own[-1].filename, own[-1].lineno or 1), own[-1] is frames[-1]
+
+
+def _is_own(file: str) -> bool:
+    """Whether a file is neither the bridge's, nor of the generated client, nor of an installed package or Python."""
+    outside = file.startswith(("<", _BRIDGE, *_LIBRARIES)) or "baml_client" in Path(file).parts
+    return not outside
+
+
+def _place_of_code(function: Callable[..., Any]) -> str:
+    code = inspect.unwrap(function).__code__
+    return _place(code.co_filename, code.co_firstlineno)
+
+
+def _place_of_yield(pieces: AsyncGenerator[Any, None]) -> str:
+    """Where a generator is now: at the `yield` whose value was just read."""
+    frame = getattr(pieces, "ag_frame", None)
+    code = pieces.ag_code if inspect.isasyncgen(pieces) else None
+    if frame is None or code is None:
+        return "unknown"
+    return _place(code.co_filename, frame.f_lineno)
+
+
+def _place(file: str, line: int) -> str:
+    """`file:line`, with the file as seen from the working directory if it is inside of it."""
+    path = Path(file)
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{line}"
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in tuple('aeio') else 'a'} {noun}"
+
+
+def _to_json(piece: Any) -> Any:
+    try:
+        return to_jsonable_python(piece)
+    except (ValueError, RecursionError) as error:
+        raise _WrongPiece(f"data that is not JSON: {_reason(error)}") from None
+
+
+def _check_fields(piece: Checked, kind: type[Checked]) -> Checked:
     """Return the piece if its fields have their declared types. Otherwise it could not be stored."""
     for name, declared in get_type_hints(kind).items():
         value = getattr(piece, name)
         if not isinstance(value, declared):
-            wrong = f"a {kind.__name__} whose {name} is a {type(value).__name__}"
-            raise _failure(f"the handler for {turn.function} yielded {wrong}")
+            raise _WrongPiece(f"{_article(kind.__name__)} whose {name} is {_article(type(value).__name__)}")
     return piece

@@ -1,12 +1,15 @@
 """Handlers: what they may yield, how they fail, how they are closed."""
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from baml_py.errors import BamlValidationError
 from pydantic import BaseModel
 
 from bridge import handlers
@@ -14,6 +17,9 @@ from bridge.errors import BadRequest, SetupError, TurnFailure, verdict
 from bridge.handlers import handler, registered, run_handler
 from bridge.model import Completion, FileWrite, Partial, Session, Turn, Usage
 
+SOURCE = Path(__file__).read_text()
+CIRCLE: dict[str, Any] = {}
+CIRCLE["itself"] = CIRCLE
 TURN = Turn("H", "hello", (), (), Session("s", "u", None, "H", {}), "u")
 
 
@@ -28,6 +34,14 @@ class Step(BaseModel):
 
 async def collect(function: Any) -> list[Partial | Completion]:
     return [piece async for piece in run_handler(function, TURN)]
+
+
+async def failure_of(function: Any) -> TurnFailure:
+    with pytest.raises(TurnFailure) as caught:
+        await collect(function)
+    assert caught.value.code == "internal"
+    assert "secret" not in caught.value.message
+    return caught.value
 
 
 async def test_handler_may_yield_text_data_files_and_usage() -> None:
@@ -68,32 +82,76 @@ async def test_turn_failure_reaches_the_user_unchanged() -> None:
         await collect(h)
 
 
+@pytest.mark.parametrize("wrong", [ValueError("secret detail"), SystemExit("secret detail"), OSError("secret detail")])
+async def test_any_other_failure_is_internal_and_retried(wrong: BaseException) -> None:
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        raise wrong
+        yield
+
+    failure = await failure_of(h)
+    assert verdict(failure, 0, 5).retry
+    assert re.search(r"test_handlers\.py:\d+: \w+: secret detail, in the handler for H$", failure.detail)
+
+
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "named"),
     [
-        ValueError("secret detail"),
-        SystemExit("secret detail"),
-        5,
-        {"a": object()},
-        FileWrite(Path("a.py"), "x"),  # type: ignore[arg-type]  # the mistake that is tested
-        FileWrite("a.py", b"x"),  # type: ignore[arg-type]  # the mistake that is tested
-        Usage(model=Path("m")),  # type: ignore[arg-type]  # the mistake that is tested
+        (5, "an int"),
+        (None, "a NoneType"),
+        ([1], "a list"),
+        (b"x", "a bytes"),
+        ({"a": object()}, "data that is not JSON"),
+        (CIRCLE, "data that is not JSON"),
+        (FileWrite(Path("a.py"), "x"), "a FileWrite whose path is a PosixPath"),  # type: ignore[arg-type]  # tested
+        (FileWrite("a.py", b"x"), "a FileWrite whose content is a bytes"),  # type: ignore[arg-type]  # tested
+        (Usage(model=Path("m")), "a Usage whose model is a PosixPath"),  # type: ignore[arg-type]  # tested
     ],
 )
-async def test_any_other_failure_is_internal_and_retried(wrong: Any) -> None:
+async def test_wrong_piece_fails_at_once_and_names_its_line(wrong: Any, named: str) -> None:
     async def h(turn: Turn) -> AsyncIterator[Any]:
-        if isinstance(wrong, BaseException):
-            raise wrong
-        yield wrong
+        yield "so far"
+        yield wrong  # here
 
-    with pytest.raises(TurnFailure) as caught:
-        await collect(h)
-    assert verdict(caught.value, 0, 5).retry
-    assert caught.value.code == "internal"
-    assert "secret" not in caught.value.message
-    assert caught.value.detail
-    if isinstance(wrong, BaseException):
-        assert "secret detail" in caught.value.detail
+    failure = await failure_of(h)
+    assert not verdict(failure, 0, 5).retry
+    here = next(n for n, line in enumerate(SOURCE.splitlines(), 1) if line.endswith("# here"))
+    assert f"test_handlers.py:{here}: the handler for H yielded {named}" in failure.detail
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        lambda: 1 + None,  # type: ignore[operator]  # the mistake that is tested
+        lambda: no_such_name,  # type: ignore[name-defined]  # noqa: F821  # the mistake that is tested
+        lambda: TURN.nothing,  # type: ignore[attr-defined]  # the mistake that is tested
+        lambda: len(),  # type: ignore[call-arg]  # the mistake that is tested
+    ],
+)
+async def test_bug_in_a_handler_is_not_retried(bug: Callable[[], Any]) -> None:
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        yield bug()
+
+    failure = await failure_of(h)
+    assert not verdict(failure, 0, 5).retry
+    assert re.match(r"\S*test_handlers\.py:\d+: (Type|Name|Attribute)Error: ", failure.detail)
+
+
+async def test_mistake_inside_a_library_is_retried() -> None:
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        yield json.dumps(object())  # raised by a library: it may come from what a service answered
+
+    assert verdict(await failure_of(h), 0, 5).retry
+
+
+async def test_validation_error_of_baml_is_named_without_the_conversation() -> None:
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        raise BamlValidationError("the secret prompt", "the secret answer", "the secret message", "the secret detail")
+        yield
+
+    failure = await failure_of(h)
+    assert "BamlValidationError" in failure.detail
+    assert "secret" not in failure.detail + failure.message + failure.said
+    assert verdict(failure, 0, 5).retry
 
 
 def test_failure_message_is_always_text() -> None:
@@ -170,3 +228,11 @@ def test_handler_must_be_an_async_generator() -> None:
 
     with pytest.raises(SetupError, match="is not an async generator"):
         handler("H")(coroutine)  # type: ignore[type-var]  # the mistake that is tested
+
+
+def test_handler_without_a_parameter_is_refused() -> None:
+    async def h() -> AsyncIterator[Any]:
+        yield ""
+
+    with pytest.raises(SetupError, match=r"\(\S*test_handlers\.py:\d+\) cannot be called with a turn"):
+        handler("H")(h)  # type: ignore[type-var]  # the mistake that is tested
