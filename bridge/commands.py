@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -62,15 +63,19 @@ async def _run(chosen: Settings) -> int:
     checking = asyncio.create_task(_wait_for_project(store, worker, watchdog))
     running: asyncio.Task[None] | None = None
 
-    def on_signal() -> None:
+    def on_signal(*, patient: bool = False) -> None:
         if running is None:
             checking.cancel()
-        elif worker.is_draining:
+        elif worker.is_draining and not worker.is_patient:
+            if patient:
+                return
             log.warning("exiting now: other workers take over the running jobs when their leases end")
             running.cancel()
-        worker.drain()
+        worker.drain(patient=patient)
 
-    _call_on_signals(on_signal)
+    _call_on_signals(on_signal, signal.SIGTERM, signal.SIGINT)
+    if hasattr(signal, "SIGUSR1"):
+        _call_on_signals(functools.partial(on_signal, patient=True), signal.SIGUSR1)
     try:
         await health.start()
         with contextlib.suppress(asyncio.CancelledError):
@@ -104,9 +109,9 @@ def _host() -> str:
         return "worker"
 
 
-def _call_on_signals(callback: Callable[[], None]) -> None:
+def _call_on_signals(callback: Callable[[], None], *numbers: signal.Signals) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         try:
             loop.add_signal_handler(number, callback)
         except NotImplementedError:  # Windows

@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Self
 
-from bridge.baml.functions import BamlFunctions, load_client
+from bridge.baml.functions import BamlFunctions, answerable, load_client
 from bridge.errors import SetupError
-from bridge.handlers import Handler, registered, run_handler
+from bridge.handlers import Handler, describe, place_of, registered, run_handler
 from bridge.model import Completion, Partial, Turn
+from bridge.settings import ALL_FUNCTIONS
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Functions:
     ) -> Self:
         """Find the function of each name: a handler if there is one, otherwise a BAML function. Raises SetupError.
 
+        The name `*` stands for every handler, and for every BAML function that can be asked.
         `handlers` is the module to import for its handlers, `client` the generated client (`baml_client` by default).
         `env` holds variables for the clients in `baml_src`, which take precedence over the process's environment.
         """
@@ -42,6 +44,10 @@ class Functions:
         if handlers:
             _import_handlers(handlers)
         available = registered()
+        if ALL_FUNCTIONS in names:
+            names = list(dict.fromkeys((*answerable(load_client(client)), *available)))
+            if not names:
+                raise SetupError("There is no function.", "Add one to baml_src and run `baml-cli generate`.")
         if handlers and (unused := ", ".join(sorted(set(available) - set(names)))):
             log.warning("these handlers cannot be reached, because BRIDGE_FUNCTIONS does not name them: %s", unused)
         chosen = {name: handler for name, handler in available.items() if name in names}
@@ -95,12 +101,12 @@ def _import_handlers(name: str) -> None:
             ) from None
         raise SetupError(
             f"The module {name} of BRIDGE_HANDLERS needs {error.name}, which is not installed.",
-            f"Install {error.name}.",
+            f"Install {error.name}, or correct the import at {place_of(error)[0]}.",
         ) from error
     except SetupError:
         raise
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    except (Exception, SystemExit) as error:  # it may call sys.exit()
         raise SetupError(
-            f"The module {name} of BRIDGE_HANDLERS cannot be imported ({reason}).", "Fix the module and start again."
+            f"The module {name} of BRIDGE_HANDLERS cannot be imported ({describe(error)}).",
+            f"Fix {place_of(error)[0]} and start again.",
         ) from error

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 from bridge.errors import SettingsError
 
 FUNCTIONS = ("Chat", "Code", "Title")
+ALL_FUNCTIONS = "*"  # every BAML function and handler: for development
 KEY_NAMES = AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
 REMEDIES = {  # for settings without a default
     "SUPABASE_URL": "Set it to your project's URL, like https://abcd.supabase.co.",

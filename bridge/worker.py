@@ -57,6 +57,8 @@ class Worker:
         self._functions = functions
         self._watchdog = watchdog
         self._draining = asyncio.Event()
+        self._is_patient = False
+        self._hurried = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self._attempts: dict[RunningJob, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -71,8 +73,19 @@ class Worker:
         """Whether it claims no more."""
         return self._draining.is_set()
 
-    def drain(self) -> None:
-        """Claim no more; `run` returns when all jobs have ended, or after BRIDGE_DRAIN_SECONDS."""
+    @property
+    def is_patient(self) -> bool:
+        """Whether it drains without a limit."""
+        return self._is_patient
+
+    def drain(self, *, patient: bool = False) -> None:
+        """Claim no more; `run` returns when all jobs have ended, or after BRIDGE_DRAIN_SECONDS.
+
+        A `patient` drain has no such limit, until `drain` is called again.
+        """
+        self._is_patient = patient
+        if not patient:
+            self._hurried.set()
         self._draining.set()
         self.claims.stop()
 
@@ -102,7 +115,7 @@ class Worker:
             await self._store.retire(self.jobs.question_ids, self._functions.names)
         except StoreError as error:
             log.warning("drain: %s", error)
-        await _wait_at_most(self.settings.drain_seconds, self.jobs.is_empty.wait())
+        await self._wait_for_jobs()
         self.jobs.release_all()
         await _wait_at_most(LATE_CLAIM_SECONDS, self.claims.ended.wait())
         await _wait_at_most(RELEASE_SECONDS, self.jobs.is_empty.wait())
@@ -110,6 +123,17 @@ class Worker:
             await self._store.leave()
         except StoreError as error:
             log.warning("leave: %s", error)
+
+    async def _wait_for_jobs(self) -> None:
+        """Wait until all jobs have ended: for BRIDGE_DRAIN_SECONDS from when the drain is not a patient one."""
+        empty, hurried = (asyncio.create_task(event.wait()) for event in (self.jobs.is_empty, self._hurried))
+        try:
+            await asyncio.wait((empty, hurried), return_when=asyncio.FIRST_COMPLETED)  # a reply has its own limits
+            await asyncio.wait((empty,), timeout=self.settings.drain_seconds)
+        finally:
+            for task in (empty, hurried):
+                task.cancel()
+            await asyncio.wait((empty, hurried))
 
     async def _handle_signals(self) -> None:
         while True:

@@ -54,8 +54,11 @@ def read_hints(function: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(function, localns=_recursive_aliases(types) if types else {})
 
 
-def read_parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """Read the parameters of a generated method; SetupError if the turn fills one whose type does not match."""
+def read_parameters(function: Callable[..., Any], place: str = "") -> tuple[Parameter, ...]:
+    """Read the parameters of a generated method; SetupError if the turn fills one whose type does not match.
+
+    `place` is where the function is defined.
+    """
     hints = read_hints(function)
     found = []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -68,8 +71,8 @@ def read_parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
                 found[-1].validate(fill(_SAMPLE))
         except (ValidationError, PydanticUserError) as error:
             raise SetupError(
-                f"The parameter `{name}` of the BAML function {function.__name__} has a type that the bridge cannot "
-                f"fill: {_first_complaint(error)}.",
+                f"The parameter `{name}` of the BAML function {function.__name__}{place and f' ({place})'} has a type "
+                f"that the bridge cannot fill: {_first_complaint(error)}.",
                 "See baml_src/types.baml for the types of `messages` and `files`.",
             ) from error
     return tuple(found)

@@ -63,7 +63,7 @@ class BamlFunctions:
         complete_types(client.types)
         methods = {name: client.methods[name] for name in names}
         returned = {name: read_hints(method)["return"] for name, method in methods.items()}
-        parameters = {name: read_parameters(method) for name, method in methods.items()}
+        parameters = {name: read_parameters(method, _place(client, name)) for name, method in methods.items()}
         _check_variables(client, env)
         unparsed = copy_unparsed(client.sources, names, [name for name, hint in returned.items() if hint is not str])
         functions = {
@@ -230,6 +230,28 @@ def load_client(module: ModuleType | None = None) -> Client:
             f"Set version {installed} in baml_src/generators.baml and run `baml-cli generate`.",
         )
     return Client(module)
+
+
+def answerable(client: Client) -> tuple[str, ...]:
+    """The names of all functions whose parameters can be filled. The others are logged."""
+    complete_types(client.types)
+    names = []
+    for name, method in client.methods.items():
+        try:
+            read_parameters(method, _place(client, name))
+        except SetupError as error:
+            log.warning("%s cannot be asked: %s", name, error)
+        else:
+            names.append(name)
+    return tuple(names)
+
+
+def _place(client: Client, name: str) -> str:
+    """Where a function is defined, as `file:line`; "" if that cannot be found."""
+    for file, text in client.sources.items():
+        if found := re.search(rf"^\s*function\s+{name}\b", text, re.MULTILINE):
+            return f"baml_src/{file}:{text.count(chr(10), 0, found.end()) + 1}"
+    return ""
 
 
 def _check_variables(client: Client, env: Mapping[str, str]) -> None:
