@@ -17,7 +17,7 @@ help: ## list the targets
 
 setup: $(VENV)/.python $(VENV)/.node $(VENV)/.baml ## install everything into this folder
 
-dev: setup $(LOCAL) ## run everything on this machine: Supabase, worker, demo model, page (MODEL=local: a real small model; ARGS=--help)
+dev: $(VENV)/.python $(VENV)/.node $(LOCAL) ## run everything on this machine: Supabase, worker, demo model, page (MODEL=local: a real small model; ARGS=--help)
 	@exec $(BIN)/python -m devstack.dev $(if $(or $(LOCAL),$(filter command,$(origin MODEL))),--model '$(MODEL)') $(ARGS)
 
 test: setup $(LOCAL) $(VENV)/.page ## run the whole test suite (ARGS=… for pytest)
@@ -116,9 +116,10 @@ $(VENV)/.docs: requirements-docs.lock $(VENV)/.python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	@touch $@
 
-$(VENV)/.baml: $(wildcard baml_src/*.baml) $(VENV)/.python
+# a folder changes when a file is added to it, or removed
+$(VENV)/.baml: $(shell find baml_src \( -type d -o -name '*.baml' \) ! -name '* *' 2>/dev/null) $(VENV)/.python
 	@echo "== BAML client"
-	@said=$$($(BIN)/baml-cli generate 2>&1) || { printf '%s\n' "$$said" | sed '/^Stack backtrace/,$$d' >&2; exit 1; }
+	@$(BIN)/python -m devstack.generate
 	@touch $@
 
 $(VENV)/.page: $(VENV)/.node $(shell find web client -name node_modules -prune -o -name dist -prune -o -type f -print 2>/dev/null)

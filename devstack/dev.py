@@ -22,18 +22,42 @@ from pathlib import Path
 import aiohttp
 from dotenv import dotenv_values
 
-from devstack import DevstackError, PortInUse, local_model
+from devstack import DevstackError, PortInUse, clients, local_model, state, unanswered
 from devstack.__main__ import plan_limits, port_number, postgres_version
+from devstack.env_dev import ENV_DEV, EnvDev
+from devstack.generate import Problem
 from devstack.migrations import PROJECT
 from devstack.node import node
 from devstack.part import Console, Part
+from devstack.problems import Board
 from devstack.process import free_port
+from devstack.reload import Reload, Version
+from devstack.source import Source, read
 from devstack.stack import Stack
 
 WEB_PORT = 5173
-# All functions in baml_src, so that they can be tried without any configuration.
-FUNCTIONS = "Chat,Code,Compare,Title"
+# what commands beside a run need to know of it
+SHARED = ("SUPABASE_", "LLM_", "BRIDGE_FUNCTIONS", "BRIDGE_HANDLERS")
+HOSTED_NAMES = (
+    "SUPABASE_URL",
+    "SUPABASE_PUBLISHABLE_KEY",
+    "SUPABASE_ANON_KEY",
+    "SUPABASE_SECRET_KEY",
+    "SUPABASE_SERVICE_ROLE_KEY",
+)
 _READY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line: `folder` has `baml_src`, handlers and `.env`; `model` is one of `OWN_MODELS` or None."""
+
+    folder: Path
+    env_file: Path
+    data: Path
+    port: int
+    web_port: int
+    model: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +129,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"port of the web app (default: {WEB_PORT}; the next free one if it is in use)",
     )
     parser.add_argument(
+        "--folder",
+        type=Path,
+        default=PROJECT,
+        metavar="DIR",
+        help="the folder with baml_src, the handlers and .env, which is watched (default: this project)",
+    )
+    parser.add_argument(
         "--env-file",
         type=Path,
-        default=PROJECT / ".env",
         metavar="FILE",
-        help="file with more variables; the environment takes precedence (default: .env)",
+        help="file with more variables; the environment takes precedence (default: .env in the folder)",
     )
-    options = parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    folder = given.folder.resolve()
+    env_file = given.env_file or folder / ".env"
     try:
-        env = settings(options.env_file)
-        if options.model == "local":
+        env = settings(env_file)
+        if given.model == "local":
             local_model.model_file()  # before anything is started
-        return asyncio.run(_run(env, options.model, options.data, options.port, options.web_port))
+        options = Options(folder, env_file.resolve(), given.data.resolve(), given.port, given.web_port, given.model)
+        return asyncio.run(_run(options, env))
     except (SettingError, PortInUse) as error:
         print(f"dev: {error}", file=sys.stderr)
         return 2
@@ -130,8 +163,14 @@ class SettingError(DevstackError):
 
 
 def settings(file: Path) -> dict[str, str]:
-    """Return the variables of a file, overridden by the environment; empty ones count as unset."""
-    filed = {name: value for name, value in dotenv_values(file).items() if value}
+    """Return the variables of a file, overridden by the environment; empty ones count as unset.
+
+    Raises `SettingError` if the file is not text.
+    """
+    try:
+        filed = {name: value for name, value in dotenv_values(file).items() if value}
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{file.name} cannot be read ({error}): save it as plain text in UTF-8") from error
     return filed | {name: value for name, value in os.environ.items() if value}
 
 
@@ -157,12 +196,16 @@ def hosted(env: Mapping[str, str]) -> dict[str, str] | None:
     return found
 
 
-def model(env: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the variables of the configured model, or None if none are set.
+def model_of(env: Mapping[str, str], source: Source) -> dict[str, str] | None:
+    """Return the variables of the configured model, as far as the clients in `baml_src` read them; see `model`."""
+    return model(env, clients.variables(source.baml) or clients.NAMES)
+
+
+def model(env: Mapping[str, str], names: Sequence[str] = clients.NAMES) -> dict[str, str] | None:
+    """Return the variables of the configured model, or None if none of `names` are set.
 
     Raises `SettingError` if only some are set.
     """
-    names = ("LLM_BASE_URL", "LLM_API_KEY", "LLM_MODEL")
     if not any(name in env for name in names):
         return None
     for name in names:
@@ -171,16 +214,13 @@ def model(env: Mapping[str, str]) -> dict[str, str] | None:
     return {name: env[name] for name in names}
 
 
-async def _run(env: Mapping[str, str], kind: str | None, data: Path, port: int, web_port: int) -> int:
-    project, llm = hosted(env), None if kind else model(env)
+async def _run(options: Options, env: Mapping[str, str]) -> int:
     console = Console()
-    parts: list[Part] = []
     stopping = asyncio.Event()
-    _on_signals(stopping, parts)
-
     async with contextlib.AsyncExitStack() as opened:
-        work = asyncio.create_task(_start_all(opened, parts, console, env, project, kind, llm, data, port, web_port))
-        stop = asyncio.create_task(stopping.wait())
+        run = Run(options, console, opened, hosted(env), dict(env))
+        _on_signals(stopping, run)
+        work, stop = asyncio.create_task(run.start()), asyncio.create_task(stopping.wait())
         try:
             await asyncio.wait((work, stop), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
@@ -193,100 +233,185 @@ async def _run(env: Mapping[str, str], kind: str | None, data: Path, port: int, 
             await asyncio.wait((work, stop))
 
 
-async def _start_all(
-    opened: contextlib.AsyncExitStack,
-    parts: list[Part],
-    console: Console,
-    env: Mapping[str, str],
-    project: Mapping[str, str] | None,
-    kind: str | None,
-    llm: Mapping[str, str] | None,
-    data: Path,
-    port: int,
-    web_port: int,
-) -> str:
-    """Start everything in order, then wait for the first part to fail; return the reason."""
-    stack: Stack | None = None
-    where = "from SUPABASE_URL"
-    if project is None:
-        where = f"embedded, data in {_short(data)}"
-        console.say(f"starting the embedded Supabase, data in {_short(data)}")
-        stack = Stack(
-            data,
-            port,
-            postgres_version=postgres_version(),
-            limits=plan_limits(),
-            progress=lambda line: console.line("supabase", line),
-        )
-        await opened.enter_async_context(stack)
-        project = stack.environment
+class Run:
+    """One run of everything. `opened` stops what was started, in reverse order."""
 
-    async def run(part: Part) -> Part:
-        parts.append(part)
-        opened.push_async_callback(part.stop)
+    def __init__(
+        self,
+        options: Options,
+        console: Console,
+        opened: contextlib.AsyncExitStack,
+        project: Mapping[str, str] | None,
+        env: dict[str, str],
+    ) -> None:
+        self.parts: list[Part] = []
+        self.reload: Reload | None = None
+        self._options, self._console, self._opened = options, console, opened
+        self._hosted, self._project, self._env = project, dict(project or {}), env
+        self._stack: Stack | None = None
+        self._own_model: dict[str, str] | None = None  # the variables of the model that runs here
+        self._board = Board(console, options.data / "dev.json")
+        self._env_dev = EnvDev(options.folder / ENV_DEV)
+        self._page = ""
+        self._is_greeted = False
+
+    async def start(self) -> str:
+        """Start everything in order, then wait for the first part to fail; return the reason."""
+        options, console = self._options, self._console
+        source = await asyncio.to_thread(read, options.folder, options.env_file)
+        model_of(self._env, source)  # a setting that is missing ends the command before anything is started
+        options.data.mkdir(parents=True, exist_ok=True)
+        if self._hosted is None:
+            console.say(f"starting the embedded Supabase, data in {_short(options.data)}")
+            self._stack = Stack(
+                options.data,
+                options.port,
+                postgres_version=postgres_version(),
+                limits=plan_limits(),
+                progress=lambda line: console.line("supabase", line),
+            )
+            await self._opened.enter_async_context(self._stack)
+            self._project = self._stack.environment
+        self._opened.enter_context(self._env_dev)
+
+        self.reload = Reload(
+            *(options.folder, options.env_file, options.data / "versions"),
+            *(self._worker_environment, self._report, self._use),
+        )
+        self._opened.push_async_callback(self.reload.stop)
+        working = asyncio.create_task(self.reload.run())
+        self._opened.push_async_callback(_cancelled, working)
+        self._board.show("build", ())
+        web = await self._start_page(source)
+        began = asyncio.create_task(self.reload.began.wait())
+        try:
+            await asyncio.wait((working, began), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            began.cancel()
+        if working.done():
+            return working.result()
+        await _until_ready(web, f"{self._page}/")
+        self._greet(source)
+
+        failed = [asyncio.create_task(part.ended()) for part in self.parts]
+        if self._stack is not None:
+            failed.append(asyncio.create_task(self._stack.failed()))
+        every = 1.0 if self._stack is not None else 5.0
+        asking = asyncio.create_task(unanswered.watch(self._project, every, self._current, self._board))
+        try:
+            done, _ = await asyncio.wait((*failed, working, asking), return_when=asyncio.FIRST_COMPLETED)
+            return next(iter(done)).result()
+        finally:
+            for task in (*failed, asking):
+                task.cancel()
+            await asyncio.wait((*failed, asking))
+
+    def _current(self) -> Version | None:
+        return self.reload.current if self.reload is not None else None
+
+    async def _start_page(self, source: Source) -> Part:
+        free = _next_free(self._options.web_port)
+        if free != self._options.web_port:
+            self._console.say(f"port {self._options.web_port} is in use, so the web app uses {free}")
+        env = {
+            **self._env,
+            "VITE_SUPABASE_URL": self._project["SUPABASE_URL"],
+            "VITE_SUPABASE_PUBLISHABLE_KEY": self._project["SUPABASE_PUBLISHABLE_KEY"],
+            "VITE_FUNCTIONS": self._env.get("BRIDGE_FUNCTIONS") or ",".join(source.names),
+            "DEV_STATUS": str(self._board.file),
+        }
+        vite = PROJECT / "node_modules" / "vite" / "bin" / "vite.js"
+        if not vite.is_file():
+            raise DevstackError("the Node packages are not installed: run `make setup`")
+        options = ["--host", "127.0.0.1", "--port", str(free), "--strictPort", "--clearScreen", "false"]
+        command = [await asyncio.to_thread(node), str(vite), *options]
+        self._page = f"http://127.0.0.1:{free}"
+        return await self._start_part(Part("web", command, env, self._console, folder=PROJECT / "web"))
+
+    async def _start_part(self, part: Part) -> Part:
+        self.parts.append(part)
+        self._opened.push_async_callback(part.stop)
         await part.start()
         return part
 
-    python = [sys.executable, "-u", "-m"]
-    base = {**env, **project}
-    if llm is not None:
-        about: tuple[str, ...] = (f"{llm['LLM_MODEL']} at {llm['LLM_BASE_URL']}",)
-    else:
-        own = OWN_MODELS[kind or "demo"]
-        about = own.lines
-        base = {**own.worker, **base}
-        model_port = free_port()
-        llm = {"LLM_BASE_URL": f"http://127.0.0.1:{model_port}/v1", "LLM_API_KEY": "none", "LLM_MODEL": own.name}
-        part = await run(Part("model", [*python, own.module, "--port", str(model_port)], env, console))
-        await _until_ready(part, f"http://127.0.0.1:{model_port}{own.ready}")
+    async def _worker_environment(self, source: Source) -> dict[str, str]:
+        """Return the variables of a worker for a source. Raises `DevstackError`."""
+        env = settings(self._options.env_file)
+        changed = [name for name in HOSTED_NAMES if env.get(name) != self._env.get(name)]
+        self._board.show("restart", [Problem(f"{name} has changed: restart make dev to use it") for name in changed])
+        llm = None if self._options.model else model_of(env, source)
+        if llm is None:
+            llm = self._own_model = self._own_model or await self._start_model()
+        own = OWN_MODELS[self._options.model or "demo"].worker if llm is self._own_model else {}
+        handlers = {"BRIDGE_HANDLERS": source.handlers} if source.handlers else {}
+        kept = {name: value for name, value in env.items() if name not in HOSTED_NAMES}
+        return {
+            "BRIDGE_LOG_FORMAT": "console",
+            "BRIDGE_FUNCTIONS": "*",  # a new one needs no setting
+            "BRIDGE_DRAIN_SECONDS": "2",  # an unfinished reply is retried at the next start
+            **handlers,
+            **own,
+            **kept,
+            **self._project,
+            **llm,
+        }
 
-    health = free_port()
-    worker_env = {
-        "BRIDGE_LOG_FORMAT": "console",
-        "BRIDGE_FUNCTIONS": FUNCTIONS,
-        "BRIDGE_DRAIN_SECONDS": "2",  # an unfinished reply is retried at the next start
-        **base,
-        **llm,
-        "BRIDGE_HEALTH_HOST": "127.0.0.1",
-        "BRIDGE_HEALTH_PORT": str(health),
-    }
-    worker = await run(Part("worker", [*python, "bridge.cli", "run"], worker_env, console))
+    async def _start_model(self) -> dict[str, str]:
+        own = OWN_MODELS[self._options.model or "demo"]
+        port = free_port()
+        command = [sys.executable, "-u", "-m", own.module, "--port", str(port)]
+        part = await self._start_part(Part("model", command, self._env, self._console))
+        await _until_ready(part, f"http://127.0.0.1:{port}{own.ready}")
+        return {"LLM_BASE_URL": f"http://127.0.0.1:{port}/v1", "LLM_API_KEY": "none", "LLM_MODEL": own.name}
 
-    free = _next_free(web_port)
-    if free != web_port:
-        console.say(f"port {web_port} is in use, so the web app uses {free}")
-    web_env = {
-        **env,
-        "VITE_SUPABASE_URL": project["SUPABASE_URL"],
-        "VITE_SUPABASE_PUBLISHABLE_KEY": project["SUPABASE_PUBLISHABLE_KEY"],
-        "VITE_FUNCTIONS": worker_env["BRIDGE_FUNCTIONS"],
-    }
-    vite = PROJECT / "node_modules" / "vite" / "bin" / "vite.js"
-    if not vite.is_file():
-        raise DevstackError("the Node packages are not installed: run `make setup`")
-    options = ["--host", "127.0.0.1", "--port", str(free), "--strictPort", "--clearScreen", "false"]
-    command = [await asyncio.to_thread(node), str(vite), *options]
-    web = await run(Part("web", command, web_env, console, folder=PROJECT / "web"))
-    await _until_ready(worker, f"http://127.0.0.1:{health}/readyz")
-    await _until_ready(web, f"http://127.0.0.1:{free}/")
+    def _report(self, problems: Sequence[Problem]) -> None:
+        had_errors = self._board.has_errors
+        self._board.show("build", problems)
+        if self._board.has_errors and self.reload is not None:
+            is_answering = self.reload.current is not None
+            rest = "the version before it answers until then" if is_answering else "no question is answered until then"
+            self._console.say(f"fix this and save: {rest}")
+        elif had_errors:
+            self._console.say("fixed")
 
-    console.block(
-        ("Chat", f"http://127.0.0.1:{free}"),
-        ("Supabase", f"{project['SUPABASE_URL']}  ({where})"),
-        ("Model", about[0]),
-        *(("", line) for line in about[1:]),
-        ("", "Press Ctrl-C to stop."),
-    )
-    failed = [asyncio.create_task(part.ended()) for part in parts]
-    if stack is not None:
-        failed.append(asyncio.create_task(stack.failed()))
-    try:
-        done, _ = await asyncio.wait(failed, return_when=asyncio.FIRST_COMPLETED)
-        return next(iter(done)).result()
-    finally:
-        for task in failed:
-            task.cancel()
-        await asyncio.wait(failed)
+    async def _use(self, version: Version) -> None:
+        """A version is in use: say so, and let the commands beside it know."""
+        shown = {name: value for name, value in version.environment.items() if name.startswith(SHARED)}
+        await asyncio.to_thread(self._env_dev.write, shown)
+        if self._stack is not None:
+            llm = {name: value for name, value in shown.items() if name.startswith("LLM_")}
+            await asyncio.to_thread(state.add, self._options.data, llm)
+        if self._is_greeted:
+            self._console.say(f"using what was saved: {', '.join(version.functions)} answer")
+
+    def _greet(self, source: Source) -> None:
+        version = self._current()
+        where = "from SUPABASE_URL" if self._stack is None else f"embedded, data in {_short(self._options.data)}"
+        rows = [("Chat", self._page), ("Supabase", f"{self._project['SUPABASE_URL']}  ({where})")]
+        rows += [("" if number else "Model", line) for number, line in enumerate(self._model_lines(source, version))]
+        names = ", ".join(version.functions) if version else "none until the mistake above is fixed"
+        ask = next((name for name in (version.functions if version else ()) if name != "Title"), "Chat")
+        rows += [
+            ("Functions", names),
+            ("Ask", f'.venv/bin/bridge ask {ask} "Hello"'),
+            ("", "Edit baml_src, handlers.py or .env: the next message uses it."),
+            ("", "Press Ctrl-C to stop."),
+        ]
+        self._console.block(*rows)
+        self._is_greeted = True
+
+    def _model_lines(self, source: Source, version: Version | None) -> tuple[str, ...]:
+        """What answers: the model in LLM_*, the one that runs here, or a client of its own in baml_src."""
+        own, reads = clients.own(version.source.baml if version else source.baml)
+        env = version.environment if version else self._env
+        if self._own_model is not None or not set(clients.NAMES) & env.keys():
+            lines = OWN_MODELS[self._options.model or "demo"].lines
+        else:
+            lines = (" at ".join(env[name] for name in ("LLM_MODEL", "LLM_BASE_URL") if name in env),)
+        if reads or not own:
+            return (*lines, *(f"also {line}" for line in own))
+        model = self._options.model
+        return own if model is None else (*own, f"MODEL={model} is not used: no client reads LLM_*")
 
 
 async def _until_ready(part: Part, url: str) -> None:
@@ -308,15 +433,22 @@ async def _until_ready(part: Part, url: str) -> None:
         await asyncio.wait((ended,))
 
 
-def _on_signals(stopping: asyncio.Event, parts: Sequence[Part]) -> None:
+async def _cancelled(task: asyncio.Task[str]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+def _on_signals(stopping: asyncio.Event, run: Run) -> None:
     """Stop everything in order on the first Ctrl-C (SIGTERM, SIGHUP), and kill everything on the second."""
 
     def received() -> None:
         if not stopping.is_set():
             stopping.set()
             return
-        for part in parts:
+        for part in run.parts:
             part.kill()
+        if run.reload is not None:
+            run.reload.kill()
         os._exit(130)  # Postgres, REST and Auth end with this process
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

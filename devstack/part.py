@@ -24,14 +24,29 @@ class Console:
     """The shared terminal: prefixes each line with the program's name, in colour on a terminal."""
 
     def __init__(self) -> None:
+        self._held: list[tuple[str, str]] | None = None
         self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
     def line(self, name: str, text: str) -> None:
         """Print a line with a program's prefix."""
+        if self._held is not None:
+            self._held.append((name, text))
+            return
         label = f"{name:<8} │"
         if self._colour:
             label = f"\x1b[{_COLOURS.get(name, 37)}m{label}\x1b[0m"
         print(f"{label} {text}", flush=True)
+
+    def hold(self) -> None:
+        """Keep lines back from now on, until `release`."""
+        self._held = []
+
+    def release(self, *, without: str | None = None) -> None:
+        """Print what was kept back (except for lines that contain `without`), and whatever follows."""
+        held, self._held = self._held or [], None
+        for name, text in held:
+            if without is None or without not in text:
+                self.line(name, text)
 
     def say(self, text: str) -> None:
         """Print a line with the prefix `dev`."""
@@ -94,6 +109,21 @@ class Part:
     def last(self) -> str:
         """Return its last lines, joined by " | "."""
         return " | ".join(self._lines) or "it printed nothing"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the program has exited, or was never started."""
+        return self._process is None or self._process.returncode is not None
+
+    def lines(self) -> tuple[str, ...]:
+        """Return its last lines."""
+        return tuple(self._lines)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the program a signal, unless it has exited."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     async def stop(self) -> None:
         """Send SIGTERM, then SIGKILL to whatever remains after a few seconds."""

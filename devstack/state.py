@@ -36,15 +36,16 @@ def locked(data_dir: Path) -> Iterator[None]:
 @contextmanager
 def published(data_dir: Path, environment: Mapping[str, str]) -> Iterator[None]:
     """Publish the environment for `running` while the context is open."""
-    draft = _file(data_dir).with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        json.dump(dict(environment), out)
-    draft.replace(_file(data_dir))
+    _write(data_dir, environment)
     try:
         yield
     finally:
         _file(data_dir).unlink(missing_ok=True)
+
+
+def add(data_dir: Path, more: Mapping[str, str]) -> None:
+    """Add variables to those that are published."""
+    _write(data_dir, {**running(data_dir), **more})
 
 
 def running(data_dir: Path) -> dict[str, str]:
@@ -66,6 +67,14 @@ def running(data_dir: Path) -> dict[str, str]:
     except (FileNotFoundError, ValueError):
         raise DevstackError(f"the devstack on {data_dir} is still starting: try again in a moment") from None
     return {str(name): str(value) for name, value in found.items()}
+
+
+def _write(data_dir: Path, environment: Mapping[str, str]) -> None:
+    draft = _file(data_dir).with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        json.dump(dict(environment), out)
+    draft.replace(_file(data_dir))
 
 
 def _not_running(data_dir: Path) -> str:
