@@ -133,7 +133,7 @@ def _uuid(text: str) -> str:
 def _run(options: argparse.Namespace) -> int:
     from bridge import settings, surroundings
 
-    env = settings.environment()
+    env = settings.environment(beside_dev=options.command != "run")
     surroundings.check(env, has_model=options.command in ("run", "doctor"))
     from bridge.commands import run_command  # aiohttp reads what `check` checks when it is imported
 

@@ -4,7 +4,10 @@ The variables of the model clients in `baml_src/` (`LLM_BASE_URL`, `LLM_API_KEY`
 not settings of the bridge: `functions.py` checks that they are set.
 """
 
+import contextlib
+import io
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,11 +19,14 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 
 from bridge.errors import SettingsError
 
+if sys.platform != "win32":
+    import fcntl
+
 FUNCTIONS = ("Chat", "Code", "Title")
 ALL_FUNCTIONS = "*"  # every BAML function and handler: for development
 KEY_NAMES = AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
 REMEDIES = {  # for settings without a default
-    "SUPABASE_URL": "Set it to your project's URL, like https://abcd.supabase.co.",
+    "SUPABASE_URL": "Set it to your project's URL, like https://abcd.supabase.co (or start `make dev` here first).",
     "SUPABASE_SECRET_KEY": "Copy a secret key (sb_secret_…) from the project's API keys.",
 }
 
@@ -92,11 +98,13 @@ class Settings(BaseModel):
         return f"{self.supabase_url}/realtime/v1"
 
 
-def environment(directory: Path | None = None) -> dict[str, str]:
+def environment(directory: Path | None = None, *, beside_dev: bool = False) -> dict[str, str]:
     """Return the process environment over the `.env` file of `directory` (default: the current one).
 
-    The file's values also go into `os.environ`, where the BAML clients look for `LLM_*`. Raises SettingsError.
+    The file's values also go into `os.environ`, where the BAML clients look for `LLM_*`. With `beside_dev`, what a
+    development setup runs in the folder comes last (its file `.env.dev`). Raises SettingsError.
     """
+    is_chosen = "SUPABASE_URL" in os.environ
     try:
         folder = directory or Path.cwd()
     except OSError as error:
@@ -108,7 +116,35 @@ def environment(directory: Path | None = None) -> dict[str, str]:
                 os.environ.setdefault(name, value)
     except (OSError, ValueError) as error:
         raise SettingsError(f"The file .env cannot be read ({error}).", "Save it as plain text in UTF-8.") from error
+    if beside_dev:
+        _add_dev(folder / ".env.dev", is_chosen=is_chosen)
     return dict(os.environ)
+
+
+def _add_dev(file: Path, *, is_chosen: bool) -> None:
+    """Add what runs in this folder, unless another project is set (`is_chosen`: if only to an empty text)."""
+    found = _read_dev(file)
+    project = os.environ.get("SUPABASE_URL", "").strip()
+    if (project or is_chosen) and project != found.get("SUPABASE_URL"):
+        return
+    has_model = any(os.environ.get(name) for name in found if name.startswith("LLM_"))
+    for name, value in found.items():
+        is_of_project = name.startswith("SUPABASE_") and not project  # keys of another project would be refused
+        if is_of_project or not (os.environ.get(name) or (has_model and name.startswith("LLM_"))):
+            os.environ[name] = value
+
+
+def _read_dev(file: Path) -> dict[str, str]:
+    """Read the file while whoever wrote it holds a lock on it: otherwise it was left behind, and nothing runs there."""
+    if sys.platform == "win32":
+        return {}
+    with contextlib.suppress(OSError, ValueError), file.open(encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            values = dotenv_values(stream=io.StringIO(stream.read()), interpolate=False)
+            return {name: value for name, value in values.items() if value is not None}
+    return {}
 
 
 def load(env: Mapping[str, str]) -> Settings:

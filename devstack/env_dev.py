@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 ENV_DEV = ".env.dev"
+_TRIES = 20  # a command that looks for the lock holds it for a moment
 
 
 class EnvDev:
@@ -26,15 +28,17 @@ class EnvDev:
 
     def __enter__(self) -> Self:
         """Lock the file."""
-        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        for _ in range(_TRIES):
+            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_ino == self._file.stat().st_ino:  # not one that was just removed
+                    os.fchmod(descriptor, 0o600)
+                    os.ftruncate(descriptor, 0)
+                    self._descriptor = descriptor
+                    return self
             os.close(descriptor)
-            return self
-        os.fchmod(descriptor, 0o600)
-        os.ftruncate(descriptor, 0)
-        self._descriptor = descriptor
+            time.sleep(0.01)
         return self
 
     def __exit__(

@@ -24,6 +24,7 @@ _FUNCTION = re.compile(r"^\s*function\s+(\w+)", re.MULTILINE)
 _HANDLER = re.compile(r"""^@(?:\w+\.)?handler\(\s*["'](\w+)["']""", re.MULTILINE)
 # How long nothing must change before what has changed counts, and at most: one checkout of many files is one change.
 _STEP_MS, _LONGEST_MS = 50, 500
+_LOOK_MS = 1000  # how often to look without a notification
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,9 @@ async def _wait(
         stop_event=stop,
         force_polling=is_polling,
         recursive=is_recursive,
+        # notifications are hints: some file systems send none, and nobody listens while the folders are set up anew
+        yield_on_timeout=not is_recursive,
+        rust_timeout=_LOOK_MS,
     )
     async for _ in changes if paths else _nothing():
         changed.set()

@@ -13,7 +13,12 @@ from devstack.problems import Board
 from devstack.reload import Version
 
 _SECONDS = 10.0
-_WAITING = {"select": "sessions!inner(function)", "role": "eq.user", "status": "eq.queued", "limit": "1000"}
+_WAITING = {
+    "select": "sessions!messages_session_id_fkey(function)",
+    "role": "eq.user",
+    "status": "eq.queued",
+    "limit": "1000",
+}
 
 
 async def watch(project: Mapping[str, str], every: float, version: Callable[[], Version | None], board: Board) -> str:

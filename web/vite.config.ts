@@ -1,11 +1,17 @@
 import react from "@vitejs/plugin-react";
 import { defaultClientConditions, defineConfig, loadEnv, type Plugin } from "vite";
+import { problems } from "./problems.ts";
 
 export default defineConfig(({ mode }) => ({
   base: "./", // so that the built page works under any path
   // a font in the style sheet would be refused by the page's policy
   build: { assetsInlineLimit: (file) => (file.endsWith(".woff2") ? false : undefined) },
-  plugins: [react(), onlyModernFonts(), contentSecurityPolicy(loadEnv(mode, import.meta.dirname)["VITE_SUPABASE_URL"])],
+  plugins: [
+    react(),
+    onlyModernFonts(),
+    problems(),
+    contentSecurityPolicy(loadEnv(mode, import.meta.dirname)["VITE_SUPABASE_URL"]),
+  ],
   // the client's sources, not its last build
   resolve: { conditions: ["supabase-baml-bridge-source", ...defaultClientConditions] },
   server: { strictPort: true },

@@ -1,4 +1,4 @@
-import { StrictMode } from "react";
+import { StrictMode, Suspense, lazy } from "react";
 import { createRoot } from "react-dom/client";
 import { App } from "./App.tsx";
 import { connect } from "./supabase.ts";
@@ -12,10 +12,18 @@ import "./narrow.css";
 
 restoreTheme();
 
+// only while it is developed: a build leaves it out
+const Problems = import.meta.env.DEV ? lazy(() => import("./Problems.tsx")) : null;
+
 const client = connect(import.meta.env);
 
 createRoot(document.getElementById("root")!).render(
   <StrictMode>
+    {Problems && (
+      <Suspense fallback={null}>
+        <Problems />
+      </Suspense>
+    )}
     {typeof client === "string" ? (
       <main className="notice" role="alert">
         <h1>Not configured</h1>

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -19,51 +14,10 @@ import pytest
 
 from devstack import dev
 from tests.integration.devstack.processes import descendants, linux, wait_until_ended
+from tests.support.dev import terminal
 
 KEYS = {"SUPABASE_URL": "https://x.example", "SUPABASE_PUBLISHABLE_KEY": "p", "SUPABASE_SECRET_KEY": "s"}
 LLM = {"LLM_BASE_URL": "http://x/v1", "LLM_API_KEY": "k", "LLM_MODEL": "m"}
-
-
-class Terminal:
-    """A running `make dev` and its output."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.text = ""
-
-    async def until(self, pattern: str) -> re.Match[str]:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(60):
-            while not (found := re.search(pattern, self.text)):
-                line = await self.process.stdout.readline()
-                assert line, self.text
-                self.text += line.decode()
-        return found
-
-    async def end(self) -> int:
-        assert self.process.stdout is not None
-        async with asyncio.timeout(20):
-            self.text += (await self.process.stdout.read()).decode()
-            return await self.process.wait()
-
-
-@contextlib.asynccontextmanager
-async def terminal(data: Path, web_port: int = 25173, **variables: str) -> AsyncIterator[Terminal]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "devstack.dev", "--data", str(data), "--port", "0", "--web-port", str(web_port)),
-        *("--env-file", os.devnull),
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        yield Terminal(process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 def command_line(pid: int) -> str:
