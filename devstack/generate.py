@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -45,9 +47,9 @@ class Problem:
 
 
 async def generate(sources: Mapping[str, bytes], out: Path) -> list[Problem]:
-    """Write sources into `out`, and the client that they give beside them; return what is wrong with them.
+    """Write sources into `out`, and the client that they give beside them; return why there is none.
 
-    If there is a problem that is not a warning, there is no client. Raises `DevstackError` if `baml-cli` cannot run.
+    Raises `DevstackError` if `baml-cli` cannot run.
     """
     if not sources:
         return [Problem("there is no BAML file: add one, such as baml_src/chat.baml", "baml_src")]
@@ -56,14 +58,20 @@ async def generate(sources: Mapping[str, bytes], out: Path) -> list[Problem]:
         Problem("is not text in UTF-8", name, 1) for name, content in sources.items() if not _is_text(content)
     ]:
         return broken  # BAML would leave it out in silence
-    (failed, said), (_, checked) = await asyncio.gather(_run("generate", out), _run("check", out))
-    problems = read_problems(checked)
-    if failed and all(problem.is_warning for problem in problems):
-        problems.append(Problem(_first_line(said), "baml_src"))
-    if not failed and not (out / "baml_client").is_dir():
+    failed, said = await run("generate", out)
+    if failed:
+        problems = read_problems(said)
+        is_told = any(not problem.is_warning for problem in problems)
+        return problems if is_told else [Problem(_first_line(said), "baml_src"), *problems]
+    if not (out / "baml_client").is_dir():
         message = 'the Python generator must write baml_client beside baml_src: set output_dir "../"'
-        problems.append(Problem(message, "baml_src/generators.baml"))
-    return problems
+        return [Problem(message, "baml_src/generators.baml")]
+    return []
+
+
+async def warnings(out: Path) -> list[Problem]:
+    """Return the warnings about sources that `generate` has accepted, such as a variable that a prompt lacks."""
+    return read_problems((await run("check", out))[1])
 
 
 def read_problems(said: str) -> list[Problem]:
@@ -96,7 +104,7 @@ def _write(sources: Mapping[str, bytes], out: Path) -> None:
         (out / name).write_bytes(content)
 
 
-async def _run(command: str, folder: Path) -> tuple[bool, str]:
+async def run(command: str, folder: Path) -> tuple[bool, str]:
     """Run `baml-cli` in a folder. Return whether it failed, and what it printed."""
     try:
         process = await asyncio.create_subprocess_exec(
@@ -138,17 +146,24 @@ def main(arguments: Sequence[str]) -> int:
 
 async def _generate_in_place(folder: Path) -> list[Problem]:
     with tempfile.TemporaryDirectory() as out:  # a mistake leaves the client that is there as it was
-        problems = await generate(read(folder, folder / ".env").baml, Path(out))
+        problems = await generate(read(folder, folder / ".env").baml, Path(out)) or await warnings(Path(out))
     if all(problem.is_warning for problem in problems):
-        failed, said = await in_place(folder)
+        failed, said = await run("generate", folder)
         if failed:
             problems.append(Problem(_first_line(said), "baml_src"))
     return problems
 
 
-async def in_place(folder: Path) -> tuple[bool, str]:
-    """Run every generator of a project where it is. Return whether that failed, and what was said."""
-    return await _run("generate", folder)
+def install(out: Path, folder: Path) -> None:
+    """Put the client that `generate` wrote into `out` in the place of the one in `folder`."""
+    new, old = folder / ".baml_client.new", folder / ".baml_client.old"
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(out / "baml_client", new, ignore=shutil.ignore_patterns("__pycache__"))
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "baml_client").rename(old)
+    new.rename(folder / "baml_client")
+    shutil.rmtree(old, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,11 @@ def write_baseline(project: Path = PROJECT) -> Path:
 
 
 async def pending(url: str, project: Path = PROJECT) -> tuple[str, ...]:
-    """Return the versions that the database has not seen yet."""
+    """Return the versions that the database has not seen yet.
+
+    Raises `DevstackError` if there are some, and the database has seen others that the project lacks: they cannot be
+    applied then.
+    """
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         known = await connection.execute("select to_regclass('supabase_migrations.schema_migrations')")
         row = await known.fetchone()
@@ -73,7 +77,14 @@ async def pending(url: str, project: Path = PROJECT) -> tuple[str, ...]:
         if row is not None and row[0] is not None:
             rows = await connection.execute("select version from supabase_migrations.schema_migrations")
             applied = {str(version) for (version,) in await rows.fetchall()}
-    return tuple(version for version in versions(project) if version not in applied)
+    found = tuple(version for version in versions(project) if version not in applied)
+    if found and (gone := sorted(applied - set(versions(project)))):
+        raise DevstackError(
+            f"new migrations cannot be applied, because this database has migrations whose files are gone from "
+            f"supabase/migrations: {', '.join(gone)}. Put the files back, and undo a migration with a new one. Or "
+            "start over with an empty database: delete the data folder (.devstack, or the one of --data)"
+        )
+    return found
 
 
 async def push(url: str, *, home: Path, project: Path = PROJECT) -> None:

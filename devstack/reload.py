@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp
 
 from devstack import DevstackError
-from devstack.generate import Problem, generate, in_place
+from devstack.generate import Problem, generate, install, run, warnings
 from devstack.part import Console, Part
 from devstack.problems import locate, unreadable_lines
 from devstack.process import free_port
@@ -133,20 +133,23 @@ class Reload:
         self._number += 1
         folder = self._versions / str(self._number)
         try:
-            problems = [*unreadable_lines(self._env_file), *await generate(source.baml, folder)]
-            if all(problem.is_warning for problem in problems):
+            problems = await generate(source.baml, folder)
+            if problems:
+                self._report(problems)
+            else:
                 version = await self._start(source, folder)
                 await self._take_over(version)
-                self._report(problems)
+                await asyncio.to_thread(install, folder, self._folder)  # for the commands beside it
+                self._report(())
                 await self._use(version)
-            else:
-                self._report(problems)
         except BadVersion as error:
             self._report((error.problem,))
         finally:
             self.began.set()
         if self.current is not None and self.current.folder == folder:
-            await in_place(self._folder)  # for the commands beside it, and for generators of other languages
+            self._report((*unreadable_lines(self._env_file), *await warnings(folder)))
+            if sum(content.count(b"generator ") for content in source.baml.values()) > 1:
+                await run("generate", self._folder)  # for other languages
         else:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 

@@ -81,7 +81,8 @@ class BamlFunctions:
         """Run the function that `turn` names; see `bridge.functions.Functions.run`."""
         function = self._functions.get(turn.function)
         if function is None:
-            raise BadRequest("unknown_function", f"There is no function named `{turn.function[:80]}`.")
+            remedy = "no worker answers it: add it to baml_src or to a module of handlers, and to BRIDGE_FUNCTIONS"
+            raise BadRequest("unknown_function", f"There is no function named `{turn.function[:80]}`.", detail=remedy)
         while True:
             try:
                 async with aclosing(self._ask(function, turn)) as pieces:

@@ -273,6 +273,26 @@ async def test_failing_migration_is_reported_and_resumed(tmp_path: Path) -> None
             assert (await client.get(f"/rest/v1/{table}", headers=key)).json() == []
 
 
+async def test_migration_whose_file_is_gone_is_named_with_a_remedy(tmp_path: Path) -> None:
+    folder = tmp_path / "project" / "supabase" / "migrations"
+    folder.mkdir(parents=True)
+    (folder / "20260101000000_mine.sql").write_text("create table public.mine (id int);")
+
+    def start() -> Stack:
+        version = postgres_version()
+        return Stack(tmp_path / "data", 0, postgres_version=version, fsync=False, project=tmp_path / "project")
+
+    async with start():
+        pass
+    (folder / "20260101000000_mine.sql").unlink()
+    async with start():
+        pass  # nothing is to be applied
+    (folder / "20260101000001_next.sql").write_text("create table public.next (id int);")
+    with pytest.raises(DevstackError, match=r"files are gone .*: 20260101000000\. .* delete the data folder") as error:
+        await start().__aenter__()
+    assert "repair" not in one_line(error)
+
+
 async def test_damaged_keys_are_reported(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text("{")
     with pytest.raises(DevstackError, match="damaged") as error:
