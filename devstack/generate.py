@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -110,6 +111,7 @@ async def run(command: str, folder: Path) -> tuple[bool, str]:
         process = await asyncio.create_subprocess_exec(
             *(_cli(), command),
             cwd=folder,
+            env={**os.environ, "BAML_LOG": "info", "NO_COLOR": "1"},  # with less, it does not say what is wrong
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

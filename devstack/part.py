@@ -71,12 +71,14 @@ class Part:
         console: Console,
         *,
         folder: Path = PROJECT,
+        takes_orders: bool = False,
     ) -> None:
         self.name = name
         self._command = command
         self._env = env
         self._console = console
         self._folder = folder
+        self._stdin = subprocess.PIPE if takes_orders else subprocess.DEVNULL
         self._lines: deque[str] = deque(maxlen=8)
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -88,7 +90,7 @@ class Part:
                 *self._command,
                 cwd=self._folder,
                 env=dict(self._env),
-                stdin=subprocess.DEVNULL,
+                stdin=self._stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # only this process receives Ctrl-C
@@ -118,6 +120,15 @@ class Part:
     def lines(self) -> tuple[str, ...]:
         """Return its last lines."""
         return tuple(self._lines)
+
+    async def order(self, line: str) -> None:
+        """Write a line to its stdin, which is then closed."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        with contextlib.suppress(ConnectionError):  # it has exited, which others notice
+            self._process.stdin.write(f"{line}\n".encode())
+            await self._process.stdin.drain()
+            self._process.stdin.close()
 
     def signal(self, number: signal.Signals) -> None:
         """Send the program a signal, unless it has exited."""

@@ -8,6 +8,8 @@ nothing.
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import shutil
 import signal
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import aiohttp
 
-from devstack import DevstackError
+from devstack import DevstackError, warm
 from devstack.generate import Problem, generate, install, run, warnings
 from devstack.part import Console, Part
 from devstack.problems import locate, unreadable_lines
@@ -74,6 +76,7 @@ class Reload:
         self._folder, self._env_file, self._versions = folder, env_file, versions
         self._environment, self._report, self._use = environment, report, use
         self._changed = asyncio.Event()
+        self._spare: tuple[Part, Console] | None = None  # the process of the next worker
         self._leaving: dict[asyncio.Task[None], Part] = {}  # the oldest first
         self._number = 0
 
@@ -114,6 +117,9 @@ class Reload:
 
     async def stop(self) -> None:
         """Stop every worker. Each hands over what it cannot finish in BRIDGE_DRAIN_SECONDS."""
+        if self._spare is not None:
+            self._spare[0].kill()
+            await self._spare[0].stop()
         if self.current is not None:
             self._leave(self.current.worker, self.current.folder)
         await asyncio.gather(*(part.stop() for part in self._leaving.values()))
@@ -122,7 +128,9 @@ class Reload:
 
     def kill(self) -> None:
         """Kill every worker immediately."""
-        for part in (*self._leaving.values(), *((self.current.worker,) if self.current else ())):
+        present = (self.current.worker,) if self.current else ()
+        spare = (self._spare[0],) if self._spare else ()
+        for part in (*self._leaving.values(), *present, *spare):
             part.kill()
 
     async def _replace(self, source: Source) -> None:
@@ -132,6 +140,7 @@ class Reload:
             return
         self._number += 1
         folder = self._versions / str(self._number)
+        await self._warm_up()
         try:
             problems = await generate(source.baml, folder)
             if problems:
@@ -152,6 +161,7 @@ class Reload:
                 await run("generate", self._folder)  # for other languages
         else:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await self._warm_up()
 
     async def _start(self, source: Source, folder: Path) -> Version:
         """Start a worker and wait until it is ready. Raises `BadVersion`, or `DevstackError` if nothing can mend it."""
@@ -162,23 +172,19 @@ class Reload:
             if self.current is None and not problem.file:
                 raise
             raise BadVersion(problem) from error
-        port, terminal = free_port(), Console()
-        path = [str(folder), str(self._folder), environment.get("PYTHONPATH", "")]
-        part = Part(
-            "worker",
-            # not from the working directory, where the client of another version may be
-            [sys.executable, "-u", "-P", "-m", "bridge.cli", "run"],
-            {
+        port = free_port()
+        part, terminal = await self._warm_up()
+        self._spare = None
+        order = {
+            "environment": {
                 **environment,
-                "PYTHONPATH": ":".join(filter(None, path)),
                 "BRIDGE_HEALTH_HOST": "127.0.0.1",
                 "BRIDGE_HEALTH_PORT": str(port),
             },
-            terminal,
-            folder=self._folder,
-        )
-        terminal.hold()  # what a version says that does not work is shown by file and line
-        await part.start()
+            # the client of this version, not the one in the folder, which may be of another
+            "path": [str(folder), str(self._folder)],
+        }
+        await part.order(json.dumps(order))
         health = f"http://127.0.0.1:{port}"
         try:
             functions = await self._until_ready(part, health)
@@ -198,6 +204,17 @@ class Reload:
             raise failure
         terminal.release(without=" info " if self.current is not None else None)
         return Version(source, part, folder, health, environment, functions)
+
+    async def _warm_up(self) -> tuple[Part, Console]:
+        """Return the process of the next worker, which loads its libraries and waits for an order."""
+        if self._spare is None or self._spare[0].has_ended:
+            terminal = Console()
+            terminal.hold()  # what a version says that does not work is shown by file and line
+            command = [sys.executable, "-u", "-P", str(Path(warm.__file__)), "bridge.cli", "run"]
+            part = Part("worker", command, os.environ, terminal, folder=self._folder, takes_orders=True)
+            self._spare = part, terminal
+            await part.start()
+        return self._spare
 
     def _failure(self, said: str, source: Source, reason: str = "") -> DevstackError:
         problem = locate(said, source, self._folder, self._env_file)

@@ -75,7 +75,8 @@ def _named(pattern: re.Pattern[str], contents: Iterable[bytes]) -> list[str]:
 def packages(folder: Path) -> tuple[Path, ...]:
     """Return the folders directly inside of `folder` that may hold modules of a worker."""
     left_out = _NOT_THE_WORKERS if folder == PROJECT else _NEVER | {"baml_src"}
-    with os.scandir(folder) as entries:
+    found = []
+    with suppress(OSError), os.scandir(folder) as entries:
         found = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     return tuple(sorted(path for path in found if path.name not in left_out | _NEVER | {"baml_src"}))
 
