@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,50 @@ def test_traceback_of_wrong_key_does_not_show_it() -> None:
     with pytest.raises(SettingsError) as error:
         settings.load({"SUPABASE_SECRET_KEY": f"sb_publishable_{key}", "BRIDGE_HISTORY": "many"})
     assert f"publishable_{key}" not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.fixture
+def env_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose `.env.dev` is in use; nothing is set."""
+    for name in [name for name in os.environ if name.startswith(("LLM_", "SUPABASE_", "BRIDGE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    file = tmp_path / ".env.dev"
+    file.write_text(
+        "SUPABASE_URL='http://dev'\nSUPABASE_SECRET_KEY='a\\'b${HOME}'\nBRIDGE_FUNCTIONS='*'\n"
+        "LLM_BASE_URL='http://model'\nLLM_MODEL='demo'\n"
+    )
+    with file.open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield tmp_path
+
+
+def test_what_runs_beside_is_used_last(env_dev: Path) -> None:
+    assert "SUPABASE_URL" not in settings.environment(env_dev)  # `bridge run` asks for its own project
+    env = settings.environment(env_dev, beside_dev=True)
+    assert (env["SUPABASE_URL"], env["SUPABASE_SECRET_KEY"]) == ("http://dev", "a'b${HOME}")
+    assert (env["LLM_MODEL"], env["BRIDGE_FUNCTIONS"]) == ("demo", "*")
+
+
+@pytest.mark.parametrize("url", ["http://other", ""])
+def test_another_project_is_not_mixed_with_what_runs_beside(env_dev: Path, url: str) -> None:
+    os.environ["SUPABASE_URL"] = url
+    env = settings.environment(env_dev, beside_dev=True)
+    assert "SUPABASE_SECRET_KEY" not in env
+    assert "LLM_MODEL" not in env
+    assert env["SUPABASE_URL"] == url
+
+
+def test_own_settings_and_model_stay_beside_the_project_that_runs(env_dev: Path) -> None:
+    (env_dev / ".env").write_text("LLM_BASE_URL=http://mine\nBRIDGE_FUNCTIONS=Chat\nSUPABASE_SECRET_KEY=of_another\n")
+    env = settings.environment(env_dev, beside_dev=True)
+    assert (env["LLM_BASE_URL"], env["BRIDGE_FUNCTIONS"]) == ("http://mine", "Chat")
+    assert "LLM_MODEL" not in env
+    assert env["SUPABASE_SECRET_KEY"] == "a'b${HOME}"  # the project and its key go together
+
+
+def test_file_that_was_left_behind_is_ignored(env_dev: Path) -> None:
+    left = env_dev / "left"
+    left.mkdir()
+    (left / ".env.dev").write_bytes((env_dev / ".env.dev").read_bytes())
+    assert "SUPABASE_URL" not in settings.environment(left, beside_dev=True)
