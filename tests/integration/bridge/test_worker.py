@@ -98,6 +98,30 @@ async def test_second_signal_exits_at_once(environment: dict[str, str], model: M
     assert exchange.outcome == "dropped"
 
 
+@pytest.mark.parametrize("is_hurried", [False, True])
+async def test_patient_drain_ends_with_its_replies_or_by_a_later_signal(
+    environment: dict[str, str], model: ModelServer, user: Person, is_hurried: bool
+) -> None:
+    variables = {**environment, "LLM_BASE_URL": model.url, "BRIDGE_DRAIN_SECONDS": "0", "BRIDGE_LEASE_SECONDS": "60"}
+    process = await run_bridge("run", **variables)
+    message_id = await user.ask(await user.open_session(title="named"), "[[tokens=60 hold=20]]")
+    await user.reply(message_id, lambda row: row["seq"] > 0)
+    process.send_signal(signal.SIGUSR1)
+    await read_until(process, "draining")
+    if is_hurried:
+        process.send_signal(signal.SIGTERM)
+        code, _, err = await wait_for_exit(process, within=20)
+        assert (code, "drained" in err) == (0, True), err
+        await user.reply(message_id, lambda row: row["status"] == "queued")
+        model.let_go(times=9)
+        return
+    model.let_go(times=9)
+    row = await user.reply(message_id)
+    assert (row["status"], row["attempt"]) == ("done", 1)
+    code, _, err = await wait_for_exit(process, within=20)
+    assert (code, "drained" in err) == (0, True), err
+
+
 async def test_health_endpoints_report_worker_state(
     stack: Stack, environment: dict[str, str], user: Person, tmp_path: Path
 ) -> None:
