@@ -123,8 +123,6 @@ async def test_change_is_used_and_mistake_is_shown_in_time(dev: Dev) -> None:
     assert await dev.answer("Hi") == "two"
     async with asyncio.timeout(PROMISED):
         await dev.shows(r"handlers\.py:1: ", dev.write("handlers.py", "x = (\n"))
-    async with asyncio.timeout(PROMISED):
-        await dev.used(dev.write("handlers.py", python("Echo", "one")))
 
 
 async def test_edited_function_answers_the_next_message(dev: Dev) -> None:
