@@ -17,7 +17,20 @@ from devstack.migrations import PROJECT
 
 # Folders of this repository that hold no code of a worker. Hidden ones are left out everywhere.
 _NOT_THE_WORKERS = frozenset(
-    ("baml_client", "bench", "build", "client", "deploy", "devstack", "dist", "docs", "supabase", "tests", "web")
+    (
+        "app_tests",
+        "baml_client",
+        "bench",
+        "build",
+        "client",
+        "deploy",
+        "devstack",
+        "dist",
+        "docs",
+        "supabase",
+        "tests",
+        "web",
+    )
 )
 _NEVER = frozenset(("__pycache__", "node_modules", "baml_client"))
 _FUNCTION = re.compile(r"^\s*function\s+(\w+)", re.MULTILINE)
