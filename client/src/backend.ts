@@ -24,7 +24,6 @@ import type {
 
 const REQUEST_TIMEOUT_MS = 15_000;
 const MAX_VERSIONS = 100;
-const UNIQUE_VIOLATION = "23505";
 
 /** The ordinal of a session's first question. Questions are even, and a reply is its question's + 1. */
 export const FIRST_ORDINAL = 2;
@@ -47,6 +46,7 @@ export interface NewFile {
 export interface Backend {
   /** All sessions, in any order. */
   readSessions(): Promise<SessionRow[]>;
+  /** Also succeeds if the same session has already arrived. */
   insertSession(values: NewSession & { id: string }): Promise<SessionRow>;
   /** Null if there is no such session. */
   renameSession(id: string, title: string): Promise<SessionRow | null>;
@@ -107,6 +107,19 @@ async function request<T>(query: Query, kind: Kind = "any"): Promise<T> {
   return data;
 }
 
+/** Inserts a row. If that is refused, the row may have arrived before: an answer was lost. */
+async function insert<Row>(inserted: () => Query, found: () => Query): Promise<Row> {
+  try {
+    return await request<Row>(inserted(), "single");
+  } catch (error) {
+    // not only a duplicate key: it may have been the last that a limit allows
+    if (!(error as Partial<RequestError>).code) throw error;
+    const arrived = await request<Row | null>(found(), "maybeSingle");
+    if (arrived === null) throw error;
+    return arrived;
+  }
+}
+
 export function supabaseBackend(client: AnySupabaseClient): Backend {
   const db = client as SupabaseClient<Database>;
   const read = <Row>(select: () => Rows<Query>, wanted?: Wanted) =>
@@ -116,7 +129,11 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
     // by id, which no change of a session moves to another page
     readSessions: () => read(() => db.from("sessions").select()),
 
-    insertSession: async (values) => request(db.from("sessions").insert(storable(values)).select(), "single"),
+    insertSession: (values) =>
+      insert(
+        () => db.from("sessions").insert(storable(values)).select(),
+        () => db.from("sessions").select().eq("id", values.id),
+      ),
 
     renameSession: async (id, title) =>
       request(db.from("sessions").update(storable({ title })).eq("id", id).select(), "maybeSingle"),
@@ -134,19 +151,15 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
       return read(() => messages(sessionId).or(filter), { by: "ordinal" });
     },
 
-    async insertMessage(message) {
-      type Insert = Database["public"]["Tables"]["messages"]["Insert"];
-      try {
-        // the cast: a trigger sets `ordinal`, so type generators see no default
-        return await request<MessageRow>(db.from("messages").insert(storable(message) as Insert).select(), "single");
-      } catch (error) {
-        if ((error as Partial<RequestError>).code !== UNIQUE_VIOLATION) throw error;
-        const query = messages(message.session_id).eq("id", message.id);
-        const arrived = await request<MessageRow | null>(query, "maybeSingle");
-        if (arrived === null) throw error;
-        return arrived;
-      }
-    },
+    insertMessage: (message) =>
+      insert(
+        () => {
+          type Insert = Database["public"]["Tables"]["messages"]["Insert"];
+          // the cast: a trigger sets `ordinal`, so type generators see no default
+          return db.from("messages").insert(storable(message) as Insert).select();
+        },
+        () => messages(message.session_id).eq("id", message.id),
+      ),
 
     cancelMessage: (id) => request(db.rpc("cancel_message", { message_id: storable(id) })),
 

@@ -14,6 +14,8 @@ export type SessionRow = Tables["sessions"]["Row"];
 
 /** The columns you may set when you create a session. All of them have defaults. */
 export interface NewSession {
+  /** A new UUID. Creating the session again under the same id, after a lost response, makes no second one. */
+  id?: string;
   title?: string;
   /** The BAML function that answers: one of the worker's `BRIDGE_FUNCTIONS`. */
   function?: string;

@@ -7,6 +7,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { supabaseBackend } from "../src/backend.ts";
 import {
   RequestError,
+  newId,
   openSession,
   openSessionList,
   type ChatSession,
@@ -46,6 +47,12 @@ describe.skipIf(absent)("with Supabase", () => {
   afterEach(async () => {
     chat.close();
     await worker.stop();
+  });
+
+  test("a session is created once under its id", async () => {
+    const id = newId();
+    const first = await list.create({ id, function: "Code" });
+    expect(await list.create({ id, function: "Code" })).toEqual(first);
   });
 
   test("a question is answered with deltas, the row, a file and the title", async () => {
