@@ -2,7 +2,7 @@
 // PostgREST and GoTrue in ways that matter to this project. lite.py starts it and writes to stdin:
 //   1. one line of JSON: {rest, auth, reader: connection URLs, publishableKey, secretKey, jwtSecret, siteUrl}
 //   2. a line "reload" whenever the schema has to be read again
-// It gets one line of JSON on stdout for each. The process exits when stdin closes, so it cannot
+// It gets one line of JSON on stdout for each, and a line {mail: {to, subject, link}} for each email. The process exits when stdin closes, so it cannot
 // outlive its parent. Everything Lite prints goes to stderr.
 
 import { createInterface } from "node:readline";
@@ -15,6 +15,7 @@ import postgres from "postgres";
 
 import { userAdmin } from "./admin.mjs";
 import { keyAsToken, keyHolder } from "./keys.mjs";
+import { mailbox } from "./mail.mjs";
 import { completeTokens } from "./tokens.mjs";
 import { types } from "./values.mjs";
 
@@ -363,7 +364,12 @@ async function start(config) {
   const auth = connect(config.auth, 4);
   const { jwtSecret, siteUrl } = config;
   const sql = auth.driver;
-  const authMiddlewares = [userAdmin({ jwtSecret, sql }), completeTokens({ jwtSecret, siteUrl, sql })];
+  const mails = mailbox((mail) => respond({ mail }));
+  const authMiddlewares = [
+    userAdmin({ jwtSecret, sql }),
+    completeTokens({ jwtSecret, siteUrl, sql }),
+    mails.middleware,
+  ];
   const authApp = new App({
     ...common,
     connection: auth,
@@ -373,12 +379,13 @@ async function start(config) {
       jwt_expiry: 3600,
       enable_signup: true,
       site_url: config.siteUrl,
+      additional_redirect_urls: ["http://localhost:*/**"], // loopback addresses are allowed already
       publishable_key: config.publishableKey,
       secret_key: config.secretKey,
       email: { enable_signup: true, enable_confirmations: false },
     },
     api: { enabled: false },
-    options: { server: { ...server, middlewares: authMiddlewares } },
+    options: { server: { ...server, middlewares: authMiddlewares }, drivers: { email: mails.driver } },
   });
   await authApp.init();
   await authApp.ensureSystemSchema();

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,20 @@ class Lite:
     """The REST and Auth server. It can be stopped and restarted; each start picks a new port on 127.0.0.1.
 
     It exits when its stdin closes, so it cannot outlive this process. `fast_passwords` makes
-    password hashing cheap, for tests that sign up many users.
+    password hashing cheap, for tests that sign up many users. `on_mail` is called with a line for
+    each email that Auth would send.
     """
 
-    def __init__(self, *, log: Path, fast_passwords: bool = False) -> None:
+    def __init__(
+        self, *, log: Path, fast_passwords: bool = False, on_mail: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.port: int | None = None
         self._log = log
         self._fast_passwords = fast_passwords
+        self._on_mail = on_mail
         self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._responses: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._running = asyncio.Event()
         self._config: Mapping[str, str] = {}
 
@@ -62,6 +68,8 @@ class Lite:
                 start_new_session=True,
                 preexec_fn=before_exec(signal.SIGKILL),
             )
+            self._responses = asyncio.Queue()
+            self._reader = asyncio.create_task(self._read(self._process, self._responses), name="read REST and Auth")
             self._running.set()
         finally:
             os.close(log)
@@ -95,6 +103,11 @@ class Lite:
                 await process.wait()
         except TimeoutError:
             await end(process, (signal.SIGTERM, 2.0))
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            await asyncio.wait((reader,), timeout=1.0)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
 
     async def ended(self) -> str:
         """Wait until the server exits without `stop`; return the reason, in one line."""
@@ -110,18 +123,27 @@ class Lite:
     async def _request(self, line: str, seconds: float) -> dict[str, Any]:
         """Send a line and return the response. Raises `DevstackError` on an error or a timeout."""
         process = self._process
-        if process is None or process.stdin is None or process.stdout is None:
+        if process is None or process.stdin is None:
             raise DevstackError("REST and Auth are not running")
         try:
             async with asyncio.timeout(seconds):
                 process.stdin.write(line.encode() + b"\n")
                 await process.stdin.drain()
-                raw = await process.stdout.readline()
+                response = await self._responses.get()
         except (TimeoutError, ConnectionError):
-            raw = b""
-        response = json.loads(raw) if raw else {"error": last_lines(self._log) or "no response"}
+            response = {"error": last_lines(self._log) or "no response"}
         if "error" in response:
             await self.stop()
             raise DevstackError(f"REST and Auth did not start ({self._log}): {response['error']}")
-        assert isinstance(response, dict)
         return response
+
+    async def _read(self, process: asyncio.subprocess.Process, responses: asyncio.Queue[dict[str, Any]]) -> None:
+        """Pass on what the process writes, until it ends."""
+        assert process.stdout is not None
+        async for raw in process.stdout:
+            line = json.loads(raw)
+            if mail := line.get("mail"):
+                self._on_mail(f"email to {mail['to']}, {mail['subject']}: {mail['link']}")
+            else:
+                responses.put_nowait(line)
+        responses.put_nowait({"error": last_lines(self._log) or "no response"})

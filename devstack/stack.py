@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +63,8 @@ class Stack:
         self.project = project
         self._exit = contextlib.AsyncExitStack()
         self.lite_restarts = 0
+        # the last emails that Auth would have sent, a line each
+        self.mails: deque[str] = deque(maxlen=100)
         self._keys: keys.Keys
         self.postgres: Postgres
         self.lite: Lite
@@ -108,6 +111,10 @@ class Stack:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
+    def _got_mail(self, mail: str) -> None:
+        self._progress(mail)
+        self.mails.append(mail)
+
     async def _keep_lite(self) -> None:
         """Restart REST and Auth when they exit, as the hosted service does.
 
@@ -136,7 +143,7 @@ class Stack:
         opened.push_async_callback(self.gateway.stop)
         self.gateway.reserve()
 
-        self.lite = Lite(log=logs / "lite.log", fast_passwords=not self._fsync)
+        self.lite = Lite(log=logs / "lite.log", fast_passwords=not self._fsync, on_mail=self._got_mail)
         self.postgres = Postgres(
             self.data_dir / f"postgres-{self._version}",
             password=self._keys.supabase_admin,

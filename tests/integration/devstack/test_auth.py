@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import psycopg
@@ -81,3 +82,72 @@ async def test_api_roles_cannot_read_auth_tables(embedded: Stack) -> None:
                     await db.execute("select has_table_privilege(%s, %s, 'select')", (role, f"auth.{table}"))
                 ).fetchone()
                 assert row == (False,), (role, table)
+
+
+async def recover(embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str], email: str, page: str) -> str | None:
+    """Ask for a new password. Returns the link of the email, or None if there is none."""
+    before = len(embedded.mails)
+    asked = await http.post("/auth/v1/recover", params={"redirect_to": page}, headers=anon, json={"email": email})
+    assert (asked.status_code, asked.json()) == (200, {})
+    mails = list(embedded.mails)[before:]
+    assert all(mail.startswith(f"email to {email}, Reset Your Password: http") for mail in mails)
+    return mails[-1].rpartition(" ")[2] if mails else None
+
+
+def landed(response: httpx.Response) -> tuple[str, dict[str, str]]:
+    """The page that a link leads to, and what the address's fragment says."""
+    assert response.status_code == 303
+    page, _, fragment = response.headers["location"].partition("#")
+    return page, {name: values[0] for name, values in parse_qs(fragment).items()}
+
+
+async def test_recovery_prints_a_link_that_works_once(
+    embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]
+) -> None:
+    user = await sign_up(http, anon)
+    page = "http://127.0.0.1:5173/chat"
+    assert await recover(embedded, http, anon, f"{uuid.uuid4()}@example.com", page) is None
+    link = await recover(embedded, http, anon, user.email, page)
+    assert link is not None
+    assert urlsplit(link).path == "/auth/v1/verify"
+
+    where, values = landed(await http.get(link))
+    assert (where, values["type"], values["token_type"]) == (page, "recovery", "bearer")
+    headers = anon | {"Authorization": f"Bearer {values['access_token']}"}
+    changed = await http.put("/auth/v1/user", headers=headers, json={"password": "another horse"})
+    assert changed.status_code == 200
+    signed_in = await http.post(
+        "/auth/v1/token?grant_type=password",
+        headers=anon,
+        json={"email": user.email, "password": "another horse"},
+    )
+    assert signed_in.status_code == 200
+
+    where, values = landed(await http.get(link))
+    assert (where, values["error"], values["error_code"]) == (page, "access_denied", "otp_expired")
+
+
+async def test_recovery_link_expires_after_an_hour(
+    embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]
+) -> None:
+    user = await sign_up(http, anon)
+    link = await recover(embedded, http, anon, user.email, "http://127.0.0.1:5173")
+    assert link is not None
+    async with await psycopg.AsyncConnection.connect(embedded.admin_url, autocommit=True) as db:
+        await db.execute(
+            "update auth.users set recovery_sent_at = recovery_sent_at - interval '61 minutes' where email = %s",
+            (user.email,),
+        )
+    _, values = landed(await http.get(link))
+    assert values["error_code"] == "otp_expired"
+
+
+async def test_recovery_link_leads_to_no_foreign_page(
+    embedded: Stack, http: httpx.AsyncClient, anon: dict[str, str]
+) -> None:
+    user = await sign_up(http, anon)
+    link = await recover(embedded, http, anon, user.email, "https://evil.example.com/")
+    assert link is not None
+    where, values = landed(await http.get(link))
+    assert where == embedded.environment["SUPABASE_URL"]
+    assert "access_token" in values
