@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 from aiohttp import web
-from playwright.async_api import BrowserContext, ConsoleMessage, Locator, Page, Route, expect
+from playwright.async_api import BrowserContext, ConsoleMessage, Locator, Page, Request, Route, expect
 
 from devstack.migrations import PROJECT
 from devstack.node import node
@@ -106,8 +106,11 @@ class Tab:
     def __init__(self, page: Page, address: str) -> None:
         self.page, self.address = page, address
         self.problems: list[str] = []
+        # the REST URL, and the headers of the signed-in user
+        self._requests: asyncio.Future[tuple[str, dict[str, str]]] = asyncio.get_running_loop().create_future()
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", self._note)
+        page.on("request", self._read_headers)
         page.on("dialog", lambda dialog: self.problems.append(f"dialog: {dialog.message}"))
 
     @classmethod
@@ -119,6 +122,15 @@ class Tab:
     def _note(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.problems.append(message.text)
+
+    def _read_headers(self, request: Request) -> None:
+        url, found, _ = request.url.partition("/rest/v1/")
+        names = ("apikey", "authorization")
+        if not found or not all(name in request.headers for name in names):
+            return  # not REST, or a preflight
+        if self._requests.done():
+            self._requests = asyncio.get_running_loop().create_future()
+        self._requests.set_result((url + found, {name: request.headers[name] for name in names}))
 
     async def press(self, name: str, *, exact: bool = False) -> None:
         """Click the button with this name."""
@@ -133,17 +145,29 @@ class Tab:
     async def sign_up(self) -> str:
         """Sign up a new user. Returns the email."""
         email = f"{uuid.uuid4().hex[:10]}@example.com"
+        await self.press("Sign up")  # the other form
         await self.sign_in(email, "Sign up")
         await expect(self.page.get_by_role("button", name="New session")).to_be_visible()
         return email
 
     async def new_session(self, function: str = "Chat") -> str:
-        """Create a session. Returns its id."""
-        before = self.page.url
-        await self.page.get_by_role("radio", name=function).check(force=True)
-        await self.press("New session", exact=True)
-        await self.page.wait_for_url(lambda url: url != before and "#" in url)
+        """Create a session without messages, as another client does, and open it. Returns its id."""
+        session_id = str(uuid.uuid4())
+        url, headers = await asyncio.wait_for(self._requests, 15)
+        values = {"id": session_id, "function": function}
+        response = await self.page.request.post(f"{url}sessions", headers=headers, data=values)
+        assert response.ok, await response.text()
+        await self.page.evaluate("(id) => { location.hash = id; }", session_id)
+        await expect(self.page.locator(f'[data-session="{session_id}"]')).to_be_visible()
         await expect(self.box).to_be_visible()
+        return session_id
+
+    async def begin(self, function: str, text: str) -> str:
+        """Start a session of a function with its first message. Returns its id."""
+        await self.press("New session", exact=True)
+        await self.page.get_by_role("radio", name=function).check(force=True)
+        await self.say(text)
+        await self.page.wait_for_url(re.compile("#."))
         return self.page.url.rpartition("#")[2]
 
     async def start(self, function: str = "Chat") -> str:

@@ -48,9 +48,9 @@ async def test_the_page_works_without_browser_storage(
     await tab.sign_up()
     await tab.press("Theme: system")
     await expect(tab.page.get_by_role("button", name="Theme: light")).to_be_visible()
-    await tab.new_session()
-    await tab.say("Hello")
+    await tab.begin("Chat", "Hello")
     await expect(tab.questions).to_have_count(1)
+    await expect(tab.questions).to_have_attribute("data-status", "queued")
     assert tab.problems == []
 
 

@@ -1,5 +1,5 @@
-import { useMemo, useState } from "react";
-import { hasEnded, type ChatSession, type SessionRow, type SessionSnapshot } from "supabase-baml-bridge-client";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { hasEnded, newId, type SessionList, type SessionRow } from "supabase-baml-bridge-client";
 import { useSession } from "supabase-baml-bridge-client/react";
 import { useAction } from "./action.ts";
 import { ResultShape, useResultShape } from "./catalogue.ts";
@@ -7,71 +7,127 @@ import { Composer } from "./Composer.tsx";
 import { Conversation } from "./Conversation.tsx";
 import { Files, useKeptFile } from "./Files.tsx";
 import { useDraft } from "./draft.ts";
+import { functionNamed, lastFunction, rememberFunction } from "./functions.ts";
 import type { MessageActions } from "./Message.tsx";
+import { shownQuestion, useOutbox } from "./outgoing.ts";
+import { freePath, isLongMessage, isLongPaste, tooLarge } from "./pasted.ts";
 import type { Client } from "./supabase.ts";
+import { FunctionChoices, Suggestions } from "./Welcome.tsx";
 
 interface Props {
   client: Client;
-  row: SessionRow;
+  list: SessionList;
+  id: string;
+  /** Null: the first message creates the session. */
+  row: SessionRow | null;
   menuOpen: boolean;
   onMenu(): void;
+  /** Called when a message starts to wait for its session or its files, and when none waits any more. */
+  onWaiting(id: string, waiting: boolean): void;
 }
 
-/** A session: its conversation, the message box and its code files. */
-export function Chat({ client, ...rest }: Props) {
-  const { session, ...snapshot } = useSession(client, rest.row.id);
-  const shape = useResultShape(client, rest.row.function);
-  return (
-    session && (
-      <ResultShape value={shape}>
-        <OpenChat session={session} snapshot={snapshot} {...rest} />
-      </ResultShape>
-    )
+/** A session: its conversation, the message box and its code files. Or the start of a new one. */
+export function Chat({ client, list, id, row, menuOpen, onMenu, onWaiting }: Props) {
+  const { session, ...snapshot } = useSession(client, row === null ? null : id);
+  const [chosen, choose] = useState(lastFunction);
+  const asks = row === null ? chosen : functionNamed(row.function);
+  const shape = useResultShape(client, asks.name);
+  const outbox = useOutbox(
+    session,
+    row !== null,
+    () => list.create({ id, function: chosen.name }),
+    (message) => draft.takeBack(message),
   );
-}
-
-interface OpenProps extends Omit<Props, "client"> {
-  session: ChatSession;
-  snapshot: SessionSnapshot;
-}
-
-function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
-  const { messages, connection, error } = snapshot;
-  const [draft, setDraft] = useDraft(row.id, messages);
+  const outgoing = outbox.messages.filter((next) => !snapshot.messages.some((message) => message.id === next.id));
+  const draft = useDraft(id, row !== null, snapshot.messages, outbox.messages);
+  const messages = [...snapshot.messages, ...outgoing.map((message) => shownQuestion(id, message))];
   /** The question being edited, with its new text. The draft is kept meanwhile. */
   const [edit, setEdit] = useState<{ id: string; text: string } | null>(null);
+  const [refused, setRefused] = useState<string | null>(null);
   const { run, error: problem } = useAction();
   const [filesOpen, setFilesOpen] = useState(false);
   const { shown: files, deletedId, keep, release } = useKeptFile(snapshot.files);
+  const section = useRef<HTMLElement>(null);
   const showsFiles = filesOpen && files.length > 0;
+  const isWaiting = outbox.messages.length > 0;
+  const isNew = row === null && !isWaiting;
+  const error = refused ?? problem ?? outbox.error ?? snapshot.error;
+
+  // a layout effect, so that it is known before the session's row arrives
+  useLayoutEffect(() => onWaiting(id, isWaiting), [id, isWaiting]);
+
+  // a second click or key press may come before the page shows the effect of the first
+  const sent = useRef(false);
+  useEffect(() => {
+    sent.current = false;
+  });
 
   const actions: MessageActions = useMemo(
     () => ({
-      retry: (id) => void run(() => session.retry(id)),
-      resend: (id) => void session.resend(id),
-      edit: ({ id, content }) => setEdit({ id, text: content }),
+      retry: (messageId) => void run(async () => session?.retry(messageId)),
+      resend: (messageId) => void session?.resend(messageId),
+      edit: ({ id: messageId, content }) => setEdit({ id: messageId, text: content }),
     }),
     [session, run],
   );
 
   function send(text: string): void {
-    if (edit === null) setDraft("");
-    else setEdit(null);
-    void (edit === null ? session.send(text) : session.edit(edit.id, text));
+    if (sent.current) return;
+    setRefused(null);
+    const isFile = edit === null && asks.readsFiles && isLongMessage(text);
+    const reason = isFile ? tooLarge(text) : null;
+    if (reason !== null) return setRefused(reason);
+    sent.current = true;
+    if (edit !== null && session !== null) {
+      setEdit(null);
+      void session.edit(edit.id, text);
+      return;
+    }
+    const files = isFile ? [...draft.pasted, { path: nextPath(), content: text }] : draft.pasted;
+    const messageId = draft.idOf(text) ?? newId();
+    draft.set("");
+    draft.setPasted([]);
+    if (session !== null && files.length === 0 && !isWaiting) void session.send(text, undefined, messageId);
+    else outbox.add({ id: messageId, text: isFile ? "" : text, files });
+  }
+
+  /** Starts with a suggested question. What has been typed stays. */
+  function ask(question: string): void {
+    if (sent.current) return;
+    sent.current = true;
+    outbox.add({ id: newId(), text: question, files: [] });
+    section.current?.querySelector("textarea")?.focus();
+  }
+
+  function nextPath(): string {
+    return freePath([...snapshot.files, ...outbox.messages.flatMap((message) => message.files), ...draft.pasted]);
+  }
+
+  /** Makes a long paste a file. Returns whether it did, or could not. */
+  function paste(text: string): boolean {
+    if (edit !== null || !asks.readsFiles || !isLongPaste(text)) return false;
+    const reason = tooLarge(text);
+    setRefused(reason);
+    if (reason === null) draft.setPasted([...draft.pasted, { path: nextPath(), content: text }]);
+    return true;
   }
 
   // "Stop" cancels the running reply, or else the oldest waiting question
-  const waiting = messages.filter((message) => message.ordinal !== null && !hasEnded(message));
+  const waiting = snapshot.messages.filter((message) => message.ordinal !== null && !hasEnded(message));
   const stoppable = waiting.find(({ role }) => role === "assistant") ?? waiting[0];
 
   return (
-    <div className={files.length > 0 ? "chat with-files" : "chat"}>
+    <div className={`chat${files.length > 0 ? " with-files" : ""}${isNew ? " new" : ""}`} data-session={row?.id}>
       <header className="chat-header">
         <button className="menu" aria-expanded={menuOpen} onClick={onMenu}>
           Sessions
         </button>
-        <h1>{row.title || "New session"}</h1>
-        <span className="badge">{row.function}</span>
+        {!isNew && (
+          <>
+            <h1>{row?.title || "New session"}</h1>
+            <span className="badge">{asks.name}</span>
+          </>
+        )}
         {files.length > 0 && (
           <button className="files-toggle" aria-expanded={showsFiles} onClick={() => setFilesOpen(!showsFiles)}>
             {showsFiles ? "Conversation" : `Files (${files.length})`}
@@ -79,28 +135,48 @@ function OpenChat({ session, snapshot, row, menuOpen, onMenu }: OpenProps) {
         )}
       </header>
       <div className={showsFiles ? "panes show-files" : "panes"}>
-        <section className="talk" aria-label="Conversation">
-          {connection === "offline" && (
+        <section ref={section} className="talk" aria-label={isNew ? "New session" : "Conversation"}>
+          {snapshot.connection === "offline" && (
             <p className="banner" role="status">
               Connection lost. Reconnecting…
             </p>
           )}
-          <Conversation snapshot={snapshot} actions={actions} onOlder={() => void run(() => session.loadOlder())} />
-          {(problem ?? error) && (
+          {isNew ? (
+            <FunctionChoices
+              chosen={chosen}
+              onChoose={(choice) => {
+                choose(choice);
+                rememberFunction(choice);
+              }}
+            />
+          ) : (
+            <ResultShape value={shape}>
+              <Conversation
+                snapshot={{ ...snapshot, messages, busy: snapshot.busy || isWaiting }}
+                actions={actions}
+                onOlder={() => void run(async () => session?.loadOlder())}
+              />
+            </ResultShape>
+          )}
+          {error && (
             <p className="error" role="alert">
-              {problem ?? error}
+              {error}
             </p>
           )}
           <Composer
-            draft={edit?.text ?? draft}
+            draft={edit?.text ?? draft.text}
+            pasted={draft.pasted}
             editing={edit !== null}
-            onDraft={(text) => (edit === null ? setDraft(text) : setEdit({ ...edit, text }))}
+            onDraft={(text) => (edit === null ? draft.set(text) : setEdit({ ...edit, text }))}
+            onPaste={paste}
+            onRemove={(path) => draft.setPasted(draft.pasted.filter((file) => file.path !== path))}
             onSend={send}
             onCancelEdit={() => setEdit(null)}
-            onStop={stoppable ? () => void run(() => session.cancel(stoppable.id)) : null}
+            onStop={stoppable ? () => void run(async () => session?.cancel(stoppable.id)) : null}
           />
+          {isNew && <Suggestions of={chosen} onAsk={ask} />}
         </section>
-        {files.length > 0 && (
+        {session !== null && files.length > 0 && (
           <Files session={session} files={files} deletedId={deletedId} onEdit={keep} onEdited={release} />
         )}
       </div>

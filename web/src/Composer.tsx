@@ -1,11 +1,17 @@
-import { useEffect, useRef, type KeyboardEvent } from "react";
+import { useEffect, useRef, type ClipboardEvent, type KeyboardEvent } from "react";
 import { isComposing } from "./keys.ts";
+import type { Pasted } from "./pasted.ts";
 
 interface Props {
   draft: string;
+  /** Long texts to send along, as files. */
+  pasted: readonly Pasted[];
   /** Whether the draft is an edit of an earlier question. */
   editing: boolean;
   onDraft(text: string): void;
+  /** Returns whether it has dealt with a pasted text, which is then not inserted. */
+  onPaste(text: string): boolean;
+  onRemove(path: string): void;
   onSend(text: string): void;
   onCancelEdit(): void;
   /** Null: there is nothing to stop. */
@@ -13,8 +19,10 @@ interface Props {
 }
 
 /** The message box. Enter sends, Shift+Enter starts a new line, Escape cancels an edit. */
-export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop }: Props) {
+export function Composer({ draft, pasted, editing, onDraft, onPaste, onRemove, onSend, onCancelEdit, onStop }: Props) {
   const box = useRef<HTMLTextAreaElement>(null);
+  const files = editing ? [] : pasted;
+  const isEmpty = draft.trim() === "" && files.length === 0;
 
   // grows with the text, up to the maximum height in the style sheet
   useEffect(() => {
@@ -33,7 +41,7 @@ export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop
   }, [editing]);
 
   function send(): void {
-    if (draft.trim() === "") return;
+    if (isEmpty) return;
     onSend(draft);
     box.current?.focus();
   }
@@ -44,6 +52,10 @@ export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop
     if (event.key !== "Enter" || event.shiftKey) return;
     event.preventDefault();
     send();
+  }
+
+  function insert(event: ClipboardEvent): void {
+    if (onPaste(event.clipboardData.getData("text/plain"))) event.preventDefault();
   }
 
   return (
@@ -62,6 +74,27 @@ export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop
           </button>
         </p>
       )}
+      {files.length > 0 && (
+        <ul className="pasted" aria-label="Pasted texts">
+          {files.map(({ path, content }) => (
+            <li key={path}>
+              <span>{path}</span>
+              <span className="muted">{sizeOf(content)}</span>
+              <button
+                type="button"
+                className="quiet small"
+                aria-label={`Remove ${path}`}
+                onClick={() => {
+                  onRemove(path);
+                  box.current?.focus();
+                }}
+              >
+                Remove
+              </button>
+            </li>
+          ))}
+        </ul>
+      )}
       <div className="line">
         <textarea
           ref={box}
@@ -72,16 +105,22 @@ export function Composer({ draft, editing, onDraft, onSend, onCancelEdit, onStop
           value={draft}
           onChange={(event) => onDraft(event.target.value)}
           onKeyDown={onKeyDown}
+          onPaste={insert}
         />
         {onStop && (
           <button type="button" className="stop" onClick={onStop}>
             Stop
           </button>
         )}
-        <button type="submit" className="primary" disabled={draft.trim() === ""}>
+        <button type="submit" className="primary" disabled={isEmpty}>
           Send
         </button>
       </div>
     </form>
   );
+}
+
+function sizeOf(text: string): string {
+  const lines = text.split("\n").length;
+  return lines > 1 ? `${lines.toLocaleString("en")} lines` : `${text.length.toLocaleString("en")} characters`;
 }

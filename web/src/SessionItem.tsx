@@ -83,11 +83,12 @@ export function SessionItem({ session, selected, onSelect, onRename, onDelete }:
   );
 }
 
-/** Moves the focus from a session that is removed to the next one, or to the form for a new one. */
+/** Moves the focus from a session that is removed to the next one, or to the button for a new one. */
 function passFocus(item: Element): void {
   const neighbour = item.nextElementSibling ?? item.previousElementSibling;
-  const next = neighbour?.querySelector("button") ?? item.closest("nav")?.querySelector<HTMLElement>("input:checked");
-  next?.focus();
+  const next = neighbour?.querySelector("button") ?? item.closest("nav")?.querySelector<HTMLElement>(".new-session");
+  // afterwards, because the message box that replaces a removed conversation takes the focus
+  queueMicrotask(() => next?.focus());
 }
 
 function RenameForm(props: { title: string; onRename(title: string): Promise<void>; onCancel(): void }) {

@@ -1,11 +1,7 @@
-import { useState } from "react";
 import type { SessionList, SessionListSnapshot } from "supabase-baml-bridge-client";
 import { useAction } from "./action.ts";
-import { functionsOf } from "./functions.ts";
 import { SessionItem } from "./SessionItem.tsx";
 import { useTheme } from "./theme.ts";
-
-const FUNCTIONS = functionsOf(import.meta.env);
 
 interface Props {
   list: SessionList;
@@ -14,44 +10,20 @@ interface Props {
   selectedId: string | null;
   open: boolean;
   onSelect(id: string): void;
-  /** Called with true before a session is created, and with false afterwards. */
-  onCreating(creating: boolean): void;
+  onNew(): void;
   onSignOut(): Promise<void>;
 }
 
-/** The form for a new session, the list of sessions, and the account. */
-export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onCreating, onSignOut }: Props) {
-  const [name, setName] = useState(FUNCTIONS[0]?.name ?? "Chat");
-  const { run, busy, error } = useAction();
+/** The button for a new session, the list of sessions, and the account. */
+export function Sidebar({ list, snapshot, email, selectedId, open, onSelect, onNew, onSignOut }: Props) {
+  const { run, error } = useAction();
   const [theme, nextTheme] = useTheme();
 
-  const create = async () => {
-    onCreating(true);
-    await run(async () => onSelect((await list.create({ function: name })).id));
-    onCreating(false);
-  };
   return (
     <nav className={open ? "sidebar open" : "sidebar"} aria-label="Sessions">
-      <div className="new-session">
-        <fieldset className="choice">
-          <legend className="visually-hidden">Function for the new session</legend>
-          {FUNCTIONS.map((option) => (
-            <label key={option.name} title={option.hint}>
-              <input
-                type="radio"
-                name="function"
-                value={option.name}
-                checked={name === option.name}
-                onChange={() => setName(option.name)}
-              />
-              <span>{option.name}</span>
-            </label>
-          ))}
-        </fieldset>
-        <button className="primary" disabled={busy} onClick={() => void create()}>
-          New session
-        </button>
-      </div>
+      <button className="primary new-session" onClick={onNew}>
+        New session
+      </button>
       {(error ?? snapshot.error) && (
         <p className="error" role="alert">
           {error ?? snapshot.error}

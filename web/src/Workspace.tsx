@@ -1,10 +1,12 @@
-import { useEffect, useState } from "react";
+import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { User } from "@supabase/supabase-js";
+import { newId } from "supabase-baml-bridge-client";
 import { useSessions } from "supabase-baml-bridge-client/react";
 import { Chat } from "./Chat.tsx";
 import { Sidebar } from "./Sidebar.tsx";
 import { preloadText } from "./Text.tsx";
-import { useHash } from "./hooks.ts";
+import { keptSessionId } from "./draft.ts";
+import { useSelectedId } from "./hooks.ts";
 import type { Client } from "./supabase.ts";
 
 interface Props {
@@ -12,16 +14,34 @@ interface Props {
   user: User;
 }
 
-/** The page of a signed-in user: the list of sessions, and the selected session. */
+/** The page of a signed-in user: the list of sessions, and the selected session or the start of a new one. */
 export function Workspace({ client, user }: Props) {
   const { list, ...snapshot } = useSessions(client, user.id);
-  const [selectedId, select] = useHash();
+  const [selectedId, select] = useSelectedId();
+  /** The id that the next new session gets. */
+  const [nextId, setNextId] = useState(() => keptSessionId() ?? newId());
+  /** The session with messages that wait. It stays open until they are sent, though another one is shown. */
+  const [waitingId, setWaitingId] = useState<string | null>(null);
   const [menuOpen, setMenuOpen] = useState(false);
-  const [creating, setCreating] = useState(false);
-  const selected = snapshot.sessions.find(({ id }) => id === selectedId);
+  const main = useRef<HTMLElement>(null);
+  const rowOf = (id: string) => snapshot.sessions.find((session) => session.id === id) ?? null;
+  const selected = rowOf(selectedId);
+  const isCreated = rowOf(nextId) !== null;
   useEffect(preloadText, []);
+
+  // the new session exists: show it, unless the user has gone elsewhere, and prepare for the next one
+  useLayoutEffect(() => {
+    if (!isCreated) return;
+    if (selected === null) select(nextId);
+    if (selected?.id === nextId || waitingId !== nextId) setNextId(newId());
+  }, [isCreated, selected, nextId, waitingId]);
   if (list === null) return null;
 
+  const shownId = selected?.id ?? nextId;
+  const open = waitingId === null || waitingId === shownId ? [shownId] : [waitingId, shownId];
+  /** The session of the address may be one of the list, which has not arrived. */
+  const isLoading = !snapshot.ready && selected === null && selectedId !== "";
+  const toggleMenu = () => setMenuOpen(!menuOpen);
   return (
     <div className="workspace" onKeyDown={({ key }) => key === "Escape" && setMenuOpen(false)}>
       <Sidebar
@@ -34,36 +54,35 @@ export function Workspace({ client, user }: Props) {
           select(id);
           setMenuOpen(false);
         }}
-        onCreating={setCreating}
+        onNew={() => {
+          select("");
+          setMenuOpen(false);
+          main.current?.querySelector("textarea")?.focus();
+        }}
         onSignOut={() => client.auth.signOut({ scope: "local" }).then(() => select(""))}
       />
       {menuOpen && <div className="scrim" onClick={() => setMenuOpen(false)} />}
-      <main className="main">
-        {selected ? (
-          // hidden while a session is created: text typed then is meant for the new one, and if there is none, what was
-          // typed before is still here
-          <div hidden={creating}>
-            <Chat
-              key={selected.id}
-              client={client}
-              row={selected}
-              menuOpen={menuOpen}
-              onMenu={() => setMenuOpen(!menuOpen)}
-            />
-          </div>
-        ) : creating ? null : (
-          <div className="welcome">
-            <button className="menu" aria-expanded={menuOpen} onClick={() => setMenuOpen(!menuOpen)}>
+      <main ref={main} className="main">
+        {isLoading ? (
+          <header className="chat-header">
+            <button className="menu" aria-expanded={menuOpen} onClick={toggleMenu}>
               Sessions
             </button>
-            {snapshot.ready && (
-              <>
-                <img src="./icon.svg" alt="" width="56" height="56" />
-                <h1>What would you like to talk about?</h1>
-                <p className="muted">Start a new session, or choose one from the list.</p>
-              </>
-            )}
-          </div>
+          </header>
+        ) : (
+          open.map((id) => (
+            <div key={id} hidden={id !== shownId}>
+              <Chat
+                client={client}
+                list={list}
+                id={id}
+                row={rowOf(id)}
+                menuOpen={menuOpen}
+                onMenu={toggleMenu}
+                onWaiting={(of, isWaiting) => setWaitingId((now) => (isWaiting ? of : now === of ? null : now))}
+              />
+            </div>
+          ))
         )}
       </main>
     </div>
