@@ -49,7 +49,7 @@ function install(beside: [string, string][]): { status: number | null; output: s
     join(project, "package.json"),
     JSON.stringify({ name: "project", version: "1.0.0", dependencies: { ...dependencies, [name]: `file:${client}` } }),
   );
-  const args = ["install", "--package-lock-only", "--offline", "--no-audit", "--no-fund", "--ignore-scripts"];
+  const args = ["install", "--package-lock-only", "--offline", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"];
   const { status, stdout, stderr } = spawnSync("npm", args, { cwd: project, encoding: "utf8" });
   return { status, output: stdout + stderr };
 }
