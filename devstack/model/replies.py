@@ -65,9 +65,9 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         r"\b(add|new|write|create|make|define)\b.*\b(functions?|endpoints?)\b|\bbaml\b",
         "To add a function:\n\n"
         "1. Write it in a new file in `baml_src/`, for example `summary.baml`.\n"
-        "2. Run `baml-cli generate`, or any `make` target, which runs it for you.\n"
-        "3. Add its name to `BRIDGE_FUNCTIONS`.\n"
-        "4. Set `function` to that name on a session.\n\n"
+        '2. Ask it: `make dev` uses what you save. In a terminal: `.venv/bin/bridge ask Summary "…"`.\n'
+        "3. In a frontend, set `function` to its name on a session.\n"
+        "4. In production, add its name to `BRIDGE_FUNCTIONS`.\n\n"
         '```baml\nfunction Summary(message: string) -> string {\n  client Model\n  prompt #"\n'
         '    {{ _.role("user") }}\n    Summarise this in two sentences: {{ message }}\n  "#\n}\n```\n\n'
         "Parameters are filled in by name: `messages`, `message`, `files`, `session` and `user_id` are provided, and "
@@ -77,8 +77,9 @@ _TOPICS: tuple[tuple[str, str], ...] = (
         r"\bhandlers?\b|\bpython code\b|\btools?\b|\bagents?\b",
         "To run your own Python code, write a handler: an async generator that receives the turn and yields text, "
         'structured values or files.\n\n```python\nfrom bridge import Turn, handler\n\n\n@handler("Shout")\n'
-        "async def shout(turn: Turn):\n    yield turn.message.upper()\n```\n\nThen add its module to "
-        "`BRIDGE_HANDLERS` and `Shout` to `BRIDGE_FUNCTIONS`.",
+        "async def shout(turn: Turn):\n    yield turn.message.upper()\n```\n\nSave it in "
+        "`handlers.py`, and `make dev` answers with it. In production, set `BRIDGE_HANDLERS=handlers` and "
+        "add `Shout` to `BRIDGE_FUNCTIONS`.",
     ),
     (
         r"\bdeploy|\bhost(ed|ing)?\b|\bproduction\b|\bfly\b|\brailway\b|\brender\b|\bdocker\b",
