@@ -27,6 +27,7 @@ MIGRATIONS = (
     "20261130000002_probe",
     "20261130000003_long_messages",
     "20261130000004_functions",
+    "20261130000005_validate_long_messages",
 )
 SCHEMAS = (
     *("tables", "bookkeeping", "announce", "probe", "limits", "guards", "jobs", "questions", "code_files", "fleet"),
