@@ -32,7 +32,7 @@ export interface NewMessage {
   id: string;
   session_id: string;
   content: string;
-  data?: Json;
+  data?: Json | undefined;
 }
 
 export interface NewFile {

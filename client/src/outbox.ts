@@ -14,11 +14,13 @@ const FIRST_PAUSE_MS = 1_000;
 interface Item {
   message: Question;
   /** What must happen before the message is sent. Never rejects. */
-  after: Promise<unknown>;
+  after: Promise<unknown> | undefined;
   /** Whether a request with the message is on its way, or about to be. */
-  inFlight: boolean;
+  inFlight?: boolean;
   /** Whether the message is not sent again if the next answer is a failure. */
-  givenUp: boolean;
+  givenUp?: boolean;
+  /** Whether it is removed then. */
+  discarded?: boolean;
   /** Resolves to whether the database has the message. */
   settled: Promise<boolean>;
   settle(arrived: boolean): void;
@@ -50,12 +52,12 @@ export class Outbox {
   }
 
   /** Sends a message, once `after` has resolved. Resolves to whether the database has it; never rejects. */
-  send(message: Question, after: Promise<unknown> = Promise.resolve()): Promise<boolean> {
+  send(message: Question, after?: Promise<unknown>): Promise<boolean> {
     const known = this.#items.get(message.id);
     if (known?.message.status === "sending") return known.settled; // the same id is the same message
-    let settle: (arrived: boolean) => void = () => undefined;
+    let settle!: (arrived: boolean) => void;
     const settled = new Promise<boolean>((resolve) => (settle = resolve));
-    this.#items.set(message.id, { message, after, inFlight: false, givenUp: false, settled, settle });
+    this.#items.set(message.id, { message, after, settled, settle });
     this.#changed();
     void this.#run();
     return settled;
@@ -73,10 +75,12 @@ export class Outbox {
     return item.settled;
   }
 
-  /** Removes a message that is not on its way. */
+  /** Removes a message. One that is on its way may arrive after all, so it stays until its answer is there. */
   discard(id: string): void {
     const item = this.#items.get(id);
-    if (!item || item.message.error === null) return;
+    if (!item) return;
+    item.givenUp = item.discarded = true;
+    if (item.inFlight) return;
     this.#remove(item, false);
     this.#changed();
   }
@@ -94,11 +98,16 @@ export class Outbox {
     this.#resume();
   }
 
-  /** Gives up what is waiting for a connection. What is being sent is still sent. */
+  /** Gives up what is waiting for a connection, and what waits behind it. What is being sent is still sent. */
   close(): void {
     this.#closed = true;
-    for (const { message } of this.#items.values()) if (message.error !== null) void this.giveUp(message.id);
+    if (this.list().some(({ status, error }) => status === "sending" && error !== null)) this.#giveUpAll();
     this.#resume();
+  }
+
+  /** None may arrive without those before it. */
+  #giveUpAll(): void {
+    for (const id of this.#items.keys()) void this.giveUp(id);
   }
 
   async #run(): Promise<void> {
@@ -130,10 +139,12 @@ export class Outbox {
     } catch (error) {
       isAnswered = !(error as Partial<RequestError>).isRetryable;
       const mayRepeat = !isAnswered && !item.givenUp && !this.#closed;
-      if (this.#isSending(item)) this.#fail(item, mayRepeat ? "sending" : "not_sent", messageOf(error));
-      else this.#settle(item, true); // an event has shown that the message arrived after all
+      if (!this.#isSending(item)) this.#settle(item, true); // an event has shown that the message arrived after all
+      else if (item.discarded) this.#remove(item, false);
+      else this.#fail(item, mayRepeat ? "sending" : "not_sent", messageOf(error));
     }
     item.inFlight = false;
+    if (!isAnswered && this.#closed) this.#giveUpAll();
     this.#changed();
     return isAnswered;
   }

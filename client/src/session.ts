@@ -33,7 +33,6 @@ export interface SessionOptions {
   silenceMs?: number;
 }
 
-const DEFAULTS = { pageSize: 200, gapMs: 1_000, silenceMs: 5_000 };
 /** How long an edited question waits for the old reply to stop. */
 const STOP_MS = 3_000;
 /** The most ids in one request, which keeps its URL short. */
@@ -73,12 +72,12 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   #lastEvent = now();
 
   constructor(id: string, backend: Backend, options: SessionOptions = {}) {
-    const { pageSize, ...waits } = { ...DEFAULTS, ...options };
-    super(waits.gapMs);
+    const { pageSize = 200, gapMs = 1_000, silenceMs = 5_000 } = options;
+    super(gapMs);
     this.id = canonicalId(id);
     this.#backend = backend;
     this.files = new CodeFiles(this.id, backend, () => this.changed());
-    this.#options = { pageSize: Math.min(Math.max(1, pageSize || 0), MAX_ROWS), ...waits };
+    this.#options = { pageSize: Math.min(Math.max(1, pageSize || 0), MAX_ROWS), gapMs, silenceMs };
     this.#leave = backend.listen(`session:${this.id}`, {
       onEvent: (event, payload) => this.#onEvent(event, payload),
       onConnection: (connection) => this.#onConnection(connection),
@@ -123,12 +122,10 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
       this.discard(old);
       return this.#send(text, unsent.data);
     }
-    const question = this.#entries.get(old)?.message;
-    const stopped = question && isLive(question) ? this.#stop(old) : undefined;
-    return this.#send(text, question?.data, newId(), stopped);
+    return this.#send(text, this.#entries.get(old)?.message?.data, newId(), this.#stop(old));
   }
 
-  /** Removes a message that is `not_sent`, or waits for a connection. */
+  /** Removes a message that is `not_sent` or `sending`. If a request is on its way, it is removed only if that fails. */
   discard(id: string): void {
     this.#outbox.discard(canonicalId(id));
   }
@@ -201,13 +198,11 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     return this.#outbox.send(message, after);
   }
 
-  /** Stops the reply to a question and waits for its end: a session may refuse new questions before that. */
+  /** Stops the reply to a question, if it has not ended, and waits for that: a session may refuse new questions before. */
   async #stop(id: string): Promise<void> {
-    const hasStopped = (): boolean => {
-      const question = this.#entries.get(id)?.message;
-      return !question || !isLive(question);
-    };
+    const hasStopped = (): boolean => !this.#live().includes(id);
     try {
+      if (hasStopped()) return;
       await this.cancel(id);
       await withTimeout(STOP_MS, (signal) => this.waitFor(hasStopped, signal));
     } catch {
@@ -216,8 +211,8 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   }
 
   async #insert({ id, content, data }: Question): Promise<void> {
-    const values = { id, session_id: this.id, content };
-    this.#mergeRows([await this.#backend.insertMessage(data === null ? values : { ...values, data })]);
+    const message = { id, session_id: this.id, content, data: data ?? undefined };
+    this.#mergeRows([await this.#backend.insertMessage(message)]);
     this.#lastEvent = now();
     this.schedule();
   }

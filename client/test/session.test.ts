@@ -290,6 +290,16 @@ describe("an unsent message", () => {
   });
 });
 
+test("an option that is undefined has its default", async () => {
+  for (let at = 1; at <= 3; at++) supabase.set(question({ id: `${at}`, ordinal: 2 * at, content: `${at}`, status: "done" }), false);
+  supabase.set(reply({ reply_to: "3", ordinal: 7 }), false);
+  const options = { pageSize: undefined, gapMs: undefined, silenceMs: undefined } as object;
+  session = new ChatSession("s", supabase, options);
+  await vi.advanceTimersByTimeAsync(4_900);
+  expect(texts()).toEqual(["1", "2", "3", ""]);
+  expect(supabase.reads).toBe(1); // a silent reply is read after 5 s
+});
+
 test("messages are sent one at a time", async () => {
   await open();
   supabase.delays = [300, 200, 100];
