@@ -57,7 +57,7 @@ export class SessionList extends Poller<SessionListSnapshot> {
   /** Creates a session. Throws `RequestError`. */
   async create(values: NewSession = {}): Promise<SessionRow> {
     // with an id, because some REST servers cannot insert an empty row
-    const row = await this.#backend.insertSession({ id: newId(), ...values });
+    const row = await this.#backend.insertSession({ ...values, id: canonicalId(values.id ?? newId()) });
     this.#merge(row);
     return row;
   }

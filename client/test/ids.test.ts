@@ -3,7 +3,7 @@
 import type { UIMessage } from "ai";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { SupabaseChatTransport, readUIMessages } from "../src/ai.ts";
-import { canonicalId } from "../src/id.ts";
+import { canonicalId, isId } from "../src/id.ts";
 import { newId, openSession, openSessionList, type AnySupabaseClient, type ChatSession } from "../src/index.ts";
 import { Rest, SESSION, USER, message, uuid, type Row } from "./rest.ts";
 
@@ -73,6 +73,13 @@ describe.each(FORMS)("%s", (_, form) => {
     expect(list.getSnapshot().sessions).toMatchObject([{ title: "new" }]);
     await list.remove(form(SESSION));
     expect(list.getSnapshot().sessions).toEqual([]);
+  });
+
+  test("of a new session's id is sent as Postgres writes it", async () => {
+    const list = keep(openSessionList(client, USER));
+    const id = newId();
+    expect((await list.create({ id: form(id) })).id).toBe(id);
+    expect(JSON.parse(rest.bodies.at(-1)!)).toEqual({ id });
   });
 
   test("of a message's id shows it once", async () => {
@@ -174,6 +181,15 @@ describe.each(BAD.map((id) => [id.slice(0, 30), id]))("%j is no id", (_, id) => 
     await vi.advanceTimersByTimeAsync(1_000);
     await resumed;
   });
+});
+
+test("a new session has an id, also if that is given as undefined", async () => {
+  const list = keep(openSessionList(client, USER));
+  for (const values of [undefined, {}, { id: undefined, title: undefined } as object]) {
+    const { id } = await list.create(values);
+    expect(isId(id)).toBe(true);
+    expect(JSON.parse(rest.bodies.at(-1)!)).toEqual({ id });
+  }
 });
 
 test("what is no UUID stays as it is", () => {
