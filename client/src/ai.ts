@@ -113,6 +113,8 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
   }
 
   #acquire(chatId: string): SessionHandle {
+    // before anything is sent: plain React Native has none
+    if (!globalThis.ReadableStream) throw new Error("useChat needs a ReadableStream: import web-streams-polyfill.");
     const sessionId = canonicalId(chatId);
     const open =
       this.#open.get(sessionId) ?? new SharedSession(openSession(this.#client, sessionId, { pageSize: PAGE_SIZE }));
@@ -194,16 +196,11 @@ async function send({ session, closed }: SessionHandle, id: string, text: string
 /** Stops the reply to a question, if it has not ended, and waits for its end. */
 async function stop(handle: SessionHandle, id: string): Promise<void> {
   const { session, closed } = handle;
-  const hasStopped = ({ messages }: SessionSnapshot): boolean =>
-    messages.every((message) => (message.id !== id && message.reply_to !== id) || hasEnded(message));
+  const hasStopped = ({ messages }: SessionSnapshot): boolean => threadOf(messages, id).every(hasEnded);
   if (hasStopped(await read(handle))) return;
   await session.cancel(id);
-  await withTimeout(STOP_MS, async (timedOut) => {
-    try {
-      await session.waitFor(hasStopped, closed, timedOut);
-    } catch (error) {
-      throw timedOut.aborted ? new Error("The current reply is still stopping. Try again in a moment.") : error;
-    }
+  await withTimeout(STOP_MS, (timedOut) => session.waitFor(hasStopped, closed, timedOut)).catch((error: unknown) => {
+    throw closed.aborted ? error : new Error("The current reply is still stopping. Try again in a moment.");
   });
 }
 
@@ -214,8 +211,7 @@ async function retry(handle: SessionHandle, id: string): Promise<readonly Messag
     await show(handle, id);
     // a running reply cannot be retried, and an earlier stop may still be on its way to the worker
     await stop(handle, id);
-    const { messages } = session.getSnapshot();
-    const replaced = messages.filter((message) => message.id === id || message.reply_to === id);
+    const replaced = threadOf(session.getSnapshot().messages, id);
     await session.retry(id);
     return replaced;
   } catch (error) {
@@ -245,7 +241,7 @@ function streamReply(
   replaced: readonly Message[],
 ): ReadableStream<UIMessageChunk> {
   const { session, closed } = handle;
-  let leave: () => void = () => undefined;
+  let leave!: () => void;
   return new ReadableStream<UIMessageChunk>({
     start(controller) {
       const chunks = new ReplyChunks(questionId, replaced);
@@ -282,6 +278,11 @@ function streamReply(
     },
     cancel: () => leave(),
   });
+}
+
+/** A question and its reply. */
+function threadOf(messages: readonly Message[], questionId: string): Message[] {
+  return messages.filter(({ id, reply_to }) => id === questionId || reply_to === questionId);
 }
 
 function lastQuestion<M extends { role: string }>(messages: readonly M[]): M | undefined {

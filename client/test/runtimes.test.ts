@@ -5,6 +5,7 @@
 
 import fc from "fast-check";
 import { afterEach, expect, test, vi } from "vitest";
+import { SupabaseChatTransport } from "../src/ai.ts";
 import { newId, openSession, openSessionList } from "../src/index.ts";
 import { Rest, SESSION, USER, message, uuid, type Row } from "./rest.ts";
 import { timeAt } from "./world.ts";
@@ -141,4 +142,20 @@ test("nothing is lost, doubled or left waiting", async () => {
 test("nothing is lost without any of them, one row per response", async () => {
   const sends: World["sends"] = [["lost", "unanswered"], ["502"]];
   await play({ missing: MISSING, maxRows: 1, pageSize: 7, rows: 12, form: (id) => id.toUpperCase(), sends });
+});
+
+// apart from the others, because Node's own `Response` needs streams
+test("useChat without streams sends nothing, and names the polyfill", async () => {
+  const rest = new Rest();
+  const transport = new SupabaseChatTransport(rest.client());
+  const asked = { id: newId(), role: "user", parts: [{ type: "text", text: "Hello?" }] } as const;
+  const options = { chatId: SESSION, messageId: undefined, abortSignal: undefined, messages: [{ ...asked, parts: [...asked.parts] }] };
+  await without([[globalThis, "ReadableStream"]], async () => {
+    for (const trigger of ["submit-message", "regenerate-message"] as const) {
+      await expect(transport.sendMessages({ ...options, trigger })).rejects.toThrow(/web-streams-polyfill/);
+    }
+    await expect(transport.reconnectToStream({ chatId: SESSION })).rejects.toThrow(/web-streams-polyfill/);
+  });
+  transport.close();
+  expect(rest.requests).toEqual([]);
 });
