@@ -56,16 +56,19 @@ function SignIn() {
   );
 }
 
-/** Opens the newest session, or a new one. */
+/** Opens the newest session, or a new one, and keeps to it: another that is used meanwhile becomes the newest. */
 function Sessions({ userId }: { userId: string }) {
   const { list, sessions, ready, error } = useSessions(supabase, userId);
   const [failure, setFailure] = useState<string | null>(null);
-  const id = sessions[0]?.id ?? null;
+  const [opened, setOpened] = useState<string | null>(null);
+  const newest = ready ? sessions[0] : undefined;
+  const id = (sessions.find((session) => session.id === opened) ?? newest)?.id ?? null;
+  useEffect(() => setOpened(id), [id]);
   useEffect(() => {
     if (!list || !ready || id !== null) return;
     list.create({ title: "Expo", function: "Chat" }).catch((reason: Error) => setFailure(reason.message));
   }, [list, ready, id]);
-  if (id !== null) return <Chat id={id} />;
+  if (id !== null) return <Chat key={id} id={id} />;
   return <Text>{failure ?? error ?? "Loading…"}</Text>;
 }
 
