@@ -27,8 +27,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from .shapes import Array, Choice, Literal, Mapped, Named, Record, Scalar, Shape, Wanted
 
@@ -52,6 +54,8 @@ _FILES = re.compile(r"<file path=.*?</file>", re.S)
 _UNREAD = Scalar("null")  # of a definition that is still to be read
 _LEVELS = 40
 _LONGEST_NAME = 300
+_LONGEST_CALLED = 200
+_NAME_END = re.compile(r".(?!\w)")
 _TRIES = 20_000  # text that is no schema must not take long
 _SPACE = re.compile(r"\s*")
 _GAP = re.compile(r"(?:[ \t]*(?://[^\n]*)?\n)*[ \t]*")
@@ -68,10 +72,12 @@ def read_output_format(text: str, *, is_certain: bool = False) -> Wanted | None:
     because a function may use words of its own.
     """
     text = _FILES.sub("", text)
-    reader = _Reader(text)
-    for asked in reversed(list(_ASKED.finditer(text))):
+    asked = list(_ASKED.finditer(text))
+    reader = _Reader(text) if asked or not is_certain else None
+    for found in reversed(asked):
+        assert reader is not None
         try:
-            shape, _ = reader.union(asked.end())
+            shape, _ = reader.union(found.end())
         except (_Unreadable, RecursionError):
             continue
         return reader.wanted(shape)
@@ -81,7 +87,7 @@ def read_output_format(text: str, *, is_certain: bool = False) -> Wanted | None:
             return Wanted(_values(enum["values"]))
     if scalars := _ASKED_SCALAR.findall(text):
         return Wanted(Scalar(scalars[-1]))
-    return None if is_certain else _unannounced(reader)
+    return None if is_certain or reader is None else _unannounced(reader)
 
 
 def without_schema(text: str) -> str:
@@ -107,9 +113,10 @@ def _unannounced(reader: _Reader) -> Wanted | None:
             continue
         if text[end : end + 1] in ("", "\n", " ") and _is_solid(shape):
             return reader.wanted(shape)
+    rest = text[defined:]
     for name in sorted(reader.definitions, key=len, reverse=True):
         for short in _endings(name):
-            if match := re.search(rf"(?<!\w){re.escape(short)}(?:\[\])*(?=\s*$)", text[defined:], re.M):
+            if short in rest and (match := re.search(rf"(?<!\w){re.escape(short)}(?:\[\])*(?=\s*$)", rest, re.M)):
                 shape, _ = reader.union(defined + match.start())
                 return reader.wanted(shape)
     if shape := _on_a_line(reader):
@@ -178,6 +185,9 @@ class _Reader:
     text: str
     definitions: dict[str, Shape] = field(default_factory=dict)
     spans: list[tuple[int, int]] = field(default_factory=list)
+    # the names of the definitions, each backwards, sorted: those that end alike are neighbours
+    backwards: list[str] = field(default_factory=list)
+    covered: list[int] = field(default_factory=list)  # for each span, up to where it and those before it reach
     level: int = 0
     tries: int = 0
 
@@ -188,15 +198,21 @@ class _Reader:
         bodies = [*_CLASS.finditer(self.text), *_ALIAS.finditer(self.text)]
         for found in bodies:  # all names first: they refer to each other
             self.definitions.setdefault(found["name"], _UNREAD)
+        self.backwards = sorted(name[::-1] for name in self.definitions)
         for found in bodies:
             try:
                 shape, end = self.union(found.end())
             except (_Unreadable, RecursionError):
                 if self.definitions.get(found["name"]) is _UNREAD:
                     del self.definitions[found["name"]]
+                    del self.backwards[bisect_left(self.backwards, found["name"][::-1])]
             else:
+                if found["name"] not in self.definitions:  # the first of this name was none
+                    insort(self.backwards, found["name"][::-1])
                 self.definitions[found["name"]] = shape
                 self.spans.append((found.start(), end))
+        self.spans.sort()
+        self.covered = list(accumulate((end for _, end in self.spans), max))
 
     def wanted(self, shape: Shape) -> Wanted:
         """The shape with the definitions."""
@@ -204,7 +220,8 @@ class _Reader:
 
     def is_inside(self, at: int) -> bool:
         """Whether this is part of a definition."""
-        return any(start <= at < end for start, end in self.spans)
+        before = bisect_right(self.spans, at, key=lambda span: span[0])
+        return before > 0 and at < self.covered[before - 1]
 
     def union(self, at: int, end: str = "") -> tuple[Shape, int]:
         """Read a type, with its alternatives. `end` is what must follow it."""
@@ -273,14 +290,18 @@ class _Reader:
         raise _Unreadable
 
     def _name(self, at: int) -> tuple[Shape, int] | None:
-        """Read the name of a definition: the longest that is written here."""
-        line = self.text[at : at + 200].split("\n", 1)[0]
-        # the first definition follows other text, and a class may have a word before its name
-        found = [(len(name), name) for name in self.definitions if line.startswith(name)]
-        found += [(len(part), name) for name in self.definitions for part in _suffixes(name, line)]
-        for length, name in sorted(found, reverse=True):
-            if line[:length] not in _WORDS and not re.match(r"\w", line[length:]):
-                return Named(name), at + length
+        """Read the name of a definition: the longest that is written here, or with which one ends.
+
+        The first definition follows other text, and a class may have a word before its name.
+        """
+        line = self.text[at : at + _LONGEST_CALLED].split("\n", 1)[0]
+        for end in reversed([found.end() for found in _NAME_END.finditer(line)]):
+            written = line[end - 1 :: -1]
+            place = bisect_left(self.backwards, written)
+            if place == len(self.backwards) or line[:end] in _WORDS:
+                continue
+            if (found := self.backwards[place]).startswith(written):
+                return Named(found[::-1]), at + end
         return None
 
     def _braces(self, at: int) -> tuple[Shape, int]:
@@ -329,13 +350,3 @@ class _Reader:
 
 
 _WORDS = frozenset(("string", "int", "float", "bool", "null", "true", "false"))
-
-
-def _suffixes(name: str, line: str) -> Iterator[str]:
-    """The endings of a definition's name with which the line begins."""
-    start = line[:1]
-    at = name.find(start, 1) if start else -1
-    while at >= 0:
-        if line.startswith(name[at:]):
-            yield name[at:]
-        at = name.find(start, at + 1)

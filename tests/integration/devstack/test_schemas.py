@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,8 +17,10 @@ import baml_py
 import pytest
 
 from devstack.model import ModelServer
+from devstack.model.output_format import read_output_format
 from devstack.model.prompt import Prompt
 from devstack.model.replies import answer
+from devstack.model.shapes import Named
 from tests.support import ROOT
 from tests.support.schemas import SchemaMaker
 
@@ -243,6 +246,49 @@ def test_text_that_is_no_schema_is_read_in_bounded_time(piece: str) -> None:
     for text in (piece * 10_000, f"Answer in JSON using this schema: {piece * 10_000}"):
         messages = [{"role": "system", "content": text}, {"role": "user", "content": text}]
         answer(Prompt.read({"messages": messages}))
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many functions are called in this, Python's own included: what its time is made of."""
+    count = 0
+
+    def called(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(called)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+RULES = {
+    "rules": ".part-{n} {{\n  color: red;\n  margin: 0 auto;\n}}\n",
+    "classes": "Part{n} {{\n  color: string,\n  part: Part{n},\n}}\n\n",
+    "enums": "Part{n}\n----\n- a\n- b\n\n",
+}
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("before", ["", "Answer in JSON using this schema: string\n\n"])
+def test_steps_grow_with_the_text_and_not_with_its_square(rule: str, before: str) -> None:
+    few, many = (before + "".join(rule.format(n=n) for n in range(count)) for count in (100, 400))
+    assert steps(lambda: read_output_format(many)) < 6 * steps(lambda: read_output_format(few))
+
+
+def test_text_without_words_of_baml_is_not_read_where_they_must_be() -> None:
+    text = "".join(RULES["rules"].format(n=n) for n in range(400))
+    assert steps(lambda: read_output_format(text, is_certain=True)) < 100
+
+
+def test_name_is_not_taken_for_the_end_of_another() -> None:
+    wanted = read_output_format(
+        "Bar {\n  a: int,\n}\n\nFooBar {\n  b: int,\n}\n\nAnswer in JSON using this schema: Bar"
+    )
+    assert wanted is not None
+    assert wanted.shape == Named("Bar")
 
 
 def test_types_that_all_name_each_other_are_sampled_in_bounded_size() -> None:
