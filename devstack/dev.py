@@ -296,7 +296,7 @@ class Run:
         failed = [asyncio.create_task(part.ended()) for part in self.parts]
         if self._stack is not None:
             failed.append(asyncio.create_task(self._stack.failed()))
-        every = 1.0 if self._stack is not None else 5.0
+        every = 1.0 if self._stack is not None else 15.0  # of the 30 s after which it is given up
         asking = asyncio.create_task(unanswered.watch(self._project, every, self._current, self._board))
         try:
             done, _ = await asyncio.wait((*failed, working, asking), return_when=asyncio.FIRST_COMPLETED)

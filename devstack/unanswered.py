@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import aiohttp
 
@@ -30,11 +30,44 @@ async def watch(project: Mapping[str, str], every: float, version: Callable[[], 
             await asyncio.sleep(every)
             if (present := version()) is None:
                 continue
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                async with session.get(f"{project['SUPABASE_URL']}/rest/v1/messages", params=_WAITING) as response:
-                    if response.status == 200:
-                        asked = {str(row["sessions"]["function"]) for row in await response.json()}
-                        board.show("unanswered", _problems(sorted(asked - set(present.functions)), present))
+            try:
+                asked = await _asked(session, f"{project['SUPABASE_URL']}/rest/v1")
+            except (_Passing, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
+                continue  # the worker says that the project does not answer
+            except (_Refused, aiohttp.ClientError, ValueError, TypeError, LookupError) as error:
+                said = f"the project does not tell which functions sessions wait for: {str(error)[:200]}"
+                board.show("unanswered", [Problem(said, is_warning=True)])
+            else:
+                board.show("unanswered", _problems(sorted(asked - set(present.functions)), present))
+
+
+class _Refused(Exception):
+    """The project does not answer this, and would not the next time."""
+
+
+class _Passing(Exception):
+    """The project does not answer this now."""
+
+
+async def _asked(session: aiohttp.ClientSession, rest: str) -> set[str]:
+    """The functions that questions wait for, if some wait for one that no worker knows.
+
+    The queue is small, and says whether there are any. Only then are the messages read, which have no index for it.
+    """
+    async with session.post(f"{rest}/rpc/bridge_status", json={}) as response:
+        status = await _body(response)
+    if not status["unknown_function"]:
+        return set()
+    async with session.get(f"{rest}/messages", params=_WAITING) as response:
+        return {str(row["sessions"]["function"]) for row in await _body(response)}
+
+
+async def _body(response: aiohttp.ClientResponse) -> Any:
+    if response.status >= 500 or response.status in (408, 425, 429):
+        raise _Passing
+    if response.status != 200:
+        raise _Refused(f"HTTP {response.status} {(await response.text(errors='replace'))[:200]}")
+    return await response.json()
 
 
 def _problems(names: list[str], version: Version) -> list[Problem]:
