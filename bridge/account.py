@@ -1,7 +1,9 @@
 """The project as one of its users sees it: sessions, questions and replies under row level security.
 
-Without a user's access token it signs in as a user of its own, `bridge-ask@example.com`, which it creates with the
-secret key. That user's password is derived from the key, so nothing is stored, and several commands can run at once.
+Without a user's access token it signs in as a user of its own, which it creates with the secret key. The address and
+the password are derived from the key: nothing is stored, several commands can run at once, and nobody can guess the
+address and sign up with it first. Another key makes another account. A mark in `app_metadata`, which only a secret key
+can write, tells it from an account that somebody else made.
 """
 
 import asyncio
@@ -12,15 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import httpx
-from supabase import AsyncClient, AuthError
+from supabase import AsyncClient, AuthError, AuthRetryableError
+from supabase_auth.types import User
 
 from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
 from bridge.settings import Settings
 from bridge.store import CALL_SECONDS, connect, send
 
-EMAIL = "bridge-ask@example.com"
-PAGES = 20  # of users, to find this one among
-PAGE_SIZE = 1000
+MARK = {"bridge": "ask"}  # in `app_metadata`
 
 Row = Mapping[str, Any]
 
@@ -42,9 +43,7 @@ class Account:
             if token is not None:
                 client.postgrest.auth(token)
                 return cls(client, http, token, is_signed_in=False)
-            password = hmac.new(settings.supabase_key.encode(), b"bridge ask", hashlib.sha256).hexdigest()
-            # the letters are for projects that require each kind
-            return cls(client, http, await _sign_in(client, f"Aa1!{password[:40]}"), is_signed_in=True)
+            return cls(client, http, await _sign_in(client, *credentials(settings.supabase_key)), is_signed_in=True)
         except BaseException:
             await http.aclose()
             raise
@@ -115,41 +114,61 @@ def _rows(answer: Any) -> Sequence[Row]:
     return cast(Sequence[Row], answer)
 
 
-async def _sign_in(client: AsyncClient, password: str) -> str:
-    """Sign in as EMAIL, which is created at the first time, and return its access token."""
+def credentials(key: str) -> tuple[str, str]:
+    """The address and the password of the account that belongs to a secret key."""
+
+    def derived(purpose: bytes) -> str:
+        return hmac.new(key.encode(), purpose, hashlib.sha256).hexdigest()
+
+    # the letters are for projects that require each kind
+    return f"bridge-ask-{derived(b'bridge ask address')[:12]}@example.com", f"Aa1!{derived(b'bridge ask')[:40]}"
+
+
+async def _sign_in(client: AsyncClient, email: str, password: str) -> str:
+    """Sign in as this user, which is created at the first time, and return its access token."""
     try:
-        async with asyncio.timeout(3 * CALL_SECONDS):
-            with contextlib.suppress(AuthError):  # there is no such user yet, or the secret key was another one
-                return await _token(client, password)
-            await _create(client, password)
-            return await _token(client, password)
+        async with asyncio.timeout(5 * CALL_SECONDS):
+            with contextlib.suppress(AuthError):  # there is no such user yet, or it has another password
+                return await _token(client, email, password)
+            await _create(client, email, password)
+            return await _token(client, email, password)
+    except AuthRetryableError as error:
+        raise StoreUnavailable(f"auth: {error.message}") from error
     except AuthError as error:
-        remedy = "Pass the access token of a user: --token."
-        raise SetupError(f"Auth refused to sign in {EMAIL} ({error.message}; {error.code}).", remedy) from error
+        remedy = "Delete that user in the dashboard if there is one, or pass a user's access token: --token."
+        raise SetupError(f"Auth refused to sign in {email} ({error.message}; {error.code}).", remedy) from error
     except (TimeoutError, httpx.HTTPError) as error:
         raise StoreUnavailable(f"auth: {type(error).__name__} {error}".rstrip()) from error
 
 
-async def _token(client: AsyncClient, password: str) -> str:
-    answer = await client.auth.sign_in_with_password({"email": EMAIL, "password": password})
+async def _token(client: AsyncClient, email: str, password: str) -> str:
+    """An access token. Raises AuthError, SetupError."""
+    answer = await client.auth.sign_in_with_password({"email": email, "password": password})
     if answer.session is None:
         raise StoreError("auth: no session")
+    if not _is_marked(answer.session.user):
+        await client.auth.sign_out({"scope": "local"})
+        raise _foreign(email)
     return answer.session.access_token
 
 
-async def _create(client: AsyncClient, password: str) -> None:
-    """Create the user, or give it this password. Raises AuthError."""
+async def _create(client: AsyncClient, email: str, password: str) -> None:
+    """Create the user, unless the address has one: that one is left as it is. Raises AuthError."""
     try:
-        await client.auth.admin.create_user({"email": EMAIL, "password": password, "email_confirm": True})
+        await client.auth.admin.create_user(
+            {"email": email, "password": password, "email_confirm": True, "app_metadata": MARK}
+        )
     except AuthError as error:
-        if error.code != "email_exists":
+        if error.code != "email_exists":  # made at the same time by another command, or by somebody else
             raise
-        for page in range(1, PAGES + 1):
-            users = await client.auth.admin.list_users(page=page, per_page=PAGE_SIZE)
-            for user in users:
-                if user.email == EMAIL:
-                    await client.auth.admin.update_user_by_id(user.id, {"password": password})
-                    return
-            if not users:
-                break
-        raise
+
+
+def _is_marked(user: User) -> bool:
+    return MARK.items() <= user.app_metadata.items()
+
+
+def _foreign(email: str) -> SetupError:
+    problem = f"The account {email} was not made by this command, so somebody else may read what it asks."
+    return SetupError(
+        problem, "Delete it (Authentication, Users in the dashboard), or pass a user's access token: --token."
+    )

@@ -31,6 +31,7 @@ CANCEL_SECONDS = 3.0  # for the worker to confirm that it stopped
 STDIN_BYTES = 1_000_000  # more than any question may have
 TITLE_LENGTH = 60
 ENDED = ("done", "failed", "cancelled")
+_TOKEN = re.compile(r"[!-~]+")  # what a header holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,18 @@ class Question:
 
     @classmethod
     def read(cls, options: argparse.Namespace) -> Self:
-        """Take it from the command line, or its text from standard input if that is `-`."""
-        text = options.question
+        """Take it from the command line, or its text or token from standard input if that is `-`.
+
+        Raises SetupError if the token is none.
+        """
+        text, token = options.question, options.token
         if text == "-":
             text = sys.stdin.buffer.read(STDIN_BYTES).decode("utf-8", "replace").rstrip("\n")
-        others = (sanitize_json(options.data), options.session, options.keep, options.token, options.json)
+        if token == "-":
+            token = sys.stdin.buffer.readline(STDIN_BYTES).decode("ascii", "replace").strip()
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise SetupError("What --token got is not an access token.", "Pass the `access_token` of a user's session.")
+        others = (sanitize_json(options.data), options.session, options.keep, token, options.json)
         return cls(sanitize_text(options.function), sanitize_text(text), *others)
 
 
@@ -89,9 +97,10 @@ async def ask(settings: Settings, question: Question) -> int:
 
 async def _ask(settings: Settings, store: Store, account: Account, question: Question) -> int:
     known = await account.functions()
-    if known and question.function not in known:
-        problem = f"No worker answers a function named {question.function!r}; they answer {', '.join(known)}."
-        raise SetupError(problem, "Add it to BRIDGE_FUNCTIONS, and restart the worker.")
+    if (
+        known and question.function not in known
+    ):  # asked all the same: an older worker does not describe what it answers
+        _note(f"no worker has described a function named {question.function!r}; they answer {', '.join(known)}")
     with _interrupts() as interrupt:
         session_id = question.session_id
         if session_id is None:

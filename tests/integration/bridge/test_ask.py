@@ -19,10 +19,11 @@ import pytest
 from realtime import AsyncRealtimeChannel
 
 from bridge import ask as asking
-from bridge.account import EMAIL
+from bridge.account import credentials
 from bridge.errors import RealtimeError
 from bridge.realtime.connection import Connection
 from bridge.settings import load
+from bridge.store import connect
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.integration.bridge.baml.conftest import generate
@@ -171,10 +172,24 @@ async def test_failure_prints_its_code_and_sentence(environment: dict[str, str])
 
 @pytest.mark.usefixtures("_worker")
 async def test_unknown_function_names_the_known_ones(environment: dict[str, str]) -> None:
-    code, _, err = await ask(environment, "Chta", "hello")
-    assert code == 2
-    assert "'Chta'" in err
-    assert "Chat, Code, Compare" in err
+    process = await run_bridge("ask", "Chta", "hello", **environment)
+    assert process.stderr is not None
+    line = (await asyncio.wait_for(process.stderr.readline(), MOST_WAIT)).decode()
+    assert line == "no worker has described a function named 'Chta'; they answer Chat, Code, Compare\n"
+    line = (await asyncio.wait_for(process.stderr.readline(), MOST_WAIT)).decode()
+    assert line == "queued: the workers are busy, or none of them answers this function\n"
+    process.send_signal(signal.SIGINT)
+    assert (await wait_for_exit(process))[0] == 130
+
+
+@pytest.mark.usefixtures("_worker")
+async def test_function_that_no_worker_has_described_is_answered(
+    environment: dict[str, str], db: psycopg.AsyncConnection[Row]
+) -> None:
+    await db.execute("delete from public.functions where name = 'Chat'")
+    code, out, err = await ask(environment, "Chat", "[[text=hi]]")
+    assert (code, out) == (0, "hi\n")
+    assert err == "no worker has described a function named 'Chat'; they answer Code, Compare\n"
 
 
 @pytest.mark.usefixtures("_worker")
@@ -203,6 +218,24 @@ async def test_token_asks_as_its_user(environment: dict[str, str], user: Person)
     code, _, err = await ask(environment, "Chat", "x", "--token", "no.such.token")
     assert code == 1
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("_worker")
+async def test_token_is_read_from_stdin(environment: dict[str, str], user: Person) -> None:
+    options = ("Chat", "[[text=hi]]", "--session", await user.open_session(title="mine"), "--token", "-")
+    assert (await run_with_stdin(environment, f"{user.token}\n".encode(), *options))[:2] == (0, "hi\n")
+    assert len(await user.rows("messages")) == 2
+    for wrong in (b"", b"\n", b"\xff\n", b"a b\n", b"a\x00b"):
+        code, out, err = await run_with_stdin(environment, wrong, *options)
+        assert (code, out) == (2, "")
+        assert "--token" in err
+        assert len(err.splitlines()) == 1
+
+
+async def test_question_and_token_are_not_both_read_from_stdin(environment: dict[str, str]) -> None:
+    code, out, err = await run_with_stdin(environment, b"a.b.c\n", "Chat", "-", "--token", "-")
+    assert (code, out) == (2, "")
+    assert "only one of QUESTION and --token" in err
 
 
 @pytest.mark.usefixtures("_worker")
@@ -244,7 +277,7 @@ async def test_text_that_no_json_holds_is_asked_all_the_same(environment: dict[s
     data = '{"a": "\\ud800", "b": 1e400, "c": "\\u0000", "d": ' + "9" * 400 + "}"
     assert (await ask(environment, "Chat", "[[text=hi]] \udcff", "--data", data))[:2] == (0, "hi\n")
     code, _, err = await ask(environment, "Ch\udcff\x1bat", "hello")
-    assert code == 2
+    assert code == 1
     assert "Traceback" not in err
     assert "\x1b" not in err
 
@@ -333,10 +366,69 @@ async def test_wrong_key_and_unreachable_project_are_one_line(environment: dict[
 
 
 @pytest.mark.usefixtures("_worker")
-async def test_another_secret_key_still_signs_in(environment: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
+async def test_account_with_another_password_is_refused_with_a_remedy(
+    environment: dict[str, str], db: psycopg.AsyncConnection[Row]
+) -> None:
     assert (await ask(environment, "Chat", "[[text=hi]]"))[0] == 0
-    await db.execute("update auth.users set encrypted_password = 'x' where email = %s", [EMAIL])
-    assert (await ask(environment, "Chat", "[[text=hi]]"))[:2] == (0, "hi\n")
+    changed = await db.execute(
+        "update auth.users set encrypted_password = 'x' where raw_app_meta_data->>'bridge' = 'ask'"
+    )
+    assert changed.rowcount == 1
+    code, out, err = await ask(environment, "Chat", "[[text=hi]]")
+    assert (code, out) == (2, "")
+    assert "Delete that user" in err
+
+
+@pytest.mark.usefixtures("_worker")
+@pytest.mark.parametrize("knows_password", [True, False])
+@pytest.mark.parametrize("is_confirmed", [True, False])
+async def test_account_that_somebody_else_made_is_not_used(
+    environment: dict[str, str], db: psycopg.AsyncConnection[Row], *, knows_password: bool, is_confirmed: bool
+) -> None:
+    email, password = credentials(environment["SUPABASE_SECRET_KEY"])
+    theirs = password if knows_password else "another one"
+    client, http = await connect(load(environment))
+    async with http:
+        await client.auth.admin.create_user(
+            {
+                "email": email,
+                "password": theirs,
+                "email_confirm": is_confirmed,
+                "user_metadata": {"bridge": "ask"},
+            }
+        )
+    users = "select encrypted_password, raw_app_meta_data, email_confirmed_at from auth.users"
+    before = await (await db.execute(users)).fetchall()
+    code, out, err = await ask(environment, "Chat", "hello")
+    assert (code, out) == (2, "")
+    assert email in err
+    assert "--token" in err
+    assert len(err.splitlines()) == 1
+    assert await (await db.execute(users)).fetchall() == before
+    assert await count(db, "public.messages") == 0
+    assert await count(db, "auth.sessions") == 0
+
+
+@pytest.mark.usefixtures("_worker")
+async def test_well_known_address_of_a_stranger_is_not_used(
+    environment: dict[str, str], db: psycopg.AsyncConnection[Row]
+) -> None:
+    client, http = await connect(load(environment))
+    async with http:
+        stranger = (await client.auth.sign_up({"email": "bridge-ask@example.com", "password": "correct horse"})).user
+    assert stranger is not None
+    assert (await ask(environment, "Chat", "[[text=hi]]", "--keep"))[:2] == (0, "hi\n")
+    rows = await (await db.execute("select user_id from public.sessions")).fetchall()
+    assert [str(row["user_id"]) == stranger.id for row in rows] == [False]
+
+
+def test_another_secret_key_has_another_account() -> None:
+    one, other = credentials("sb_secret_one"), credentials("sb_secret_other")
+    assert one == credentials("sb_secret_one")
+    assert not set(one) & set(other)
+    digits = one[0].removeprefix("bridge-ask-").removesuffix("@example.com")
+    assert len(digits) == 12
+    assert digits not in one[1]  # the address tells nothing of the password
 
 
 async def test_help_has_examples() -> None:
