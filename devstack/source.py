@@ -6,10 +6,14 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from watchfiles import awatch
 
@@ -32,7 +36,12 @@ _NOT_THE_WORKERS = frozenset(
         "web",
     )
 )
-_NEVER = frozenset(("__pycache__", "node_modules", "baml_client"))
+_NEVER = frozenset(("__pycache__", "node_modules", "site-packages", "baml_client"))
+# files that mark a folder as somebody else's: a virtual or Conda environment, the data of Postgres, a cache
+_MARKS = frozenset(("pyvenv.cfg", "conda-meta", "PG_VERSION", "CACHEDIR.TAG"))
+MOST_ENTRIES = 20_000  # how many files and folders of one package are looked at, those nearest to its top first
+# A file is read again if it was written so shortly before it was read that its time may not tell another change.
+_RACY_NS = 2_000_000_000
 _FUNCTION = re.compile(r"^\s*function\s+(\w+)", re.MULTILINE)
 _HANDLER = re.compile(r"""^@(?:\w+\.)?handler\(\s*["'](\w+)["']""", re.MULTILINE)
 # How long nothing must change before what has changed counts, and at most: one checkout of many files is one change.
@@ -49,6 +58,7 @@ class Source:
     env: bytes
     handlers: str | None = field(compare=False)  # the module `handlers`, if there is one
     names: tuple[str, ...] = field(compare=False)  # the functions and handlers, as far as they can be found in the text
+    too_large: tuple[str, ...] = field(default=(), compare=False)  # packages that were not looked at as a whole
 
     def line_of_function(self, name: str) -> tuple[str, int] | None:
         """Return the file and line that define a BAML function, or None."""
@@ -60,38 +70,73 @@ class Source:
         return None
 
 
-def read(folder: Path, env_file: Path) -> Source:
-    """Read what is there now. A file that disappears meanwhile counts as absent."""
-    baml = dict(_contents(folder, (folder / "baml_src",), ".baml"))
-    modules = dict(_contents(folder, packages(folder), ".py"))
-    for file in sorted(folder.glob("[!.#]*.py")):
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What was read from a file, and when (in nanoseconds)."""
+
+    stamp: tuple[int, ...]
+    at: int
+    content: bytes  # of a module, its digest
+    names: tuple[str, ...]
+
+
+class Reader:
+    """Reads the same folder again and again, and of its files those that have changed."""
+
+    def __init__(self, folder: Path, env_file: Path) -> None:
+        self._folder, self._env_file = folder, env_file
+        self._files: dict[str, _File] = {}
+
+    def read(self) -> Source:
+        """Read what is there now. A file that disappears meanwhile counts as absent."""
+        folder = self._folder
+        top = [entry for entry in _entries(folder).files if entry.name.endswith(".py")]
+        walks = {path: _walk(path) for path in packages(folder)}
+        baml = self._read([entry for entry in _walk(folder / "baml_src")[0] if entry.name.endswith(".baml")])
+        modules = self._read(
+            [*(entry for found, _ in walks.values() for entry in found if entry.name.endswith(".py")), *top]
+        )
+        self._files = baml | modules
+        named = [*baml.values(), *(file for name, file in modules.items() if not name.startswith("bridge/"))]
+        env = b""
         with suppress(OSError):
-            modules[file.name] = file.read_bytes()
-    own = [text for name, text in modules.items() if not name.startswith("bridge/")]
-    names = (*_named(_FUNCTION, baml.values()), *_named(_HANDLER, own))
-    env = b""
-    with suppress(OSError):
-        env = env_file.read_bytes()
-    return Source(
-        baml,
-        {name: hashlib.sha256(content).digest() for name, content in modules.items()},
-        env,
-        "handlers" if {"handlers.py", "handlers/__init__.py"} & modules.keys() else None,
-        tuple(dict.fromkeys(names)),
-    )
+            env = self._env_file.read_bytes()
+        return Source(
+            {name: file.content for name, file in baml.items()},
+            {name: file.content for name, file in modules.items()},
+            env,
+            "handlers" if {"handlers.py", "handlers/__init__.py"} & modules.keys() else None,
+            tuple(dict.fromkeys(name for file in named for name in file.names)),
+            tuple(f"{path.name}/" for path, (_, is_whole) in walks.items() if not is_whole),
+        )
+
+    def _read(self, entries: Iterable[os.DirEntry[str]]) -> dict[str, _File]:
+        found = {}
+        for entry in entries:
+            name = Path(entry.path).relative_to(self._folder).as_posix()
+            with suppress(OSError):
+                now, status = time.time_ns(), entry.stat()
+                stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+                before = self._files.get(name)
+                if before is None or before.stamp != stamp or before.at < max(stamp[:2]) + _RACY_NS:
+                    content = Path(entry.path).read_bytes()
+                    is_module = name.endswith(".py")
+                    names = (_HANDLER if is_module else _FUNCTION).findall(content.decode(errors="replace"))
+                    kept = hashlib.sha256(content).digest() if is_module else content
+                    before = _File(stamp, now, kept, tuple(names))
+                found[name] = before
+        return found
 
 
-def _named(pattern: re.Pattern[str], contents: Iterable[bytes]) -> list[str]:
-    return [found[1] for content in contents for found in pattern.finditer(content.decode(errors="replace"))]
+def read(folder: Path, env_file: Path) -> Source:
+    """Read a folder once; see `Reader`."""
+    return Reader(folder, env_file).read()
 
 
 def packages(folder: Path) -> tuple[Path, ...]:
     """Return the folders directly inside of `folder` that may hold modules of a worker."""
-    left_out = _NOT_THE_WORKERS if folder == PROJECT else _NEVER | {"baml_src"}
-    found = []
-    with suppress(OSError), os.scandir(folder) as entries:
-        found = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return tuple(sorted(path for path in found if path.name not in left_out | _NEVER | {"baml_src"}))
+    left_out = {"baml_src"} | (_NOT_THE_WORKERS if folder == PROJECT else set())
+    return tuple(Path(path) for path in _entries(folder).folders if os.path.basename(path) not in left_out)
 
 
 async def watch(folder: Path, env_file: Path, changed: asyncio.Event) -> None:
@@ -157,13 +202,47 @@ def _watched(folder: Path, env_file: Path) -> tuple[tuple[Path, ...], tuple[Path
     return (*packages(folder), *((baml,) if baml.is_dir() else ())), shallow
 
 
-def _contents(folder: Path, inside: tuple[Path, ...], suffix: str) -> Iterator[tuple[str, bytes]]:
-    for top in inside:
-        for place, folders, files in os.walk(top):
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NEVER)
-            for name in sorted(files):
-                # editors keep drafts beside a file: `.#chat.baml`, `.chat.baml.swp`, `#chat.baml#`, `chat.baml~`
-                if name.endswith(suffix) and not name.startswith((".", "#")):
-                    file = Path(place, name)
-                    with suppress(OSError):
-                        yield file.relative_to(folder).as_posix(), file.read_bytes()
+class _Entries(NamedTuple):
+    """What is in one folder, by name."""
+
+    files: list[os.DirEntry[str]]
+    folders: list[str]
+    total: int
+
+
+def _entries(place: Path | str, *, most: int | None = None, follow: bool = True) -> _Entries:
+    """List a folder, or the `most` entries that come first; links to folders count if `follow`."""
+    entries: list[os.DirEntry[str]] = []
+    with suppress(OSError), os.scandir(place) as found:
+        entries = sorted(islice(found, most), key=lambda entry: entry.name)
+    # editors keep drafts beside a file: `.#chat.baml`, `.chat.baml.swp`, `#chat.baml#`, `chat.baml~`
+    shown = [entry for entry in entries if not entry.name.startswith((".", "#"))]
+    folders = [entry.path for entry in shown if entry.name not in _NEVER and _is_folder(entry, follow=follow)]
+    own = [path for path in folders if not any(os.path.lexists(os.path.join(path, mark)) for mark in _MARKS)]
+    return _Entries([entry for entry in shown if _is_file(entry)], own, len(entries))
+
+
+def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
+    with suppress(OSError):  # a link to itself
+        return entry.is_dir(follow_symlinks=follow)
+    return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):
+        return entry.is_file()
+    return False
+
+
+def _walk(top: Path) -> tuple[list[os.DirEntry[str]], bool]:
+    """Return the files in a folder and the folders in it, and whether that is all of them (see MOST_ENTRIES)."""
+    found: list[os.DirEntry[str]] = []
+    waiting, left = deque([str(top)]), MOST_ENTRIES
+    while waiting:
+        entries = _entries(waiting.popleft(), most=left + 1, follow=False)
+        left -= entries.total
+        if left < 0:
+            return found, False
+        found += entries.files
+        waiting += entries.folders
+    return found, True
