@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +22,7 @@ from typing import Any
 
 from devstack import DevstackError
 from devstack.migrations import PROJECT
+from devstack.process import before_exec
 from devstack.source import read
 
 _SECONDS = 60.0
@@ -115,6 +117,8 @@ async def run(command: str, folder: Path) -> tuple[bool, str]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # only this process receives Ctrl-C
+            preexec_fn=before_exec(signal.SIGKILL),
         )
     except OSError as error:
         raise DevstackError(f"baml-cli cannot be started ({error.strerror}): run `make setup`") from error

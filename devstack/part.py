@@ -82,6 +82,7 @@ class Part:
         self._lines: deque[str] = deque(maxlen=8)
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._is_terminated = False
 
     async def start(self) -> None:
         """Start the program. Raises `DevstackError` if it cannot be started."""
@@ -136,10 +137,20 @@ class Part:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
+    def terminate(self) -> None:
+        """Send SIGTERM, at most once: a second one tells a worker to drop its replies."""
+        if not self._is_terminated:
+            self._is_terminated = True
+            self.signal(signal.SIGTERM)
+
     async def stop(self) -> None:
-        """Send SIGTERM, then SIGKILL to whatever remains after a few seconds."""
+        """Send SIGTERM (see `terminate`), then SIGKILL to whatever remains after a few seconds."""
         if self._process is not None:
-            await end(self._process, (signal.SIGTERM, _STOP_SECONDS))
+            self.terminate()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await self._process.wait()
+            await end(self._process)
             self.kill()  # its own children
         if self._reader is not None:
             await asyncio.wait((self._reader,), timeout=1.0)

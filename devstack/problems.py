@@ -96,5 +96,8 @@ class Board:
     def _write(self) -> None:
         problems = [problem.as_json() for shown in self._shown.values() for problem in shown]
         draft = self.file.with_suffix(".new")
-        draft.write_text(json.dumps(problems))
-        draft.replace(self.file)
+        try:
+            draft.write_text(json.dumps(problems))
+            draft.replace(self.file)
+        except OSError as error:
+            self._console.say(f"the page cannot show this: {error}")

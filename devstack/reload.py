@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -25,12 +26,12 @@ from devstack.generate import Problem, generate, install, run, warnings
 from devstack.part import Console, Part
 from devstack.problems import locate, unreadable_lines
 from devstack.process import free_port
-from devstack.source import Source, read, watch
+from devstack.source import MOST_ENTRIES, Reader, Source, watch
 
 READY_SECONDS = 60.0
 # How many workers may finish their replies beside the present one; the oldest hands its replies over.
 MOST_FINISHING = 3
-_RETIRE_TRIES = 50  # how often a worker is asked whether it claims no more
+_RETIRE_SECONDS = 2.0  # how long a worker is asked whether it claims no more
 _FUNCTIONS = re.compile(r'^bridge_breaker_open\{function="([^"]+)"\}', re.MULTILINE)
 
 
@@ -75,8 +76,10 @@ class Reload:
         self.began = asyncio.Event()  # the first version is in use, or has been reported
         self._folder, self._env_file, self._versions = folder, env_file, versions
         self._environment, self._report, self._use = environment, report, use
+        self._reader = Reader(folder, env_file)
         self._changed = asyncio.Event()
         self._spare: tuple[Part, Console] | None = None  # the process of the next worker
+        self._starting: Part | None = None  # the next worker, from its order until it is the present one
         self._leaving: dict[asyncio.Task[None], Part] = {}  # the oldest first
         self._number = 0
 
@@ -92,9 +95,9 @@ class Reload:
         try:
             while True:
                 self._changed.clear()
-                source = await asyncio.to_thread(read, self._folder, self._env_file)
+                source = await asyncio.to_thread(self._reader.read)
                 if source != tried:
-                    await _cancelled(replacing)
+                    await cancelled(replacing)
                     tried, replacing = source, asyncio.create_task(self._replace(source))
                 present = self.current
                 change, exit_ = asyncio.create_task(self._changed.wait()), asyncio.create_task(_exit(present))
@@ -102,8 +105,8 @@ class Reload:
                     tasks = {task for task in (change, exit_, watching, replacing) if task is not None}
                     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    await _cancelled(change)
-                    await _cancelled(exit_)
+                    await cancelled(change)
+                    await cancelled(exit_)
                 if replacing in done and replacing is not None:
                     replacing.result()
                     replacing = None
@@ -112,11 +115,11 @@ class Reload:
                 elif watching in done:
                     watching.result()
         finally:
-            await _cancelled(watching)
-            await _cancelled(replacing)
+            await cancelled(watching)
+            await cancelled(replacing)
 
     async def stop(self) -> None:
-        """Stop every worker. Each hands over what it cannot finish in BRIDGE_DRAIN_SECONDS."""
+        """Stop every worker. Each hands over what it cannot finish in time; see `Part.stop` for how long it gets."""
         if self._spare is not None:
             self._spare[0].kill()
             await self._spare[0].stop()
@@ -130,7 +133,8 @@ class Reload:
         """Kill every worker immediately."""
         present = (self.current.worker,) if self.current else ()
         spare = (self._spare[0],) if self._spare else ()
-        for part in (*self._leaving.values(), *present, *spare):
+        starting = (self._starting,) if self._starting else ()
+        for part in (*self._leaving.values(), *present, *spare, *starting):
             part.kill()
 
     async def _replace(self, source: Source) -> None:
@@ -140,28 +144,60 @@ class Reload:
             return
         self._number += 1
         folder = self._versions / str(self._number)
+        try:
+            problems = await self._try(source, folder)
+            self._report(problems)
+            self.began.set()
+            if self.current is not None and self.current.folder == folder:
+                self._report((*problems, *self._left_out(source), *await warnings(folder)))
+                if sum(content.count(b"generator ") for content in source.baml.values()) > 1:
+                    await run("generate", self._folder)  # for other languages
+            else:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await self._warm_up()
+        except (DevstackError, OSError) as error:  # as of a full disk
+            if self.current is None:
+                raise
+            self._report((Problem(str(error), is_warning=self.current.folder == folder),))
+
+    async def _try(self, source: Source, folder: Path) -> Sequence[Problem]:
+        """Put a version into use, or return why it does not work."""
         await self._warm_up()
         try:
-            problems = await generate(source.baml, folder)
-            if problems:
-                self._report(problems)
-            else:
-                version = await self._start(source, folder)
-                await self._take_over(version)
-                await asyncio.to_thread(install, folder, self._folder)  # for the commands beside it
-                self._report(())
-                await self._use(version)
+            if problems := await generate(source.baml, folder):
+                return problems
+            switching = asyncio.create_task(self._switch(await self._start(source, folder)))
+            try:
+                return await asyncio.shield(switching)
+            finally:
+                await asyncio.wait((switching,))  # a version is never half in use
         except BadVersion as error:
-            self._report((error.problem,))
+            return (error.problem,)
         finally:
-            self.began.set()
-        if self.current is not None and self.current.folder == folder:
-            self._report((*unreadable_lines(self._env_file), *await warnings(folder)))
-            if sum(content.count(b"generator ") for content in source.baml.values()) > 1:
-                await run("generate", self._folder)  # for other languages
-        else:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        await self._warm_up()
+            self._starting = None
+
+    async def _switch(self, version: Version) -> Sequence[Problem]:
+        """Put a version that is ready into use, and return what could not be done for the commands beside it."""
+        await self._take_over(version)
+        problem: Problem | None = None
+        try:
+            await asyncio.to_thread(install, version.folder, self._folder)
+        except OSError as error:
+            problem = Problem(
+                f"cannot be replaced, so commands beside use the old one: {error}", "baml_client", 0, True
+            )
+        problems = (problem,) if problem else ()
+        self._report(problems)
+        await self._use(version)
+        return problems
+
+    def _left_out(self, source: Source) -> Sequence[Problem]:
+        """Return warnings of what has no effect: lines of `.env`, and folders that are too large to watch."""
+        large = [
+            Problem(f"holds more than {MOST_ENTRIES} files: changes of some have no effect", name, is_warning=True)
+            for name in source.too_large
+        ]
+        return (*unreadable_lines(self._env_file), *large)
 
     async def _start(self, source: Source, folder: Path) -> Version:
         """Start a worker and wait until it is ready. Raises `BadVersion`, or `DevstackError` if nothing can mend it."""
@@ -174,7 +210,7 @@ class Reload:
             raise BadVersion(problem) from error
         port = free_port()
         part, terminal = await self._warm_up()
-        self._spare = None
+        self._spare, self._starting = None, part
         order = {
             "environment": {
                 **environment,
@@ -184,16 +220,18 @@ class Reload:
             # the client of this version, not the one in the folder, which may be of another
             "path": [str(folder), str(self._folder)],
         }
-        await part.order(json.dumps(order))
         health = f"http://127.0.0.1:{port}"
         try:
+            await part.order(json.dumps(order))
             functions = await self._until_ready(part, health)
         except TimeoutError:
-            await self._dismiss(part, folder)
+            self._leave(part, folder)
+            await part.stop()
             terminal.release()
             raise self._failure(f"the worker is not ready after {READY_SECONDS:.0f} s", source) from None
         except asyncio.CancelledError:
-            self._leave(part, folder, signal.SIGTERM)
+            self._leave(part, folder)
+            part.terminate()
             raise
         if functions is None:
             reason = await part.ended()
@@ -239,31 +277,28 @@ class Reload:
         self._changed.set()  # so that `run` waits for the exit of the right worker
         if before is None:
             return
-        self._leave(before.worker, before.folder, signal.SIGUSR1)
+        self._leave(before.worker, before.folder)
+        before.worker.signal(signal.SIGUSR1)
         for part in list(self._leaving.values())[:-MOST_FINISHING]:
-            part.signal(signal.SIGTERM)
+            part.terminate()
         # what is asked from now on is for the new one
-        for _ in range(_RETIRE_TRIES):
-            if (await _get(f"{before.health}/readyz"))[0] != 200:
-                return
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RETIRE_SECONDS):
+                while True:
+                    if (await _get(f"{before.health}/readyz"))[0] != 200:
+                        return
+                    await asyncio.sleep(0.02)
 
-    def _leave(self, part: Part, folder: Path, number: signal.Signals | None = None) -> None:
-        """Let a worker end (by a signal), however long that takes; then its version is deleted."""
+    def _leave(self, part: Part, folder: Path) -> None:
+        """Let a worker end, however long that takes; then its version is deleted."""
 
         async def wait() -> None:
             await part.ended()
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-        if number is not None:
-            part.signal(number)
         task = asyncio.create_task(wait())
         self._leaving[task] = part
         task.add_done_callback(self._leaving.pop)
-
-    async def _dismiss(self, part: Part, folder: Path) -> None:
-        await part.stop()
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 async def _exit(version: Version | None) -> str:
@@ -284,7 +319,7 @@ async def _get(url: str) -> tuple[int, str]:
         return 0, ""
 
 
-async def _cancelled(task: asyncio.Task[object] | asyncio.Task[None] | None) -> None:
+async def cancelled(task: asyncio.Task[object] | asyncio.Task[None] | None) -> None:
     """Cancel a task and wait for its end. What it raises is for its owner, who no longer waits."""
     if task is not None:
         task.cancel()
