@@ -16,11 +16,8 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-import aiohttp
-from dotenv import dotenv_values
 
 from devstack import DevstackError, PortInUse, clients, local_model, state, unanswered
 from devstack.__main__ import plan_limits, port_number, postgres_version
@@ -28,24 +25,15 @@ from devstack.env_dev import ENV_DEV, EnvDev
 from devstack.generate import Problem
 from devstack.migrations import PROJECT
 from devstack.node import node
+from devstack.own_model import OWN_MODELS, ModelProcess, until_ready
 from devstack.part import Console, Part
 from devstack.problems import Board
-from devstack.process import free_port
-from devstack.reload import Reload, Version
+from devstack.reload import Reload, Version, cancelled
+from devstack.settings import HOSTED_NAMES, SettingError, hosted, model, settings, shared
 from devstack.source import Source, read
 from devstack.stack import Stack
 
 WEB_PORT = 5173
-# what commands beside a run need to know of it
-SHARED = ("SUPABASE_", "LLM_", "BRIDGE_FUNCTIONS", "BRIDGE_HANDLERS")
-HOSTED_NAMES = (
-    "SUPABASE_URL",
-    "SUPABASE_PUBLISHABLE_KEY",
-    "SUPABASE_ANON_KEY",
-    "SUPABASE_SECRET_KEY",
-    "SUPABASE_SERVICE_ROLE_KEY",
-)
-_READY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,39 +46,6 @@ class Options:
     port: int
     web_port: int
     model: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class OwnModel:
-    """A model that this command runs itself."""
-
-    module: str  # of `python -m`
-    name: str  # LLM_MODEL
-    ready: str  # the path that responds with 200 once the model is ready
-    lines: tuple[str, ...]  # what the terminal says about it
-    worker: Mapping[str, str] = field(default_factory=dict)  # defaults for the worker's settings
-
-
-OWN_MODELS = {
-    "demo": OwnModel("devstack.model", "demo", "/v1/models", ("demo model (canned replies)",)),
-    "local": OwnModel(
-        "devstack.local_model",
-        local_model.NAME,
-        "/health",
-        (
-            f"{local_model.NAME} on this machine",
-            "It is very small, and its answers are often wrong or silly:",
-            "use it to see real streaming, not to judge quality.",
-            "Code and Compare mostly fail with it.",
-        ),
-        # it writes few replies at a time, reads long conversations slowly, and another attempt rarely helps
-        {
-            "BRIDGE_CONCURRENCY": str(local_model.SLOTS),
-            "BRIDGE_FIRST_TOKEN_SECONDS": "110",
-            "BRIDGE_MAX_FAILURES": "2",
-        },
-    ),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,65 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingError, PortInUse) as error:
         print(f"dev: {error}", file=sys.stderr)
         return 2
-    except DevstackError as error:
+    except (DevstackError, OSError) as error:
         print(f"dev: {error}", file=sys.stderr)
         return 1
-
-
-class SettingError(DevstackError):
-    """A variable is missing. The message names it and says how to fix it."""
-
-
-def settings(file: Path) -> dict[str, str]:
-    """Return the variables of a file, overridden by the environment; empty ones count as unset.
-
-    Raises `SettingError` if the file is not text.
-    """
-    try:
-        filed = {name: value for name, value in dotenv_values(file).items() if value}
-    except (OSError, ValueError) as error:
-        raise SettingError(f"{file.name} cannot be read ({error}): save it as plain text in UTF-8") from error
-    return filed | {name: value for name, value in os.environ.items() if value}
-
-
-def hosted(env: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the URL and keys of the configured Supabase project, or None if there is none.
-
-    Raises `SettingError` if a key is missing.
-    """
-    if "SUPABASE_URL" not in env:
-        return None
-    found = {"SUPABASE_URL": env["SUPABASE_URL"]}
-    for name, legacy in (
-        ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"),
-        ("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY"),
-    ):
-        key = env.get(name) or env.get(legacy)
-        if key is None:
-            raise SettingError(
-                f"SUPABASE_URL is set but {name} is not: set it to the key of that project, "
-                "or unset SUPABASE_URL to use the embedded Supabase"
-            )
-        found[name] = key
-    return found
-
-
-def model_of(env: Mapping[str, str], source: Source) -> dict[str, str] | None:
-    """Return the variables of the configured model, as far as the clients in `baml_src` read them; see `model`."""
-    return model(env, clients.variables(source.baml) or clients.NAMES)
-
-
-def model(env: Mapping[str, str], names: Sequence[str] = clients.NAMES) -> dict[str, str] | None:
-    """Return the variables of the configured model, or None if none of `names` are set.
-
-    Raises `SettingError` if only some are set.
-    """
-    if not any(name in env for name in names):
-        return None
-    for name in names:
-        if name not in env:
-            raise SettingError(f"{name} is not set: set all of {', '.join(names)}, or none to use the demo model")
-    return {name: env[name] for name in names}
 
 
 async def _run(options: Options, env: Mapping[str, str]) -> int:
@@ -244,12 +143,15 @@ class Run:
         project: Mapping[str, str] | None,
         env: dict[str, str],
     ) -> None:
-        self.parts: list[Part] = []
-        self.reload: Reload | None = None
         self._options, self._console, self._opened = options, console, opened
         self._hosted, self._project, self._env = project, dict(project or {}), env
         self._stack: Stack | None = None
-        self._own_model: dict[str, str] | None = None  # the variables of the model that runs here
+        self._model = ModelProcess(OWN_MODELS[options.model or "demo"], env, console)
+        self._reload = Reload(
+            *(options.folder, options.env_file, options.data / "versions"),
+            *(self._worker_environment, self._report, self._use),
+        )
+        self._web: Part | None = None
         self._board = Board(console, options.data / "dev.json")
         self._env_dev = EnvDev(options.folder / ENV_DEV)
         self._page = ""
@@ -259,7 +161,7 @@ class Run:
         """Start everything in order, then wait for the first part to fail; return the reason."""
         options, console = self._options, self._console
         source = await asyncio.to_thread(read, options.folder, options.env_file)
-        model_of(self._env, source)  # a setting that is missing ends the command before anything is started
+        self._chosen_model(self._env, source)  # a setting that is missing ends the command before anything is started
         options.data.mkdir(parents=True, exist_ok=True)
         if self._hosted is None:
             console.say(f"starting the embedded Supabase, data in {_short(options.data)}")
@@ -274,40 +176,48 @@ class Run:
             self._project = self._stack.environment
         self._opened.enter_context(self._env_dev)
 
-        self.reload = Reload(
-            *(options.folder, options.env_file, options.data / "versions"),
-            *(self._worker_environment, self._report, self._use),
-        )
-        self._opened.push_async_callback(self.reload.stop)
-        working = asyncio.create_task(self.reload.run())
-        self._opened.push_async_callback(_cancelled, working)
+        # what is stopped last comes first: replies in flight need the model
+        await self._opened.enter_async_context(self._model)
+        self._opened.push_async_callback(self._reload.stop)
+        working = asyncio.create_task(self._reload.run())
+        try:
+            return await self._watch(working, source)
+        finally:
+            await cancelled(working)
+
+    async def _watch(self, working: asyncio.Task[str], source: Source) -> str:
         self._board.show("build", ())
         web = await self._start_page(source)
-        began = asyncio.create_task(self.reload.began.wait())
+        began = asyncio.create_task(self._reload.began.wait())
         try:
             await asyncio.wait((working, began), return_when=asyncio.FIRST_COMPLETED)
         finally:
             began.cancel()
         if working.done():
             return working.result()
-        await _until_ready(web, f"{self._page}/")
+        await until_ready(web, f"{self._page}/")
         self._greet(source)
 
-        failed = [asyncio.create_task(part.ended()) for part in self.parts]
-        if self._stack is not None:
-            failed.append(asyncio.create_task(self._stack.failed()))
         every = 1.0 if self._stack is not None else 15.0  # of the 30 s after which it is given up
-        asking = asyncio.create_task(unanswered.watch(self._project, every, self._current, self._board))
+        asking = unanswered.watch(self._project, every, lambda: self._reload.current, self._board)
+        ends = [asyncio.create_task(end) for end in (web.ended(), self._model.ended(), asking)]
+        if self._stack is not None:
+            ends.append(asyncio.create_task(self._stack.failed()))
         try:
-            done, _ = await asyncio.wait((*failed, working, asking), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((*ends, working), return_when=asyncio.FIRST_COMPLETED)
             return next(iter(done)).result()
         finally:
-            for task in (*failed, asking):
+            for task in ends:
                 task.cancel()
-            await asyncio.wait((*failed, asking))
+            await asyncio.wait(ends)
 
-    def _current(self) -> Version | None:
-        return self.reload.current if self.reload is not None else None
+    def kill(self) -> None:
+        """Kill everything immediately; Postgres, REST and Auth end with this process."""
+        if self._web is not None:
+            self._web.kill()
+        self._model.kill()
+        self._reload.kill()
+        self._env_dev.remove()
 
     async def _start_page(self, source: Source) -> Part:
         free = _next_free(self._options.web_port)
@@ -326,23 +236,23 @@ class Run:
         options = ["--host", "127.0.0.1", "--port", str(free), "--strictPort", "--clearScreen", "false"]
         command = [await asyncio.to_thread(node), str(vite), *options]
         self._page = f"http://127.0.0.1:{free}"
-        return await self._start_part(Part("web", command, env, self._console, folder=PROJECT / "web"))
+        self._web = Part("web", command, env, self._console, folder=PROJECT / "web")
+        self._opened.push_async_callback(self._web.stop)
+        await self._web.start()
+        return self._web
 
-    async def _start_part(self, part: Part) -> Part:
-        self.parts.append(part)
-        self._opened.push_async_callback(part.stop)
-        await part.start()
-        return part
+    def _chosen_model(self, env: Mapping[str, str], source: Source) -> dict[str, str] | None:
+        """Return the variables of the model in LLM_*, as far as `baml_src` reads them. Raises `SettingError`."""
+        return None if self._options.model else model(env, clients.variables(source.baml) or clients.NAMES)
 
     async def _worker_environment(self, source: Source) -> dict[str, str]:
         """Return the variables of a worker for a source. Raises `DevstackError`."""
         env = settings(self._options.env_file)
         changed = [name for name in HOSTED_NAMES if env.get(name) != self._env.get(name)]
         self._board.show("restart", [Problem(f"{name} has changed: restart make dev to use it") for name in changed])
-        llm = None if self._options.model else model_of(env, source)
+        llm, own = self._chosen_model(env, source), {}
         if llm is None:
-            llm = self._own_model = self._own_model or await self._start_model()
-        own = OWN_MODELS[self._options.model or "demo"].worker if llm is self._own_model else {}
+            llm, own = await self._model.environment(), dict(self._model.model.worker)
         handlers = {"BRIDGE_HANDLERS": source.handlers} if source.handlers else {}
         kept = {name: value for name, value in env.items() if name not in HOSTED_NAMES}
         return {
@@ -356,19 +266,11 @@ class Run:
             **llm,
         }
 
-    async def _start_model(self) -> dict[str, str]:
-        own = OWN_MODELS[self._options.model or "demo"]
-        port = free_port()
-        command = [sys.executable, "-u", "-m", own.module, "--port", str(port)]
-        part = await self._start_part(Part("model", command, self._env, self._console))
-        await _until_ready(part, f"http://127.0.0.1:{port}{own.ready}")
-        return {"LLM_BASE_URL": f"http://127.0.0.1:{port}/v1", "LLM_API_KEY": "none", "LLM_MODEL": own.name}
-
     def _report(self, problems: Sequence[Problem]) -> None:
         had_errors = self._board.has_errors
         self._board.show("build", problems)
-        if self._board.has_errors and self.reload is not None:
-            is_answering = self.reload.current is not None
+        if self._board.has_errors:
+            is_answering = self._reload.current is not None
             rest = "the version before it answers until then" if is_answering else "no question is answered until then"
             self._console.say(f"fix this and save: {rest}")
         elif had_errors:
@@ -376,7 +278,7 @@ class Run:
 
     async def _use(self, version: Version) -> None:
         """A version is in use: say so, and let the commands beside it know."""
-        shown = {name: value for name, value in version.environment.items() if name.startswith(SHARED)}
+        shown = shared(version.environment, version.source.baml)
         await asyncio.to_thread(self._env_dev.write, shown)
         if self._stack is not None:
             llm = {name: value for name, value in shown.items() if name.startswith("LLM_")}
@@ -385,7 +287,7 @@ class Run:
             self._console.say(f"using what was saved: {', '.join(version.functions)} answer")
 
     def _greet(self, source: Source) -> None:
-        version = self._current()
+        version = self._reload.current
         where = "from SUPABASE_URL" if self._stack is None else f"embedded, data in {_short(self._options.data)}"
         rows = [("Chat", self._page), ("Supabase", f"{self._project['SUPABASE_URL']}  ({where})")]
         rows += [("" if number else "Model", line) for number, line in enumerate(self._model_lines(source, version))]
@@ -404,38 +306,14 @@ class Run:
         """What answers: the model in LLM_*, the one that runs here, or a client of its own in baml_src."""
         own, reads = clients.own(version.source.baml if version else source.baml)
         env = version.environment if version else self._env
-        if self._own_model is not None or not set(clients.NAMES) & env.keys():
-            lines = OWN_MODELS[self._options.model or "demo"].lines
+        if self._model.is_used or not set(clients.NAMES) & env.keys():
+            lines = self._model.model.lines
         else:
             lines = (" at ".join(env[name] for name in ("LLM_MODEL", "LLM_BASE_URL") if name in env),)
         if reads or not own:
             return (*lines, *(f"also {line}" for line in own))
-        model = self._options.model
-        return own if model is None else (*own, f"MODEL={model} is not used: no client reads LLM_*")
-
-
-async def _until_ready(part: Part, url: str) -> None:
-    """Wait until a program responds with 200 at a URL. Raises `DevstackError` if it exits or takes too long."""
-    ended = asyncio.create_task(part.ended())
-    try:
-        async with asyncio.timeout(_READY_SECONDS), aiohttp.ClientSession() as session:
-            while not ended.done():
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with session.get(url) as response:
-                        if response.status == 200:
-                            return
-                await asyncio.wait((ended,), timeout=0.1)
-        raise DevstackError(ended.result())
-    except TimeoutError:
-        raise DevstackError(f"{part.name} is not ready after {_READY_SECONDS:.0f} s: {part.last()}") from None
-    finally:
-        ended.cancel()
-        await asyncio.wait((ended,))
-
-
-async def _cancelled(task: asyncio.Task[str]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
+        ignored = self._options.model
+        return own if ignored is None else (*own, f"MODEL={ignored} is not used: no client reads LLM_*")
 
 
 def _on_signals(stopping: asyncio.Event, run: Run) -> None:
@@ -445,11 +323,8 @@ def _on_signals(stopping: asyncio.Event, run: Run) -> None:
         if not stopping.is_set():
             stopping.set()
             return
-        for part in run.parts:
-            part.kill()
-        if run.reload is not None:
-            run.reload.kill()
-        os._exit(130)  # Postgres, REST and Auth end with this process
+        run.kill()
+        os._exit(130)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, received)

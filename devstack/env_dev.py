@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from devstack import DevstackError
+
 ENV_DEV = ".env.dev"
 _TRIES = 20  # a command that looks for the lock holds it for a moment
 
@@ -27,9 +29,15 @@ class EnvDev:
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
-        """Lock the file."""
+        """Lock the file. Raises `DevstackError` if it cannot be written."""
         for _ in range(_TRIES):
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
+            except OSError as error:
+                raise DevstackError(
+                    f"{self._file} cannot be written ({error.strerror}): make its folder writable, or use another one "
+                    "with --folder"
+                ) from error
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(descriptor).st_ino == self._file.stat().st_ino:  # not one that was just removed
@@ -45,6 +53,10 @@ class EnvDev:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the file."""
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the file, also before the context ends."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 self._file.unlink()

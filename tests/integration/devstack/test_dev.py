@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -12,7 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from devstack import dev
+from devstack import DevstackError, dev, settings
+from devstack.env_dev import EnvDev
+from devstack.part import Console, Part
+from devstack.reload import Reload
+from devstack.source import Source, read
 from tests.integration.devstack.processes import descendants, linux, wait_until_ended
 from tests.support.dev import terminal
 
@@ -69,22 +74,22 @@ async def test_missing_key_prints_one_line(tmp_path: Path) -> None:
 
 
 def test_hosted_returns_configured_project() -> None:
-    assert dev.hosted({}) is None
-    assert dev.hosted(LLM) is None
-    assert dev.hosted({**KEYS, "OTHER": "x"}) == KEYS
+    assert settings.hosted({}) is None
+    assert settings.hosted(LLM) is None
+    assert settings.hosted({**KEYS, "OTHER": "x"}) == KEYS
     legacy = {"SUPABASE_URL": "https://x.example", "SUPABASE_ANON_KEY": "p", "SUPABASE_SERVICE_ROLE_KEY": "s"}
-    assert dev.hosted(legacy) == KEYS
+    assert settings.hosted(legacy) == KEYS
     for name in ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY"):
-        with pytest.raises(dev.SettingError, match=f"{name} is not"):
-            dev.hosted({key: value for key, value in KEYS.items() if key != name})
+        with pytest.raises(settings.SettingError, match=f"{name} is not"):
+            settings.hosted({key: value for key, value in KEYS.items() if key != name})
 
 
 def test_model_returns_configured_model() -> None:
-    assert dev.model({}) is None
-    assert dev.model({**LLM, "OTHER": "x"}) == LLM
+    assert settings.model({}) is None
+    assert settings.model({**LLM, "OTHER": "x"}) == LLM
     for name in LLM:
-        with pytest.raises(dev.SettingError, match=f"{name} is not set"):
-            dev.model({key: value for key, value in LLM.items() if key != name})
+        with pytest.raises(settings.SettingError, match=f"{name} is not set"):
+            settings.model({key: value for key, value in LLM.items() if key != name})
 
 
 def test_environment_overrides_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +97,50 @@ def test_environment_overrides_dotenv(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LLM_MODEL", "environment")
     monkeypatch.setenv("LLM_BASE_URL", "")
     monkeypatch.delenv("LLM_API_KEY", raising=False)  # set for the model of other tests
-    found = dev.settings(tmp_path / ".env")
+    found = settings.settings(tmp_path / ".env")
     assert (found["LLM_MODEL"], found["LLM_API_KEY"]) == ("environment", "file")
     assert "SUPABASE_URL" not in found
     assert "LLM_BASE_URL" not in found
+
+
+def test_commands_beside_get_no_other_secret() -> None:
+    env = {**KEYS, **LLM, "SUPABASE_ACCESS_TOKEN": "t", "SUPABASE_DB_PASSWORD": "p", "SUPABASE_JWT_SECRET": "j"}
+    env |= {"LLM_OTHER": "o", "LLM_UNUSED": "u", "BRIDGE_FUNCTIONS": "*", "BRIDGE_HISTORY": "3", "OPENAI_API_KEY": "k"}
+    baml = {"baml_src/a.baml": b"client<llm> A {\n provider openai\n options { api_key env.LLM_OTHER }\n}\n"}
+    assert settings.shared(env, baml) == {**KEYS, **LLM, "LLM_OTHER": "o", "BRIDGE_FUNCTIONS": "*"}
+
+
+def test_env_dev_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env.dev").mkdir()
+    told = r"\.env\.dev cannot be written \(Is a directory\): make its folder"
+    with pytest.raises(DevstackError, match=told), EnvDev(tmp_path / ".env.dev"):
+        pass
+
+
+async def test_model_stops_after_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+    stop = Part.stop
+
+    async def stop_part(part: Part) -> None:
+        stopped.append(part.name)
+        await stop(part)
+
+    async def run(reload: Reload) -> str:
+        await reload._environment(read(tmp_path, tmp_path / ".env"))
+        return "over"
+
+    async def stop_workers(reload: Reload) -> None:
+        stopped.append("worker")
+
+    async def web(run: dev.Run, source: Source) -> Part:
+        return Part("web", (), {}, Console())
+
+    monkeypatch.setattr(Part, "stop", stop_part)
+    monkeypatch.setattr(Reload, "run", run)
+    monkeypatch.setattr(Reload, "stop", stop_workers)
+    monkeypatch.setattr(dev.Run, "_start_page", web)
+    options = dev.Options(tmp_path, tmp_path / ".env", tmp_path / "data", 0, 0, "demo")
+    async with contextlib.AsyncExitStack() as opened:
+        run_ = dev.Run(options, Console(), opened, KEYS, {})
+        assert await run_.start() == "over"
+    assert stopped == ["worker", "model"]
