@@ -33,7 +33,7 @@ async def run_command(options: argparse.Namespace, env: Mapping[str, str]) -> in
     if options.command == "doctor":
         token = sys.stdin.readline().strip() if options.token == "-" else options.token
         return await reports.doctor(env, token, as_json=options.json)
-    chosen = settings.load(env)
+    chosen = settings.load(env, beside_dev=options.command != "run")
     if options.command == "run":
         return await _run(chosen)
     if options.command == "ask":

@@ -52,7 +52,7 @@ async def examine(env: Mapping[str, str], token: str | None = None) -> AsyncGene
     `token` is a user's access token to check as well.
     """
     try:
-        settings = load(env)
+        settings = load(env, beside_dev=True)
     except SettingsError as error:
         yield Finding("settings", error.problem, f"{error.remedy} All settings are in .env.example.")
         return

@@ -26,7 +26,7 @@ FUNCTIONS = ("Chat", "Code", "Title")
 ALL_FUNCTIONS = "*"  # every BAML function and handler: for development
 KEY_NAMES = AliasChoices("SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
 REMEDIES = {  # for settings without a default
-    "SUPABASE_URL": "Set it to your project's URL, like https://abcd.supabase.co (or start `make dev` here first).",
+    "SUPABASE_URL": "Set it to your project's URL, like https://abcd.supabase.co.",
     "SUPABASE_SECRET_KEY": "Copy a secret key (sb_secret_…) from the project's API keys.",
 }
 
@@ -147,19 +147,25 @@ def _read_dev(file: Path) -> dict[str, str]:
     return {}
 
 
-def load(env: Mapping[str, str]) -> Settings:
-    """Read the settings from `env`; an empty variable counts as not set. Raises SettingsError for the first bad one."""
+def load(env: Mapping[str, str], *, beside_dev: bool = False) -> Settings:
+    """Read the settings from `env`; an empty variable counts as not set. Raises SettingsError for the first bad one.
+
+    `beside_dev` says that `environment` looked for a development setup, which is then a remedy.
+    """
     values = {name: value.strip() for name, value in env.items() if value.strip()}
     try:
         return Settings.model_validate(values, by_alias=True, by_name=False)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise _explain(str(first["loc"][0]), first["input"], is_missing=first["type"] == "missing") from None
+        raise _explain(
+            str(first["loc"][0]), first["input"], is_missing=first["type"] == "missing", beside_dev=beside_dev
+        ) from None
 
 
-def _explain(name: str, value: object, *, is_missing: bool) -> SettingsError:
+def _explain(name: str, value: object, *, is_missing: bool, beside_dev: bool) -> SettingsError:
     if is_missing:
-        return SettingsError(f"{name} is not set.", REMEDIES[name])
+        or_dev = " Or start `make dev` here first." if beside_dev and name == "SUPABASE_URL" else ""
+        return SettingsError(f"{name} is not set.", REMEDIES[name] + or_dev)
     declared: dict[str, Any] = Settings.model_json_schema()["properties"][name]
     if "enum" in declared:
         return SettingsError(f"{name} is {value!r}.", f"Set it to one of {', '.join(declared['enum'])}.")

@@ -80,6 +80,13 @@ def test_variables_with_field_names_are_ignored() -> None:
     assert settings.load(GOOD | {"concurrency": "many", "log_level": "loud"}) == settings.load(GOOD)
 
 
+def test_development_setup_is_a_remedy_only_where_it_is_looked_for() -> None:
+    for beside_dev in (False, True):
+        with pytest.raises(SettingsError, match="SUPABASE_URL is not set") as error:
+            settings.load({}, beside_dev=beside_dev)
+        assert ("make dev" in str(error.value)) is beside_dev
+
+
 def test_traceback_of_wrong_key_does_not_show_it() -> None:
     key = "plugh"
     with pytest.raises(SettingsError) as error:
