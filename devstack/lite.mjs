@@ -2,8 +2,8 @@
 // PostgREST and GoTrue in ways that matter to this project. lite.py starts it and writes to stdin:
 //   1. one line of JSON: {rest, auth, reader: connection URLs, publishableKey, secretKey, jwtSecret, siteUrl}
 //   2. a line "reload" whenever the schema has to be read again
-// It gets one line of JSON on stdout for each, and a line {mail: {to, subject, link}} for each email. The process exits when stdin closes, so it cannot
-// outlive its parent. Everything Lite prints goes to stderr.
+// It gets one line of JSON on stdout for each, and a line {mail: {to, subject, link}} for each email. The process exits
+// when stdin closes, so it cannot outlive its parent. Everything Lite prints goes to stderr.
 
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
