@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from devstack import state
-from tests.support import ROOT
+from devstack.process import before_exec
+from tests.support import ROOT, shipped
 
 _HIDDEN = ("LLM_", "SUPABASE_", "BRIDGE_")
 
@@ -69,18 +70,19 @@ class Terminal:
 async def terminal(
     data: Path, web_port: int = 25173, *, folder: Path | None = None, **variables: str
 ) -> AsyncIterator[Terminal]:
-    """Run it with its data in `data`; without a `folder`, on this project's own functions and without its `.env`."""
-    watched = ("--folder", str(folder)) if folder is not None else ("--env-file", os.devnull)
+    """Run it with its data in `data`; without a `folder`, on the functions that the project ships."""
+    folder = folder or copy_functions(Path(tempfile.mkdtemp(dir=data.parent)))
     own = {name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN)}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "devstack.dev", "--data", str(data), "--port", "0", "--web-port", str(web_port)),
-        *watched,
+        *("--folder", str(folder)),
         cwd=ROOT,
         env=own | variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=before_exec(signal.SIGKILL),  # it must not outlive its test
     )
     running = Terminal(process, data)
     try:
@@ -90,8 +92,8 @@ async def terminal(
 
 
 def copy_functions(folder: Path) -> Path:
-    """Copy this project's BAML sources into a folder, to be edited; returns it."""
-    shutil.copytree(ROOT / "baml_src", folder / "baml_src")
+    """Copy the shipped functions into a folder, to be edited; returns it."""
+    shipped.copy_functions(folder)
     return folder
 
 
