@@ -141,6 +141,26 @@ async def test_the_policy_blocks_foreign_scripts(tab: Tab) -> None:
     tab.problems.clear()  # the browser reports it
 
 
+_FAR = (
+    "\\raisebox{-1000000em}{x}",
+    "\\raisebox-99999pt{x}",
+    "\\rule[-1000000em]{1em}{1em}",
+    "\\raisebox{- 9999 mm}{x}",
+)
+
+
+async def test_no_formula_reaches_far_beyond_its_line(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    far = [*_FAR, "\\begin{matrix}a\\\\[-1000000em]b\\end{matrix}"]
+    far = [f"${tex}$" for tex in far] + [f"$${tex}$$" for tex in far]
+    reply = "\n\n".join(["$x^2$ and $\\raisebox{-1em}{x}$", *far, "$y^2$"])
+    await rows.show(tab, db, Conversation("Far", [Turn("Question?", reply)]))
+    await expect(tab.replies.locator(".katex").filter(has_text="y").last).to_be_visible()
+    await expect(tab.replies.locator("p").first.locator(".katex")).to_have_count(2)
+    assert await tab.replies.first.evaluate("(reply) => reply.offsetHeight") < 2_000
+
+
 _END = "the end"
 _SIZE = 20_000
 # each of these took the page from half a second to minutes, or crashed it
@@ -183,6 +203,11 @@ _HEAVY = {
     "open formulas": "$$ \\[ $a \\( " * (_SIZE // 12),
     "dollars": "$" * _SIZE,
     "lines of dollars": "$$\n" * (_SIZE // 3),
+    "lines that open a formula": "\\[\n" * (2 * _SIZE),
+    "quoted lines that open a formula": "> \\[\\\\\n" * _SIZE,
+    "formulas with a blank line": ("\\[ x\n" * 3_000 + "\n\\]\n") * 4,
+    "a row that is none": "|" * (5 * _SIZE) + "-x\n",
+    "a fence that is none": "`" * (5 * _SIZE) + "\rx\n",
 }
 _HEAVY_DATA: dict[str, Any] = {
     "values": {"x": list(range(30_000))},

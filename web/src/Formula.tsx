@@ -8,6 +8,8 @@ const MAX_LENGTH = 1_000;
 const MAX_DEPTH = 12;
 const DEFINES = /\\(?:[egx]?def|(?:future)?let|(?:re|provide)?newcommand|providecommand)(?![a-z])/i;
 const OPTIONS = { strict: false, trust: false, maxExpand: 500, maxSize: 20 } as const;
+/** A length of 100 em or more. `maxSize` bounds neither negative sizes nor sums of them. */
+const FAR = /(?<![\d.])\d{3,}(?:\.\d+)?em|e\+\d+em/;
 /** A longer one may be wider than the page. */
 const MAX_UNBROKEN = 60;
 /** So many characters are drawn in one frame when the page is idle, */
@@ -46,7 +48,7 @@ function isHeavy(source: string): boolean {
   return source.length > MAX_LENGTH || DEFINES.test(source);
 }
 
-/** Replaces the source with the formula. One that cannot be read stays as it is. */
+/** Replaces the source with the formula. One that cannot be read, or reaches far beyond its place, stays as it is. */
 function draw(source: string, displayMode: boolean, box: HTMLElement): void {
   const tex = source.startsWith("$") && !displayMode ? source.slice(1, -1) : source.slice(2, -2);
   const began = performance.now();
@@ -54,7 +56,8 @@ function draw(source: string, displayMode: boolean, box: HTMLElement): void {
   try {
     const drawn = document.createElement("span");
     katex.render(tex, drawn, { ...OPTIONS, displayMode });
-    box.replaceChildren(...drawn.childNodes);
+    const isFar = [...drawn.querySelectorAll("[style]")].some((part) => FAR.test(part.getAttribute("style")!));
+    if (!isFar) box.replaceChildren(...drawn.childNodes);
   } catch {
     // the source is in the box
   }

@@ -48,23 +48,27 @@ const FORMULA_WEIGHT = 5;
 /** A longer formula is not looked for. */
 const MAX_FORMULA = 10_000;
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})(.*)$/;
+// `[^]`, as a carriage return ends a `.`, and every shorter fence would be tried
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^]*)$/;
 /** A line that may continue the block before a blank line: a list item, or indented text. */
 const CONTINUES = /^(\s|[-*+]\s|\d{1,9}[.)]\s)/;
 const ITEM = /^([-*+]|\d{1,9}[.)])(\s|$)/;
 /** One marker of a quote or a list item, at the start of a line or after another one. */
 const MARKER = /[ \t]*(?:>|[-*+](?=\s|$)|\d{1,9}[.)](?=\s|$))/y;
-const DELIMITERS = /^[\s|:>-]*\|[\s|:>-]*$/;
+const DELIMITERS = /^[\s|:>-]*$/;
 
 /** A line where a displayed formula starts, perhaps within quotes and items. */
-const FORMULA = /^((?:[ \t>]|[-*+](?=[ \t])|\d{1,9}[.)](?=[ \t]))*)(\$\$|\\\[)(.*)$/;
+const FORMULA = /^((?:[ \t>]|[-*+](?=[ \t])|\d{1,9}[.)](?=[ \t]))*)(\$\$|\\\[)([^]*)$/;
 /** What may end a formula, and what does not: an escaped character. */
 const FORMULA_END = /\\[^]|\$\$/g;
+/** What no formula contains: code, and if text follows its opening, a blank line. */
+const FENCED = /^[ \t>]*(?:```|~~~)/gm;
+const BLANK = /\n[ \t>]*\n/g;
 const OPENS_FORMULA = /\$|\\[([]/g;
 
 /** Whether a line may be the second one of a table, which has a cell for each column. */
 function isDelimiters(line: string): boolean {
-  return line.includes("-") && DELIMITERS.test(line);
+  return line.includes("-") && line.includes("|") && DELIMITERS.test(line);
 }
 
 /** Whether a line opens or continues too many quotes and list items. */
@@ -142,6 +146,7 @@ interface Line {
 function* blocksOf(text: string, from: number, head: readonly Line[]): Generator<Weighed> {
   const open = new OpenBlock(head);
   let code: { fence: string; language: string; at: number; from: number } | null = null;
+  const formulaAt = formulasIn(text);
   let blank = false;
   for (let at = from, next; at < text.length; at = next) {
     const end = text.indexOf("\n", at);
@@ -161,7 +166,7 @@ function* blocksOf(text: string, from: number, head: readonly Line[]): Generator
       code = { fence: marker, language: rest.trim().split(/\s/)[0]!, at, from: next };
       continue;
     }
-    const formula = formulaAt(text, at, line);
+    const formula = formulaAt(at, line);
     if (formula !== null) {
       if (blank && !CONTINUES.test(line)) yield* open.end();
       blank = false;
@@ -180,27 +185,43 @@ function* blocksOf(text: string, from: number, head: readonly Line[]): Generator
 }
 
 /**
- * The displayed formula that starts in the line at `at` and ends in a later one: where, and all of it in one line. A line
- * of it may look like an item of a list, and blank ones mean nothing.
+ * Finds the displayed formula that starts in the line at `at` and ends in a later one: where, and all of it in one line.
+ * A line of it may look like an item of a list, and blank ones mean nothing.
  */
-function formulaAt(text: string, at: number, line: string): { line: string; end: number } | null {
-  const [, before = "", opening, first = ""] = FORMULA.exec(line) ?? [];
-  const closing = opening === "$$" ? "$$" : "\\]";
-  if (opening === undefined || first.includes(closing)) return null;
-  const from = at + line.length;
-  const rest = text.slice(from, from + MAX_FORMULA);
-  for (const { 0: found, index } of rest.matchAll(FORMULA_END)) {
-    if (found !== closing) continue;
-    const body = rest.slice(0, index);
-    if (/^[ \t>]*(```|~~~)/m.test(body) || (first.trim() !== "" && /\n[ \t>]*\n/.test(body))) return null;
-    const end = text.indexOf("\n", from + index);
+function formulasIn(text: string): (at: number, line: string) => { line: string; end: number } | null {
+  const closings = { "$$": finder(text, FORMULA_END, "$$"), "\\[": finder(text, FORMULA_END, "\\]") };
+  const fenceAfter = finder(text, FENCED);
+  const blankAfter = finder(text, BLANK);
+  return (at, line) => {
+    const [, before = "", opening, first = ""] = FORMULA.exec(line) ?? [];
+    if (opening === undefined || first.includes(opening === "$$" ? "$$" : "\\]")) return null;
+    const from = at + line.length;
+    const closing = closings[opening as "$$" | "\\["](from);
+    if (closing > from + MAX_FORMULA || fenceAfter(from) < closing) return null;
+    if (first.trim() !== "" && blankAfter(from) < closing) return null;
+    const end = text.indexOf("\n", closing);
     const all = text.slice(from + 1, end < 0 ? text.length : end).split("\n");
     // a comment reaches to the end of its line
     const lines = all.map((one) => (before.includes(">") ? one.replace(/^[ \t>]+/, "") : one.trim()));
-    const joined = [line, ...lines].map((one) => one.replace(/(?<!\\)%.*$/, "")).filter((one) => one.trim() !== "");
+    const joined = [line, ...lines].map((one) => one.replace(/(?<!\\)%[^]*$/, "")).filter((one) => one.trim() !== "");
     return { line: joined.join(" "), end: end < 0 ? text.length : end };
-  }
-  return null;
+  };
+}
+
+/**
+ * Finds the first match at or after a place; Infinity if there is none. It remembers the last one, so that thousands of
+ * lines that ask for the same do not each search the rest of the text.
+ */
+function finder(text: string, pattern: RegExp, wanted?: string): (from: number) => number {
+  let asked = Infinity;
+  let found = -1;
+  return (from) => {
+    if (from >= asked && from <= found) return found;
+    pattern.lastIndex = asked = from;
+    let match = pattern.exec(text);
+    while (match !== null && wanted !== undefined && match[0] !== wanted) match = pattern.exec(text);
+    return (found = match?.index ?? Infinity);
+  };
 }
 
 function codeBlock(language: string, text: string, start: number): Weighed {
