@@ -128,8 +128,11 @@ function joined(texts: readonly string[]): string {
   return texts.filter((text) => text !== "").join(BETWEEN);
 }
 
-/** Removes `text` from the start of a draft, unless the user has edited it. */
+/** Removes `text` from a draft, unless the user has edited it. */
 function without(draft: string, text: string): string {
-  if (draft === text) return "";
-  return draft.startsWith(text + BETWEEN) ? draft.slice(text.length + BETWEEN.length) : draft;
+  const all = BETWEEN + draft + BETWEEN;
+  const at = text === "" ? -1 : all.indexOf(BETWEEN + text + BETWEEN);
+  if (at < 0) return draft;
+  const rest = all.slice(0, at) + all.slice(at + BETWEEN.length + text.length);
+  return rest.slice(BETWEEN.length, -BETWEEN.length);
 }
