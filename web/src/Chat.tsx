@@ -66,6 +66,12 @@ export function Chat({ client, list, id, row, menuOpen, onMenu, onWaiting }: Pro
     () => ({
       retry: (messageId) => void run(async () => session?.retry(messageId)),
       resend: (messageId) => void session?.resend(messageId),
+      withdraw: (messageId) =>
+        void run(async () => {
+          // not one whose files are still being added
+          const isOwn = session?.getSnapshot().messages.some((message) => message.id === messageId);
+          if (isOwn) await session?.cancel(messageId);
+        }),
       edit: ({ id: messageId, content }) => setEdit({ id: messageId, text: content }),
     }),
     [session, run],

@@ -22,8 +22,7 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
   const { log, column, away, toEnd } = useFollow(messages, shown[0]?.id);
   const answered = new Set(messages.map(({ reply_to }) => reply_to));
   const lastReply = messages.findLast(({ role }) => role === "assistant");
-  // one at a time is sent, so those behind it wait too
-  const waiting = messages.some(({ status, error }) => status === "sending" && error !== null);
+  const isHeldUp = messages.some(({ status, error }) => status === "sending" && error !== null);
   return (
     <div className="log-frame">
       <div ref={log} className="log" role="log" aria-label="Messages" aria-busy={busy} tabIndex={0}>
@@ -40,7 +39,7 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
               message={message}
               answered={message.role === "user" && answered.has(message.id)}
               last={message === lastReply}
-              waiting={waiting && message.status === "sending"}
+              waiting={isHeldUp && message.status === "sending" ? reasonToWait(message) : null}
               actions={actions}
             />
           ))}
@@ -53,6 +52,12 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
       )}
     </div>
   );
+}
+
+/** Why a message is not sent at once. One at a time is sent, so those behind one that fails wait too. */
+function reasonToWait({ error }: Message): string {
+  if (!navigator.onLine) return "Waiting for the connection…";
+  return error === null ? "Waiting for the message before it…" : `Not sent yet: ${error.message} Trying again…`;
 }
 
 /** The newest messages, and all of them once the page has been idle. New messages do not hide old ones. */

@@ -10,6 +10,8 @@ export interface MessageActions {
   retry(id: string): void;
   /** Sends an unsent message again. */
   resend(id: string): void;
+  /** Stops sending a message that waits. */
+  withdraw(id: string): void;
   /** Edits a question. */
   edit(message: Message): void;
 }
@@ -20,8 +22,8 @@ interface Props {
   answered: boolean;
   /** Whether this is the last reply. */
   last: boolean;
-  /** Whether what is being sent waits for the connection. */
-  waiting: boolean;
+  /** Why the message is not sent at once; null: it is, or it has arrived. */
+  waiting: string | null;
   /** Must stay the same object, or every message renders again. */
   actions: MessageActions;
 }
@@ -61,9 +63,10 @@ function Status({ message, answered, waiting, actions }: Props) {
   switch (message.status) {
     case "sending":
       return (
-        <p className="status" role="status">
-          {waiting ? "Waiting for the connection…" : "Sending…"}
-        </p>
+        <div className="status">
+          <span role="status">{waiting ?? "Sending…"}</span>
+          {waiting !== null && <button onClick={() => actions.withdraw(message.id)}>Do not send</button>}
+        </div>
       );
     case "not_sent":
       return (
