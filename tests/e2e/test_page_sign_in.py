@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from playwright.async_api import Route, expect
+from playwright.async_api import BrowserContext, Route, expect
 
 from devstack.stack import Stack
 from tests.e2e.tab import Tab
@@ -90,6 +90,51 @@ async def test_a_forgotten_password_is_replaced_by_the_link_of_an_email(stack: S
     await expect(tab.page.get_by_role("alert")).to_contain_text("has expired or was used before")
     assert "error" not in tab.page.url
     await expect(heading).to_have_count(0)
+    tab.problems.clear()  # the browser reports the rejected request
+
+
+async def test_a_recovery_link_leaves_other_tabs_alone(stack: Stack, context: BrowserContext, tab: Tab) -> None:
+    email = await tab.sign_up()
+    await tab.press("Sign out")
+    await ask_for_password(tab, email)
+    await tab.sign_in(email)
+    await expect(tab.box).to_be_visible()
+    other = await Tab.open(context, tab.address)
+    await other.box.fill("half a question")
+    # the other tabs hear of it by this channel too
+    await other.page.evaluate(
+        """() => { window.heard = new Promise((resolve) => {
+          const key = Object.keys(localStorage).find((name) => name.endsWith("-auth-token"));
+          new BroadcastChannel(key).onmessage = ({ data }) => {
+            if (data.event === "PASSWORD_RECOVERY") setTimeout(resolve);
+          };
+        }); }"""
+    )
+    await tab.page.goto("about:blank")
+    await tab.page.goto(link_to(stack, email))
+    heading = tab.page.get_by_role("heading", name="Choose a new password")
+    await expect(heading).to_be_visible()
+    await other.page.evaluate("window.heard")
+    await expect(other.page.get_by_role("heading", name="Choose a new password")).to_have_count(0)
+    await expect(other.box).to_have_value("half a question")
+    await tab.press("Keep the old one")
+    await expect(tab.box).to_be_visible()
+    assert other.problems == []
+
+
+async def test_a_late_answer_belongs_to_the_form_that_asked(tab: Tab) -> None:
+    answers = await tab.hold("POST", "**/auth/v1/token?*")
+    await tab.sign_in("nobody@example.com")
+    await tab.press("Sign up")
+    await expect(tab.page.get_by_role("heading", name="Create an account")).to_be_visible()
+    async with tab.page.expect_response("**/auth/v1/token?*"):
+        answers.set()
+    await tab.page.get_by_label("Email").fill("somebody@example.com")
+    await tab.page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+    await expect(tab.page.get_by_role("alert")).to_have_count(0)
+    await tab.press("Sign in")
+    await expect(tab.page.get_by_label("Email")).to_have_value("somebody@example.com")
+    await expect(tab.page.get_by_role("alert")).to_have_count(0)
     tab.problems.clear()  # the browser reports the rejected request
 
 

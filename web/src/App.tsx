@@ -1,8 +1,8 @@
-import { useEffect, useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import type { User } from "@supabase/supabase-js";
 import { NewPassword, SignIn } from "./SignIn.tsx";
 import { Workspace } from "./Workspace.tsx";
-import { linkError } from "./auth.ts";
+import { isRecovery, linkError } from "./auth.ts";
 import { forgetDrafts } from "./draft.ts";
 import type { Client } from "./supabase.ts";
 
@@ -11,6 +11,7 @@ export function App({ client }: { client: Client }) {
   const [user, setUser] = useState<User | null | undefined>(undefined);
   /** Whether the user came by the link of a recovery email, and has not chosen a password yet. */
   const [recovering, setRecovering] = useState(false);
+  const expected = useRef(isRecovery);
   const [problem, setProblem] = useState(linkError);
 
   useEffect(() => {
@@ -20,8 +21,11 @@ export function App({ client }: { client: Client }) {
       // also when it happened in another tab
       if (event === "SIGNED_OUT" || (last !== undefined && next !== last)) forgetDrafts();
       last = next;
-      if (event === "PASSWORD_RECOVERY") setRecovering(true);
-      if (event === "USER_UPDATED" || event === "SIGNED_OUT") setRecovering(false);
+      if (event === "PASSWORD_RECOVERY" && expected.current) {
+        expected.current = false;
+        setRecovering(true);
+      }
+      if (event === "SIGNED_OUT") setRecovering(false);
       setUser(session?.user ?? null);
     });
     return () => data.subscription.unsubscribe();

@@ -23,24 +23,35 @@ interface Props {
   onTry(): void;
 }
 
-/** The form to sign in, to create an account, or to ask for a new password. */
-export function SignIn({ client, linkError, onTry }: Props) {
+interface FormProps extends Props {
+  mode: Mode;
+  email: string;
+  password: string;
+  onEmail(email: string): void;
+  onPassword(password: string): void;
+  onOpen(mode: Mode): void;
+}
+
+/** The form to sign in, to create an account, or to ask for a new password. What is typed is kept between them. */
+export function SignIn(props: Props) {
   const [mode, setMode] = useState<Mode>("in");
   const [email, setEmail] = useState("");
   const [password, setPassword] = useState("");
+  const open = (next: Mode): void => {
+    setMode(next);
+    props.onTry();
+  };
+  // a form of its own for each, so that a late answer is not shown in another
+  const form = { ...props, mode, email, password, onEmail: setEmail, onPassword: setPassword, onOpen: open };
+  return <Form key={mode} {...form} />;
+}
+
+function Form({ client, linkError, mode, email, password, onTry, onEmail, onPassword, onOpen }: FormProps) {
   const [notice, setNotice] = useState<string | null>(null);
   /** The address that is not confirmed yet. */
   const [unconfirmed, setUnconfirmed] = useState<string | null>(null);
   const { run, busy, error } = useAction();
   const redirectTo = location.origin + location.pathname;
-
-  function open(next: Mode): void {
-    setMode(next);
-    setNotice(null);
-    setUnconfirmed(null);
-    onTry();
-    void run(async () => undefined); // the error belongs to the other form
-  }
 
   const actions: { [mode in Mode]: () => Promise<void> } = {
     async in() {
@@ -87,7 +98,7 @@ export function SignIn({ client, linkError, onTry }: Props) {
   }
 
   return (
-    <Card key={mode} title={HEADINGS[mode]} onSubmit={submit}>
+    <Card title={HEADINGS[mode]} onSubmit={submit}>
       {(error ?? linkError) && (
         <p className="error" role="alert">
           {error ?? linkError}
@@ -103,7 +114,7 @@ export function SignIn({ client, linkError, onTry }: Props) {
           required
           autoFocus
           value={email}
-          onChange={(event) => setEmail(event.target.value)}
+          onChange={(event) => onEmail(event.target.value)}
         />
       </label>
       {mode !== "forgot" && (
@@ -111,7 +122,7 @@ export function SignIn({ client, linkError, onTry }: Props) {
           label="Password"
           isNew={mode === "up"}
           value={password}
-          onChange={setPassword}
+          onChange={onPassword}
         />
       )}
       {notice && (
@@ -129,14 +140,14 @@ export function SignIn({ client, linkError, onTry }: Props) {
       )}
       {mode === "in" && (
         <p className="links">
-          <button type="button" className="quiet small" onClick={() => open("forgot")}>
+          <button type="button" className="quiet small" onClick={() => onOpen("forgot")}>
             Forgot your password?
           </button>
         </p>
       )}
       <p className="links">
         <span className="muted">{mode === "in" ? "New here?" : "Have an account?"}</span>
-        <button type="button" className="quiet small" onClick={() => open(mode === "in" ? "up" : "in")}>
+        <button type="button" className="quiet small" onClick={() => onOpen(mode === "in" ? "up" : "in")}>
           {mode === "in" ? MODES.up : MODES.in}
         </button>
       </p>

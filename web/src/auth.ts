@@ -8,6 +8,12 @@ import { isAuthError, isAuthRetryableFetchError } from "@supabase/supabase-js";
  */
 export const linkError = takeLinkError();
 
+/**
+ * Whether the page was opened with the link of a recovery email. Auth tells all tabs of it, and only this one may ask for
+ * the new password.
+ */
+export const isRecovery = new URLSearchParams(location.hash.slice(1)).get("type") === "recovery";
+
 function takeLinkError(): string | null {
   const found = [location.hash.slice(1), location.search].map((text) => new URLSearchParams(text));
   const parameters = found.find((some) => some.has("error") || some.has("error_code"));
