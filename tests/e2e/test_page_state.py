@@ -87,3 +87,10 @@ async def test_a_session_stays_open_while_another_is_deleted(environment: dict[s
     await expect(tab.sessions).to_have_count(1)
     await expect(tab.page.locator(".chat-header .badge")).to_have_text("Chat")
     assert tab.page.url.endswith(f"#{kept}")
+
+
+async def test_the_id_in_the_address_may_have_capital_letters(environment: dict[str, str], tab: Tab) -> None:
+    session_id = await tab.start("Code")
+    await tab.page.goto("about:blank")
+    await tab.page.goto(f"{tab.address}#{session_id.upper()}")
+    await expect(tab.page.locator(f'[data-session="{session_id}"]')).to_be_visible()

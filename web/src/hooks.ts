@@ -1,6 +1,6 @@
 import { useSyncExternalStore } from "react";
 
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /**
  * The id of the selected session, which is the fragment of the page's URL, or "", and a function that selects another.
@@ -11,7 +11,7 @@ export function useSelectedId(): [string, (id: string) => void] {
 }
 
 function selectedId(): string {
-  const id = location.hash.slice(1);
+  const id = location.hash.slice(1).toLowerCase(); // as the database writes it
   return UUID.test(id) ? id : "";
 }
 
