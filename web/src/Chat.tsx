@@ -10,7 +10,7 @@ import { useDraft } from "./draft.ts";
 import { functionNamed, lastFunction, rememberFunction } from "./functions.ts";
 import type { MessageActions } from "./Message.tsx";
 import { shownQuestion, useOutbox } from "./outgoing.ts";
-import { freePath, isLongMessage, isLongPaste, tooLarge } from "./pasted.ts";
+import { freePath, isLongMessage, isLongPaste, tooLarge, withFiles } from "./pasted.ts";
 import type { Client } from "./supabase.ts";
 import { FunctionChoices, Suggestions } from "./Welcome.tsx";
 
@@ -20,14 +20,18 @@ interface Props {
   id: string;
   /** Null: the first message creates the session. */
   row: SessionRow | null;
+  shown: boolean;
   menuOpen: boolean;
   onMenu(): void;
-  /** Called when a message starts to wait for its session or its files, and when none waits any more. */
+  /**
+   * Called when a message starts to wait for its session or its files, and when none waits any more. One that came back
+   * waits until it is shown, with the reason.
+   */
   onWaiting(id: string, waiting: boolean): void;
 }
 
 /** A session: its conversation, the message box and its code files. Or the start of a new one. */
-export function Chat({ client, list, id, row, menuOpen, onMenu, onWaiting }: Props) {
+export function Chat({ client, list, id, row, shown, menuOpen, onMenu, onWaiting }: Props) {
   const { session, ...snapshot } = useSession(client, row === null ? null : id);
   const [chosen, choose] = useState(lastFunction);
   const asks = row === null ? chosen : functionNamed(row.function);
@@ -44,7 +48,7 @@ export function Chat({ client, list, id, row, menuOpen, onMenu, onWaiting }: Pro
   /** The question being edited, with its new text. The draft is kept meanwhile. */
   const [edit, setEdit] = useState<{ id: string; text: string } | null>(null);
   const [refused, setRefused] = useState<string | null>(null);
-  const { run, error: problem } = useAction();
+  const { run, error: problem, clear } = useAction();
   const [filesOpen, setFilesOpen] = useState(false);
   const { shown: files, deletedId, keep, release } = useKeptFile(snapshot.files);
   const section = useRef<HTMLElement>(null);
@@ -54,7 +58,8 @@ export function Chat({ client, list, id, row, menuOpen, onMenu, onWaiting }: Pro
   const error = refused ?? problem ?? outbox.error ?? snapshot.error;
 
   // a layout effect, so that it is known before the session's row arrives
-  useLayoutEffect(() => onWaiting(id, isWaiting), [id, isWaiting]);
+  const holds = isWaiting || (!shown && outbox.error !== null);
+  useLayoutEffect(() => onWaiting(id, holds), [id, holds]);
 
   // a second click or key press may come before the page shows the effect of the first
   const sent = useRef(false);
@@ -80,7 +85,9 @@ export function Chat({ client, list, id, row, menuOpen, onMenu, onWaiting }: Pro
   function send(text: string): void {
     if (sent.current) return;
     setRefused(null);
-    const isFile = edit === null && asks.readsFiles && isLongMessage(text);
+    clear();
+    outbox.clear();
+    const isFile = edit === null && asks.readsFiles && isLongMessage(withFiles(text, draft.pasted));
     const reason = isFile ? tooLarge(text) : null;
     if (reason !== null) return setRefused(reason);
     sent.current = true;

@@ -1,4 +1,4 @@
-import { useEffect, useRef, type ClipboardEvent, type KeyboardEvent } from "react";
+import { useEffect, useRef, useState, type ClipboardEvent, type KeyboardEvent } from "react";
 import { isComposing } from "./keys.ts";
 import type { Pasted } from "./pasted.ts";
 
@@ -22,6 +22,7 @@ interface Props {
 export function Composer({ draft, pasted, editing, onDraft, onPaste, onRemove, onSend, onCancelEdit, onStop }: Props) {
   const box = useRef<HTMLTextAreaElement>(null);
   const files = editing ? [] : pasted;
+  const announcement = useAnnouncement(pasted);
   const isEmpty = draft.trim() === "" && files.length === 0;
 
   // grows with the text, up to the maximum height in the style sheet
@@ -74,6 +75,9 @@ export function Composer({ draft, pasted, editing, onDraft, onPaste, onRemove, o
           </button>
         </p>
       )}
+      <p className="visually-hidden" role="status">
+        {announcement}
+      </p>
       {files.length > 0 && (
         <ul className="pasted" aria-label="Pasted texts">
           {files.map(({ path, content }) => (
@@ -118,6 +122,18 @@ export function Composer({ draft, pasted, editing, onDraft, onPaste, onRemove, o
       </div>
     </form>
   );
+}
+
+/** Tells a screen reader which files were added last. */
+function useAnnouncement(files: readonly Pasted[]): string {
+  const before = useRef(files);
+  const [announcement, announce] = useState("");
+  useEffect(() => {
+    const added = files.filter(({ path }) => !before.current.some((file) => file.path === path));
+    before.current = files;
+    announce(added.map(({ path }) => `${path} was added as a file.`).join(" "));
+  }, [files]);
+  return announcement;
 }
 
 function sizeOf(text: string): string {

@@ -20,8 +20,8 @@ export function Workspace({ client, user }: Props) {
   const [selectedId, select] = useSelectedId();
   /** The id that the next new session gets. */
   const [nextId, setNextId] = useState(() => keptSessionId() ?? newId());
-  /** The session with messages that wait. It stays open until they are sent, though another one is shown. */
-  const [waitingId, setWaitingId] = useState<string | null>(null);
+  /** The sessions with messages that wait. They stay open until these are sent, though another one is shown. */
+  const [waitingIds, setWaitingIds] = useState<readonly string[]>([]);
   const [menuOpen, setMenuOpen] = useState(false);
   const main = useRef<HTMLElement>(null);
   const rowOf = (id: string) => snapshot.sessions.find((session) => session.id === id) ?? null;
@@ -33,14 +33,17 @@ export function Workspace({ client, user }: Props) {
   useLayoutEffect(() => {
     if (!isCreated) return;
     if (selected === null) select(nextId);
-    if (selected?.id === nextId || waitingId !== nextId) setNextId(newId());
-  }, [isCreated, selected, nextId, waitingId]);
+    if (selected?.id === nextId || !waitingIds.includes(nextId)) setNextId(newId());
+  }, [isCreated, selected, nextId, waitingIds]);
   if (list === null) return null;
 
   const shownId = selected?.id ?? nextId;
-  const open = waitingId === null || waitingId === shownId ? [shownId] : [waitingId, shownId];
+  // not one that was deleted meanwhile
+  const hidden = waitingIds.filter((id) => id !== shownId && (id === nextId || rowOf(id) !== null));
   /** The session of the address may be one of the list, which has not arrived. */
   const isLoading = !snapshot.ready && selected === null && selectedId !== "";
+  const onWaiting = (of: string, isWaiting: boolean) =>
+    setWaitingIds((now) => [...now.filter((other) => other !== of), ...(isWaiting ? [of] : [])]);
   const toggleMenu = () => setMenuOpen(!menuOpen);
   return (
     <div className="workspace" onKeyDown={({ key }) => key === "Escape" && setMenuOpen(false)}>
@@ -70,16 +73,17 @@ export function Workspace({ client, user }: Props) {
             </button>
           </header>
         ) : (
-          open.map((id) => (
+          [...hidden, shownId].map((id) => (
             <div key={id} hidden={id !== shownId}>
               <Chat
                 client={client}
                 list={list}
                 id={id}
                 row={rowOf(id)}
+                shown={id === shownId}
                 menuOpen={menuOpen}
                 onMenu={toggleMenu}
-                onWaiting={(of, isWaiting) => setWaitingId((now) => (isWaiting ? of : now === of ? null : now))}
+                onWaiting={onWaiting}
               />
             </div>
           ))

@@ -15,6 +15,8 @@ export interface Action {
   busy: boolean;
   /** Why the last action failed; null once the next one starts. */
   error: string | null;
+  /** Clears `error`. The same function on every render. */
+  clear(): void;
 }
 
 /** The state of what a component does on a click. */
@@ -34,5 +36,6 @@ export function useAction(): Action {
       setBusy(false);
     }
   }, []);
-  return { run, busy, error };
+  const clear = useCallback(() => setError(null), []);
+  return { run, busy, error, clear };
 }

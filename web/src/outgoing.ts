@@ -18,6 +18,8 @@ interface Outbox {
   /** Why the last message came back. */
   error: string | null;
   add(message: Outgoing): void;
+  /** Clears `error`. */
+  clear(): void;
 }
 
 /**
@@ -93,7 +95,7 @@ export function useOutbox(
       });
     }
   }
-  return { messages, error, add };
+  return { messages, error, add, clear: () => setError(null) };
 }
 
 /** How an outgoing message is shown in the conversation. */

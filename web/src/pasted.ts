@@ -58,13 +58,19 @@ export async function addFiles(files: CodeFiles, pasted: readonly Pasted[]): Pro
         if (!(error instanceof RequestError && error.code === TAKEN)) throw error;
         await files.read();
         const other = files.list().find(({ path }) => path === file.path);
-        isAdded = other?.content === file.content;
+        isAdded = other?.content === stored(file.content);
         if (!isAdded) file = { ...file, path: freePath([...files.list(), ...added]) };
       }
     }
     added.push(file);
   }
   return added;
+}
+
+/** A text as the database stores it: without NUL, and with U+FFFD for half an emoji. */
+function stored(text: string): string {
+  const bytes = new TextEncoder().encode(text.replaceAll("\0", ""));
+  return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
 }
 
 function bytesOf(text: string): number {
