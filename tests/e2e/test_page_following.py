@@ -21,7 +21,7 @@ from tests.e2e.tab import Tab
 from tests.support.database import Row
 from tests.support.workers import working
 
-FOLLOWED = int(os.environ.get("FOLLOWED", "4"))
+FOLLOWED = int(os.environ.get("FOLLOWED", "3"))
 _IN_A_SESSION = 10
 _CODE = "\n".join(f"def part_{n}(value: int) -> int:\n    return value + {n}\n" for n in range(12))
 _PROSE = "\n\n".join(f"Paragraph {n}. " + "It says **something** of `value`. " * 12 for n in range(8))

@@ -24,7 +24,7 @@ from devstack.model.shapes import Named
 from tests.support import ROOT
 from tests.support.schemas import SchemaMaker
 
-SEEDS = int(os.environ.get("SCHEMAS", "150"))
+SEEDS = int(os.environ.get("SCHEMAS", "60"))
 
 
 ENV = {"LLM_BASE_URL": "http://127.0.0.1:9/v1", "LLM_API_KEY": "key", "LLM_MODEL": "model"}

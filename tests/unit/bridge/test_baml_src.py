@@ -25,7 +25,7 @@ async def test_baml_tests_pass_against_the_demo_model() -> None:
     functions = {re.findall(r"^function (\w+)", path.read_text(), re.M)[0] for path in _function_files()}
     assert functions == {"Chat", "Code", "Compare", "Title"}
     assert all(f"function {name}\n" in out.decode() for name in functions), "a function without a test"
-    assert len(model.requests) == 7
+    assert len(model.requests) == 8
 
 
 def _function_files() -> list[Path]:
