@@ -26,7 +26,7 @@ test: setup $(LOCAL) $(VENV)/.page ## run the whole test suite (ARGS=… for pyt
 		$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist loadfile $(ARGS)
 	$(if $(ARGS),,@echo "== yours" && $(BIN)/python -m pytest app_tests)
 
-test-fast: setup ## run the tests that need no server, in under a minute
+test-fast: setup ## run the tests that need no server, in about two minutes
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
 check: setup $(VENV)/.bench ## run ruff, mypy, the import rules and the TypeScript compiler
