@@ -50,7 +50,7 @@ class Question:
     def read(cls, options: argparse.Namespace) -> Self:
         """Take it from the command line, or its text or token from standard input if that is `-`.
 
-        Raises SetupError if the token is none.
+        Raises SetupError if the token is not valid.
         """
         text, token = options.question, options.token
         if text == "-":

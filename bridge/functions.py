@@ -68,7 +68,7 @@ class Functions:
     @property
     def results(self) -> Mapping[str, Any]:
         """The JSON schema of each function's result; None of a handler, which declares none."""
-        return {name: self._baml.results.get(name) for name in self.names}
+        return {**dict.fromkeys(self.names), **self._baml.results}
 
     def run(self, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
         """Answer a turn: yield the newest partial each time the reader asks, and the completion last.

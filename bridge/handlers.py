@@ -129,7 +129,7 @@ def _failure(error: BaseException, function: str, at: str) -> TurnFailure:
 
 
 def describe(error: BaseException) -> str:
-    """Name an exception and its message, on one line. Those of BAML repeat the prompt: only their names are told."""
+    """Name an exception and its message, on one line. Those of BAML repeat the prompt: only their names are given."""
     if type(error).__module__.partition(".")[0] == "baml_py":
         return f"{type(error).__name__} (BAML's message is left out: it quotes the conversation)"
     return f"{type(error).__name__}: {_reason(error)}".rstrip(": ")

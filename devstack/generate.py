@@ -64,8 +64,8 @@ async def generate(sources: Mapping[str, bytes], out: Path) -> list[Problem]:
     failed, said = await run("generate", out)
     if failed:
         problems = read_problems(said)
-        is_told = any(not problem.is_warning for problem in problems)
-        return problems if is_told else [Problem(_first_line(said), "baml_src"), *problems]
+        has_error = any(not problem.is_warning for problem in problems)
+        return problems if has_error else [Problem(_first_line(said), "baml_src"), *problems]
     if not (out / "baml_client").is_dir():
         message = 'the Python generator must write baml_client beside baml_src: set output_dir "../"'
         return [Problem(message, "baml_src/generators.baml")]
@@ -89,8 +89,8 @@ def read_problems(said: str) -> list[Problem]:
 
 def _first_line(said: str) -> str:
     lines = [_LOG.sub("", line).strip() for line in said.partition("Stack backtrace")[0].splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Generating clients", "Caused by"))]
-    return " ".join(told[:3]) or "baml-cli failed and said nothing"
+    kept = [line for line in lines if line and not line.startswith(("Generating clients", "Caused by"))]
+    return " ".join(kept[:3]) or "baml-cli failed and said nothing"
 
 
 def _is_text(content: bytes) -> bool:

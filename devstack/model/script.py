@@ -91,7 +91,7 @@ class Mistake(ValueError):
 
 
 class _NoDirective(Exception):
-    """Text in double brackets that is none."""
+    """Text in double brackets that is no directive."""
 
 
 _FLAGS = {"echo", "no_usage"}

@@ -1,10 +1,10 @@
 """Which step of a script a call plays: `[[text=one]] [[then text=two]]` is for two calls about one question.
 
-An agent calls the model several times, and each call tells what came before. So a call's step is found in its prompt:
+An agent calls the model several times, and each call repeats what came before. So a call's step is found in its prompt:
 it is the number of answers (assistant messages) behind the message with the script. A repeated call has the same
 prompt, and plays the same step; nothing is counted, and other conversations do no harm.
 
-A prompt may also tell what came before in words of its own, without assistant messages. Then the calls about this
+A prompt may also say what came before in words of its own, without assistant messages. Then the calls about this
 question are remembered by what they contain. A call that was seen before plays its step again. A new one plays the
 step after those that it can follow: calls whose text it contains, or calls of another function. If it follows none, it
 plays the step after all of them.

@@ -93,7 +93,7 @@ function batchBefore(messages: readonly Message[], end: number): number {
   return first;
 }
 
-/** Keeps the log scrolled to its end while the reader is there, and tells whether they are away. */
+/** Keeps the log scrolled to its end while the reader is there, and says whether they are away. */
 function useFollow(messages: readonly Message[], firstId: string | undefined) {
   const log = useRef<HTMLDivElement>(null);
   const column = useRef<HTMLDivElement>(null);

@@ -22,7 +22,7 @@ export class Follower {
   #touch = 0;
   #first: HTMLElement | null = null;
 
-  /** `onAway` is told whether the reader is away from the end. */
+  /** `onAway` is called with whether the reader is away from the end. */
   constructor(view: HTMLElement, text: HTMLElement, onAway: (away: boolean) => void) {
     this.#view = view;
     this.#text = text;

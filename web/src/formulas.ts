@@ -2,7 +2,7 @@
  * A remark plugin for formulas in TeX: `$…$` and `\(…\)` in a line, `$$…$$` and `\[…\]` on lines of their own.
  *
  * A dollar sign is also a currency. As in Pandoc, a formula between single ones starts and ends with something other
- * than a space, and no digit follows it: "$5 and $10" is none.
+ * than a space, and no digit follows it: "$5 and $10" is no formula.
  */
 
 import type { CompileContext, Extension as Compiler, Token } from "mdast-util-from-markdown";
