@@ -1,7 +1,9 @@
 """Extends the leases of all running jobs and writes their checkpoints: one call for all of them."""
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
 
 from bridge.claims import Claims
@@ -15,6 +17,8 @@ log = logging.getLogger(__name__)
 # A lease gets this many beats while it lasts, whether there is a checkpoint to write or not. The database extends it
 # when a quarter of it has passed.
 BEATS_PER_LEASE = 6
+# How long after a dispatch the beat that confirms it follows. The job's lease is three seconds until then.
+CONFIRM_SECONDS = 1.0
 
 
 class Beats:
@@ -31,10 +35,15 @@ class Beats:
         """Beat until cancelled."""
         while True:
             await self._jobs.not_empty.wait()
-            await asyncio.sleep(self._pause)
+            due = time.monotonic() + self._pause
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause):
+                    await self._jobs.has_unconfirmed.wait()
+            await asyncio.sleep(min(CONFIRM_SECONDS, due - time.monotonic()))
             await self._beat()
 
     async def _beat(self) -> None:
+        self._jobs.has_unconfirmed.clear()
         now = time.monotonic()
         beaten: list[RunningJob] = []
         checkpoints = []
@@ -51,6 +60,8 @@ class Beats:
             log.warning("beat: %s", error)
             for running in beaten:
                 running.reply.stream.forget_checkpoint()
+            if any(running.beaten_at == -math.inf for running in beaten):
+                self._jobs.has_unconfirmed.set()
             return
         self._claims.on_hints(ack.hints)
         for running in beaten:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from bridge.breaker import Breakers
+from bridge.clock import DatabaseClock
 from bridge.errors import StoreError
 from bridge.jobs import Jobs
 from bridge.metrics import Metrics
@@ -47,7 +48,9 @@ ANNOUNCED_MS = 2_000
 class Claims:
     """Claims jobs of these functions until `stop` is called.
 
-    `on_missed_wakeup`: a sweep has found work that was never announced.
+    `on_missed_wakeup`: a sweep has found work that was never announced, or a dispatch was not confirmed in time.
+    `hears`: whether jobs can be dispatched to this worker. `on_watches`: whether it hears of inserts by
+    postgres_changes.
     """
 
     def __init__(
@@ -59,10 +62,15 @@ class Claims:
         settings: Settings,
         metrics: Metrics,
         on_missed_wakeup: Callable[[], None],
+        hears: Callable[[], bool] = lambda: False,
+        on_watches: Callable[[bool], None] = lambda watches: None,
     ) -> None:
         self.fleet_size = 1  # live workers, as the database last reported
         self.last_answer_at: float | None = None  # monotonic: when the worker last learnt what there is to claim
         self.ended = asyncio.Event()
+        self.clock = DatabaseClock()
+        self._hears = hears
+        self._on_watches = on_watches
         self._store = store
         self._jobs = jobs
         self._functions = functions
@@ -81,6 +89,8 @@ class Claims:
         self._source = "start"
         self._wake.set()
         self._due: asyncio.TimerHandle | None = None
+        self._outlook: dict[str, asyncio.TimerHandle] = {}  # what the last answers said of the future
+        self._outlook_at = -math.inf  # when the newest of them was made
         self._unseen: dict[int, float] = {}  # by transaction, when it was announced
 
     @property
@@ -109,23 +119,49 @@ class Claims:
 
     def on_hints(self, hints: QueueHints) -> None:
         """Another call reported the state of the queue. If nothing is ready, the sweep can wait."""
-        self.fleet_size = hints.fleet_size
-        self.wake_in(hints.next_in)
+        self._take_hints(hints)
         if hints.ready is False:
             self.last_answer_at = time.monotonic()
+        elif hints.ready and not self._is_held_back and self._jobs.free_slots:
+            self.wake("ready")
+
+    def _take_hints(self, hints: QueueHints) -> None:
+        self.fleet_size = hints.fleet_size
+        self._on_watches(hints.watches)
+        if hints.missed:
+            self._metrics.missed_wakeups.inc()
+            log.warning("the database took this worker for one that hears nothing")
+            self._on_missed_wakeup()
+        if hints.at is not None:
+            self.clock.on_answer(hints.at)
+            if hints.at < self._outlook_at:  # a later answer has overtaken it
+                return
+            self._outlook_at = hints.at
+        self._set_outlook("due", hints.next_in)
+        if hints.tells_leases:
+            self._set_outlook("lease", hints.lease_in)
+
+    def _set_outlook(self, what: str, seconds: float | None) -> None:
+        """Claim when that falls due: a newer answer replaces what an older one said, as most leases are extended."""
+        if (timer := self._outlook.pop(what, None)) is not None:
+            timer.cancel()
+        if seconds is not None:
+            self._outlook[what] = asyncio.get_running_loop().call_at(self._at(seconds), self.wake, "due")
 
     def wake_in(self, seconds: float | None) -> None:
-        """Claim when something falls due. Answers can overtake each other, so the earliest time wins."""
+        """Claim after this time, or earlier if an earlier call said so."""
         if seconds is None:
             return
-        loop = asyncio.get_running_loop()
-        # a little late, differently in each worker: one takes it, and the others need not claim at the same moment
-        at = loop.time() + seconds + random.uniform(0, 0.3 if seconds > 1 else 0.03)
+        at = self._at(seconds)
         if self._due is not None:
             if self._due.when() <= at:
                 return
             self._due.cancel()
-        self._due = loop.call_at(at, self._fall_due)
+        self._due = asyncio.get_running_loop().call_at(at, self._fall_due)
+
+    def _at(self, seconds: float) -> float:
+        # a little late, differently in each worker: one takes it, and the others need not claim at the same moment
+        return asyncio.get_running_loop().time() + seconds + random.uniform(0, 0.3 if seconds > 1 else 0.03)
 
     def on_ended(self) -> None:
         """A reply has ended: its slot, and its user's share, are free."""
@@ -154,8 +190,9 @@ class Claims:
                 pause = 0.0 if await self._claim(source) else await self._rest(pause)
         finally:
             self._claim_by = math.inf
-            if self._due is not None:
-                self._due.cancel()
+            for timer in (self._due, *self._outlook.values()):
+                if timer is not None:
+                    timer.cancel()
             self.ended.set()
 
     async def _claim(self, source: str) -> bool:
@@ -169,8 +206,9 @@ class Claims:
         was_held_back, self._has_ended = self._is_held_back or bool(plan.paused), False
         self._claim_by = time.monotonic() + 2 * TRIES * CALL_SECONDS
         self._is_claiming = True
+        capacity = self._settings.concurrency if self._hears() else 0
         try:
-            claim = await self._store.claim(slots, self._jobs.question_ids, self._functions, reserve, plan)
+            claim = await self._store.claim(slots, self._jobs.question_ids, self._functions, reserve, plan, capacity)
         except StoreError as error:
             log.warning("claim: %s", error)
             self._most = max(1, self._most // 2)
@@ -180,9 +218,11 @@ class Claims:
             self._is_claiming = False
         self._most = min(self._most + 1, MOST_SLOTS)
         self.last_answer_at = self._claimed_at = time.monotonic()
-        self.fleet_size = claim.hints.fleet_size
-        next_in = claim.hints.next_in
-        self.wake_in(LOCKED_SECONDS if next_in == 0 and len(claim.jobs) < slots else next_in)
+        self._take_hints(claim.hints)
+        if 0 in (claim.hints.next_in, claim.hints.lease_in) and len(claim.jobs) < slots:
+            for what in ("due", "lease"):
+                self._set_outlook(what, None)
+            self.wake_in(LOCKED_SECONDS)
         self._breakers.on_elsewhere(claim.elsewhere)
         self.wake_in(self._breakers.next_probe_in)
         self._take(claim, source, was_held_back=was_held_back)

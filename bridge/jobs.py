@@ -10,7 +10,9 @@ A job stays in `Jobs` from its claim until the database has acknowledged its res
 """
 
 import asyncio
+import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,6 +27,8 @@ StopReason = Literal["cancelled", "released", "lost"]
 
 # How long to remember a cancel for a question that is not held yet: the claim that returns it may be in flight.
 EARLY_CANCEL_SECONDS = 10.0
+# How many attempts to remember: a claim and a dispatch may both bring one, the second after the first has ended.
+REMEMBERED = 10_000
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +110,7 @@ class Jobs:
         self.is_empty = asyncio.Event()
         self.is_empty.set()
         self.not_empty = asyncio.Event()
+        self.has_unconfirmed = asyncio.Event()  # a job was added that the next beat has to confirm
         self.has_room = asyncio.Event()
         self.has_room.set()
         self._concurrency = concurrency
@@ -113,6 +118,7 @@ class Jobs:
         self._events = events
         self._running: dict[str, RunningJob] = {}
         self._early_cancels: dict[str, float] = {}
+        self._attempts: OrderedDict[str, int] = OrderedDict()  # the newest of each question, the oldest question first
         self._is_releasing = False
 
     def __iter__(self) -> Iterator[RunningJob]:
@@ -138,13 +144,33 @@ class Jobs:
         running = self._running.get(question_id)
         return running if running is None or attempt in (None, running.job.attempt) else None
 
-    def add(self, job: Job) -> None:
-        """Hold a claimed job. One whose earlier attempt is still being reported is claimed again later."""
+    def is_new(self, question_id: str, attempt: int) -> bool:
+        """Whether this attempt has not been added yet."""
+        return attempt > self._attempts.get(question_id, 0)
+
+    def is_known(self, question_id: str) -> bool:
+        """Whether some attempt at a question was added."""
+        return question_id in self._attempts
+
+    def add(self, job: Job, *, is_confirmed: bool = True) -> None:
+        """Hold a job. One whose earlier attempt is still being reported is claimed again later.
+
+        `is_confirmed`: the database knows that this worker has it.
+        """
         if (known := self._running.get(job.question_id)) is not None:
-            known.reannounced = True
+            known.reannounced |= job.attempt > known.job.attempt
             return
+        if not self.is_new(job.question_id, job.attempt):
+            return
+        self._attempts[job.question_id] = job.attempt
+        self._attempts.move_to_end(job.question_id)
+        while len(self._attempts) > REMEMBERED:
+            self._attempts.popitem(last=False)
         now = time.monotonic()
-        running = self._running[job.question_id] = RunningJob(job, self._open_reply(job), now, now)
+        beaten_at = now if is_confirmed else -math.inf
+        running = self._running[job.question_id] = RunningJob(job, self._open_reply(job), now, beaten_at)
+        if not is_confirmed:
+            self.has_unconfirmed.set()
         self._update()
         is_cancelled = self._early_cancels.pop(job.question_id, None) is not None
         if is_cancelled or self._is_releasing:

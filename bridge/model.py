@@ -126,6 +126,16 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A question that the database handed to this worker. `job` is None if its payload was too large to be sent."""
+
+    question_id: str
+    attempt: int
+    job: Job | None
+    at: float  # the time in the database, in seconds since 1970
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Which transactions a claim has seen: `pg_current_snapshot()` of Postgres 13 and newer."""
 
@@ -151,6 +161,11 @@ class QueueHints:
     next_in: float | None  # seconds until a job may fall due for this worker; None: nothing is scheduled
     fleet_size: int  # how many workers are live
     ready: bool | None = None  # whether this worker can claim a question now; None: unknown
+    lease_in: float | None = None  # seconds until another worker's lease ends, if `tells_leases`; None: none does
+    tells_leases: bool = False
+    watches: bool = True  # whether this worker is one of the few that hear of inserts by postgres_changes
+    missed: bool = False  # the database took this worker for one that does not hear its topic
+    at: float | None = None  # the time in the database, in seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +229,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class BatchAck:
-    """The state of each item of a batched call, by question id; `untitled`: those whose session needs a title."""
+    """The state of each item of a batched call, by question id.
+
+    `untitled`: those whose session needs a title. `dispatches`: the next questions of their sessions.
+    """
 
     states: Mapping[str, str]
     hints: QueueHints
     untitled: frozenset[str] = frozenset()
+    dispatches: tuple[Dispatch, ...] = ()

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bridge import turn
 from bridge.claims import Claims
 from bridge.errors import StoreError, StoreRefused, Unstorable
 from bridge.jobs import Jobs, RunningJob
-from bridge.model import BatchAck, Result
+from bridge.model import BatchAck, Dispatch, Result
 from bridge.settings import Settings
 from bridge.store import Store
 
@@ -25,12 +25,18 @@ UNSTORABLE_SECONDS = 5.0
 
 
 class Results:
-    """A queue of results. `run` sends them until cancelled."""
+    """A queue of results. `run` sends them until cancelled.
 
-    def __init__(self, store: Store, jobs: Jobs, claims: Claims, settings: Settings) -> None:
+    `on_dispatch` gets the next question of a session, which comes with the answer.
+    """
+
+    def __init__(
+        self, store: Store, jobs: Jobs, claims: Claims, settings: Settings, on_dispatch: Callable[[Dispatch], None]
+    ) -> None:
         self._store = store
         self._jobs = jobs
         self._claims = claims
+        self._on_dispatch = on_dispatch
         self._settings = settings
         self._queue: asyncio.Queue[Result] = asyncio.Queue()
         self._group = asyncio.TaskGroup()
@@ -91,4 +97,6 @@ class Results:
                 refusal.usage = result.stats.usage
                 failure = turn.failed(running, refusal, self._settings)
                 self.enqueue(running, failure, after=UNSTORABLE_SECONDS if result.outcome == "failed" else 0)
+        for dispatch in ack.dispatches if ack is not None else ():
+            self._on_dispatch(dispatch)
         return True

@@ -11,6 +11,7 @@ from bridge.model import (
     Checkpoint,
     Claim,
     CodeFile,
+    Dispatch,
     Job,
     Message,
     QueueHints,
@@ -32,9 +33,26 @@ def decode_claim(answer: Mapping[str, Any]) -> Claim:
 
 def decode_hints(answer: Mapping[str, Any]) -> QueueHints:
     """Read the part that every answer has. A malformed one raises KeyError or TypeError."""
-    milliseconds = answer["next_in_ms"]
-    next_in = None if milliseconds is None else milliseconds / 1000
-    return QueueHints(next_in, answer["workers"], answer.get("ready"))
+    lease_in, at = (_seconds(answer.get(key)) for key in ("lease_in_ms", "at_ms"))
+    return QueueHints(
+        _seconds(answer["next_in_ms"]),
+        answer["workers"],
+        answer.get("ready"),
+        lease_in=lease_in,
+        tells_leases="lease_in_ms" in answer,
+        watches=answer.get("watches", True),
+        missed=answer.get("missed", False),
+        at=at,
+    )
+
+
+def decode_dispatch(item: Mapping[str, Any]) -> Dispatch:
+    """Read what the database sends of a dispatched question.
+
+    A malformed one raises KeyError, TypeError, AttributeError or ValueError.
+    """
+    is_whole = "session" in item or bool(item.get("broken"))
+    return Dispatch(item["question_id"], item["attempt"], _job(item) if is_whole else None, item["at_ms"] / 1000)
 
 
 def encode_checkpoint(item: Checkpoint) -> dict[str, Any]:
@@ -76,6 +94,10 @@ def encode_result(item: Result) -> dict[str, Any]:
             for file in item.files
         ]
     return encoded
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _run(item: Result) -> dict[str, Any]:

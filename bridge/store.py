@@ -6,6 +6,7 @@ refuses is halved until the refused item is on its own.
 
 import asyncio
 import logging
+import math
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,8 @@ from supabase import AsyncClient, AsyncClientOptions, AuthError, acreate_client
 
 from bridge.breaker import Plan
 from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
-from bridge.model import BatchAck, Checkpoint, Claim, Result, Session, Usage
-from bridge.rows import decode_claim, decode_hints, encode_checkpoint, encode_result
+from bridge.model import BatchAck, Checkpoint, Claim, Dispatch, Result, Session, Usage
+from bridge.rows import decode_claim, decode_dispatch, decode_hints, encode_checkpoint, encode_result
 from bridge.sanitize import sanitize_text
 from bridge.settings import Settings
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 9.0
 TRIES = 3
 LEAVE_SECONDS = 1.0
+# How long a worker counts as hearing after each call, at least.
+LEAST_HEARS_SECONDS = 15
 PROBE_SECONDS = 2.0
 
 # SQLSTATE classes of errors that pass: connection, unsupported (poolers), read-only, rollback, resources, operator,
@@ -75,16 +78,21 @@ class Store:
         functions: Sequence[str] | None = None,
         reserve: int = 0,
         plan: Plan = Plan(),  # noqa: B008  it is frozen
+        capacity: int | None = None,
     ) -> Claim:
         """Take up to `slots` jobs: first those this worker holds without knowing it (at least one), then others.
 
         The others are those of the `functions` that it answers (None: all), and those whose function no live worker
         has known for half a minute. The last `reserve` slots are for users who have asked little.
+        `capacity`: how many jobs may be dispatched to this worker (0: none, as it does not hear its topic or drains;
+        None: it has no topic).
         """
         lease = {"lease_seconds": self._settings.lease_seconds, "history": self._settings.history}
         arguments = {"worker": self._worker, "slots": slots, "holding": list(holding), **lease}
         arguments["functions"] = None if functions is None else list(functions)
-        arguments |= {"reserve": reserve, **asdict(plan)}
+        arguments |= {"reserve": reserve, **asdict(plan), "capacity": capacity}
+        # it claims at least once a sweep
+        arguments["hears_seconds"] = math.ceil(max(LEAST_HEARS_SECONDS, 1.5 * self._settings.sweep_seconds))
         answer = await self._call("bridge_claim", arguments, dict)
         try:
             return decode_claim(answer)
@@ -92,8 +100,8 @@ class Store:
             raise StoreUnavailable(f"bridge_claim: an answer of another version ({error!r})") from error
 
     async def retire(self, holding: Sequence[str], functions: Sequence[str]) -> None:
-        """Claim no more, and let no other worker rely on this one, which still answers what it holds."""
-        await self.claim(0, holding, functions, 0, Plan(paused=tuple(functions), failing=tuple(functions)))
+        """Get no more, and let no other worker rely on this one, which still answers what it holds."""
+        await self.claim(0, holding, functions, 0, Plan(paused=tuple(functions), failing=tuple(functions)), capacity=0)
 
     async def leave(self) -> None:
         """Stop counting as a live worker; the others' share of the quota grows at once."""
@@ -220,20 +228,23 @@ class Store:
             half = len(items) // 2
             states: dict[str, str] = {}
             untitled: frozenset[str] = frozenset()
+            dispatches: tuple[Dispatch, ...] = ()
             last: BatchAck | None = None
             for part in (items[:half], items[half:]):
                 try:
                     last = await self._batch(function, argument, part, encode, seconds, **others)
                     states.update(last.states)
                     untitled |= last.untitled
+                    dispatches += last.dispatches
                 except StoreRefused:
                     continue  # the item was logged; its lease runs out, or it is sent as failed
             if last is None:
                 raise
-            return BatchAck(states, last.hints, untitled)
+            return BatchAck(states, last.hints, untitled, dispatches)
         try:
-            return BatchAck(answer["results"], decode_hints(answer), frozenset(answer.get("untitled", ())))
-        except (KeyError, TypeError) as error:
+            dispatches = tuple(decode_dispatch(item) for item in answer.get("jobs", ()))
+            return BatchAck(answer["results"], decode_hints(answer), frozenset(answer.get("untitled", ())), dispatches)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise StoreUnavailable(f"{function}: an answer of another version ({error!r})") from error
 
     async def _call(

@@ -1,6 +1,7 @@
 """The worker: starts its loops, hands wake-ups and cancels to them, gives every job a task, and drains.
 
-listener ──Work──▶ claims ──Job──▶ jobs ──▶ one task a job: turn.run_attempt ──Result──▶ results
+listener ──Dispatched──▶ dispatches ──Job──▶ jobs ──▶ one task a job: turn.run_attempt ──Result──▶ results
+    ├──Work──▶ claims ──Job──▶ jobs                                  dispatches ◀──next of the session──┘
     └──Cancel──▶ jobs ◀──cancel, lost── beats ◀──checkpoints── jobs
 """
 
@@ -13,16 +14,18 @@ from bridge import titles, turn
 from bridge.beats import Beats
 from bridge.breaker import Breakers
 from bridge.claims import Claims
+from bridge.dispatches import Dispatches
 from bridge.errors import StoreError, StoreRefused
 from bridge.functions import Functions
 from bridge.jobs import Jobs, RunningJob
 from bridge.metrics import Metrics
 from bridge.model import Result
-from bridge.realtime.listener import Cancel, WakeupListener
+from bridge.realtime.listener import Cancel, Dispatched, Due, Signal, WakeupListener
 from bridge.realtime.publisher import DeltaPublisher
 from bridge.results import Results
 from bridge.settings import Settings
 from bridge.store import CALL_SECONDS, TRIES, Store
+from bridge.watch import Watch
 from bridge.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -42,17 +45,27 @@ class Worker:
         self.name = name
         self.settings = settings
         self.metrics = Metrics()
-        self.listener = WakeupListener(settings.realtime_url, settings.supabase_key, store.probe)
+        self.listener = WakeupListener(settings.realtime_url, settings.supabase_key, store.probe, name)
         for supervisor in (self.listener.broadcasts, self.listener.changes):
             supervisor.on_restart = self.metrics.resubscriptions.inc
         self.publisher = DeltaPublisher(settings, self.metrics, lambda: self.claims.fleet_size)
         self.jobs = Jobs(settings.concurrency, self.publisher.open, self)
         self.breakers = Breakers(functions.names)
         self.claims = Claims(
-            store, self.jobs, functions.names, self.breakers, settings, self.metrics, self.listener.resubscribe
+            store,
+            self.jobs,
+            functions.names,
+            self.breakers,
+            settings,
+            self.metrics,
+            self.listener.resubscribe,
+            lambda: self.listener.is_ready,
+            self.listener.watch,
         )
+        self._dispatches = Dispatches(store, self.jobs, self.claims, self.metrics)
+        self._watch = Watch(self.jobs.is_known, lambda: self.claims.wake("watch"))
         self._beats = Beats(store, self.jobs, self.claims, settings)
-        self._results = Results(store, self.jobs, self.claims, settings)
+        self._results = Results(store, self.jobs, self.claims, settings, self._dispatches.take)
         self._store = store
         self._functions = functions
         self._watchdog = watchdog
@@ -91,7 +104,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `drain` is called and done. An error of a loop is raised, in a group."""
-        parts = (self.listener, self.publisher, self.claims, self._beats, self._results)
+        parts = (self.listener, self.publisher, self.claims, self._dispatches, self._beats, self._results)
         loops = [part.run for part in parts] + [self._handle_signals, self._feed_watchdog, self._describe]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop(), name=loop.__qualname__) for loop in loops]
@@ -136,11 +149,25 @@ class Worker:
             await asyncio.wait((empty, hurried))
 
     async def _handle_signals(self) -> None:
-        while True:
-            signal = await self.listener.next()
-            if isinstance(signal, Cancel):
-                self.jobs.cancel(signal.question_id)
-            elif self.jobs.is_news(signal.question_ids, announced=signal.source == "broadcast"):
+        try:
+            while True:
+                self._handle(await self.listener.next())
+        finally:
+            self._watch.close()
+
+    def _handle(self, signal: Signal) -> None:
+        if isinstance(signal, Dispatched):
+            self._dispatches.on_broadcast(signal.payload)
+        elif isinstance(signal, Cancel):
+            self.jobs.cancel(signal.question_id)
+        elif isinstance(signal, Due):
+            self.claims.wake_in(signal.seconds)
+        elif not signal.question_ids:  # the subscription has changed: say whether this worker hears
+            self.claims.wake(signal.source)
+        elif self.jobs.is_news(signal.question_ids, announced=signal.source == "broadcast"):
+            if signal.source == "changes" and self.listener.is_ready:
+                self._watch.note(signal.question_ids, is_alone=self.claims.fleet_size < 2)
+            else:
                 self.claims.on_work(signal.source, signal.xid)
 
     async def _feed_watchdog(self) -> None:

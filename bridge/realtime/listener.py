@@ -1,8 +1,9 @@
-"""Wake-ups: receives that there is work, or that a user stopped a reply.
+"""What the database sends to workers: questions, news of work, and that a user stopped a reply.
 
-Two subscriptions, each on a connection of its own: broadcasts on `bridge:inbox` (about a millisecond after the
-commit), and INSERTs on `messages` through postgres_changes (some hundred milliseconds later: the second lane). The
-worker relies on neither: `bridge.claims` also sweeps.
+Two subscriptions, each on a connection of its own: broadcasts (about a millisecond after the commit), and INSERTs on
+`messages` through postgres_changes (some hundred milliseconds later: the second lane, for a few workers of a fleet).
+Broadcasts arrive on `worker:<name>`, where questions are dispatched to this worker, and on `bridge:inbox`, which all
+workers hear. The worker relies on none of them: `bridge.claims` also sweeps.
 
 The first one counts as ready when an event has come the way that wake-ups come: sent by the database. A join and an
 echo by socket prove less; they succeed before Realtime reads the database.
@@ -14,7 +15,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,7 @@ OLD_SCHEMA = "the schema cannot prove that Realtime hears the database: run `sup
 class Work:
     """There may be work."""
 
-    source: str  # broadcast, changes, or subscribed (events may have been missed)
+    source: str  # broadcast, changes, subscribed (events may have been missed), or deaf (none arrive any more)
     question_ids: tuple[str, ...] = ()
     xid: int | None = None  # the transaction that made the work, if the event named it
 
@@ -52,13 +53,33 @@ class Cancel:
     question_id: str
 
 
-Signal = Work | Cancel
+@dataclass(frozen=True, slots=True)
+class Dispatched:
+    """The database handed a question to this worker; its payload is that of `bridge.tell`."""
+
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A job that another worker failed can be claimed in so many seconds."""
+
+    seconds: float
+
+
+Signal = Work | Cancel | Dispatched | Due
 
 
 class WakeupListener:
-    """Queues what it receives, for `next`. `run` never ends by itself. `send_probe`: see `SendProbe`."""
+    """Queues what it receives, for `next`. `run` never ends by itself. `send_probe`: see `SendProbe`.
 
-    def __init__(self, url: str, key: str, send_probe: SendProbe) -> None:
+    `name` is the worker's. Without it, nothing is dispatched to the listener.
+    """
+
+    def __init__(self, url: str, key: str, send_probe: SendProbe, name: str | None = None) -> None:
+        self._name = name
+        self._watches = True
+        self._watching: set[asyncio.Future[None]] = set()  # each ends when `watch` changes its mind
         self._url = url
         self._key = key
         self._send_probe = send_probe
@@ -92,11 +113,19 @@ class WakeupListener:
         self.broadcasts.restart()
         self.changes.restart()
 
+    def watch(self, watches: bool) -> None:
+        """Hear of inserts through postgres_changes, or leave that to other workers."""
+        if watches != self._watches:
+            self._watches = watches
+            for change in self._watching:
+                if not change.done():
+                    change.set_result(None)
+
     async def next(self) -> Signal:
         """Wait for the next signal. What postgres_changes reports after a broadcast did is left out."""
         while True:
             signal = await self._signals.get()
-            if isinstance(signal, Cancel) or not signal.question_ids:
+            if not isinstance(signal, Work) or not signal.question_ids:
                 return signal
             is_new = any(id_ not in self._announced for id_ in signal.question_ids)
             self._announced.update(dict.fromkeys(signal.question_ids))
@@ -119,11 +148,24 @@ class WakeupListener:
             for question_id in _strings([dict_at(message, "payload").get("question_id")]):
                 self._enqueue(Cancel(question_id))
 
+        def on_job(message: Any) -> None:
+            self._enqueue(Dispatched(dict_at(message, "payload")))
+
+        def on_due(message: Any) -> None:
+            milliseconds = dict_at(message, "payload").get("in_ms")
+            if isinstance(milliseconds, int | float):
+                self._enqueue(Due(milliseconds / 1000))
+
         async with Connection(self._url, self._key) as connection:
             inbox = connection.channel("bridge:inbox", probed=True, replicated=True)
             connection.on_broadcast(inbox, "work", on_work)
             connection.on_broadcast(inbox, "cancel", on_cancel)
             await connection.join(inbox)
+            if self._name is not None:
+                own = connection.channel(f"worker:{self._name}")
+                for event, callback in (("job", on_job), ("due", on_due), ("cancel", on_cancel)):
+                    connection.on_broadcast(own, event, callback)
+                await connection.join(own)
             await connection.probe()
             try:
                 if not await connection.hear(self._send_probe, self._on_silence):
@@ -133,13 +175,20 @@ class WakeupListener:
             self._warned.discard(UNHEARD)
             on_ready()
             self._enqueue(Work("subscribed"))
-            while True:
-                # Every worker receives every probe. So one of them sends it when all were silent, and not each for
-                # itself: the fleet's share of Realtime's quota would grow with the square of its size.
-                due = connection.received_at + PROBE_SECONDS * random.uniform(LEAST_SILENCE, 1)
-                await connection.wait(max(0.0, due - time.monotonic()))
-                if time.monotonic() - connection.received_at >= PROBE_SECONDS * LEAST_SILENCE:
-                    await self._probe(connection)
+            try:
+                await self._stay_proven(connection)
+            finally:
+                self._enqueue(Work("deaf"))
+
+    async def _stay_proven(self, connection: Connection) -> None:
+        """Probe the connection whenever it has been silent. Raises RealtimeError when it is broken."""
+        while True:
+            # Every worker receives every probe. So one of them sends it when all were silent, and not each for
+            # itself: the fleet's share of Realtime's quota would grow with the square of its size.
+            due = connection.received_at + PROBE_SECONDS * random.uniform(LEAST_SILENCE, 1)
+            await connection.wait(max(0.0, due - time.monotonic()))
+            if time.monotonic() - connection.received_at >= PROBE_SECONDS * LEAST_SILENCE:
+                await self._probe(connection)
 
     async def _probe(self, connection: Connection) -> None:
         """Probe through the database; if that cannot send, by socket alone: there is nothing to hear then."""
@@ -164,11 +213,20 @@ class WakeupListener:
         def on_insert(record: dict[str, Any]) -> None:
             self._enqueue(Work("changes", _strings([record.get("id")])))
 
-        async with Connection(self._url, self._key) as connection:
-            await connection.join_changes("bridge:messages", on_insert, "public", "messages", "role=eq.user")
-            on_ready()
-            self._enqueue(Work("subscribed"))
-            await connection.wait()
+        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watching.add(change)
+        try:
+            if not self._watches:
+                on_ready()
+                await change
+                return
+            async with Connection(self._url, self._key) as connection:
+                await connection.join_changes("bridge:messages", on_insert, "public", "messages", "role=eq.user")
+                on_ready()
+                self._enqueue(Work("subscribed"))
+                await connection.wait(None, change)
+        finally:
+            self._watching.discard(change)
 
 
 def _strings(values: Any) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ isOneToOne: false
 { Args: { "jobs": Json,"worker": string }; Returns: Json
                            },
 "bridge_claim":
-{ Args: { "failing"?: (string)[],"functions"?: (string)[],"history": number,"holding": (string)[],"lease_seconds": number,"paused"?: (string)[],"probing"?: (string)[],"reserve"?: number,"slots": number,"worker": string }; Returns: Json
+{ Args: { "capacity"?: number,"failing"?: (string)[],"functions"?: (string)[],"hears_seconds"?: number,"history": number,"holding": (string)[],"lease_seconds": number,"paused"?: (string)[],"probing"?: (string)[],"reserve"?: number,"slots": number,"worker": string }; Returns: Json
                            },
 "bridge_dead_drop":
 { Args: { "question_ids"?: (string)[] }; Returns: number

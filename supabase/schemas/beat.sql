@@ -22,7 +22,8 @@ language plpgsql security definer set search_path = '' set statement_timeout = '
 set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
-    lease interval := bridge.heartbeat(bridge_beat.worker);
+    alive record := bridge.heartbeat(bridge_beat.worker);
+    lease interval := alive.lease;
     -- Nobody waits for a job that its user keeps locked, as by deleting its session in a request that takes long: the
     -- beats of all others would be late. Its lease and its text wait for the next beat.
     free bigint[] := array(
@@ -32,13 +33,14 @@ declare
     states jsonb;
     checkpoints jsonb;
     item jsonb;
+    hints jsonb;
 begin
     -- A beat comes every second, a lease lasts thirty: extending it once a quarter has passed costs a tenth of the
     -- writes, and at least half of it is always left.
-    update bridge.jobs j set lease_until = now() + lease
+    update bridge.jobs j set lease_until = now() + lease, is_confirmed = true
       from jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid, attempt int)
      where j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt
-       and j.id = any (free) and j.lease_until < now() + lease * 0.75;
+       and j.id = any (free) and (j.lease_until < now() + lease * 0.75 or not j.is_confirmed);
     select coalesce(jsonb_object_agg(i.question_id, case
                when j.id is null then 'lost' when j.cancel then 'cancel' when j.id = any (free) then 'ok' else 'busy'
                end), '{}'),
@@ -61,8 +63,12 @@ begin
             end;
         end loop;
     end;
-    return bridge.queue_hints(bridge_beat.worker) || jsonb_build_object('results', states);
+    hints := bridge.queue_hints(bridge_beat.worker);
+    if exists (select from bridge.workers w where w.name = bridge_beat.worker and w.seen_at = now()) then
+        hints := hints || bridge.lease_hint(bridge_beat.worker, (hints ->> 'ready')::boolean);  -- not with every beat
+    end if;
+    return hints || jsonb_build_object('results', states, 'missed', alive.missed);
 end
 $$;
 comment on function public.bridge_beat is
-    'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel|busy}, next_in_ms, workers, ready}; busy: a user keeps it locked, try again.';
+    'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel|busy}, next_in_ms, lease_in_ms?, workers, ready, watches, missed, at_ms}; busy: a user keeps it locked, try again.';

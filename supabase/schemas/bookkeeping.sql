@@ -19,6 +19,8 @@ create table bridge.jobs (
     queued_at timestamptz not null default now(),
     function text,
     failed_by text,
+    slot int,
+    is_confirmed boolean not null default true,
     constraint jobs_question_id_key unique (question_id),
     constraint jobs_held_is_head check (worker is null or (run_at is not null and lease_until is not null)),
     constraint jobs_head_has_function check (run_at is null or function is not null)
@@ -34,6 +36,10 @@ comment on column bridge.jobs.function is
     'The session''s function, kept equal to it by triggers. Only the head of a session has one, as only heads are claimed.';
 comment on column bridge.jobs.failed_by is
     'The worker whose attempt failed last: another one, if there is one, makes the next.';
+comment on column bridge.jobs.slot is
+    'Which of its worker''s slots it takes, from 1 to the worker''s capacity; null: its worker has an older version.';
+comment on column bridge.jobs.is_confirmed is
+    'Whether its worker has shown that it knows of it. A dispatched job is confirmed by the first beat or claim.';
 comment on column bridge.jobs.cancel is 'The user asked to stop; whichever worker touches the job next ends it.';
 
 -- At most one head per session, and only a head can be held: two jobs of one session never run at once.
@@ -51,6 +57,8 @@ create index jobs_in_session on bridge.jobs (session_id, ordinal);
 create index jobs_of_user on bridge.jobs (user_id);
 -- A beat changes neither column, so its update stays in its page.
 create index jobs_held on bridge.jobs (run_at, id) where worker is not null;
+create index jobs_of_worker on bridge.jobs (worker, run_at, id) where worker is not null;
+create index jobs_running_of_user on bridge.jobs (user_id, run_at) where worker is not null;
 
 create table bridge.runs (
     question_id uuid not null references public.messages (id) on delete cascade,
@@ -101,6 +109,11 @@ create table bridge.workers (
     horizon_set_at timestamptz not null default '-infinity',
     functions text[],
     failing text[] not null default '{}',
+    unproven text[] not null default '{}',
+    capacity int,
+    history int not null default 0,
+    hears interval not null default '15 seconds',
+    hears_until timestamptz not null default '-infinity',
     constraint workers_lease check (lease > interval '0')
 ) with (fillfactor = 50);
 comment on table bridge.workers is 'Workers by their names, which are unique to a process, and when each last called.';
@@ -114,6 +127,16 @@ comment on column bridge.workers.functions is
 
 comment on column bridge.workers.failing is
     'Those of its functions whose model was out of order when it was last asked: other workers are better at them.';
+
+comment on column bridge.workers.unproven is
+    'Those of its functions whose model has not answered since the worker started: it gets three questions until one has.';
+
+comment on column bridge.workers.capacity is
+    'How many jobs can be dispatched to it; 0: none, as it does not hear its topic, or drains; null: a worker of an older version, which has no topic.';
+comment on column bridge.workers.history is 'How many messages of history its payloads contain at most.';
+comment on column bridge.workers.hears is 'How long it counts as hearing its topic after a call.';
+comment on column bridge.workers.hears_until is
+    'Until when jobs are dispatched to it. Every call extends it; a job that it has not confirmed in time ends it.';
 
 create table bridge.functions (
     name text primary key,
@@ -136,7 +159,7 @@ comment on table bridge.titles is
 comment on column bridge.titles.charged is 'The last try whose tokens were charged: repeating a call charges nothing.';
 
 create view bridge.live_workers with (security_invoker = true) as
-select w.name, w.started_at, w.seen_at from bridge.workers w
+select w.name, w.started_at, w.seen_at, w.capacity from bridge.workers w
  where w.seen_at > now() - least(greatest(w.lease, interval '30 seconds'), interval '5 minutes');
 comment on view bridge.live_workers is
     'Workers that called within their lease, taken as 30 seconds to 5 minutes. A worker that vanished counts until then.';

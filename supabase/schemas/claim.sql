@@ -81,6 +81,24 @@ $$;
 comment on function bridge.files_of is
     'The code files of a session, as [{path, language, revision, content}]. Contents are included newest first, up to 512 KiB in total; after that, content is null. The revision is always sent, so a reply can replace a file whose content it was not given without causing a conflict.';
 
+create function bridge.payload_bytes(question public.messages, history int) returns bigint
+language plpgsql stable set search_path = ''
+as $$
+begin
+    -- sizes as they are stored, so that nothing long is read
+    return octet_length(question.content) + coalesce(pg_column_size(question.data), 0)
+        + coalesce((
+            select sum(octet_length(m.content) + coalesce(pg_column_size(m.data), 0)) from (
+                select h.content, h.data from public.messages h
+                 where h.session_id = question.session_id and h.ordinal < question.ordinal
+                 order by h.ordinal desc limit payload_bytes.history) m), 0)
+        + coalesce((
+            select sum(octet_length(f.content)) from public.code_files f
+             where f.session_id = question.session_id), 0);
+end
+$$;
+comment on function bridge.payload_bytes is 'About how large the payload of a question is, without making it.';
+
 create function bridge.payload(job bridge.jobs, history int, taken_over boolean) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -111,7 +129,8 @@ $$;
 comment on function bridge.payload is 'Everything a worker needs to answer a question, in one value.';
 
 create function bridge.open_attempt(
-    job bridge.jobs, history int, is_new boolean default false, taken_over boolean default false
+    job bridge.jobs, history int, is_new boolean default false, taken_over boolean default false,
+    most_bytes int default null
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -120,7 +139,6 @@ declare
     is_used_up boolean := false;
 begin
     if is_new and not job.cancel then
-        set constraints all immediate;  -- so that a deferred trigger fails only this job, not the whole claim
         insert into public.messages as m (session_id, ordinal, role, status, reply_to, attempt)
         values (job.session_id, job.ordinal + 1, 'assistant', 'running', job.question_id, job.attempt)
         on conflict on constraint messages_reply_to_key do update
@@ -130,6 +148,11 @@ begin
          where m.id = job.question_id and m.status <> 'running';
         -- there were some left when it was asked, and the replies before it have used them up
         is_used_up := not bridge.tokens_left(job.user_id);
+    end if;
+    if bridge.payload_bytes((select m from public.messages m where m.id = job.question_id), open_attempt.history)
+       > open_attempt.most_bytes
+    then
+        return jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
     end if;
     opened := bridge.payload(job, open_attempt.history, open_attempt.taken_over);
     if is_used_up then
@@ -150,7 +173,7 @@ exception when others then
 end
 $$;
 comment on function bridge.open_attempt is
-    'Returns the job''s payload, or {…, broken} if that fails. For a new attempt, it first opens the reply row.';
+    'Returns the job''s payload, {…, broken} if that fails, or only {question_id, attempt} if it is larger than `most_bytes`. For a new attempt, it first opens the reply row.';
 
 create function bridge.claim_horizon(worker text, functions text[]) returns timestamptz
 language plpgsql set search_path = ''
@@ -217,14 +240,21 @@ language plpgsql set search_path = ''
 as $$
 begin
     insert into bridge.runs (question_id, attempt, worker, outcome, function, input_tokens, output_tokens)
+    -- whoever has not confirmed a job has hardly asked a model: if it has, it will report what that cost
     select j.question_id, j.attempt, j.worker, 'lost', j.function, e.input_tokens, e.output_tokens
-      from bridge.jobs j cross join lateral bridge.estimate_tokens(j) e
+      from bridge.jobs j left join lateral bridge.estimate_tokens(j) e on j.is_confirmed
      where j.id = any (record_lost.jobs)
         on conflict do nothing;
+    update bridge.workers w set hears_until = now()
+     where w.name = any (array(
+        select o.name from bridge.workers o
+         where o.hears_until > now()
+           and o.name in (select j.worker from bridge.jobs j where j.id = any (record_lost.jobs) and not j.is_confirmed)
+           for update skip locked));  -- one that is locked is calling right now
 end
 $$;
 comment on function bridge.record_lost is
-    'Records the attempts of jobs whose leases have ended as lost, with an estimate of what they cost.';
+    'Records the attempts of jobs whose leases have ended as lost, with an estimate of what they cost. A worker that did not confirm one is given no more until it calls.';
 
 create function bridge.take_expired(
     worker text, horizon timestamptz, functions text[], known text[], due timestamptz, slots int
@@ -356,23 +386,22 @@ as $$
 declare
     everybody bigint := bridge.limit_of('running_replies', null);
 begin
-    with running as materialized (
-        select h.user_id, count(*) as replies from bridge.jobs h
-         where h.worker is not null and h.run_at >= in_fair_order.horizon
-         group by h.user_id
-    ), placed as (
-        select j.id, j.user_id, j.function, j.run_at,
-               coalesce(r.replies, 0) - 1
-                   + row_number() over (partition by j.user_id order by j.run_at, j.id) as place,
-               count(*) over (partition by j.user_id) as ready
-          from unnest(in_fair_order.ready) e (id)
+    with waiting as materialized (
+        select j.* from unnest(in_fair_order.ready) e (id)
          cross join lateral (
             select h.id, h.user_id, h.function, h.run_at from bridge.jobs h
              where h.id = e.id and h.worker is null
                -- whose last attempt failed here: another worker makes the next, if one does within eight seconds
                and (h.failed_by is null or h.failed_by <> in_fair_order.worker
                     or h.function <> all (in_fair_order.elsewhere) or h.run_at < now() - interval '8 seconds')) j
-          left join running r on r.user_id = j.user_id
+    ), running as materialized (
+        select u.user_id, bridge.running_replies(u.user_id, in_fair_order.horizon) as replies
+          from (select distinct w.user_id from waiting w) u
+    ), placed as (
+        select j.id, j.user_id, j.function, j.run_at,
+               r.replies - 1 + row_number() over (partition by j.user_id order by j.run_at, j.id) as place,
+               count(*) over (partition by j.user_id) as ready
+          from waiting j join running r on r.user_id = j.user_id
     )
     select coalesce(array_agg(p.id order by p.place, p.run_at, p.id), '{}'),
            coalesce(array_agg(p.function order by p.place, p.run_at, p.id), '{}'),
@@ -402,12 +431,9 @@ begin
               from unnest(claimed_by_others.ready) e (id)
              cross join lateral (select h.user_id from bridge.jobs h where h.id = e.id) j
              group by j.user_id) c
-          left join (
-            select h.user_id, count(*) as replies from bridge.jobs h
-             where h.worker is not null and h.run_at >= claimed_by_others.horizon
-             group by h.user_id) r on r.user_id = c.user_id
           left join bridge.limits own on own.name = 'running_replies' and own.user_id = c.user_id
-         where c.jobs + coalesce(r.replies, 0) >= case when own.name is null then everybody else own.value end
+         where c.jobs + bridge.running_replies(c.user_id, claimed_by_others.horizon)
+             >= case when own.name is null then everybody else own.value end
          order by c.user_id
     loop
         -- what other claims took of this user is seen by the next statement, once the lock is free
@@ -511,7 +537,8 @@ comment on function bridge.take_ready is
 
 create function public.bridge_claim(
     worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null,
-    reserve int default 0, probing text[] default '{}', paused text[] default '{}', failing text[] default '{}'
+    reserve int default 0, probing text[] default '{}', paused text[] default '{}', failing text[] default '{}',
+    capacity int default null, hears_seconds int default 15
 ) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 -- The queue is short-lived and its statistics are always stale: this and the functions it calls walk the indexes.
@@ -519,8 +546,12 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 as $$
 declare
     snapshot text := pg_current_snapshot()::text;
-    lease_end timestamptz := now() + bridge.heartbeat(
-        bridge_claim.worker, bridge_claim.lease_seconds, bridge_claim.functions, bridge_claim.failing);
+    alive record := bridge.heartbeat(
+        bridge_claim.worker, bridge_claim.lease_seconds, bridge_claim.functions, bridge_claim.failing,
+        array(select n.name from unnest(bridge_claim.probing || bridge_claim.paused) n (name)
+               where n.name <> all (bridge_claim.failing) group by n.name order by n.name),
+        bridge_claim.capacity, bridge_claim.history, make_interval(secs => bridge_claim.hears_seconds));
+    lease_end timestamptz := now() + alive.lease;
     horizon timestamptz := bridge.claim_horizon(bridge_claim.worker, bridge_claim.functions);
     due timestamptz := now() - bridge.unknown_wait();
     known text[] := bridge.known_functions(bridge_claim.functions, due);
@@ -530,26 +561,34 @@ declare
          where f.name <> all (bridge_claim.paused) or f.name <> all (elsewhere)) end;
     expired bigint[];
     ready record;
+    hints jsonb;
+    free int[];  -- slots
     job bridge.jobs;
     jobs jsonb[] := '{}';  -- appending to an array does not copy it, unlike appending to a jsonb
 begin
+    set constraints all immediate;  -- so that a deferred trigger fails only its job, not the whole claim
     -- Return again, under the same attempt, jobs whose claim answer was lost. They use slots like any other, so a worker
     -- that now asks for fewer gets them in parts. Even without a free slot it gets one.
     for job in
         select j.* from bridge.jobs j
          where j.id = any (array(
                    select h.id from bridge.jobs h
-                    where h.worker is not null and h.run_at >= horizon and h.worker = bridge_claim.worker
-                    order by h.run_at, h.id))
+                    where h.worker is not null
+                      and (h.worker, h.run_at) >= (bridge_claim.worker, horizon)
+                      and (h.worker, h.run_at) <= (bridge_claim.worker, 'infinity')))
            and j.worker = bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
          order by j.id limit greatest(bridge_claim.slots, 1) for update skip locked
     loop
-        update bridge.jobs j set lease_until = lease_end where j.id = job.id;
+        update bridge.jobs j set lease_until = lease_end, is_confirmed = true where j.id = job.id;
         jobs := jobs || bridge.open_attempt(job, bridge_claim.history);
     end loop;
 
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
+    if bridge_claim.capacity > 0 then  -- what is being dispatched to this worker takes slots that it does not know of
+        free := bridge.lock_slots(bridge_claim.worker, horizon, bridge_claim.capacity, slots);
+        slots := cardinality(free);
+    end if;
     expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots);
     select r.* into ready from bridge.take_ready(
         bridge_claim.worker, horizon, takes, known, due, slots - cardinality(expired), bridge_claim.reserve,
@@ -559,7 +598,9 @@ begin
            set worker = bridge_claim.worker,
                lease_until = lease_end,
                attempt = j.attempt + 1,
-               failures = j.failures + (j.worker is not null)::int
+               failures = j.failures + (j.worker is not null)::int,
+               slot = free[array_position(ready.taken || expired, j.id)],
+               is_confirmed = true
          where j.id = any (ready.taken || expired)
      returning j.*
     loop
@@ -572,9 +613,11 @@ begin
           from unnest(expired) e (id)
           join bridge.jobs j on j.id = e.id
           join bridge.runs r on r.question_id = j.question_id and r.attempt = j.attempt - 1), '[]'));
-    return bridge.queue_hints(bridge_claim.worker) || jsonb_build_object(
-        'jobs', to_jsonb(jobs), 'snapshot', snapshot, 'held_back', ready.is_held_back, 'elsewhere', to_jsonb(elsewhere));
+    hints := bridge.queue_hints(bridge_claim.worker);
+    return hints || bridge.lease_hint(bridge_claim.worker, (hints ->> 'ready')::boolean) || jsonb_build_object(
+        'jobs', to_jsonb(jobs), 'snapshot', snapshot, 'held_back', ready.is_held_back, 'elsewhere', to_jsonb(elsewhere),
+        'missed', alive.missed);
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes as many jobs as `probing` names it times, or none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, workers, ready, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes as many jobs as `probing` names it times, or none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. `capacity`: how many jobs can be dispatched to it while it calls at least every `hears_seconds` (0: it does not hear its topic, or drains; null: it has none, as it has an older version). Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, lease_in_ms, workers, ready, watches, missed, at_ms, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';

@@ -41,13 +41,16 @@ begin
         -- the text so far stays visible until the next attempt opens the reply again
         perform bridge.set_status(job.question_id, 'queued');
         update bridge.jobs j
-           set worker = null, lease_until = null, run_at = retry_at,
+           set worker = null, slot = null, lease_until = null, is_confirmed = true, run_at = retry_at,
                failures = j.failures + (outcome = 'failed' and not is_handed_over)::int,
-               failed_by = case when outcome = 'failed' then job.worker end
-         where j.id = job.id;
-        -- after a failure too: another worker makes the next attempt, and has to learn when it is due
-        if outcome = 'released' or job.function = any (bridge.answered_elsewhere(job.worker)) then
-            perform bridge.announce_work(array[job.question_id]);
+               failed_by = case when outcome = 'failed' then j.worker end
+         where j.id = job.id
+        returning j.* into job;
+        if outcome = 'released' then
+            perform bridge.dispatch(array[job.question_id]);
+        elsif job.function = any (bridge.answered_elsewhere(job.failed_by)) then
+            -- another worker makes the next attempt, and has to learn when it is due
+            perform bridge.announce_due(job);
         end if;
         return;
     end if;
@@ -220,7 +223,10 @@ declare
     charges jsonb[] := '{}';
     untitled uuid[] := '{}';
     ended uuid[] := '{}';
+    jobs jsonb[] := '{}';
 begin
+    -- so that the session's next question comes in the answer
+    perform set_config('bridge.finisher', bridge_finish.worker, true);
     if not bridge_finish.knows_busy then  -- an older worker waits, as it always did
         perform from public.sessions s
           where s.id in (
@@ -280,11 +286,18 @@ begin
         end if;
         states := states || jsonb_build_object(result.question_id, state);
     end loop;
+    perform set_config('bridge.finisher', '', true);
+    for job in
+        select j.* from bridge.jobs j
+         where j.worker is not null and (j.worker, j.run_at) = (bridge_finish.worker, now()) and not j.is_confirmed
+    loop
+        jobs := jobs || bridge.tell(job, (select w.history from bridge.workers w where w.name = bridge_finish.worker));
+    end loop;
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
     perform bridge.charge_tokens(to_jsonb(charges));
     return bridge.queue_hints(bridge_finish.worker)
-        || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled));
+        || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled), 'jobs', to_jsonb(jobs));
 end
 $$;
 comment on function public.bridge_finish is
-    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], next_in_ms, workers, ready}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title.';
+    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. jobs: the next questions of these sessions, dispatched to the caller; of a large one only {question_id, attempt}.';

@@ -25,40 +25,67 @@ $$;
 comment on function bridge.note_functions is 'Records until when a worker that knows these functions counts as live.';
 
 create function bridge.heartbeat(
-    worker text, lease_seconds int default null, functions text[] default null, failing text[] default '{}'
-) returns interval
+    worker text, lease_seconds int default null, functions text[] default null, failing text[] default '{}',
+    unproven text[] default '{}', capacity int default null, history int default 0, hears interval default '15 seconds',
+    out lease interval, out missed boolean
+)
 language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
 as $$
 declare
+    before bridge.workers;
     me bridge.workers;
 begin
+    select w.* into before from bridge.workers w where w.name = heartbeat.worker;
     -- a worker counts as live for half a minute at least: a write every few seconds is enough
-    select w.* into me from bridge.workers w
-     where w.name = heartbeat.worker and w.seen_at > now() - interval '5 seconds'
+    if before.seen_at > now() - interval '5 seconds'
+       and (before.hears_until > now() or coalesce(before.capacity, 0) = 0)
        and (heartbeat.lease_seconds is null
-            or (w.lease = make_interval(secs => heartbeat.lease_seconds)
-                and w.functions is not distinct from heartbeat.functions
-                and w.failing = heartbeat.failing));
-    if not found then
-        delete from bridge.workers w where w.seen_at < now() - interval '1 day';
-        insert into bridge.workers as w (name, lease, functions, failing)
-        values (heartbeat.worker, make_interval(secs => coalesce(heartbeat.lease_seconds, 30)), heartbeat.functions,
-                heartbeat.failing)
-        on conflict (name) do update
-           set seen_at = now(),
-               lease = case when heartbeat.lease_seconds is null then w.lease else excluded.lease end,
-               functions = case when heartbeat.lease_seconds is null then w.functions else excluded.functions end,
-               failing = case when heartbeat.lease_seconds is null then w.failing else excluded.failing end
-        returning w.* into me;
-        -- as long as bridge.live_workers counts it
-        perform bridge.note_functions(
-            me.functions, now() + least(greatest(me.lease, interval '30 seconds'), interval '5 minutes'));
+            or (before.lease = make_interval(secs => heartbeat.lease_seconds)
+                and before.functions is not distinct from heartbeat.functions
+                and before.failing = heartbeat.failing and before.unproven = heartbeat.unproven
+                and before.capacity is not distinct from heartbeat.capacity
+                and before.history = heartbeat.history and before.hears = heartbeat.hears))
+    then
+        lease := before.lease;
+        missed := false;
+        return;
     end if;
-    return me.lease;
+    -- A row says which functions the worker of a job has, so it stays as long as its jobs. Nobody waits for a row.
+    delete from bridge.workers w where w.name = any (array(
+        select o.name from bridge.workers o
+         where o.seen_at < now() - interval '10 minutes'
+           and not exists (
+            select from bridge.jobs j
+             where (j.worker, j.run_at) >= (o.name, '-infinity') and (j.worker, j.run_at) <= (o.name, 'infinity'))
+           for update skip locked));
+    insert into bridge.workers as w (
+        name, lease, functions, failing, unproven, capacity, history, hears, hears_until)
+    values (heartbeat.worker, make_interval(secs => coalesce(heartbeat.lease_seconds, 30)), heartbeat.functions,
+            heartbeat.failing, heartbeat.unproven, heartbeat.capacity, heartbeat.history, heartbeat.hears,
+            case when heartbeat.capacity > 0 then now() + heartbeat.hears else '-infinity' end)
+    on conflict (name) do update
+       set seen_at = now(),
+           lease = case when heartbeat.lease_seconds is null then w.lease else excluded.lease end,
+           functions = case when heartbeat.lease_seconds is null then w.functions else excluded.functions end,
+           failing = case when heartbeat.lease_seconds is null then w.failing else excluded.failing end,
+           unproven = case when heartbeat.lease_seconds is null then w.unproven else excluded.unproven end,
+           capacity = case when heartbeat.lease_seconds is null then w.capacity else excluded.capacity end,
+           history = case when heartbeat.lease_seconds is null then w.history else excluded.history end,
+           hears = case when heartbeat.lease_seconds is null then w.hears else excluded.hears end,
+           hears_until = case
+               when heartbeat.lease_seconds is not null then excluded.hears_until
+               when w.capacity > 0 then now() + w.hears else '-infinity' end
+    returning w.* into me;
+    -- as long as bridge.live_workers counts it
+    perform bridge.note_functions(
+        me.functions, now() + least(greatest(me.lease, interval '30 seconds'), interval '5 minutes'));
+    lease := me.lease;
+    missed := coalesce(before.capacity > 0 and me.capacity > 0 and before.hears_until <= now(), false);
 end
 $$;
 comment on function bridge.heartbeat is
-    'Records that a worker is alive and, from a claim (with lease_seconds), what it answers; returns the length of its leases.';
+    'Records that a worker is alive and, from a claim (with lease_seconds), what it answers and hears. Returns the length of its leases; missed: it counted as not hearing any more, as it called too late or did not confirm a job.';
 
 -- Which jobs a worker may claim --------------------------------------------------------------------
 --
@@ -127,6 +154,52 @@ $$;
 comment on function bridge.unknown_jobs is
     'Jobs without a worker, due at a time, whose function is not `known` (sorted): up to `most` from each gap between two known names in the index, so that no other job is read.';
 
+-- What a worker is told about the future --------------------------------------------------------------
+--
+-- Every worker could claim at the moment at which something falls due. A few are enough: by a hash of the job and the
+-- worker, about three of the fleet look at once, five more a second later, and the others at their next sweep.
+
+create function bridge.due_for(worker text, fleet bigint, job_id bigint, due_at timestamptz) returns timestamptz
+language plpgsql immutable set search_path = ''
+as $$
+declare
+    rank float8 := (hashtextextended(due_for.worker, due_for.job_id)::float8 / 18446744073709551616 + 0.5) * due_for.fleet;
+begin
+    return case when rank < 3 then due_for.due_at when rank < 8 then due_for.due_at + interval '1 second' end;
+end
+$$;
+comment on function bridge.due_for is
+    'When one worker of a fleet looks at a job that falls due at `due_at`; null: it leaves that to others.';
+
+create function bridge.next_lease_end(worker text, ready boolean) returns timestamptz
+language plpgsql stable set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    me bridge.workers;
+    known text[];
+begin
+    select w.* into me from bridge.workers w where w.name = next_lease_end.worker;
+    known := bridge.known_functions(coalesce(me.functions, '{}'), now());
+    return least((
+        select min(h.at) from (
+            select case when me.functions is null or j.cancel or j.function = any (me.functions) then j.lease_until
+                        else greatest(j.lease_until, bridge.unknown_wait() + greatest(
+                            j.run_at, (select f.known_until from bridge.functions f where f.name = j.function))) end
+              from bridge.jobs j
+             where j.worker is not null and j.run_at >= coalesce(me.horizon, '-infinity')
+               and j.worker <> next_lease_end.worker
+               and (me.functions is null or j.cancel or j.function = any (me.functions) or j.function <> all (known))
+               -- its worker confirms it within a second or so, and then it is held for longer
+               and (j.is_confirmed or j.lease_until < now() + bridge.dispatch_lease() / 2)
+             order by j.run_at, j.id) h (at)),
+        -- a job that another worker is claiming right now has a lease that is not visible yet
+        case when next_lease_end.ready then now() + me.lease end);
+end
+$$;
+comment on function bridge.next_lease_end is
+    'When the next lease of another worker ends, on a job that this worker could take over; null: none. `ready`: whether there is a job to claim.';
+
 create function bridge.queue_hints(worker text) returns jsonb
 language plpgsql stable set search_path = ''
 -- The plans do not depend on the names of functions; making them anew takes longer than all else here.
@@ -135,16 +208,21 @@ as $$
 declare
     horizon timestamptz := '-infinity';
     own text[];
+    capacity int;
     known text[];
-    lease interval;
+    fleet bigint;
+    watchers bigint;
     ready boolean;
     next_at timestamptz;  -- when the next job falls due, as far as this worker may claim it
-    lease_at timestamptz;
     unknown_at timestamptz;
 begin
-    select w.horizon, w.functions, w.lease into horizon, own, lease
+    select w.horizon, w.functions, w.capacity into horizon, own, capacity
       from bridge.workers w where w.name = queue_hints.worker;
     horizon := coalesce(horizon, '-infinity');
+    select count(*),
+           count(*) filter (where l.capacity is not null
+                              and hashtextextended(l.name, 0) < hashtextextended(queue_hints.worker, 0))
+      into fleet, watchers from bridge.live_workers l;
     -- Each query is written in the order of the index that it must walk: other indexes that hold the same jobs have no
     -- horizon, and the statistics that plans are made from are always stale.
     if own is null then
@@ -163,10 +241,14 @@ begin
                      where j.worker is null and j.function is not null
                        and (j.function, j.run_at) >= (n.name, horizon) and (j.function, j.run_at) <= (n.name, now())
                      order by j.function, j.run_at, j.id limit 1) is not null,
-                   (select j.run_at from bridge.jobs j
-                     where j.worker is null and j.function is not null
-                       and (j.function, j.run_at) > (n.name, now()) and (j.function, j.run_at) <= (n.name, 'infinity')
-                     order by j.function, j.run_at, j.id limit 1)
+                   (select min(case when capacity is null then d.run_at
+                                    else bridge.due_for(queue_hints.worker, fleet, d.id, d.run_at) end)
+                      from (
+                        select j.id, j.run_at from bridge.jobs j
+                         where j.worker is null and j.function is not null
+                           and (j.function, j.run_at) > (n.name, now())
+                           and (j.function, j.run_at) <= (n.name, 'infinity')
+                         order by j.function, j.run_at, j.id limit 10) d)
               from unnest(own) n (name)) f (is_ready, next_at);
         -- A few of each gap: if there are more, the claim at the time of these finds them. If a function was known until
         -- a moment ago, its time counts from then.
@@ -179,29 +261,41 @@ begin
             next_at := least(next_at, unknown_at);
         end if;
     end if;
-    lease_at := (
-        select min(h.at) from (
-            select case when own is null or j.cancel or j.function = any (own) then j.lease_until
-                        else greatest(j.lease_until, bridge.unknown_wait() + greatest(
-                            j.run_at, (select f.known_until from bridge.functions f where f.name = j.function))) end
-              from bridge.jobs j
-             where j.worker is not null and j.run_at >= horizon and j.worker <> queue_hints.worker
-               and (own is null or j.cancel or j.function = any (own) or j.function <> all (known))
-             order by j.run_at, j.id) h (at));
-    if ready then  -- a job that another worker is claiming right now has a lease that is not visible yet
-        lease_at := least(lease_at, now() + lease);
+    if capacity is null then  -- it does not know lease_in_ms
+        next_at := least(next_at, bridge.next_lease_end(queue_hints.worker, ready));
     end if;
-    next_at := least(next_at, lease_at);
     return jsonb_build_object(
-        'next_in_ms', case when next_at is not null  -- least and greatest would ignore a null
-            then least(greatest(extract(epoch from next_at - now()) * 1000, 0), 86400000)::int end,
-        'workers', (select count(*) from bridge.live_workers),
-        'ready', ready
+        'next_in_ms', bridge.milliseconds_until(next_at),
+        'workers', fleet,
+        'ready', ready,
+        'watches', watchers < 2,
+        'at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint
     );
 end
 $$;
 comment on function bridge.queue_hints is
-    'Of the jobs that the worker may claim: next_in_ms: when another worker''s lease ends, a retry is due or half a minute has passed for a function that nobody knows (null: nothing is scheduled); ready: whether there is a job to claim. workers: how many are live.';
+    'Of the jobs that the worker may claim: next_in_ms: when a retry is due or half a minute has passed for a function that nobody knows (null: nothing is scheduled); ready: whether there is a job to claim. workers: how many are live; watches: whether this is one of the two that hear of inserts by postgres_changes; at_ms: the time in the database. An older worker is told in next_in_ms of leases too.';
+
+create function bridge.milliseconds_until(at timestamptz) returns int
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return case when milliseconds_until.at is not null  -- least and greatest would ignore a null
+        then least(greatest(extract(epoch from milliseconds_until.at - now()) * 1000, 0), 86400000)::int end;
+end
+$$;
+comment on function bridge.milliseconds_until is 'How long until a time: null for null, 0 if it has passed, at most a day.';
+
+create function bridge.lease_hint(worker text, ready boolean) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return jsonb_build_object(
+        'lease_in_ms', bridge.milliseconds_until(bridge.next_lease_end(lease_hint.worker, lease_hint.ready)));
+end
+$$;
+comment on function bridge.lease_hint is
+    'lease_in_ms: when the next lease of another worker ends (null: none does). It reads every job that is held, so not every call returns it.';
 
 create function public.bridge_leave(worker text) returns void
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'

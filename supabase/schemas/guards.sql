@@ -81,6 +81,10 @@ begin
     get diagnostics forgotten = row_count;
     delete from realtime.messages m where m.event = 'session' and m.topic ^@ 'user:' and m.payload ->> 'id' = any (ids);
     get diagnostics more = row_count;
+    forgotten := forgotten + more;
+    delete from realtime.messages m
+     where m.event = 'job' and m.topic ^@ 'worker:' and m.payload #>> '{session,id}' = any (ids);
+    get diagnostics more = row_count;
     return forgotten + more;
 exception when others then
     raise warning 'bridge.forget_broadcasts: %', sqlerrm;

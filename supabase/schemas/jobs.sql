@@ -154,7 +154,7 @@ begin
         update bridge.jobs j set run_at = now() from head where j.id = head.id returning j.question_id
     )
     select array_agg(p.question_id) into heads from promoted p;
-    perform bridge.announce_work(heads);
+    perform bridge.dispatch(heads);
     return null;
 end
 $$;
@@ -196,7 +196,7 @@ begin
         returning j.question_id, j.worker, j.run_at
     )
     select array_agg(h.question_id) into ready from head h where h.worker is null and h.run_at <= now();
-    perform bridge.announce_work(ready);
+    perform bridge.dispatch(ready);
     return null;
 end
 $$;
@@ -214,7 +214,11 @@ begin
     if job.worker is not null and job.lease_until >= now() then
         if not job.cancel then
             update bridge.jobs j set cancel = true where j.id = job.id;
-            perform bridge.announce('bridge:inbox', 'cancel', jsonb_build_object('question_id', job.question_id));
+            perform bridge.announce(
+                case when exists (
+                         select from bridge.workers w where w.name = job.worker and w.capacity is not null)
+                     then 'worker:' || job.worker else 'bridge:inbox' end,
+                'cancel', jsonb_build_object('question_id', job.question_id));
         end if;
         return 'cancelling';
     end if;
@@ -230,7 +234,10 @@ $$;
 comment on function bridge.request_cancel is
     'Asks the worker that holds a job to end it; ends a job that no worker holds. The caller holds session and job.';
 
-create function bridge.enqueue(question public.messages, attempt int, charged boolean default true) returns boolean
+create function bridge.enqueue(
+    question public.messages, attempt int, charged boolean default true,
+    worker text default null, slot int default null, lease interval default null
+) returns boolean
 language plpgsql set search_path = ''
 as $$
 declare
@@ -241,14 +248,19 @@ begin
     if enqueue.charged then
         perform bridge.charge(owner);
     end if;
-    insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at)
-    values (question.id, question.session_id, owner, question.ordinal, enqueue.attempt,
-            case when not waits then now() end);
+    if waits then
+        enqueue.worker := null;
+    end if;
+    insert into bridge.jobs (question_id, session_id, user_id, ordinal, run_at, attempt, worker, slot, lease_until, is_confirmed)
+    values (question.id, question.session_id, owner, question.ordinal, case when not waits then now() end,
+            enqueue.attempt + (enqueue.worker is not null)::int, enqueue.worker,
+            case when enqueue.worker is not null then enqueue.slot end,
+            case when enqueue.worker is not null then now() + enqueue.lease end, enqueue.worker is null);
     return not waits;
 end
 $$;
 comment on function bridge.enqueue is
-    'Adds a job for a question and charges its user; true if it may run at once. The caller holds the session.';
+    'Adds a job for a question, held by `worker` if it is the head of its session, and charges its user; true if it may run at once. The caller holds the session.';
 
 create function bridge.requeue(question public.messages, charged boolean) returns boolean
 language plpgsql set search_path = ''

@@ -90,7 +90,7 @@ begin
         end if;
         retried := retried + 1;
     end loop;
-    perform bridge.announce_work(ready);
+    perform bridge.dispatch(ready);
     return retried;
 end
 $$;

@@ -41,6 +41,7 @@ set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
 as $$
 declare
     session public.sessions;
+    chosen record;
 begin
     if new.role <> 'user' then
         return new;
@@ -64,11 +65,24 @@ begin
     new.seq := 0;
     new.error := null;
     new.created_at := now();
+    -- Its worker is chosen before the row is written, so that it need not be written again. Only the first of a
+    -- statement: the choice for the others has to see what became of this one.
+    if coalesce(current_setting('bridge.chosen', true), '') = ''
+       and not exists (select from bridge.jobs j where j.session_id = session.id and j.run_at is not null)
+    then
+        select c.*, new.id as question_id into chosen from bridge.choose_worker(
+            session.id, session.user_id, session.function, null, null, '{}') c;
+        if chosen.worker is not null then
+            new.status := 'running';
+            perform set_config('bridge.chosen', to_jsonb(chosen)::text, true);
+        end if;
+    end if;
     new.updated_at := clock_timestamp();
     return new;
 end
 $$;
-comment on function bridge.accept_question is 'Checks a question and gives it its place in the session.';
+comment on function bridge.accept_question is
+    'Checks a question, gives it its place in the session, and chooses the worker that it will be dispatched to.';
 
 create trigger accept_question before insert on public.messages
     for each row execute function bridge.accept_question();
@@ -80,29 +94,41 @@ as $$
 declare
     question public.messages;
     session public.sessions;
-    running bridge.jobs;
+    job bridge.jobs;
+    chosen record;
     ready uuid[] := '{}';
 begin
+    select c.* into chosen
+      from jsonb_to_record(nullif(current_setting('bridge.chosen', true), '')::jsonb)
+           c (question_id uuid, worker text, slot int, history int, lease interval);
+    perform set_config('bridge.chosen', '', true);
     for question in select n.* from added n where n.role = 'user' order by n.session_id, n.ordinal loop
         select s.* into session from public.sessions s where s.id = question.session_id;
         perform bridge.refuse_if_busy(session);  -- with an earlier row of the same statement
         if session.on_new_message = 'interrupt' then
-            select j.* into running from bridge.jobs j
+            select j.* into job from bridge.jobs j
              where j.session_id = session.id and j.run_at is not null and j.attempt > 0
                for update;
             if found then
-                perform bridge.request_cancel(running);
+                perform bridge.request_cancel(job);
             end if;
         end if;
-        if bridge.enqueue(question, 0) then
+        if question.id = chosen.question_id then
+            perform bridge.enqueue(
+                question, 0, worker => chosen.worker, slot => chosen.slot, lease => chosen.lease);
+            select j.* into job from bridge.jobs j where j.question_id = question.id;
+            if not bridge.push(job, chosen.history) then
+                perform bridge.announce_work(array[question.id]);
+            end if;
+        elsif bridge.enqueue(question, 0) then
             ready := ready || question.id;
         end if;
     end loop;
-    perform bridge.announce_work(ready);
+    perform bridge.dispatch(ready);
     return null;
 end
 $$;
-comment on function bridge.enqueue_questions is 'Makes a job of every new question and wakes the workers.';
+comment on function bridge.enqueue_questions is 'Makes a job of every new question and dispatches it.';
 
 create trigger enqueue_questions after insert on public.messages
     referencing new table as added
@@ -183,7 +209,7 @@ begin
         return question.status;
     end if;
     if bridge.requeue(question, true) then
-        perform bridge.announce_work(array[question.id]);
+        perform bridge.dispatch(array[question.id]);
     end if;
     return 'queued';
 end

@@ -28,10 +28,11 @@ MIGRATIONS = (
     "20261130000003_long_messages",
     "20261130000004_functions",
     "20261130000005_validate_long_messages",
+    "20261130000006_dispatch",
 )
 SCHEMAS = (
     *("tables", "bookkeeping", "announce", "probe", "limits", "guards", "jobs", "questions", "code_files", "fleet"),
-    *("functions", "claim", "beat", "finish", "operators", "trim", "grants", "topics"),
+    *("functions", "claim", "dispatch", "beat", "finish", "operators", "trim", "grants", "topics"),
 )
 
 

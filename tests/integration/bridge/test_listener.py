@@ -13,7 +13,7 @@ import pytest
 from bridge.errors import RealtimeError
 from bridge.realtime import listener, supervisor
 from bridge.realtime.connection import Connection, SendProbe
-from bridge.realtime.listener import Signal, WakeupListener, Work
+from bridge.realtime.listener import Dispatched, Signal, WakeupListener, Work
 from bridge.store import Store
 from bridge.worker import Worker
 from devstack.realtime import channel, joining
@@ -78,13 +78,15 @@ class Probes:
 
 
 def announced(worker: Worker) -> set[str]:
-    """The questions that broadcasts announce to a worker from now on."""
+    """The questions that broadcasts bring to a worker from now on."""
     questions: set[str] = set()
     enqueue = worker.listener._enqueue
 
     def record(signal: Signal) -> None:
         if isinstance(signal, Work) and signal.source == "broadcast":
             questions.update(signal.question_ids)
+        if isinstance(signal, Dispatched):
+            questions.add(signal.payload["question_id"])
         enqueue(signal)
 
     worker.listener._enqueue = record  # type: ignore[method-assign]  # to record signals

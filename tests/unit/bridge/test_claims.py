@@ -32,7 +32,7 @@ class FakeStore:
     def __init__(self, result: Claim = NOTHING) -> None:
         self.result = result
 
-    async def claim(self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan) -> Claim:
+    async def claim(self, *_: object) -> Claim:
         return self.result
 
 
@@ -122,7 +122,7 @@ async def test_failed_claim_is_followed_by_smaller_one(monkeypatch: pytest.Monke
 
     class Slow(FakeStore):
         async def claim(
-            self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan
+            self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan, capacity: int
         ) -> Claim:
             nonlocal waiting
             sizes.append(slots)
@@ -144,7 +144,7 @@ async def test_stop_during_claim_that_fills_the_worker_ends_at_once() -> None:
 
     class Slow(FakeStore):
         async def claim(
-            self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan
+            self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan, capacity: int
         ) -> Claim:
             await answering.wait()
             return Claim(tuple(Job(str(n), 1, 0, cancel=False) for n in range(slots)), QueueHints(None, 1))

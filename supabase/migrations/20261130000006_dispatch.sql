@@ -1,0 +1,1265 @@
+-- What becomes ready is handed to one worker, which is told everything about it: no claim, and no other worker is
+-- bothered. Workers of an older version claim as before.
+
+-- In the order in which everybody locks them: workers begin with their own row. A block, because the CLI begins no
+-- explicit transaction.
+do $$
+begin
+    lock table bridge.workers in access exclusive mode;
+    lock table public.sessions in share row exclusive mode;
+    lock table bridge.jobs in access exclusive mode;
+end
+$$;
+
+-- tables -----------------------------------------------------------------------------------------
+
+alter table bridge.jobs
+    add column slot int,
+    add column is_confirmed boolean not null default true;
+comment on column bridge.jobs.slot is
+    'Which of its worker''s slots it takes, from 1 to the worker''s capacity; null: its worker has an older version.';
+comment on column bridge.jobs.is_confirmed is
+    'Whether its worker has shown that it knows of it. A dispatched job is confirmed by the first beat or claim.';
+create index jobs_of_worker on bridge.jobs (worker, run_at, id) where worker is not null;
+create index jobs_running_of_user on bridge.jobs (user_id, run_at) where worker is not null;
+
+alter table bridge.workers
+    add column unproven text[] not null default '{}',
+    add column capacity int,
+    add column history int not null default 0,
+    add column hears interval not null default '15 seconds',
+    add column hears_until timestamptz not null default '-infinity';
+comment on column bridge.workers.unproven is
+    'Those of its functions whose model has not answered since the worker started: it gets three questions until one has.';
+comment on column bridge.workers.capacity is
+    'How many jobs can be dispatched to it; 0: none, as it does not hear its topic, or drains; null: a worker of an older version, which has no topic.';
+comment on column bridge.workers.history is 'How many messages of history its payloads contain at most.';
+comment on column bridge.workers.hears is 'How long it counts as hearing its topic after a call.';
+comment on column bridge.workers.hears_until is
+    'Until when jobs are dispatched to it. Every call extends it; a job that it has not confirmed in time ends it.';
+
+create or replace view bridge.live_workers with (security_invoker = true) as
+select w.name, w.started_at, w.seen_at, w.capacity from bridge.workers w
+ where w.seen_at > now() - least(greatest(w.lease, interval '30 seconds'), interval '5 minutes');
+
+
+-- functions --------------------------------------------------------------------------------------
+
+drop function bridge.heartbeat(text, int, text[], text[]);
+drop function bridge.open_attempt(bridge.jobs, int, boolean, boolean);
+drop function public.bridge_claim(text, int, uuid[], int, int, text[], int, text[], text[], text[]);
+drop function bridge.enqueue(public.messages, int, boolean);
+
+create or replace function bridge.forget_broadcasts(session_ids uuid[], most_bytes bigint default null) returns int
+language plpgsql security definer set search_path = '' set lock_timeout = '100ms'
+as $$
+declare
+    ids text[] := array(select x.id::text from unnest(forget_broadcasts.session_ids) x (id));
+    topics text[] := array(select 'session:' || x.id from unnest(ids) x (id));
+    bytes bigint;
+    forgotten int;
+    more int;
+begin
+    if ids = '{}' or not has_table_privilege('realtime.messages', 'delete') then
+        return 0;
+    end if;
+    select coalesce(sum(pg_relation_size(i.inhrelid)), 0) into bytes
+      from pg_catalog.pg_inherits i where i.inhparent = 'realtime.messages'::regclass;
+    if bytes > forget_broadcasts.most_bytes then
+        return 0;
+    end if;
+    delete from realtime.messages m where m.topic = any (topics);
+    get diagnostics forgotten = row_count;
+    delete from realtime.messages m where m.event = 'session' and m.topic ^@ 'user:' and m.payload ->> 'id' = any (ids);
+    get diagnostics more = row_count;
+    forgotten := forgotten + more;
+    delete from realtime.messages m
+     where m.event = 'job' and m.topic ^@ 'worker:' and m.payload #>> '{session,id}' = any (ids);
+    get diagnostics more = row_count;
+    return forgotten + more;
+exception when others then
+    raise warning 'bridge.forget_broadcasts: %', sqlerrm;
+    return 0;
+end
+$$;
+comment on function bridge.forget_broadcasts is
+    'Deletes what Realtime has stored of broadcasts about sessions (for three days), and returns how many. There is no index to find them by: if the table is larger than `most_bytes`, it does nothing.';
+
+create or replace function bridge.promote() returns trigger
+language plpgsql security definer set search_path = ''
+-- A plan made while the queue was short reads the whole table, and its connection keeps it: with the dead rows that an
+-- open snapshot leaves, that took 250 ms a call. So this walks an index, whatever the statistics say.
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    heads uuid[];
+begin
+    -- an administrator's delete comes without the session's lock; a deleted session has none left to take
+    perform from public.sessions s
+      where s.id in (select e.session_id from ended e) order by s.id for no key update;
+    with head as (
+        select distinct on (j.session_id) j.id
+          from bridge.jobs j
+          join public.sessions s on s.id = j.session_id
+         where j.session_id in (select e.session_id from ended e)
+           and not exists (select from bridge.jobs h where h.session_id = j.session_id and h.run_at is not null)
+         order by j.session_id, j.ordinal
+    ), promoted as (
+        update bridge.jobs j set run_at = now() from head where j.id = head.id returning j.question_id
+    )
+    select array_agg(p.question_id) into heads from promoted p;
+    perform bridge.dispatch(heads);
+    return null;
+end
+$$;
+comment on function bridge.promote is 'After any delete of a job, the next job of its session becomes the head.';
+
+create or replace function bridge.follow_function() returns trigger
+language plpgsql security definer set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
+as $$
+declare
+    ready uuid[];
+begin
+    -- A claim holds the job's lock until it has read the session: this waits for it, so both always agree. A job that
+    -- waits is due anew: other workers may search from a later time, and half a minute must pass before it can fail.
+    with head as (
+        update bridge.jobs j
+           set function = new.function,
+               run_at = case when j.worker is null then greatest(j.run_at, now()) else j.run_at end
+         where j.session_id = new.id and j.run_at is not null
+        returning j.question_id, j.worker, j.run_at
+    )
+    select array_agg(h.question_id) into ready from head h where h.worker is null and h.run_at <= now();
+    perform bridge.dispatch(ready);
+    return null;
+end
+$$;
+comment on function bridge.follow_function is
+    'A session''s function was changed: so is that of its head, which other workers may now claim.';
+
+create or replace function bridge.request_cancel(job bridge.jobs) returns text
+language plpgsql set search_path = ''
+as $$
+begin
+    if job.worker is not null and job.lease_until >= now() then
+        if not job.cancel then
+            update bridge.jobs j set cancel = true where j.id = job.id;
+            perform bridge.announce(
+                case when exists (
+                         select from bridge.workers w where w.name = job.worker and w.capacity is not null)
+                     then 'worker:' || job.worker else 'bridge:inbox' end,
+                'cancel', jsonb_build_object('question_id', job.question_id));
+        end if;
+        return 'cancelling';
+    end if;
+    if job.worker is not null then
+        -- its lease has ended: what the attempt cost is charged when its worker reports it
+        insert into bridge.runs (question_id, attempt, worker, outcome, function)
+        values (job.question_id, job.attempt, job.worker, 'lost', job.function) on conflict do nothing;
+    end if;
+    perform bridge.end_job(job, 'cancelled');
+    return 'cancelled';
+end
+$$;
+comment on function bridge.request_cancel is
+    'Asks the worker that holds a job to end it; ends a job that no worker holds. The caller holds session and job.';
+
+create function bridge.enqueue(
+    question public.messages, attempt int, charged boolean default true,
+    worker text default null, slot int default null, lease interval default null
+) returns boolean
+language plpgsql set search_path = ''
+as $$
+declare
+    waits boolean := exists (
+        select from bridge.jobs j where j.session_id = question.session_id and j.run_at is not null);
+    owner uuid := (select s.user_id from public.sessions s where s.id = question.session_id);
+begin
+    if enqueue.charged then
+        perform bridge.charge(owner);
+    end if;
+    if waits then
+        enqueue.worker := null;
+    end if;
+    insert into bridge.jobs (question_id, session_id, user_id, ordinal, run_at, attempt, worker, slot, lease_until, is_confirmed)
+    values (question.id, question.session_id, owner, question.ordinal, case when not waits then now() end,
+            enqueue.attempt + (enqueue.worker is not null)::int, enqueue.worker,
+            case when enqueue.worker is not null then enqueue.slot end,
+            case when enqueue.worker is not null then now() + enqueue.lease end, enqueue.worker is null);
+    return not waits;
+end
+$$;
+comment on function bridge.enqueue is
+    'Adds a job for a question, held by `worker` if it is the head of its session, and charges its user; true if it may run at once. The caller holds the session.';
+
+create or replace function bridge.accept_question() returns trigger
+language plpgsql security definer set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
+as $$
+declare
+    session public.sessions;
+    chosen record;
+begin
+    if new.role <> 'user' then
+        return new;
+    end if;
+    session := bridge.lock_session(new.session_id, auth.uid());
+    if session.id is null then
+        raise exception 'Session % does not exist or is not yours', new.session_id using errcode = '42501';
+    end if;
+    -- before any limit: a client that repeats an insert, because the answer was lost, must learn that it succeeded
+    if exists (select from public.messages m where m.id = new.id) then
+        raise exception 'duplicate key value violates unique constraint "messages_pkey"'
+            using errcode = '23505', detail = format('Key (id)=(%s) already exists.', new.id);
+    end if;
+    perform bridge.check_question(new, session.user_id);
+    perform bridge.refuse_if_busy(session);
+    new.ordinal := session.last_ordinal + 2;
+    update public.sessions s set last_ordinal = new.ordinal, updated_at = clock_timestamp() where s.id = session.id;
+    new.status := 'queued';
+    new.reply_to := null;
+    new.attempt := 0;
+    new.seq := 0;
+    new.error := null;
+    new.created_at := now();
+    -- Its worker is chosen before the row is written, so that it need not be written again. Only the first of a
+    -- statement: the choice for the others has to see what became of this one.
+    if coalesce(current_setting('bridge.chosen', true), '') = ''
+       and not exists (select from bridge.jobs j where j.session_id = session.id and j.run_at is not null)
+    then
+        select c.*, new.id as question_id into chosen from bridge.choose_worker(
+            session.id, session.user_id, session.function, null, null, '{}') c;
+        if chosen.worker is not null then
+            new.status := 'running';
+            perform set_config('bridge.chosen', to_jsonb(chosen)::text, true);
+        end if;
+    end if;
+    new.updated_at := clock_timestamp();
+    return new;
+end
+$$;
+comment on function bridge.accept_question is
+    'Checks a question, gives it its place in the session, and chooses the worker that it will be dispatched to.';
+
+create or replace function bridge.enqueue_questions() returns trigger
+language plpgsql security definer set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
+as $$
+declare
+    question public.messages;
+    session public.sessions;
+    job bridge.jobs;
+    chosen record;
+    ready uuid[] := '{}';
+begin
+    select c.* into chosen
+      from jsonb_to_record(nullif(current_setting('bridge.chosen', true), '')::jsonb)
+           c (question_id uuid, worker text, slot int, history int, lease interval);
+    perform set_config('bridge.chosen', '', true);
+    for question in select n.* from added n where n.role = 'user' order by n.session_id, n.ordinal loop
+        select s.* into session from public.sessions s where s.id = question.session_id;
+        perform bridge.refuse_if_busy(session);  -- with an earlier row of the same statement
+        if session.on_new_message = 'interrupt' then
+            select j.* into job from bridge.jobs j
+             where j.session_id = session.id and j.run_at is not null and j.attempt > 0
+               for update;
+            if found then
+                perform bridge.request_cancel(job);
+            end if;
+        end if;
+        if question.id = chosen.question_id then
+            perform bridge.enqueue(
+                question, 0, worker => chosen.worker, slot => chosen.slot, lease => chosen.lease);
+            select j.* into job from bridge.jobs j where j.question_id = question.id;
+            if not bridge.push(job, chosen.history) then
+                perform bridge.announce_work(array[question.id]);
+            end if;
+        elsif bridge.enqueue(question, 0) then
+            ready := ready || question.id;
+        end if;
+    end loop;
+    perform bridge.dispatch(ready);
+    return null;
+end
+$$;
+comment on function bridge.enqueue_questions is 'Makes a job of every new question and dispatches it.';
+
+create or replace function bridge.retry_message(message_id uuid) returns text
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    question public.messages := bridge.own_question(retry_message.message_id);
+begin
+    if exists (select from bridge.jobs j where j.question_id = question.id) then
+        return question.status;
+    end if;
+    if bridge.requeue(question, true) then
+        perform bridge.dispatch(array[question.id]);
+    end if;
+    return 'queued';
+end
+$$;
+comment on function bridge.retry_message is 'See public.retry_message.';
+
+create function bridge.heartbeat(
+    worker text, lease_seconds int default null, functions text[] default null, failing text[] default '{}',
+    unproven text[] default '{}', capacity int default null, history int default 0, hears interval default '15 seconds',
+    out lease interval, out missed boolean
+)
+language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
+as $$
+declare
+    before bridge.workers;
+    me bridge.workers;
+begin
+    select w.* into before from bridge.workers w where w.name = heartbeat.worker;
+    -- a worker counts as live for half a minute at least: a write every few seconds is enough
+    if before.seen_at > now() - interval '5 seconds'
+       and (before.hears_until > now() or coalesce(before.capacity, 0) = 0)
+       and (heartbeat.lease_seconds is null
+            or (before.lease = make_interval(secs => heartbeat.lease_seconds)
+                and before.functions is not distinct from heartbeat.functions
+                and before.failing = heartbeat.failing and before.unproven = heartbeat.unproven
+                and before.capacity is not distinct from heartbeat.capacity
+                and before.history = heartbeat.history and before.hears = heartbeat.hears))
+    then
+        lease := before.lease;
+        missed := false;
+        return;
+    end if;
+    -- A row says which functions the worker of a job has, so it stays as long as its jobs. Nobody waits for a row.
+    delete from bridge.workers w where w.name = any (array(
+        select o.name from bridge.workers o
+         where o.seen_at < now() - interval '10 minutes'
+           and not exists (
+            select from bridge.jobs j
+             where (j.worker, j.run_at) >= (o.name, '-infinity') and (j.worker, j.run_at) <= (o.name, 'infinity'))
+           for update skip locked));
+    insert into bridge.workers as w (
+        name, lease, functions, failing, unproven, capacity, history, hears, hears_until)
+    values (heartbeat.worker, make_interval(secs => coalesce(heartbeat.lease_seconds, 30)), heartbeat.functions,
+            heartbeat.failing, heartbeat.unproven, heartbeat.capacity, heartbeat.history, heartbeat.hears,
+            case when heartbeat.capacity > 0 then now() + heartbeat.hears else '-infinity' end)
+    on conflict (name) do update
+       set seen_at = now(),
+           lease = case when heartbeat.lease_seconds is null then w.lease else excluded.lease end,
+           functions = case when heartbeat.lease_seconds is null then w.functions else excluded.functions end,
+           failing = case when heartbeat.lease_seconds is null then w.failing else excluded.failing end,
+           unproven = case when heartbeat.lease_seconds is null then w.unproven else excluded.unproven end,
+           capacity = case when heartbeat.lease_seconds is null then w.capacity else excluded.capacity end,
+           history = case when heartbeat.lease_seconds is null then w.history else excluded.history end,
+           hears = case when heartbeat.lease_seconds is null then w.hears else excluded.hears end,
+           hears_until = case
+               when heartbeat.lease_seconds is not null then excluded.hears_until
+               when w.capacity > 0 then now() + w.hears else '-infinity' end
+    returning w.* into me;
+    -- as long as bridge.live_workers counts it
+    perform bridge.note_functions(
+        me.functions, now() + least(greatest(me.lease, interval '30 seconds'), interval '5 minutes'));
+    lease := me.lease;
+    missed := coalesce(before.capacity > 0 and me.capacity > 0 and before.hears_until <= now(), false);
+end
+$$;
+comment on function bridge.heartbeat is
+    'Records that a worker is alive and, from a claim (with lease_seconds), what it answers and hears. Returns the length of its leases; missed: it counted as not hearing any more, as it called too late or did not confirm a job.';
+
+create function bridge.due_for(worker text, fleet bigint, job_id bigint, due_at timestamptz) returns timestamptz
+language plpgsql immutable set search_path = ''
+as $$
+declare
+    rank float8 := (hashtextextended(due_for.worker, due_for.job_id)::float8 / 18446744073709551616 + 0.5) * due_for.fleet;
+begin
+    return case when rank < 3 then due_for.due_at when rank < 8 then due_for.due_at + interval '1 second' end;
+end
+$$;
+comment on function bridge.due_for is
+    'When one worker of a fleet looks at a job that falls due at `due_at`; null: it leaves that to others.';
+
+create function bridge.next_lease_end(worker text, ready boolean) returns timestamptz
+language plpgsql stable set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    me bridge.workers;
+    known text[];
+begin
+    select w.* into me from bridge.workers w where w.name = next_lease_end.worker;
+    known := bridge.known_functions(coalesce(me.functions, '{}'), now());
+    return least((
+        select min(h.at) from (
+            select case when me.functions is null or j.cancel or j.function = any (me.functions) then j.lease_until
+                        else greatest(j.lease_until, bridge.unknown_wait() + greatest(
+                            j.run_at, (select f.known_until from bridge.functions f where f.name = j.function))) end
+              from bridge.jobs j
+             where j.worker is not null and j.run_at >= coalesce(me.horizon, '-infinity')
+               and j.worker <> next_lease_end.worker
+               and (me.functions is null or j.cancel or j.function = any (me.functions) or j.function <> all (known))
+               -- its worker confirms it within a second or so, and then it is held for longer
+               and (j.is_confirmed or j.lease_until < now() + bridge.dispatch_lease() / 2)
+             order by j.run_at, j.id) h (at)),
+        -- a job that another worker is claiming right now has a lease that is not visible yet
+        case when next_lease_end.ready then now() + me.lease end);
+end
+$$;
+comment on function bridge.next_lease_end is
+    'When the next lease of another worker ends, on a job that this worker could take over; null: none. `ready`: whether there is a job to claim.';
+
+create or replace function bridge.queue_hints(worker text) returns jsonb
+language plpgsql stable set search_path = ''
+-- The plans do not depend on the names of functions; making them anew takes longer than all else here.
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    horizon timestamptz := '-infinity';
+    own text[];
+    capacity int;
+    known text[];
+    fleet bigint;
+    watchers bigint;
+    ready boolean;
+    next_at timestamptz;  -- when the next job falls due, as far as this worker may claim it
+    unknown_at timestamptz;
+begin
+    select w.horizon, w.functions, w.capacity into horizon, own, capacity
+      from bridge.workers w where w.name = queue_hints.worker;
+    horizon := coalesce(horizon, '-infinity');
+    select count(*),
+           count(*) filter (where l.capacity is not null
+                              and hashtextextended(l.name, 0) < hashtextextended(queue_hints.worker, 0))
+      into fleet, watchers from bridge.live_workers l;
+    -- Each query is written in the order of the index that it must walk: other indexes that hold the same jobs have no
+    -- horizon, and the statistics that plans are made from are always stale.
+    if own is null then
+        ready := (
+            select j.run_at from bridge.jobs j where j.worker is null and j.run_at >= horizon and j.run_at <= now()
+             order by j.run_at, j.id limit 1) is not null;
+        next_at := (
+            select j.run_at from bridge.jobs j where j.worker is null and j.run_at > now()
+             order by j.run_at, j.id limit 1);
+    else
+        known := bridge.known_functions(own, now());
+        -- Pairs and no `function =`: only jobs_ready_by_function fits them, and they lead to the place in it.
+        select coalesce(bool_or(f.is_ready), false), min(f.next_at) into ready, next_at
+          from (
+            select (select j.run_at from bridge.jobs j
+                     where j.worker is null and j.function is not null
+                       and (j.function, j.run_at) >= (n.name, horizon) and (j.function, j.run_at) <= (n.name, now())
+                     order by j.function, j.run_at, j.id limit 1) is not null,
+                   (select min(case when capacity is null then d.run_at
+                                    else bridge.due_for(queue_hints.worker, fleet, d.id, d.run_at) end)
+                      from (
+                        select j.id, j.run_at from bridge.jobs j
+                         where j.worker is null and j.function is not null
+                           and (j.function, j.run_at) > (n.name, now())
+                           and (j.function, j.run_at) <= (n.name, 'infinity')
+                         order by j.function, j.run_at, j.id limit 10) d)
+              from unnest(own) n (name)) f (is_ready, next_at);
+        -- A few of each gap: if there are more, the claim at the time of these finds them. If a function was known until
+        -- a moment ago, its time counts from then.
+        unknown_at := (
+            select min(greatest(j.run_at, f.known_until))
+              from bridge.unknown_jobs(known, 'infinity', 10) j left join bridge.functions f on f.name = j.function
+          ) + bridge.unknown_wait();
+        ready := ready or coalesce(unknown_at <= now(), false);
+        if unknown_at > now() then
+            next_at := least(next_at, unknown_at);
+        end if;
+    end if;
+    if capacity is null then  -- it does not know lease_in_ms
+        next_at := least(next_at, bridge.next_lease_end(queue_hints.worker, ready));
+    end if;
+    return jsonb_build_object(
+        'next_in_ms', bridge.milliseconds_until(next_at),
+        'workers', fleet,
+        'ready', ready,
+        'watches', watchers < 2,
+        'at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint
+    );
+end
+$$;
+comment on function bridge.queue_hints is
+    'Of the jobs that the worker may claim: next_in_ms: when a retry is due or half a minute has passed for a function that nobody knows (null: nothing is scheduled); ready: whether there is a job to claim. workers: how many are live; watches: whether this is one of the two that hear of inserts by postgres_changes; at_ms: the time in the database. An older worker is told in next_in_ms of leases too.';
+
+create function bridge.milliseconds_until(at timestamptz) returns int
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return case when milliseconds_until.at is not null  -- least and greatest would ignore a null
+        then least(greatest(extract(epoch from milliseconds_until.at - now()) * 1000, 0), 86400000)::int end;
+end
+$$;
+comment on function bridge.milliseconds_until is 'How long until a time: null for null, 0 if it has passed, at most a day.';
+
+create function bridge.lease_hint(worker text, ready boolean) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return jsonb_build_object(
+        'lease_in_ms', bridge.milliseconds_until(bridge.next_lease_end(lease_hint.worker, lease_hint.ready)));
+end
+$$;
+comment on function bridge.lease_hint is
+    'lease_in_ms: when the next lease of another worker ends (null: none does). It reads every job that is held, so not every call returns it.';
+
+create function bridge.payload_bytes(question public.messages, history int) returns bigint
+language plpgsql stable set search_path = ''
+as $$
+begin
+    -- sizes as they are stored, so that nothing long is read
+    return octet_length(question.content) + coalesce(pg_column_size(question.data), 0)
+        + coalesce((
+            select sum(octet_length(m.content) + coalesce(pg_column_size(m.data), 0)) from (
+                select h.content, h.data from public.messages h
+                 where h.session_id = question.session_id and h.ordinal < question.ordinal
+                 order by h.ordinal desc limit payload_bytes.history) m), 0)
+        + coalesce((
+            select sum(octet_length(f.content)) from public.code_files f
+             where f.session_id = question.session_id), 0);
+end
+$$;
+comment on function bridge.payload_bytes is 'About how large the payload of a question is, without making it.';
+
+create function bridge.open_attempt(
+    job bridge.jobs, history int, is_new boolean default false, taken_over boolean default false,
+    most_bytes int default null
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+    opened jsonb;
+    is_used_up boolean := false;
+begin
+    if is_new and not job.cancel then
+        insert into public.messages as m (session_id, ordinal, role, status, reply_to, attempt)
+        values (job.session_id, job.ordinal + 1, 'assistant', 'running', job.question_id, job.attempt)
+        on conflict on constraint messages_reply_to_key do update
+           set status = 'running', attempt = excluded.attempt, content = '', data = null, seq = 0, error = null,
+               updated_at = clock_timestamp();
+        update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
+         where m.id = job.question_id and m.status <> 'running';
+        -- there were some left when it was asked, and the replies before it have used them up
+        is_used_up := not bridge.tokens_left(job.user_id);
+    end if;
+    if bridge.payload_bytes((select m from public.messages m where m.id = job.question_id), open_attempt.history)
+       > open_attempt.most_bytes
+    then
+        return jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
+    end if;
+    opened := bridge.payload(job, open_attempt.history, open_attempt.taken_over);
+    if is_used_up then
+        opened := opened || jsonb_build_object('used_up', true);
+    end if;
+    if not (bridge.is_readable(opened -> 'data') and bridge.is_readable(opened #> '{session,metadata}')) then
+        raise exception 'unreadable data or session metadata' using errcode = '22023';
+    end if;
+    return opened;
+exception when others then
+    if bridge.is_transient(sqlstate) then
+        raise;  -- not this job's fault: the worker repeats the claim
+    end if;
+    -- only this job is affected; its worker finishes it as failed
+    return jsonb_build_object(
+        'question_id', job.question_id, 'attempt', job.attempt, 'failures', job.failures,
+        'cancel', job.cancel, 'taken_over', open_attempt.taken_over, 'broken', sqlstate || ' ' || sqlerrm);
+end
+$$;
+comment on function bridge.open_attempt is
+    'Returns the job''s payload, {…, broken} if that fails, or only {question_id, attempt} if it is larger than `most_bytes`. For a new attempt, it first opens the reply row.';
+
+create or replace function bridge.record_lost(jobs bigint[]) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    insert into bridge.runs (question_id, attempt, worker, outcome, function, input_tokens, output_tokens)
+    -- whoever has not confirmed a job has hardly asked a model: if it has, it will report what that cost
+    select j.question_id, j.attempt, j.worker, 'lost', j.function, e.input_tokens, e.output_tokens
+      from bridge.jobs j left join lateral bridge.estimate_tokens(j) e on j.is_confirmed
+     where j.id = any (record_lost.jobs)
+        on conflict do nothing;
+    update bridge.workers w set hears_until = now()
+     where w.name = any (array(
+        select o.name from bridge.workers o
+         where o.hears_until > now()
+           and o.name in (select j.worker from bridge.jobs j where j.id = any (record_lost.jobs) and not j.is_confirmed)
+           for update skip locked));  -- one that is locked is calling right now
+end
+$$;
+comment on function bridge.record_lost is
+    'Records the attempts of jobs whose leases have ended as lost, with an estimate of what they cost. A worker that did not confirm one is given no more until it calls.';
+
+create or replace function bridge.in_fair_order(
+    ready bigint[], horizon timestamptz, worker text, elsewhere text[], others uuid[],
+    out jobs bigint[], out functions text[], out newcomers bigint[]
+)
+language plpgsql set search_path = '' set enable_hashjoin = on set plan_cache_mode = force_generic_plan
+as $$
+declare
+    everybody bigint := bridge.limit_of('running_replies', null);
+begin
+    with waiting as materialized (
+        select j.* from unnest(in_fair_order.ready) e (id)
+         cross join lateral (
+            select h.id, h.user_id, h.function, h.run_at from bridge.jobs h
+             where h.id = e.id and h.worker is null
+               -- whose last attempt failed here: another worker makes the next, if one does within eight seconds
+               and (h.failed_by is null or h.failed_by <> in_fair_order.worker
+                    or h.function <> all (in_fair_order.elsewhere) or h.run_at < now() - interval '8 seconds')) j
+    ), running as materialized (
+        select u.user_id, bridge.running_replies(u.user_id, in_fair_order.horizon) as replies
+          from (select distinct w.user_id from waiting w) u
+    ), placed as (
+        select j.id, j.user_id, j.function, j.run_at,
+               r.replies - 1 + row_number() over (partition by j.user_id order by j.run_at, j.id) as place,
+               count(*) over (partition by j.user_id) as ready
+          from waiting j join running r on r.user_id = j.user_id
+    )
+    select coalesce(array_agg(p.id order by p.place, p.run_at, p.id), '{}'),
+           coalesce(array_agg(p.function order by p.place, p.run_at, p.id), '{}'),
+           coalesce(array_agg(p.id order by p.run_at, p.id) filter (where p.place = 0 and p.ready <= 2), '{}')
+      into jobs, functions, newcomers
+      from placed p
+      left join bridge.limits own on own.name = 'running_replies' and own.user_id = p.user_id
+     cross join lateral (select case when own.name is null then everybody else own.value end as most) allowed
+     where (allowed.most is null or p.place < allowed.most)
+       and (p.place = 0 or p.user_id <> all (in_fair_order.others));
+end
+$$;
+comment on function bridge.in_fair_order is
+    'Those of the ready jobs that may run now, by their places, and their functions: within `running_replies` of their users, and none of the `others`, whom another claim is serving, but their first. newcomers: those of users who have nothing running, and at most two sessions waiting, as far as `ready` tells.';
+
+create or replace function bridge.claimed_by_others(ready bigint[], horizon timestamptz) returns uuid[]
+language plpgsql set search_path = '' set enable_hashjoin = on
+as $$
+declare
+    everybody bigint := bridge.limit_of('running_replies', null);
+    hog record;
+    others uuid[] := '{}';
+begin
+    for hog in
+        select c.user_id from (
+            select j.user_id, count(*) as jobs
+              from unnest(claimed_by_others.ready) e (id)
+             cross join lateral (select h.user_id from bridge.jobs h where h.id = e.id) j
+             group by j.user_id) c
+          left join bridge.limits own on own.name = 'running_replies' and own.user_id = c.user_id
+         where c.jobs + bridge.running_replies(c.user_id, claimed_by_others.horizon)
+             >= case when own.name is null then everybody else own.value end
+         order by c.user_id
+    loop
+        -- what other claims took of this user is seen by the next statement, once the lock is free
+        if not pg_try_advisory_xact_lock(hashtextextended('bridge.running_replies ' || hog.user_id, 0)) then
+            others := others || hog.user_id;
+        end if;
+    end loop;
+    return others;
+end
+$$;
+comment on function bridge.claimed_by_others is
+    'The users for whom another claim is counting replies right now: of those who may have more ready jobs than `running_replies` allows. The others are locked, so that two workers together do not exceed it.';
+
+create function public.bridge_claim(
+    worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null,
+    reserve int default 0, probing text[] default '{}', paused text[] default '{}', failing text[] default '{}',
+    capacity int default null, hears_seconds int default 15
+) returns jsonb
+language plpgsql security definer set search_path = '' set statement_timeout = '6s'
+-- The queue is short-lived and its statistics are always stale: this and the functions it calls walk the indexes.
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    snapshot text := pg_current_snapshot()::text;
+    alive record := bridge.heartbeat(
+        bridge_claim.worker, bridge_claim.lease_seconds, bridge_claim.functions, bridge_claim.failing,
+        array(select n.name from unnest(bridge_claim.probing || bridge_claim.paused) n (name)
+               where n.name <> all (bridge_claim.failing) group by n.name order by n.name),
+        bridge_claim.capacity, bridge_claim.history, make_interval(secs => bridge_claim.hears_seconds));
+    lease_end timestamptz := now() + alive.lease;
+    horizon timestamptz := bridge.claim_horizon(bridge_claim.worker, bridge_claim.functions);
+    due timestamptz := now() - bridge.unknown_wait();
+    known text[] := bridge.known_functions(bridge_claim.functions, due);
+    elsewhere text[] := bridge.answered_elsewhere(bridge_claim.worker);
+    takes text[] := case when bridge_claim.functions is not null then array(
+        select f.name from unnest(bridge_claim.functions) f (name)
+         where f.name <> all (bridge_claim.paused) or f.name <> all (elsewhere)) end;
+    expired bigint[];
+    ready record;
+    hints jsonb;
+    free int[];  -- slots
+    job bridge.jobs;
+    jobs jsonb[] := '{}';  -- appending to an array does not copy it, unlike appending to a jsonb
+begin
+    set constraints all immediate;  -- so that a deferred trigger fails only its job, not the whole claim
+    -- Return again, under the same attempt, jobs whose claim answer was lost. They use slots like any other, so a worker
+    -- that now asks for fewer gets them in parts. Even without a free slot it gets one.
+    for job in
+        select j.* from bridge.jobs j
+         where j.id = any (array(
+                   select h.id from bridge.jobs h
+                    where h.worker is not null
+                      and (h.worker, h.run_at) >= (bridge_claim.worker, horizon)
+                      and (h.worker, h.run_at) <= (bridge_claim.worker, 'infinity')))
+           and j.worker = bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
+         order by j.id limit greatest(bridge_claim.slots, 1) for update skip locked
+    loop
+        update bridge.jobs j set lease_until = lease_end, is_confirmed = true where j.id = job.id;
+        jobs := jobs || bridge.open_attempt(job, bridge_claim.history);
+    end loop;
+
+    -- jobs of vanished workers come before new ones
+    slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
+    if bridge_claim.capacity > 0 then  -- what is being dispatched to this worker takes slots that it does not know of
+        free := bridge.lock_slots(bridge_claim.worker, horizon, bridge_claim.capacity, slots);
+        slots := cardinality(free);
+    end if;
+    expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots);
+    select r.* into ready from bridge.take_ready(
+        bridge_claim.worker, horizon, takes, known, due, slots - cardinality(expired), bridge_claim.reserve,
+        array(select f.name from unnest(bridge_claim.probing) f (name) where f.name = any (elsewhere)), elsewhere) r;
+    for job in
+        update bridge.jobs j
+           set worker = bridge_claim.worker,
+               lease_until = lease_end,
+               attempt = j.attempt + 1,
+               failures = j.failures + (j.worker is not null)::int,
+               slot = free[array_position(ready.taken || expired, j.id)],
+               is_confirmed = true
+         where j.id = any (ready.taken || expired)
+     returning j.*
+    loop
+        jobs := jobs || bridge.open_attempt(job, bridge_claim.history, true, job.id = any (expired));
+    end loop;
+    -- last, as the users' rows in bridge.usage stay locked until the end
+    perform bridge.charge_tokens(coalesce((
+        select jsonb_agg(jsonb_build_object(
+                   'user_id', j.user_id, 'input_tokens', r.input_tokens, 'output_tokens', r.output_tokens))
+          from unnest(expired) e (id)
+          join bridge.jobs j on j.id = e.id
+          join bridge.runs r on r.question_id = j.question_id and r.attempt = j.attempt - 1), '[]'));
+    hints := bridge.queue_hints(bridge_claim.worker);
+    return hints || bridge.lease_hint(bridge_claim.worker, (hints ->> 'ready')::boolean) || jsonb_build_object(
+        'jobs', to_jsonb(jobs), 'snapshot', snapshot, 'held_back', ready.is_held_back, 'elsewhere', to_jsonb(elsewhere),
+        'missed', alive.missed);
+end
+$$;
+comment on function public.bridge_claim is
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes as many jobs as `probing` names it times, or none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. `capacity`: how many jobs can be dispatched to it while it calls at least every `hears_seconds` (0: it does not hear its topic, or drains; null: it has none, as it has an older version). Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, lease_in_ms, workers, ready, watches, missed, at_ms, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';
+
+create function bridge.dispatch_lease() returns interval
+language plpgsql immutable set search_path = ''
+as $$
+begin
+    return interval '3 seconds';
+end
+$$;
+comment on function bridge.dispatch_lease is 'How long a dispatched job may stay unconfirmed.';
+
+create function bridge.slots_of(worker text, horizon timestamptz) returns int[]
+language plpgsql set search_path = ''  -- volatile: each call sees what has been committed before it
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+as $$
+begin
+    return array(
+        select coalesce(h.slot, 0) from bridge.jobs h
+         where h.worker is not null
+           and (h.worker, h.run_at) >= (slots_of.worker, slots_of.horizon)
+           and (h.worker, h.run_at) <= (slots_of.worker, 'infinity'));
+end
+$$;
+comment on function bridge.slots_of is 'The slots that a worker''s jobs take (0: without one); pairs, so that only jobs_of_worker fits.';
+
+create function bridge.lock_slots(worker text, horizon timestamptz, capacity int, most int) returns int[]
+language plpgsql set search_path = ''
+as $$
+declare
+    used int[] := bridge.slots_of(worker, horizon);
+    wanted int := least(lock_slots.most, lock_slots.capacity - cardinality(used));
+    locked int[] := '{}';
+    slot int;
+begin
+    -- A slot's lock lasts until its job is visible to everybody. So no two transactions fill the same slot, and a user
+    -- who keeps a transaction open keeps one slot from the others, and not the worker.
+    for i in 0 .. lock_slots.capacity - 1 loop
+        exit when cardinality(locked) >= wanted;
+        slot := 1 + (cardinality(used) + i) % lock_slots.capacity;
+        if slot <> all (used) and pg_try_advisory_xact_lock(hashtextextended('bridge.slot ' || worker, slot)) then
+            locked := locked || slot;
+        end if;
+    end loop;
+    if locked <> '{}' then  -- others may have filled some before they were locked
+        used := bridge.slots_of(worker, horizon);
+        locked := array(
+            select l.slot from unnest(locked) l (slot)
+             where l.slot <> all (used) limit greatest(lock_slots.capacity - cardinality(used), 0));
+    end if;
+    return locked;
+end
+$$;
+comment on function bridge.lock_slots is
+    'Locks up to `most` free slots of a worker until the end of the transaction, without waiting.';
+
+create function bridge.running_replies(user_id uuid, horizon timestamptz) returns bigint
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+begin
+    return (
+        select count(*) from bridge.jobs h
+         where h.worker is not null
+           and (h.user_id, h.run_at) >= (running_replies.user_id, running_replies.horizon)
+           and (h.user_id, h.run_at) <= (running_replies.user_id, 'infinity'));
+end
+$$;
+comment on function bridge.running_replies is 'How many replies of a user are running; pairs, so that only jobs_running_of_user fits.';
+
+create function bridge.may_run(user_id uuid, horizon timestamptz) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+declare
+    most bigint := bridge.limit_of('running_replies', may_run.user_id);
+begin
+    return most is null or bridge.running_replies(user_id, horizon) < most;
+end
+$$;
+comment on function bridge.may_run is 'Whether one more reply of a user may run.';
+
+create function bridge.has_backlog(function text, horizon timestamptz, excluded uuid[]) returns boolean
+language plpgsql stable set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    oldest bigint[];
+    waiting record;
+begin
+    oldest := array(
+        select j.id from bridge.jobs j
+         where j.worker is null and j.function is not null
+           and (j.function, j.run_at) >= (has_backlog.function, has_backlog.horizon)
+           and (j.function, j.run_at) <= (has_backlog.function, now())
+           and j.question_id <> all (has_backlog.excluded)
+         order by j.function, j.run_at, j.id limit 4);
+    if cardinality(oldest) = 4 then  -- perhaps all of one user who has asked a lot: what of the others?
+        oldest := oldest || bridge.waiting_users(array[has_backlog.function], 16, 1, has_backlog.horizon);
+    end if;
+    for waiting in
+        select distinct j.user_id from unnest(oldest) e (id)
+          join bridge.jobs j on j.id = e.id
+         where j.question_id <> all (has_backlog.excluded)
+    loop
+        if bridge.may_run(waiting.user_id, has_backlog.horizon) then
+            return true;
+        end if;
+    end loop;
+    return false;
+end
+$$;
+comment on function bridge.has_backlog is
+    'Whether questions of a function wait that could run: then a claim decides who is next, and nothing is dispatched past them.';
+
+create function bridge.choose_worker(
+    session_id uuid, user_id uuid, function text, finisher text, failed_by text, excluded uuid[],
+    out worker text, out slot int, out history int, out lease interval
+)
+language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    candidate record;
+    running bigint;
+    room int;
+begin
+    -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
+    -- as that one has room, and a fleet that changes moves few sessions.
+    for candidate in
+        select w.name, w.capacity, w.history, w.horizon, w.lease, choose_worker.function = any (w.unproven) as is_unproven
+          from bridge.workers w
+         where w.hears_until > now() and w.capacity > 0
+           and choose_worker.function = any (w.functions) and choose_worker.function <> all (w.failing)
+           and w.name is distinct from choose_worker.failed_by
+         order by w.name is distinct from choose_worker.finisher,
+                  hashtextextended(w.name, hashtextextended(choose_worker.session_id::text, 0))
+         limit 3
+    loop
+        if running is null then
+            running := bridge.running_replies(user_id, candidate.horizon);
+            if not bridge.may_run(user_id, candidate.horizon)
+               or bridge.has_backlog(function, candidate.horizon, excluded) then
+                return;
+            end if;
+        end if;
+        -- as in a claim: few questions for a model that has not answered yet, and a quarter of all slots only for users
+        -- who have nothing running
+        room := case
+            when candidate.is_unproven then least(candidate.capacity, 3)
+            when running > 0 and bridge.limit_of('running_replies', null) is not null
+                then candidate.capacity - candidate.capacity / 4
+            else candidate.capacity end;
+        continue when cardinality(bridge.slots_of(candidate.name, candidate.horizon)) >= room;
+        slot := (bridge.lock_slots(candidate.name, candidate.horizon, candidate.capacity, 1))[1];
+        if slot is not null then
+            worker := candidate.name;
+            history := candidate.history;
+            lease := least(candidate.lease, bridge.dispatch_lease());
+            return;
+        end if;
+    end loop;
+exception when others then
+    raise warning 'bridge.choose_worker: % %', sqlstate, sqlerrm;
+    worker := null;
+end
+$$;
+comment on function bridge.choose_worker is
+    'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed.';
+
+create function bridge.tell(job bridge.jobs, history int) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+    told jsonb := bridge.open_attempt(job, tell.history, is_new => true, most_bytes => 32768);
+begin
+    if octet_length(told::text) > 32768 then  -- the worker claims what it holds
+        told := jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
+    end if;
+    return told || jsonb_build_object('at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint);
+end
+$$;
+comment on function bridge.tell is
+    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}. Realtime stores each broadcast for three days, hence the limit.';
+
+create function bridge.push(job bridge.jobs, history int) returns boolean
+language plpgsql set search_path = ''
+as $$
+begin
+    perform bridge.announce('worker:' || job.worker, 'job', bridge.tell(job, push.history));
+    return true;
+exception when others then
+    raise warning 'bridge.push: % %', sqlstate, sqlerrm;
+    update bridge.jobs j
+       set worker = null, slot = null, lease_until = null, attempt = j.attempt - 1, is_confirmed = true
+     where j.id = job.id;
+    update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
+    return false;
+end
+$$;
+comment on function bridge.push is
+    'Tells a worker of a job that was dispatched to it. If that fails, the job is ready again; false.';
+
+create function bridge.dispatch(question_ids uuid[]) returns void
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+    finisher text := nullif(current_setting('bridge.finisher', true), '');
+    job bridge.jobs;
+    chosen record;
+    rest uuid[] := '{}';
+begin
+    if cardinality(dispatch.question_ids) > 32 then  -- a backlog
+        perform bridge.announce_work(dispatch.question_ids);
+        return;
+    end if;
+    for job in
+        select j.* from unnest(dispatch.question_ids) q (id)
+         cross join lateral (
+            select h.* from bridge.jobs h
+             where h.question_id = q.id and h.worker is null and h.run_at <= now() for update skip locked) j
+    loop
+        select c.* into chosen from bridge.choose_worker(
+            job.session_id, job.user_id, job.function, finisher, job.failed_by, dispatch.question_ids) c;
+        if chosen.worker is null then
+            rest := rest || job.question_id;
+            continue;
+        end if;
+        update bridge.jobs j
+           set worker = chosen.worker, slot = chosen.slot, lease_until = now() + chosen.lease,
+               attempt = j.attempt + 1, is_confirmed = false
+         where j.id = job.id
+        returning j.* into job;
+        -- bridge_finish tells its own caller, in its answer
+        if chosen.worker is distinct from finisher and not bridge.push(job, chosen.history) then
+            rest := rest || job.question_id;
+        end if;
+    end loop;
+    perform bridge.announce_work(rest);
+end
+$$;
+comment on function bridge.dispatch is
+    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready.';
+
+create function bridge.announce_due(job bridge.jobs) returns void
+language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    looking text[] := array(
+        select w.name from bridge.workers w
+         where w.hears_until > now() and w.capacity > 0 and w.name <> job.failed_by
+           and job.function = any (w.functions) and job.function <> all (w.failing)
+         order by hashtextextended(w.name, hashtextextended(job.session_id::text, 0)) limit 2);
+begin
+    if looking = '{}' then
+        perform bridge.announce_work(array[job.question_id]);
+        return;
+    end if;
+    perform bridge.announce(
+                'worker:' || l.name, 'due', jsonb_build_object('in_ms', bridge.milliseconds_until(job.run_at)))
+       from unnest(looking) l (name);
+end
+$$;
+comment on function bridge.announce_due is
+    'Tells two workers, and not the one that failed, when the next attempt of a job is due. If none hears, wakes all.';
+
+create or replace function public.bridge_beat(worker text, jobs jsonb) returns jsonb
+language plpgsql security definer set search_path = '' set statement_timeout = '6s'
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    alive record := bridge.heartbeat(bridge_beat.worker);
+    lease interval := alive.lease;
+    -- Nobody waits for a job that its user keeps locked, as by deleting its session in a request that takes long: the
+    -- beats of all others would be late. Its lease and its text wait for the next beat.
+    free bigint[] := array(
+        select j.id from bridge.jobs j
+          join jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid) on j.question_id = i.question_id
+         order by j.id for update of j skip locked);
+    states jsonb;
+    checkpoints jsonb;
+    item jsonb;
+    hints jsonb;
+begin
+    -- A beat comes every second, a lease lasts thirty: extending it once a quarter has passed costs a tenth of the
+    -- writes, and at least half of it is always left.
+    update bridge.jobs j set lease_until = now() + lease, is_confirmed = true
+      from jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid, attempt int)
+     where j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt
+       and j.id = any (free) and (j.lease_until < now() + lease * 0.75 or not j.is_confirmed);
+    select coalesce(jsonb_object_agg(i.question_id, case
+               when j.id is null then 'lost' when j.cancel then 'cancel' when j.id = any (free) then 'ok' else 'busy'
+               end), '{}'),
+           coalesce(jsonb_agg(e.value) filter (where j.id = any (free) and e.value ? 'seq'), '[]')
+      into states, checkpoints
+      from jsonb_array_elements(bridge_beat.jobs) e
+     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int)
+      left join bridge.jobs j
+        on j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt;
+    set constraints all immediate;  -- so that a deferred trigger fails here and not at the commit of the whole beat
+    begin
+        perform bridge.write_checkpoints(checkpoints);
+    exception when others then
+        -- one that Postgres refuses must affect neither the others nor any lease
+        for item in select jsonb_array_elements(checkpoints) loop
+            begin
+                perform bridge.write_checkpoints(jsonb_build_array(item));
+            exception when others then
+                raise warning 'bridge_beat: checkpoint of % refused: %', item ->> 'question_id', sqlerrm;
+            end;
+        end loop;
+    end;
+    hints := bridge.queue_hints(bridge_beat.worker);
+    if exists (select from bridge.workers w where w.name = bridge_beat.worker and w.seen_at = now()) then
+        hints := hints || bridge.lease_hint(bridge_beat.worker, (hints ->> 'ready')::boolean);  -- not with every beat
+    end if;
+    return hints || jsonb_build_object('results', states, 'missed', alive.missed);
+end
+$$;
+comment on function public.bridge_beat is
+    'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel|busy}, next_in_ms, lease_in_ms?, workers, ready, watches, missed, at_ms}; busy: a user keeps it locked, try again.';
+
+create or replace function bridge.finish(job bridge.jobs, result jsonb) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+    outcome text := case when job.cancel then 'cancelled' else result ->> 'outcome' end;
+    -- The fault may be the worker's own, such as a model that it cannot reach. Then another one answers, if there is
+    -- one, and the question's failures do not grow; twenty times at most.
+    is_handed_over boolean := outcome = 'failed' and result ? 'hand_over_in_ms' and job.attempt - job.failures <= 20
+        and job.function = any (bridge.answered_elsewhere(job.worker));
+    retry_at timestamptz := case
+        when outcome = 'released' then now()
+        when is_handed_over
+            then now() + make_interval(secs => least((result ->> 'hand_over_in_ms')::float8, 86400000) / 1000)
+        when outcome = 'failed' and result ? 'retry_in_ms'
+            then now() + make_interval(secs => least((result ->> 'retry_in_ms')::float8, 86400000) / 1000)
+        end;
+    refused text;
+begin
+    -- so that a deferred trigger fails here and not at the commit, where it would fail the other results too
+    set constraints all immediate;
+    perform bridge.record_run(job, outcome, coalesce(nullif(result -> 'run', 'null'), '{}'));
+    if retry_at is not null then
+        -- the text so far stays visible until the next attempt opens the reply again
+        perform bridge.set_status(job.question_id, 'queued');
+        update bridge.jobs j
+           set worker = null, slot = null, lease_until = null, is_confirmed = true, run_at = retry_at,
+               failures = j.failures + (outcome = 'failed' and not is_handed_over)::int,
+               failed_by = case when outcome = 'failed' then j.worker end
+         where j.id = job.id
+        returning j.* into job;
+        if outcome = 'released' then
+            perform bridge.dispatch(array[job.question_id]);
+        elsif job.function = any (bridge.answered_elsewhere(job.failed_by)) then
+            -- another worker makes the next attempt, and has to learn when it is due
+            perform bridge.announce_due(job);
+        end if;
+        return;
+    end if;
+    if outcome = 'done' and result ? 'files' then
+        refused := bridge.write_files(job, result -> 'files');
+        if refused is not null then
+            update bridge.runs r
+               set error = jsonb_build_object('code', 'files_refused', 'detail', refused)
+             where r.question_id = job.question_id and r.attempt = job.attempt;
+        end if;
+    end if;
+    if outcome = 'failed' then
+        job.failures := job.failures + 1;
+    end if;
+    perform bridge.end_job(job, outcome, case when outcome = 'failed' then result -> 'error' end, result);
+end
+$$;
+comment on function bridge.finish is
+    'Writes how an attempt ended. The caller holds session and job. If the user cancelled first, every outcome becomes cancelled.';
+
+create or replace function public.bridge_finish(worker text, results jsonb, knows_busy boolean default false) returns jsonb
+language plpgsql security definer set search_path = '' set statement_timeout = '6s'
+set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
+as $$
+declare
+    result record;
+    job bridge.jobs;
+    state text;
+    sessions uuid[];
+    free bigint[];
+    states jsonb := '{}';
+    charges jsonb[] := '{}';
+    untitled uuid[] := '{}';
+    ended uuid[] := '{}';
+    jobs jsonb[] := '{}';
+begin
+    -- so that the session's next question comes in the answer
+    perform set_config('bridge.finisher', bridge_finish.worker, true);
+    if not bridge_finish.knows_busy then  -- an older worker waits, as it always did
+        perform from public.sessions s
+          where s.id in (
+              select j.session_id from bridge.jobs j
+                join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id)
+          order by s.id for no key update;
+        perform from bridge.jobs j
+          join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id
+          order by j.id for update of j;
+    end if;
+    -- Nobody waits for a session or a job that its user keeps locked, with a request that takes long: the replies of all
+    -- others in the batch would be late.
+    sessions := array(
+        select s.id from public.sessions s
+         where s.id in (
+            select j.session_id from bridge.jobs j
+              join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id)
+         order by s.id for no key update skip locked);
+    free := array(
+        select j.id from bridge.jobs j
+          join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id
+         where j.session_id = any (sessions)
+         order by j.id for update of j skip locked);
+    for result in
+        select i.*, e.value as item
+          from jsonb_array_elements(bridge_finish.results) e
+         cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, user_id text, run jsonb, name boolean)
+    loop
+        select j.* into job from bridge.jobs j
+         where j.question_id = result.question_id
+           and j.worker = bridge_finish.worker and j.attempt = result.attempt;
+        if job.id is null then
+            state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
+            if state = 'lost' then
+                result.run := bridge.price_lost(
+                    bridge_finish.worker, result.question_id, result.attempt, coalesce(result.run, '{}'));
+            end if;
+        elsif job.id = any (free) then
+            state := bridge.finish_held(job, result.item);
+        else
+            state := 'busy';
+        end if;
+        if state = 'busy' and not bridge_finish.knows_busy then
+            raise lock_not_available using message = format('A file of session %s is locked', job.session_id),
+                hint = 'Send the results again, in smaller batches.';
+        end if;
+        -- deleting the session does not avoid the charge: the tokens were used
+        if state in ('gone', 'lost') or (job.id is not null and state in ('ok', 'refused')) then
+            charges := charges || (coalesce(result.run, '{}') || jsonb_build_object(
+                'user_id', coalesce(job.user_id::text, result.user_id)));
+        end if;
+        if job.id is not null and state in ('ok', 'refused') then
+            ended := ended || job.user_id;
+        end if;
+        if result.name and state = 'ok' and job.id is not null and bridge.begin_title(job.session_id) then
+            untitled := untitled || result.question_id;
+        end if;
+        states := states || jsonb_build_object(result.question_id, state);
+    end loop;
+    perform set_config('bridge.finisher', '', true);
+    for job in
+        select j.* from bridge.jobs j
+         where j.worker is not null and (j.worker, j.run_at) = (bridge_finish.worker, now()) and not j.is_confirmed
+    loop
+        jobs := jobs || bridge.tell(job, (select w.history from bridge.workers w where w.name = bridge_finish.worker));
+    end loop;
+    perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
+    perform bridge.charge_tokens(to_jsonb(charges));
+    return bridge.queue_hints(bridge_finish.worker)
+        || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled), 'jobs', to_jsonb(jobs));
+end
+$$;
+comment on function public.bridge_finish is
+    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. jobs: the next questions of these sessions, dispatched to the caller; of a large one only {question_id, attempt}.';
+
+create or replace function public.bridge_dead_retry(question_ids uuid[] default null) returns int
+language plpgsql security definer set search_path = '' set statement_timeout = '6s'
+as $$
+declare
+    question public.messages;
+    letters uuid[];
+    free uuid[];
+    ready uuid[] := '{}';
+    retried int := 0;
+begin
+    select array_agg(d.question_id) into letters from (
+        select x.question_id from bridge.dead_letters x
+         where bridge_dead_retry.question_ids is null or x.question_id = any (bridge_dead_retry.question_ids)
+         order by x.id limit 500
+    ) d;
+    -- a session that its user keeps locked is left for another time
+    free := array(
+        select s.id from public.sessions s
+         where s.id in (select d.session_id from bridge.dead_letters d where d.question_id = any (letters))
+         order by s.id for no key update skip locked);
+    for question in
+        select m.* from public.messages m
+          join bridge.dead_letters d on d.question_id = m.id
+         where d.question_id = any (letters) and m.session_id = any (free)
+           and not exists (select from bridge.jobs j where j.question_id = m.id)
+         order by m.session_id, m.ordinal
+    loop
+        -- not charged: the failure was not the user's fault
+        if bridge.requeue(question, false) then
+            ready := ready || question.id;
+        end if;
+        retried := retried + 1;
+    end loop;
+    perform bridge.dispatch(ready);
+    return retried;
+end
+$$;
+comment on function public.bridge_dead_retry is
+    'Requeues dead letters with a fresh count of failures (null: the 500 oldest), except in sessions that are locked. Returns how many.';
+
+
+-- grants -----------------------------------------------------------------------------------------
+
+revoke all on function
+    bridge.enqueue, bridge.heartbeat, bridge.due_for, bridge.next_lease_end, bridge.milliseconds_until,
+    bridge.lease_hint, bridge.payload_bytes, bridge.open_attempt, bridge.dispatch_lease, bridge.slots_of,
+    bridge.lock_slots, bridge.running_replies, bridge.may_run, bridge.has_backlog, bridge.choose_worker, bridge.tell,
+    bridge.push, bridge.dispatch, bridge.announce_due
+    from public, anon, authenticated, service_role;
+revoke all on function public.bridge_claim from public, anon, authenticated;
+grant execute on function public.bridge_claim to service_role;

@@ -1,0 +1,271 @@
+-- Dispatch: what becomes ready is handed to one worker that hears its topic and has room. No other worker is bothered.
+--
+--   becomes ready ─ choose ─┬ room, small payload: held, with a short lease + payload ─▶ worker:<name>
+--                           ├ room, a larger one:  held + hint ─▶ worker:<name>, which claims what it holds
+--                           └ nobody has room:     stays ready + `work` ─▶ bridge:inbox, and workers claim
+--   held ─ first beat, within a second ─▶ confirmed, with a full lease
+--     └ not confirmed in time ─▶ another worker's claim; whoever did not confirm counts as not hearing
+--
+-- It runs in the transaction of a user's insert, so it never waits for a lock. If it fails, the job stays ready.
+
+create function bridge.dispatch_lease() returns interval
+language plpgsql immutable set search_path = ''
+as $$
+begin
+    return interval '3 seconds';
+end
+$$;
+comment on function bridge.dispatch_lease is 'How long a dispatched job may stay unconfirmed.';
+
+create function bridge.slots_of(worker text, horizon timestamptz) returns int[]
+language plpgsql set search_path = ''  -- volatile: each call sees what has been committed before it
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+as $$
+begin
+    return array(
+        select coalesce(h.slot, 0) from bridge.jobs h
+         where h.worker is not null
+           and (h.worker, h.run_at) >= (slots_of.worker, slots_of.horizon)
+           and (h.worker, h.run_at) <= (slots_of.worker, 'infinity'));
+end
+$$;
+comment on function bridge.slots_of is 'The slots that a worker''s jobs take (0: without one); pairs, so that only jobs_of_worker fits.';
+
+create function bridge.lock_slots(worker text, horizon timestamptz, capacity int, most int) returns int[]
+language plpgsql set search_path = ''
+as $$
+declare
+    used int[] := bridge.slots_of(worker, horizon);
+    wanted int := least(lock_slots.most, lock_slots.capacity - cardinality(used));
+    locked int[] := '{}';
+    slot int;
+begin
+    -- A slot's lock lasts until its job is visible to everybody. So no two transactions fill the same slot, and a user
+    -- who keeps a transaction open keeps one slot from the others, and not the worker.
+    for i in 0 .. lock_slots.capacity - 1 loop
+        exit when cardinality(locked) >= wanted;
+        slot := 1 + (cardinality(used) + i) % lock_slots.capacity;
+        if slot <> all (used) and pg_try_advisory_xact_lock(hashtextextended('bridge.slot ' || worker, slot)) then
+            locked := locked || slot;
+        end if;
+    end loop;
+    if locked <> '{}' then  -- others may have filled some before they were locked
+        used := bridge.slots_of(worker, horizon);
+        locked := array(
+            select l.slot from unnest(locked) l (slot)
+             where l.slot <> all (used) limit greatest(lock_slots.capacity - cardinality(used), 0));
+    end if;
+    return locked;
+end
+$$;
+comment on function bridge.lock_slots is
+    'Locks up to `most` free slots of a worker until the end of the transaction, without waiting.';
+
+create function bridge.running_replies(user_id uuid, horizon timestamptz) returns bigint
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+begin
+    return (
+        select count(*) from bridge.jobs h
+         where h.worker is not null
+           and (h.user_id, h.run_at) >= (running_replies.user_id, running_replies.horizon)
+           and (h.user_id, h.run_at) <= (running_replies.user_id, 'infinity'));
+end
+$$;
+comment on function bridge.running_replies is 'How many replies of a user are running; pairs, so that only jobs_running_of_user fits.';
+
+create function bridge.may_run(user_id uuid, horizon timestamptz) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+declare
+    most bigint := bridge.limit_of('running_replies', may_run.user_id);
+begin
+    return most is null or bridge.running_replies(user_id, horizon) < most;
+end
+$$;
+comment on function bridge.may_run is 'Whether one more reply of a user may run.';
+
+create function bridge.has_backlog(function text, horizon timestamptz, excluded uuid[]) returns boolean
+language plpgsql stable set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    oldest bigint[];
+    waiting record;
+begin
+    oldest := array(
+        select j.id from bridge.jobs j
+         where j.worker is null and j.function is not null
+           and (j.function, j.run_at) >= (has_backlog.function, has_backlog.horizon)
+           and (j.function, j.run_at) <= (has_backlog.function, now())
+           and j.question_id <> all (has_backlog.excluded)
+         order by j.function, j.run_at, j.id limit 4);
+    if cardinality(oldest) = 4 then  -- perhaps all of one user who has asked a lot: what of the others?
+        oldest := oldest || bridge.waiting_users(array[has_backlog.function], 16, 1, has_backlog.horizon);
+    end if;
+    for waiting in
+        select distinct j.user_id from unnest(oldest) e (id)
+          join bridge.jobs j on j.id = e.id
+         where j.question_id <> all (has_backlog.excluded)
+    loop
+        if bridge.may_run(waiting.user_id, has_backlog.horizon) then
+            return true;
+        end if;
+    end loop;
+    return false;
+end
+$$;
+comment on function bridge.has_backlog is
+    'Whether questions of a function wait that could run: then a claim decides who is next, and nothing is dispatched past them.';
+
+create function bridge.choose_worker(
+    session_id uuid, user_id uuid, function text, finisher text, failed_by text, excluded uuid[],
+    out worker text, out slot int, out history int, out lease interval
+)
+language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
+as $$
+declare
+    candidate record;
+    running bigint;
+    room int;
+begin
+    -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
+    -- as that one has room, and a fleet that changes moves few sessions.
+    for candidate in
+        select w.name, w.capacity, w.history, w.horizon, w.lease, choose_worker.function = any (w.unproven) as is_unproven
+          from bridge.workers w
+         where w.hears_until > now() and w.capacity > 0
+           and choose_worker.function = any (w.functions) and choose_worker.function <> all (w.failing)
+           and w.name is distinct from choose_worker.failed_by
+         order by w.name is distinct from choose_worker.finisher,
+                  hashtextextended(w.name, hashtextextended(choose_worker.session_id::text, 0))
+         limit 3
+    loop
+        if running is null then
+            running := bridge.running_replies(user_id, candidate.horizon);
+            if not bridge.may_run(user_id, candidate.horizon)
+               or bridge.has_backlog(function, candidate.horizon, excluded) then
+                return;
+            end if;
+        end if;
+        -- as in a claim: few questions for a model that has not answered yet, and a quarter of all slots only for users
+        -- who have nothing running
+        room := case
+            when candidate.is_unproven then least(candidate.capacity, 3)
+            when running > 0 and bridge.limit_of('running_replies', null) is not null
+                then candidate.capacity - candidate.capacity / 4
+            else candidate.capacity end;
+        continue when cardinality(bridge.slots_of(candidate.name, candidate.horizon)) >= room;
+        slot := (bridge.lock_slots(candidate.name, candidate.horizon, candidate.capacity, 1))[1];
+        if slot is not null then
+            worker := candidate.name;
+            history := candidate.history;
+            lease := least(candidate.lease, bridge.dispatch_lease());
+            return;
+        end if;
+    end loop;
+exception when others then
+    raise warning 'bridge.choose_worker: % %', sqlstate, sqlerrm;
+    worker := null;
+end
+$$;
+comment on function bridge.choose_worker is
+    'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed.';
+
+create function bridge.tell(job bridge.jobs, history int) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+    told jsonb := bridge.open_attempt(job, tell.history, is_new => true, most_bytes => 32768);
+begin
+    if octet_length(told::text) > 32768 then  -- the worker claims what it holds
+        told := jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
+    end if;
+    return told || jsonb_build_object('at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint);
+end
+$$;
+comment on function bridge.tell is
+    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}. Realtime stores each broadcast for three days, hence the limit.';
+
+create function bridge.push(job bridge.jobs, history int) returns boolean
+language plpgsql set search_path = ''
+as $$
+begin
+    perform bridge.announce('worker:' || job.worker, 'job', bridge.tell(job, push.history));
+    return true;
+exception when others then
+    raise warning 'bridge.push: % %', sqlstate, sqlerrm;
+    update bridge.jobs j
+       set worker = null, slot = null, lease_until = null, attempt = j.attempt - 1, is_confirmed = true
+     where j.id = job.id;
+    update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
+    return false;
+end
+$$;
+comment on function bridge.push is
+    'Tells a worker of a job that was dispatched to it. If that fails, the job is ready again; false.';
+
+create function bridge.dispatch(question_ids uuid[]) returns void
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+as $$
+declare
+    finisher text := nullif(current_setting('bridge.finisher', true), '');
+    job bridge.jobs;
+    chosen record;
+    rest uuid[] := '{}';
+begin
+    if cardinality(dispatch.question_ids) > 32 then  -- a backlog
+        perform bridge.announce_work(dispatch.question_ids);
+        return;
+    end if;
+    for job in
+        select j.* from unnest(dispatch.question_ids) q (id)
+         cross join lateral (
+            select h.* from bridge.jobs h
+             where h.question_id = q.id and h.worker is null and h.run_at <= now() for update skip locked) j
+    loop
+        select c.* into chosen from bridge.choose_worker(
+            job.session_id, job.user_id, job.function, finisher, job.failed_by, dispatch.question_ids) c;
+        if chosen.worker is null then
+            rest := rest || job.question_id;
+            continue;
+        end if;
+        update bridge.jobs j
+           set worker = chosen.worker, slot = chosen.slot, lease_until = now() + chosen.lease,
+               attempt = j.attempt + 1, is_confirmed = false
+         where j.id = job.id
+        returning j.* into job;
+        -- bridge_finish tells its own caller, in its answer
+        if chosen.worker is distinct from finisher and not bridge.push(job, chosen.history) then
+            rest := rest || job.question_id;
+        end if;
+    end loop;
+    perform bridge.announce_work(rest);
+end
+$$;
+comment on function bridge.dispatch is
+    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready.';
+
+create function bridge.announce_due(job bridge.jobs) returns void
+language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    looking text[] := array(
+        select w.name from bridge.workers w
+         where w.hears_until > now() and w.capacity > 0 and w.name <> job.failed_by
+           and job.function = any (w.functions) and job.function <> all (w.failing)
+         order by hashtextextended(w.name, hashtextextended(job.session_id::text, 0)) limit 2);
+begin
+    if looking = '{}' then
+        perform bridge.announce_work(array[job.question_id]);
+        return;
+    end if;
+    perform bridge.announce(
+                'worker:' || l.name, 'due', jsonb_build_object('in_ms', bridge.milliseconds_until(job.run_at)))
+       from unnest(looking) l (name);
+end
+$$;
+comment on function bridge.announce_due is
+    'Tells two workers, and not the one that failed, when the next attempt of a job is due. If none hears, wakes all.';
