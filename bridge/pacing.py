@@ -9,11 +9,11 @@ BURST_SECONDS = 0.5
 DEBT_SECONDS = 5.0
 # What a delta costs: the send and its delivery.
 EVENTS_PER_DELTA = 2
-# What a reply costs besides its deltas, with one tab open: the events of its rows (question: new, running, done; reply:
-# new, done), each with a delivery, those that its worker is delivered too, and the wake-up.
-EVENTS_PER_REPLY = 13
-# What each worker of the fleet adds: it is delivered the wake-up, and the question's row event.
-EVENTS_PER_WORKER = 2
+# What a reply costs besides its deltas, with one tab open: the events of its rows (question: new, done; reply: new,
+# done), each with a delivery, those that its worker is delivered too, and the dispatch with its delivery.
+EVENTS_PER_REPLY = 12
+# How many workers of a fleet hear of each question by postgres_changes.
+WATCHERS = 2
 
 
 class Quota:
@@ -27,7 +27,7 @@ class Quota:
 
     def spend_reply(self) -> None:
         """Pay for the row events of a reply."""
-        self.spend(EVENTS_PER_REPLY + EVENTS_PER_WORKER * self._fleet_size())
+        self.spend(EVENTS_PER_REPLY + min(WATCHERS, self._fleet_size()))
 
     def spend(self, events: float) -> None:
         """Pay for events, even if that overdraws the budget: first deltas and ends of replies do not wait."""

@@ -45,10 +45,34 @@ select w.name, w.started_at, w.seen_at, w.capacity from bridge.workers w
 
 -- functions --------------------------------------------------------------------------------------
 
+drop function bridge.end_job(bridge.jobs, text, jsonb, jsonb);
+drop function bridge.finish(bridge.jobs, jsonb);
+drop function bridge.finish_held(bridge.jobs, jsonb);
 drop function bridge.heartbeat(text, int, text[], text[]);
 drop function bridge.open_attempt(bridge.jobs, int, boolean, boolean);
 drop function public.bridge_claim(text, int, uuid[], int, int, text[], int, text[], text[], text[]);
 drop function bridge.enqueue(public.messages, int, boolean);
+
+create or replace function bridge.event_payload(record jsonb) returns jsonb
+language plpgsql immutable set search_path = ''
+as $$
+declare
+    omitted text[];
+begin
+    if octet_length(event_payload.record::text) <= 32768 then  -- the usual case
+        return event_payload.record;
+    end if;
+    select array_agg(f.key order by f.key) into omitted
+      from jsonb_each(event_payload.record) f
+     where octet_length(f.value::text) > 32768;
+    if omitted is null then
+        return event_payload.record;
+    end if;
+    return event_payload.record - omitted || jsonb_build_object('omitted', to_jsonb(omitted));
+end
+$$;
+comment on function bridge.event_payload is
+    'The payload of an event about a row: fields above 32 KiB are left out and listed in `omitted`.';
 
 create or replace function bridge.forget_broadcasts(session_ids uuid[], most_bytes bigint default null) returns int
 language plpgsql security definer set search_path = '' set lock_timeout = '100ms'
@@ -84,6 +108,40 @@ end
 $$;
 comment on function bridge.forget_broadcasts is
     'Deletes what Realtime has stored of broadcasts about sessions (for three days), and returns how many. There is no index to find them by: if the table is larger than `most_bytes`, it does nothing.';
+
+create function bridge.end_job(
+    job bridge.jobs, status text, error jsonb default null, reply jsonb default null, deletes boolean default true
+) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    begin
+        perform bridge.set_status(
+            job.question_id, end_job.status, end_job.error, job.attempt, coalesce(end_job.reply, '{}'));
+    exception when others then
+        -- a caller without a result reports the error; a result is first tried again with less in it
+        if end_job.reply is null or end_job.status = 'done' or end_job.reply ?| array['content', 'data', 'seq']
+           or bridge.is_transient(sqlstate) then
+            raise;
+        end if;
+        perform bridge.force_status(job.question_id, end_job.status, end_job.error, job.attempt);
+    end;
+    if end_job.status = 'failed' then
+        insert into bridge.dead_letters as d (question_id, session_id, attempt, failures, error)
+        -- without what the model or the user said: operators read it
+        values (job.question_id, job.session_id, job.attempt, job.failures, case
+                    when end_job.error ->> 'code' in ('model_filtered', 'bad_arguments')
+                    then end_job.error || jsonb_build_object('message', '') else end_job.error end)
+        on conflict on constraint dead_letters_question_id_key do update
+           set attempt = excluded.attempt, failures = excluded.failures, error = excluded.error, created_at = now();
+    end if;
+    if end_job.deletes then
+        delete from bridge.jobs j where j.id = job.id;
+    end if;
+end
+$$;
+comment on function bridge.end_job is
+    'The only way a job ends: reply and question get the status, the job is deleted (without `deletes`, by the caller). A failed job is deleted even if a trigger refuses its rows. The caller holds session and job.';
 
 create or replace function bridge.promote() returns trigger
 language plpgsql security definer set search_path = ''
@@ -253,6 +311,9 @@ declare
     chosen record;
     ready uuid[] := '{}';
 begin
+    if not exists (select from added n where n.role = 'user') then
+        return null;
+    end if;
     select c.* into chosen
       from jsonb_to_record(nullif(current_setting('bridge.chosen', true), '')::jsonb)
            c (question_id uuid, worker text, slot int, history int, lease interval);
@@ -710,7 +771,8 @@ begin
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
     if bridge_claim.capacity > 0 then  -- what is being dispatched to this worker takes slots that it does not know of
-        free := bridge.lock_slots(bridge_claim.worker, horizon, bridge_claim.capacity, slots);
+        free := bridge.lock_slots(
+            bridge_claim.worker, horizon, bridge_claim.capacity, bridge_claim.capacity, slots);
         slots := cardinality(free);
     end if;
     expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots);
@@ -769,12 +831,12 @@ end
 $$;
 comment on function bridge.slots_of is 'The slots that a worker''s jobs take (0: without one); pairs, so that only jobs_of_worker fits.';
 
-create function bridge.lock_slots(worker text, horizon timestamptz, capacity int, most int) returns int[]
+create function bridge.lock_slots(worker text, horizon timestamptz, capacity int, room int, most int) returns int[]
 language plpgsql set search_path = ''
 as $$
 declare
     used int[] := bridge.slots_of(worker, horizon);
-    wanted int := least(lock_slots.most, lock_slots.capacity - cardinality(used));
+    wanted int := least(lock_slots.most, lock_slots.room - cardinality(used));
     locked int[] := '{}';
     slot int;
 begin
@@ -791,13 +853,13 @@ begin
         used := bridge.slots_of(worker, horizon);
         locked := array(
             select l.slot from unnest(locked) l (slot)
-             where l.slot <> all (used) limit greatest(lock_slots.capacity - cardinality(used), 0));
+             where l.slot <> all (used) limit greatest(lock_slots.room - cardinality(used), 0));
     end if;
     return locked;
 end
 $$;
 comment on function bridge.lock_slots is
-    'Locks up to `most` free slots of a worker until the end of the transaction, without waiting.';
+    'Locks up to `most` free slots of a worker, as long as it has fewer than `room` jobs, until the end of the transaction, without waiting.';
 
 create function bridge.running_replies(user_id uuid, horizon timestamptz) returns bigint
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
@@ -866,6 +928,7 @@ as $$
 declare
     candidate record;
     running bigint;
+    most bigint;
     room int;
 begin
     -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
@@ -882,8 +945,8 @@ begin
     loop
         if running is null then
             running := bridge.running_replies(user_id, candidate.horizon);
-            if not bridge.may_run(user_id, candidate.horizon)
-               or bridge.has_backlog(function, candidate.horizon, excluded) then
+            most := bridge.limit_of('running_replies', user_id);
+            if running >= most or bridge.has_backlog(function, candidate.horizon, excluded) then
                 return;
             end if;
         end if;
@@ -894,8 +957,7 @@ begin
             when running > 0 and bridge.limit_of('running_replies', null) is not null
                 then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
-        continue when cardinality(bridge.slots_of(candidate.name, candidate.horizon)) >= room;
-        slot := (bridge.lock_slots(candidate.name, candidate.horizon, candidate.capacity, 1))[1];
+        slot := (bridge.lock_slots(candidate.name, candidate.horizon, candidate.capacity, room, 1))[1];
         if slot is not null then
             worker := candidate.name;
             history := candidate.history;
@@ -926,6 +988,25 @@ $$;
 comment on function bridge.tell is
     'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}. Realtime stores each broadcast for three days, hence the limit.';
 
+create function bridge.is_announced(job bridge.jobs, excluded uuid[]) returns boolean
+language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    horizon timestamptz := coalesce((
+        select max(w.horizon) from bridge.workers w
+         where w.horizon_set_at > now() - interval '1 minute' and job.function = any (w.functions)), '-infinity');
+begin
+    return not exists (
+            select from bridge.live_workers l join bridge.workers w on w.name = l.name
+             where coalesce(w.capacity, 0) = 0)
+        and bridge.may_run(job.user_id, horizon)
+        and bridge.has_backlog(job.function, horizon, excluded);
+end
+$$;
+comment on function bridge.is_announced is
+    'Whether workers know of a backlog that this job joins: each answer tells a worker that more is ready, so that it claims when it has room. Workers that do not hear their topic, or have none, may not know.';
+
 create function bridge.push(job bridge.jobs, history int) returns boolean
 language plpgsql set search_path = ''
 as $$
@@ -953,7 +1034,9 @@ declare
     chosen record;
     rest uuid[] := '{}';
 begin
-    if cardinality(dispatch.question_ids) > 32 then  -- a backlog
+    if coalesce(cardinality(dispatch.question_ids), 0) = 0 then
+        return;
+    elsif cardinality(dispatch.question_ids) > 32 then  -- a backlog
         perform bridge.announce_work(dispatch.question_ids);
         return;
     end if;
@@ -966,7 +1049,9 @@ begin
         select c.* into chosen from bridge.choose_worker(
             job.session_id, job.user_id, job.function, finisher, job.failed_by, dispatch.question_ids) c;
         if chosen.worker is null then
-            rest := rest || job.question_id;
+            if not bridge.is_announced(job, dispatch.question_ids) then
+                rest := rest || job.question_id;
+            end if;
             continue;
         end if;
         update bridge.jobs j
@@ -1064,7 +1149,7 @@ $$;
 comment on function public.bridge_beat is
     'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel|busy}, next_in_ms, lease_in_ms?, workers, ready, watches, missed, at_ms}; busy: a user keeps it locked, try again.';
 
-create or replace function bridge.finish(job bridge.jobs, result jsonb) returns void
+create function bridge.finish(job bridge.jobs, result jsonb) returns boolean
 language plpgsql set search_path = ''
 as $$
 declare
@@ -1100,7 +1185,7 @@ begin
             -- another worker makes the next attempt, and has to learn when it is due
             perform bridge.announce_due(job);
         end if;
-        return;
+        return false;
     end if;
     if outcome = 'done' and result ? 'files' then
         refused := bridge.write_files(job, result -> 'files');
@@ -1113,11 +1198,40 @@ begin
     if outcome = 'failed' then
         job.failures := job.failures + 1;
     end if;
-    perform bridge.end_job(job, outcome, case when outcome = 'failed' then result -> 'error' end, result);
+    perform bridge.end_job(
+        job, outcome, case when outcome = 'failed' then result -> 'error' end, result, deletes => false);
+    return true;
 end
 $$;
 comment on function bridge.finish is
-    'Writes how an attempt ended. The caller holds session and job. If the user cancelled first, every outcome becomes cancelled.';
+    'Writes how an attempt ended. The caller holds session and job, and deletes the job if this returns true. If the user cancelled first, every outcome becomes cancelled.';
+
+create function bridge.finish_held(job bridge.jobs, result jsonb, out state text, out has_ended boolean)
+language plpgsql set search_path = ''
+as $$
+begin
+    has_ended := bridge.finish(job, result);
+    state := 'ok';
+exception
+    when lock_not_available then
+        state := 'busy';  -- a user keeps one of the reply's files locked
+        has_ended := false;
+    when others then
+        if bridge.is_transient(sqlstate) then
+            raise;  -- not this result's fault: the worker repeats the batch
+        end if;
+        -- refused because of its content: end it as failed, without that content
+        raise warning 'bridge_finish: % refused: % %', job.question_id, sqlstate, sqlerrm;
+        has_ended := bridge.finish(job, jsonb_build_object(
+            'outcome', 'failed',
+            'error', jsonb_build_object('code', 'unstorable', 'message', 'The reply could not be stored.'),
+            'run', coalesce(nullif(result -> 'run', 'null'), '{}') || jsonb_build_object('error', jsonb_build_object(
+                'code', 'unstorable', 'detail', sqlstate || ' ' || sqlerrm))));
+        state := 'refused';
+end
+$$;
+comment on function bridge.finish_held is
+    'Finishes a job that its worker holds: ok, busy (nothing was written, as something is locked), or refused (it was ended as failed). A refused result does not affect the others. has_ended: the caller deletes the job.';
 
 create or replace function public.bridge_finish(worker text, results jsonb, knows_busy boolean default false) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
@@ -1133,6 +1247,8 @@ declare
     charges jsonb[] := '{}';
     untitled uuid[] := '{}';
     ended uuid[] := '{}';
+    finished record;
+    deleted bigint[] := '{}';
     jobs jsonb[] := '{}';
 begin
     -- so that the session's next question comes in the answer
@@ -1167,7 +1283,7 @@ begin
     loop
         select j.* into job from bridge.jobs j
          where j.question_id = result.question_id
-           and j.worker = bridge_finish.worker and j.attempt = result.attempt;
+           and j.worker = bridge_finish.worker and j.attempt = result.attempt and j.id <> all (deleted);
         if job.id is null then
             state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
             if state = 'lost' then
@@ -1175,7 +1291,11 @@ begin
                     bridge_finish.worker, result.question_id, result.attempt, coalesce(result.run, '{}'));
             end if;
         elsif job.id = any (free) then
-            state := bridge.finish_held(job, result.item);
+            select f.* into finished from bridge.finish_held(job, result.item) f;
+            state := finished.state;
+            if finished.has_ended then
+                deleted := deleted || job.id;
+            end if;
         else
             state := 'busy';
         end if;
@@ -1196,6 +1316,9 @@ begin
         end if;
         states := states || jsonb_build_object(result.question_id, state);
     end loop;
+    -- Not in the subtransaction of each: a row that one transaction locks and its subtransaction deletes stays in all
+    -- indexes until the next vacuum.
+    delete from bridge.jobs j where j.id = any (deleted);
     perform set_config('bridge.finisher', '', true);
     for job in
         select j.* from bridge.jobs j
@@ -1256,10 +1379,11 @@ comment on function public.bridge_dead_retry is
 -- grants -----------------------------------------------------------------------------------------
 
 revoke all on function
-    bridge.enqueue, bridge.heartbeat, bridge.due_for, bridge.next_lease_end, bridge.milliseconds_until,
-    bridge.lease_hint, bridge.payload_bytes, bridge.open_attempt, bridge.dispatch_lease, bridge.slots_of,
-    bridge.lock_slots, bridge.running_replies, bridge.may_run, bridge.has_backlog, bridge.choose_worker, bridge.tell,
-    bridge.push, bridge.dispatch, bridge.announce_due
+    bridge.end_job, bridge.enqueue, bridge.heartbeat, bridge.due_for, bridge.next_lease_end,
+    bridge.milliseconds_until, bridge.lease_hint, bridge.payload_bytes, bridge.open_attempt, bridge.dispatch_lease,
+    bridge.slots_of, bridge.lock_slots, bridge.running_replies, bridge.may_run, bridge.has_backlog,
+    bridge.choose_worker, bridge.tell, bridge.is_announced, bridge.push, bridge.dispatch, bridge.announce_due,
+    bridge.finish, bridge.finish_held
     from public, anon, authenticated, service_role;
 revoke all on function public.bridge_claim from public, anon, authenticated;
 grant execute on function public.bridge_claim to service_role;

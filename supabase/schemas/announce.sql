@@ -18,6 +18,9 @@ as $$
 declare
     omitted text[];
 begin
+    if octet_length(event_payload.record::text) <= 32768 then  -- the usual case
+        return event_payload.record;
+    end if;
     select array_agg(f.key order by f.key) into omitted
       from jsonb_each(event_payload.record) f
      where octet_length(f.value::text) > 32768;

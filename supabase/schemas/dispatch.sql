@@ -31,12 +31,12 @@ end
 $$;
 comment on function bridge.slots_of is 'The slots that a worker''s jobs take (0: without one); pairs, so that only jobs_of_worker fits.';
 
-create function bridge.lock_slots(worker text, horizon timestamptz, capacity int, most int) returns int[]
+create function bridge.lock_slots(worker text, horizon timestamptz, capacity int, room int, most int) returns int[]
 language plpgsql set search_path = ''
 as $$
 declare
     used int[] := bridge.slots_of(worker, horizon);
-    wanted int := least(lock_slots.most, lock_slots.capacity - cardinality(used));
+    wanted int := least(lock_slots.most, lock_slots.room - cardinality(used));
     locked int[] := '{}';
     slot int;
 begin
@@ -53,13 +53,13 @@ begin
         used := bridge.slots_of(worker, horizon);
         locked := array(
             select l.slot from unnest(locked) l (slot)
-             where l.slot <> all (used) limit greatest(lock_slots.capacity - cardinality(used), 0));
+             where l.slot <> all (used) limit greatest(lock_slots.room - cardinality(used), 0));
     end if;
     return locked;
 end
 $$;
 comment on function bridge.lock_slots is
-    'Locks up to `most` free slots of a worker until the end of the transaction, without waiting.';
+    'Locks up to `most` free slots of a worker, as long as it has fewer than `room` jobs, until the end of the transaction, without waiting.';
 
 create function bridge.running_replies(user_id uuid, horizon timestamptz) returns bigint
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
@@ -128,6 +128,7 @@ as $$
 declare
     candidate record;
     running bigint;
+    most bigint;
     room int;
 begin
     -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
@@ -144,8 +145,8 @@ begin
     loop
         if running is null then
             running := bridge.running_replies(user_id, candidate.horizon);
-            if not bridge.may_run(user_id, candidate.horizon)
-               or bridge.has_backlog(function, candidate.horizon, excluded) then
+            most := bridge.limit_of('running_replies', user_id);
+            if running >= most or bridge.has_backlog(function, candidate.horizon, excluded) then
                 return;
             end if;
         end if;
@@ -156,8 +157,7 @@ begin
             when running > 0 and bridge.limit_of('running_replies', null) is not null
                 then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
-        continue when cardinality(bridge.slots_of(candidate.name, candidate.horizon)) >= room;
-        slot := (bridge.lock_slots(candidate.name, candidate.horizon, candidate.capacity, 1))[1];
+        slot := (bridge.lock_slots(candidate.name, candidate.horizon, candidate.capacity, room, 1))[1];
         if slot is not null then
             worker := candidate.name;
             history := candidate.history;
@@ -188,6 +188,25 @@ $$;
 comment on function bridge.tell is
     'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}. Realtime stores each broadcast for three days, hence the limit.';
 
+create function bridge.is_announced(job bridge.jobs, excluded uuid[]) returns boolean
+language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+    horizon timestamptz := coalesce((
+        select max(w.horizon) from bridge.workers w
+         where w.horizon_set_at > now() - interval '1 minute' and job.function = any (w.functions)), '-infinity');
+begin
+    return not exists (
+            select from bridge.live_workers l join bridge.workers w on w.name = l.name
+             where coalesce(w.capacity, 0) = 0)
+        and bridge.may_run(job.user_id, horizon)
+        and bridge.has_backlog(job.function, horizon, excluded);
+end
+$$;
+comment on function bridge.is_announced is
+    'Whether workers know of a backlog that this job joins: each answer tells a worker that more is ready, so that it claims when it has room. Workers that do not hear their topic, or have none, may not know.';
+
 create function bridge.push(job bridge.jobs, history int) returns boolean
 language plpgsql set search_path = ''
 as $$
@@ -215,7 +234,9 @@ declare
     chosen record;
     rest uuid[] := '{}';
 begin
-    if cardinality(dispatch.question_ids) > 32 then  -- a backlog
+    if coalesce(cardinality(dispatch.question_ids), 0) = 0 then
+        return;
+    elsif cardinality(dispatch.question_ids) > 32 then  -- a backlog
         perform bridge.announce_work(dispatch.question_ids);
         return;
     end if;
@@ -228,7 +249,9 @@ begin
         select c.* into chosen from bridge.choose_worker(
             job.session_id, job.user_id, job.function, finisher, job.failed_by, dispatch.question_ids) c;
         if chosen.worker is null then
-            rest := rest || job.question_id;
+            if not bridge.is_announced(job, dispatch.question_ids) then
+                rest := rest || job.question_id;
+            end if;
             continue;
         end if;
         update bridge.jobs j

@@ -16,7 +16,7 @@ end
 $$;
 comment on function bridge.record_run is 'Records an attempt; one that is already recorded stays as it is.';
 
-create function bridge.finish(job bridge.jobs, result jsonb) returns void
+create function bridge.finish(job bridge.jobs, result jsonb) returns boolean
 language plpgsql set search_path = ''
 as $$
 declare
@@ -52,7 +52,7 @@ begin
             -- another worker makes the next attempt, and has to learn when it is due
             perform bridge.announce_due(job);
         end if;
-        return;
+        return false;
     end if;
     if outcome = 'done' and result ? 'files' then
         refused := bridge.write_files(job, result -> 'files');
@@ -65,37 +65,40 @@ begin
     if outcome = 'failed' then
         job.failures := job.failures + 1;
     end if;
-    perform bridge.end_job(job, outcome, case when outcome = 'failed' then result -> 'error' end, result);
+    perform bridge.end_job(
+        job, outcome, case when outcome = 'failed' then result -> 'error' end, result, deletes => false);
+    return true;
 end
 $$;
 comment on function bridge.finish is
-    'Writes how an attempt ended. The caller holds session and job. If the user cancelled first, every outcome becomes cancelled.';
+    'Writes how an attempt ended. The caller holds session and job, and deletes the job if this returns true. If the user cancelled first, every outcome becomes cancelled.';
 
-create function bridge.finish_held(job bridge.jobs, result jsonb) returns text
+create function bridge.finish_held(job bridge.jobs, result jsonb, out state text, out has_ended boolean)
 language plpgsql set search_path = ''
 as $$
 begin
-    perform bridge.finish(job, result);
-    return 'ok';
+    has_ended := bridge.finish(job, result);
+    state := 'ok';
 exception
     when lock_not_available then
-        return 'busy';  -- a user keeps one of the reply's files locked
+        state := 'busy';  -- a user keeps one of the reply's files locked
+        has_ended := false;
     when others then
         if bridge.is_transient(sqlstate) then
             raise;  -- not this result's fault: the worker repeats the batch
         end if;
         -- refused because of its content: end it as failed, without that content
         raise warning 'bridge_finish: % refused: % %', job.question_id, sqlstate, sqlerrm;
-        perform bridge.finish(job, jsonb_build_object(
+        has_ended := bridge.finish(job, jsonb_build_object(
             'outcome', 'failed',
             'error', jsonb_build_object('code', 'unstorable', 'message', 'The reply could not be stored.'),
             'run', coalesce(nullif(result -> 'run', 'null'), '{}') || jsonb_build_object('error', jsonb_build_object(
                 'code', 'unstorable', 'detail', sqlstate || ' ' || sqlerrm))));
-        return 'refused';
+        state := 'refused';
 end
 $$;
 comment on function bridge.finish_held is
-    'Finishes a job that its worker holds: ok, busy (nothing was written, as something is locked), or refused (it was ended as failed). A refused result does not affect the others.';
+    'Finishes a job that its worker holds: ok, busy (nothing was written, as something is locked), or refused (it was ended as failed). A refused result does not affect the others. has_ended: the caller deletes the job.';
 
 create function bridge.state_of_unheld(worker text, question_id uuid, attempt int) returns text
 language plpgsql stable set search_path = ''
@@ -223,6 +226,8 @@ declare
     charges jsonb[] := '{}';
     untitled uuid[] := '{}';
     ended uuid[] := '{}';
+    finished record;
+    deleted bigint[] := '{}';
     jobs jsonb[] := '{}';
 begin
     -- so that the session's next question comes in the answer
@@ -257,7 +262,7 @@ begin
     loop
         select j.* into job from bridge.jobs j
          where j.question_id = result.question_id
-           and j.worker = bridge_finish.worker and j.attempt = result.attempt;
+           and j.worker = bridge_finish.worker and j.attempt = result.attempt and j.id <> all (deleted);
         if job.id is null then
             state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
             if state = 'lost' then
@@ -265,7 +270,11 @@ begin
                     bridge_finish.worker, result.question_id, result.attempt, coalesce(result.run, '{}'));
             end if;
         elsif job.id = any (free) then
-            state := bridge.finish_held(job, result.item);
+            select f.* into finished from bridge.finish_held(job, result.item) f;
+            state := finished.state;
+            if finished.has_ended then
+                deleted := deleted || job.id;
+            end if;
         else
             state := 'busy';
         end if;
@@ -286,6 +295,9 @@ begin
         end if;
         states := states || jsonb_build_object(result.question_id, state);
     end loop;
+    -- Not in the subtransaction of each: a row that one transaction locks and its subtransaction deletes stays in all
+    -- indexes until the next vacuum.
+    delete from bridge.jobs j where j.id = any (deleted);
     perform set_config('bridge.finisher', '', true);
     for job in
         select j.* from bridge.jobs j

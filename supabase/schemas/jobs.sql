@@ -100,8 +100,9 @@ $$;
 comment on function bridge.force_status is
     'Gives a reply and its question their status, each by itself, where a trigger of the project refuses one of them.';
 
-create function bridge.end_job(job bridge.jobs, status text, error jsonb default null, reply jsonb default null)
-returns void
+create function bridge.end_job(
+    job bridge.jobs, status text, error jsonb default null, reply jsonb default null, deletes boolean default true
+) returns void
 language plpgsql set search_path = ''
 as $$
 begin
@@ -125,11 +126,13 @@ begin
         on conflict on constraint dead_letters_question_id_key do update
            set attempt = excluded.attempt, failures = excluded.failures, error = excluded.error, created_at = now();
     end if;
-    delete from bridge.jobs j where j.id = job.id;
+    if end_job.deletes then
+        delete from bridge.jobs j where j.id = job.id;
+    end if;
 end
 $$;
 comment on function bridge.end_job is
-    'The only way a job ends: reply and question get the status, the job is deleted. A failed job is deleted even if a trigger refuses its rows. The caller holds session and job.';
+    'The only way a job ends: reply and question get the status, the job is deleted (without `deletes`, by the caller). A failed job is deleted even if a trigger refuses its rows. The caller holds session and job.';
 
 create function bridge.promote() returns trigger
 language plpgsql security definer set search_path = ''

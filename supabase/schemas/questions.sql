@@ -98,6 +98,9 @@ declare
     chosen record;
     ready uuid[] := '{}';
 begin
+    if not exists (select from added n where n.role = 'user') then
+        return null;
+    end if;
     select c.* into chosen
       from jsonb_to_record(nullif(current_setting('bridge.chosen', true), '')::jsonb)
            c (question_id uuid, worker text, slot int, history int, lease interval);

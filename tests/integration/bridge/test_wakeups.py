@@ -1,15 +1,18 @@
-"""An insert wakes the worker in three ways, each tested without the others."""
+"""A question reaches the worker in four ways, each tested without the others."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import psycopg
 import pytest
 
 from bridge.realtime.listener import Signal, Work
 from bridge.store import Store
+from bridge.worker import Worker
 from devstack.stack import Stack
 from tests.support import database
 from tests.support.database import Row
@@ -18,10 +21,97 @@ from tests.support.waiting import until
 from tests.support.workers import claims, is_idle, worker_settings, working
 
 
+@asynccontextmanager
+async def replaced(db: psycopg.AsyncConnection[Row], function: str, body: str) -> AsyncIterator[None]:
+    """While the block runs, a function of the schema `bridge` does something else."""
+    row = await (
+        await db.execute("select pg_get_functiondef(%s::regproc) as definition", (f"bridge.{function}",))
+    ).fetchone()
+    assert row is not None
+    await db.execute(body)
+    try:
+        yield
+    finally:
+        await db.execute(row["definition"])
+
+
+def without_dispatch(db: psycopg.AsyncConnection[Row]) -> AbstractAsyncContextManager[None]:
+    """While the block runs, no worker is chosen: questions are announced to all."""
+    return replaced(
+        db,
+        "choose_worker",
+        """
+        create or replace function bridge.choose_worker(
+            session_id uuid, user_id uuid, function text, finisher text, failed_by text, excluded uuid[],
+            out worker text, out slot int, out history int, out lease interval
+        ) language sql set search_path = '' as 'select null::text, null::int, null::int, null::interval'
+        """,
+    )
+
+
+@asynccontextmanager
+async def proven(environment: dict[str, str], user: Person) -> AsyncIterator[Worker]:
+    """A worker whose model has answered once: after that, it claims once more."""
+    async with working(environment) as worker:
+        await user.reply(await user.ask(await user.open_session(title="named"), "[[text=hi]]"))
+        await until(lambda: not worker.jobs.count and is_idle(worker), within=10)
+        yield worker
+
+
+async def test_dispatch_needs_no_claim(environment: dict[str, str], user: Person) -> None:
+    async with proven(environment, user) as worker:
+        before = claims(worker)
+        message_id = await user.ask(await user.open_session(title="named"), "[[text=once]]")
+        assert (await user.reply(message_id))["content"] == "once"
+        await until(lambda: not worker.jobs.count and is_idle(worker), within=10)
+        assert claims(worker) == before
+        assert worker.metrics.value("bridge_dispatched_total") == 2
+
+
+async def test_large_dispatch_is_claimed(environment: dict[str, str], user: Person) -> None:
+    """Realtime stores each broadcast, so it brings only the hint that there is a question."""
+    async with proven(environment, user) as worker:
+        session_id = await user.open_session(title="named")
+        for _ in range(2):
+            await user.reply(await user.ask(session_id, "[[text=first]]" + "x" * 20_000))
+        before = claims(worker)
+        message_id = await user.ask(session_id, "[[text=second]]")
+        assert (await user.reply(message_id))["attempt"] == 1
+        assert claims(worker, woken_by="dispatch") == 2
+        assert claims(worker) == before + 1
+
+
+async def test_lost_dispatch_is_found_by_worker_itself(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """It hears of the insert by postgres_changes, and knows that there is no other worker that could have it."""
+    async with proven(environment, user) as worker:
+        session_id = await user.open_session(title="named")
+        nothing = "create or replace function bridge.announce(topic text, event text, payload jsonb) returns void"
+        async with replaced(db, "announce", f"{nothing} language sql set search_path = '' as ''"):
+            message_id = await user.ask(session_id, "[[text=found]]")
+        began = time.monotonic()
+        reply = await user.reply(message_id)
+        assert (reply["content"], reply["attempt"]) == ("found", 1)
+        assert time.monotonic() - began < worker.settings.sweep_seconds / 3
+        assert claims(worker, woken_by="watch") == 1
+
+
+async def test_next_question_of_session_comes_with_answer_to_finish(environment: dict[str, str], user: Person) -> None:
+    async with proven(environment, user) as worker:
+        session_id = await user.open_session(title="named")
+        before = claims(worker)
+        questions = [await user.ask(session_id, f"[[text=number{n} delay=0.2]]") for n in range(3)]
+        for n, question in enumerate(questions):
+            assert (await user.reply(question))["content"] == f"number{n}"
+        await until(lambda: not worker.jobs.count and is_idle(worker), within=10)
+        assert claims(worker) == before
+
+
 async def test_broadcast_wakes_worker_without_postgres_changes(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    async with working(environment) as worker:
+    async with working(environment) as worker, without_dispatch(db):
         await db.execute("alter publication supabase_realtime drop table public.messages")
         try:
             began = time.monotonic()
@@ -36,21 +126,17 @@ async def test_broadcast_wakes_worker_without_postgres_changes(
 async def test_postgres_changes_wake_worker_without_broadcasts(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    async with working(environment) as worker:
-        # announcements fail, as when realtime.send does
-        await db.execute("alter function bridge.announce_work rename to announce_work_off")
-        await db.execute(
-            "create function bridge.announce_work(question_ids uuid[]) returns void"
-            " language sql set search_path = '' as ''"
-        )
-        try:
-            began = time.monotonic()
-            message_id = await user.ask(await user.open_session(), "[[text=fine]]")
-            assert (await user.reply(message_id))["content"] == "fine"
-            assert time.monotonic() - began < worker.settings.sweep_seconds / 3
-        finally:
-            await db.execute("drop function bridge.announce_work")
-            await db.execute("alter function bridge.announce_work_off rename to announce_work")
+    # announcements fail, as when realtime.send does
+    nothing = "create or replace function bridge.announce_work(question_ids uuid[]) returns void"
+    async with (
+        working(environment) as worker,
+        without_dispatch(db),
+        replaced(db, "announce_work", f"{nothing} language sql set search_path = '' as ''"),
+    ):
+        began = time.monotonic()
+        message_id = await user.ask(await user.open_session(), "[[text=fine]]")
+        assert (await user.reply(message_id))["content"] == "fine"
+        assert time.monotonic() - began < worker.settings.sweep_seconds / 3
 
 
 async def test_sweep_finds_question_without_realtime(stack: Stack, environment: dict[str, str], user: Person) -> None:
@@ -64,8 +150,10 @@ async def test_sweep_finds_question_without_realtime(stack: Stack, environment: 
         await stack.realtime.start()
 
 
-async def test_question_announced_twice_is_claimed_once(environment: dict[str, str], user: Person) -> None:
-    async with working(environment) as worker:
+async def test_question_announced_twice_is_claimed_once(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    async with working(environment) as worker, without_dispatch(db):
         enqueue, late = worker.listener._enqueue, list[Work]()
 
         def hold_back_changes(signal: Signal) -> None:

@@ -32,7 +32,9 @@ class FakeStore:
     def __init__(self, result: Claim = NOTHING) -> None:
         self.result = result
 
-    async def claim(self, *_: object) -> Claim:
+    async def claim(
+        self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan, capacity: int
+    ) -> Claim:
         return self.result
 
 
