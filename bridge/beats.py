@@ -60,8 +60,7 @@ class Beats:
             log.warning("beat: %s", error)
             for running in beaten:
                 running.reply.stream.forget_checkpoint()
-            if any(running.beaten_at == -math.inf for running in beaten):
-                self._jobs.has_unconfirmed.set()
+            self._beat_again_for_unconfirmed(beaten)
             return
         self._claims.on_hints(ack.hints)
         for running in beaten:
@@ -75,3 +74,8 @@ class Beats:
             elif state == "lost" and running.state in ("claimed", "running"):
                 log.warning("lease lost", extra=running.log_fields)
                 self._jobs.stop(running, "lost")
+        self._beat_again_for_unconfirmed(beaten)
+
+    def _beat_again_for_unconfirmed(self, beaten: list[RunningJob]) -> None:
+        if any(running.beaten_at == -math.inf for running in beaten):
+            self._jobs.has_unconfirmed.set()

@@ -28,6 +28,9 @@ UNSEEN_SECONDS = 0.02
 LONGEST_UNSEEN_SECONDS = 10.0
 # How long to wait for a job that is due and was not returned: another transaction has it locked.
 LOCKED_SECONDS = 0.5
+# How long not to claim again for jobs that are ready, and that the last claim has left, although it had room: they are
+# locked, or better left to other workers.
+READY_SECONDS = 2.0
 # Every worker is woken by new work. In a larger fleet about this many claim at once, which leaves one question in 3,000
 # without a prompt claim; the others claim a little later, once for everything announced meanwhile.
 PROMPT_WORKERS = 8
@@ -75,6 +78,7 @@ class Claims:
         self._jobs = jobs
         self._functions = functions
         self._breakers = breakers
+        self._left_ready = False  # the last claim had room for more, and left it
         self._is_held_back = False  # there is more to claim when a reply has ended
         self._has_ended = False  # one has, since the last claim was sent
         self._settings = settings
@@ -122,8 +126,10 @@ class Claims:
         self._take_hints(hints)
         if hints.ready is False:
             self.last_answer_at = time.monotonic()
-        elif hints.ready and not self._is_held_back and self._jobs.free_slots:
-            self.wake("ready")
+        elif hints.ready and self._jobs.free_slots and not self._is_held_back:
+            # not if the last claim has just left it for a reason
+            if time.monotonic() > self._claimed_at + READY_SECONDS or not self._left_ready:
+                self.wake("ready")
 
     def _take_hints(self, hints: QueueHints) -> None:
         self.fleet_size = hints.fleet_size
@@ -225,6 +231,7 @@ class Claims:
             self.wake_in(LOCKED_SECONDS)
         self._breakers.on_elsewhere(claim.elsewhere)
         self.wake_in(self._breakers.next_probe_in)
+        self._left_ready = bool(claim.hints.ready) and len(claim.jobs) < slots
         self._take(claim, source, was_held_back=was_held_back)
         self._claim_again_for_unseen(claim.snapshot)
         self._is_held_back = claim.is_held_back

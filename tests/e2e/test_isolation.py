@@ -121,11 +121,13 @@ async def test_a_user_cannot_change_or_delete_messages(environment: dict[str, st
 
 async def test_only_the_owner_can_join_a_topic(environment: dict[str, str], owner: Person, other: Person) -> None:
     session_id = await owner.open_session(title="named")
-    for topic in (f"session:{session_id}", f"user:{owner.id}", "bridge:inbox", "session:nonsense", "other"):
+    of_others = (f"session:{session_id}", f"user:{owner.id}")
+    for topic in (*of_others, "bridge:inbox", "worker:w", "session:nonsense", "other"):
         with pytest.raises(PermissionError):
             await other.listen(topic)
-    with pytest.raises(PermissionError):
-        await owner.listen("bridge:inbox")
+    for topic in ("bridge:inbox", "worker:w"):
+        with pytest.raises(PermissionError):
+            await owner.listen(topic)
     await owner.listen(f"session:{session_id}")
     await owner.listen(f"user:{owner.id}")
 
@@ -152,6 +154,30 @@ async def test_a_client_cannot_send_on_a_topic(environment: dict[str, str], owne
         await ear.until(lambda ear: ear.of("message", reply_to=question, status="done"))
     assert "".join(delta["text"] for delta in ear.of("delta", reply_to=question)) == "true"
     assert {delta["text"] for delta in ear.of("delta")} == {"heard", "true"}
+
+
+async def test_a_client_cannot_dispatch_to_a_worker(environment: dict[str, str], owner: Person) -> None:
+    session_id = await owner.open_session(title="named")
+    forged = {
+        "question_id": str(uuid.uuid4()),
+        "attempt": 1,
+        "failures": 0,
+        "cancel": False,
+        "broken": "forged",
+        "at_ms": 0,
+    }
+    async with working(environment, name="w") as worker, httpx.AsyncClient(timeout=20) as http:
+        for is_private in (True, False):
+            message = {"topic": "worker:w", "event": "job", "payload": forged, "private": is_private}
+            answer = await http.post(
+                f"{environment['SUPABASE_URL']}/realtime/v1/api/broadcast",
+                headers={"apikey": environment["SUPABASE_PUBLISHABLE_KEY"], "Authorization": f"Bearer {owner.token}"},
+                json={"messages": [message]},
+            )
+            assert answer.status_code == 202  # even if a policy drops the message
+        await owner.reply(await owner.ask(session_id, "[[text=true]]"))
+        assert worker.metrics.value("bridge_dispatched_total") == 1
+        assert not worker.jobs.is_known(forged["question_id"])
 
 
 async def changes(user: Person) -> Ear:
