@@ -18,8 +18,8 @@ from supabase import AsyncClient, AuthError, AuthRetryableError
 from supabase_auth.types import User
 
 from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
+from bridge.rest import CALL_SECONDS, connect, send, unexpected
 from bridge.settings import Settings
-from bridge.store import CALL_SECONDS, connect, send
 
 MARK = {"bridge": "ask"}  # in `app_metadata`
 
@@ -110,7 +110,7 @@ class Account:
 
 def _rows(answer: Any) -> Sequence[Row]:
     if not isinstance(answer, list):
-        raise StoreUnavailable("unexpected response (a proxy's error page?)")
+        raise unexpected("rest")
     return cast(Sequence[Row], answer)
 
 

@@ -17,8 +17,9 @@ from bridge.errors import StoreError
 from bridge.jobs import Jobs
 from bridge.metrics import Metrics
 from bridge.model import Claim, Job, QueueHints, Snapshot
+from bridge.rest import CALL_SECONDS, TRIES
 from bridge.settings import Settings
-from bridge.store import CALL_SECONDS, TRIES, Store
+from bridge.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -7,46 +7,34 @@ refuses is halved until the refused item is on its own.
 import asyncio
 import logging
 import math
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import asdict
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import httpx
-from postgrest.exceptions import APIError
-from supabase import AsyncClient, AsyncClientOptions, AuthError, acreate_client
+from supabase import AsyncClient, AuthError
 
 from bridge.breaker import Plan
-from bridge.errors import SetupError, StoreError, StoreRefused, StoreUnavailable
+from bridge.errors import SetupError, StoreRefused, StoreUnavailable
 from bridge.model import BatchAck, Checkpoint, Claim, Dispatch, Result, Session, Usage
+from bridge.rest import CALL_SECONDS, Rpc, connect, unexpected, unreachable
 from bridge.rows import decode_claim, decode_dispatch, decode_hints, encode_checkpoint, encode_result
 from bridge.sanitize import sanitize_text
 from bridge.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The functions end themselves after 6 s (statement_timeout): after this, no answer will come.
-CALL_SECONDS = 9.0
-TRIES = 3
 LEAVE_SECONDS = 1.0
 # How long a worker counts as hearing after each call, at least.
 LEAST_HEARS_SECONDS = 15
 PROBE_SECONDS = 2.0
 
-# SQLSTATE classes of errors that pass: connection, unsupported (poolers), read-only, rollback, resources, operator,
-# system.
-_TRANSIENT_SQLSTATE = re.compile(r"(?:08|0A|25|40|53|55|57|58|XX)[0-9A-Z]{3}")
 # Refusals caused by an item's content: data, constraints, sizes. Any other (a key, a missing function) has nothing to
 # do with the batch.
 _CONTENT_REFUSED = re.compile(r"(?:22|23|54|PT4)[0-9A-Z]+|PGRST102|400|413|422")
-_SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 # There is no such function, in the words of REST and of Postgres.
 _MISSING = ("PGRST202", "42883")
-_TRANSIENT_STATUS = frozenset({408, 425, 429, *range(500, 600)})
-# The HTTP status of the current call: APIError has none (supabase 2.34.1), and the body of a gateway has no code.
-_status: ContextVar[int] = ContextVar("status", default=0)
 
 Item = TypeVar("Item")
 Kind = TypeVar("Kind")
@@ -58,6 +46,7 @@ class Store:
     def __init__(self, client: AsyncClient, http: httpx.AsyncClient, worker: str, settings: Settings) -> None:
         self._client = client
         self._http = http
+        self._rpc = Rpc(client)
         self._worker = worker
         self._settings = settings
 
@@ -69,6 +58,7 @@ class Store:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._rpc.close()
         await self._http.aclose()
 
     async def claim(
@@ -105,7 +95,7 @@ class Store:
 
     async def leave(self) -> None:
         """Stop counting as a live worker; the others' share of the quota grows at once."""
-        await send("bridge_leave", self._client.rpc("bridge_leave", {"worker": self._worker}), LEAVE_SECONDS)
+        await self._rpc.call("bridge_leave", {"worker": self._worker}, LEAVE_SECONDS)
 
     async def probe(self, nonce: str, *, row_event: bool = False) -> bool:
         """Let the database send `probe` with this nonce on `bridge:inbox`; False if the schema is too old for it.
@@ -114,7 +104,7 @@ class Store:
         """
         arguments = {"nonce": nonce} | ({"row_event": True} if row_event else {})
         try:
-            await send("bridge_probe", self._client.rpc("bridge_probe", cast(Any, arguments)), PROBE_SECONDS)
+            await self._rpc.call("bridge_probe", arguments, PROBE_SECONDS)
         except StoreRefused as error:
             if error.code in _MISSING:
                 return False
@@ -127,9 +117,8 @@ class Store:
         A schema that is too old for it keeps none.
         """
         functions = [{"name": name, "result": result} for name, result in results.items()]
-        request = self._client.rpc("bridge_describe", cast(Any, {"functions": functions}))
         try:
-            await send("bridge_describe", request)
+            await self._rpc.call("bridge_describe", {"functions": functions})
         except StoreRefused as error:
             if error.code not in _MISSING:
                 raise
@@ -171,7 +160,7 @@ class Store:
             async with asyncio.timeout(CALL_SECONDS):
                 found = await self._client.auth.get_user(token)
         except (TimeoutError, httpx.HTTPError) as error:
-            raise _failure("auth.user", error) from error
+            raise unreachable("auth.user", error) from error
         except AuthError as error:
             raise StoreRefused(f"auth.user: {error.message} ({error.code})", code=error.code) from error
         if found is None:
@@ -250,52 +239,7 @@ class Store:
     async def _call(
         self, function: str, arguments: dict[str, Any], kind: type[Kind], seconds: float = CALL_SECONDS
     ) -> Kind:
-        # supabase's types allow only strings as parameters; it encodes any JSON
-        request = self._client.rpc(function, cast(dict[str, str], arguments))
-        answer = await send(function, request, seconds)
-        if not isinstance(answer, kind):  # supabase returns any body of an HTTP 200, even a proxy's HTML page
-            raise StoreUnavailable(f"{function}: unexpected response (a proxy's error page?)")
+        answer = await self._rpc.call(function, arguments, seconds)
+        if not isinstance(answer, kind):
+            raise unexpected(function)
         return answer
-
-
-async def connect(settings: Settings) -> tuple[AsyncClient, httpx.AsyncClient]:
-    """A client of the project with the secret key, and its connections, to be closed. Nothing is sent yet."""
-    # HTTP/1.1: multiplexing costs more CPU than it saves with a handful of calls a second
-    timeout = httpx.Timeout(CALL_SECONDS, connect=5)
-    limits = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=60)
-    http = httpx.AsyncClient(timeout=timeout, limits=limits, event_hooks={"response": [_note_status]})
-    options = AsyncClientOptions(
-        httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
-    )
-    return await acreate_client(settings.supabase_url, settings.supabase_key, options), http
-
-
-async def send(name: str, request: Any, seconds: float = CALL_SECONDS) -> Any:
-    """Make a call that can be repeated, up to TRIES times, and return the data. Raises StoreError."""
-    for attempt in range(1, TRIES + 1):
-        try:
-            async with asyncio.timeout(seconds):
-                return (await request.execute()).data
-        except (TimeoutError, httpx.HTTPError, APIError) as error:
-            failure = _failure(name, error)
-            if isinstance(failure, StoreRefused) or attempt == TRIES:
-                raise failure from error
-            log.debug("%s; retrying", failure)
-        await asyncio.sleep(random.uniform(0.5, 1) * 0.1 * 2**attempt)
-    raise AssertionError("unreachable")
-
-
-async def _note_status(response: httpx.Response) -> None:
-    _status.set(response.status_code)
-
-
-def _failure(name: str, error: Exception) -> StoreError:
-    if not isinstance(error, APIError):
-        return StoreUnavailable(f"{name}: {type(error).__name__} {error}".rstrip())
-    code, status = error.code or "", _status.get()
-    text = f"{name}: {error.message or 'no message'} ({code or 'no code'}, HTTP {status})"
-    if _SQLSTATE.fullmatch(code) and not code.startswith("PGRST"):
-        is_transient = _TRANSIENT_SQLSTATE.fullmatch(code) is not None
-    else:
-        is_transient = status in _TRANSIENT_STATUS
-    return (StoreUnavailable if is_transient else StoreRefused)(text, code=code or str(status))

@@ -1,10 +1,10 @@
 """What the process finds around it: proxies, certificates, encodings. Each fault is one line with a remedy.
 
-The libraries read these variables by themselves, and raise whatever comes when they cannot use one: httpx 0.28 when a
-client is made, websockets 15 at each connection, aiohttp 3.14 when it is imported. So they are checked before.
+The libraries read these variables by themselves, and raise whatever comes when they cannot use one: websockets 15 at
+each connection, httpx 0.28 when a client is made, aiohttp 3.14 when it is imported. So they are checked before. Of
+NO_PROXY and ALL_PROXY each has a reading of its own: `proxy_for` has one for REST, that of websockets.
 """
 
-import ipaddress
 import os
 import re
 import ssl
@@ -28,6 +28,17 @@ def check(env: Mapping[str, str], *, has_model: bool) -> None:
     """Raise SetupError for the first thing around the process that would stop it. `has_model`: it calls the model."""
     for problem, remedy in (*(_encoding(env) if has_model else ()), *_certificates(env), *_proxies()):
         raise SetupError(problem, remedy)
+
+
+def proxy_for(url: str) -> str | None:
+    """The address of the proxy for a URL; None: it is reached without one."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(f"{parts.hostname}:{port}"):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _encoding(env: Mapping[str, str]) -> Problems:
@@ -66,24 +77,19 @@ def _certificates(env: Mapping[str, str]) -> Problems:
 
 
 def _proxies() -> Problems:
-    proxies = urllib.request.getproxies()  # as httpx and websockets do
-    exceptions = [entry.strip() for entry in proxies.get("no", "").split(",")]
-    if exceptions == ["*"]:
+    proxies = urllib.request.getproxies()
+    if "*" in (entry.strip() for entry in proxies.get("no", "").split(",")):
         return  # no proxy is used
     for scheme in ("http", "https", "all", "ws", "wss", "socks"):
         if proxy := proxies.get(scheme):
             for problem, remedy in _proxy(scheme, proxy):
                 yield f"{_variable(scheme)} {problem}", remedy  # without the value: it may hold a password
-    for entry in exceptions if "*" not in exceptions else ():
-        if entry and not _is_readable(entry):
-            remedy = "Leave it out, or name hosts, domains and addresses: of IPv6, single addresses without brackets."
-            yield f"{_variable('no')} has the entry {entry!r}, which cannot be read.", remedy
 
 
 def _proxy(scheme: str, proxy: str) -> Problems:
-    # of a project with https, websockets reads neither: they need no more than httpx asks for
-    is_httpx_only = scheme in ("http", "all")
-    if is_httpx_only and "://" not in proxy:
+    # of a project with https, websockets reads neither
+    is_of_rest_only = scheme in ("http", "all")
+    if is_of_rest_only and "://" not in proxy:
         proxy = f"http://{proxy}"
     try:
         parts = urlsplit(proxy)
@@ -93,27 +99,13 @@ def _proxy(scheme: str, proxy: str) -> Problems:
     if not is_address:
         yield "is not the address of a proxy.", _HTTP_PROXY
     elif scheme == "socks" or parts.scheme.startswith("socks"):
-        if find_spec("socksio") is None or find_spec("python_socks") is None:
-            remedy = f"{_HTTP_PROXY} Or install httpx[socks] and python-socks[asyncio]."
+        if find_spec("socksio") is None or find_spec("aiohttp_socks") is None:
+            remedy = f"{_HTTP_PROXY} Or install httpx[socks] and aiohttp-socks."
             yield "names a SOCKS proxy, and the packages for SOCKS are not installed.", remedy
-    elif not is_httpx_only and (parts.path.strip("/") or parts.query or parts.fragment):
+    elif not is_of_rest_only and (parts.path.strip("/") or parts.query or parts.fragment):
         yield "has more than the address of a proxy.", _HTTP_PROXY
-    elif not is_httpx_only and parts.username is not None and parts.password is None:
+    elif not is_of_rest_only and parts.username is not None and parts.password is None:
         yield "has a user without a password.", "Write it as http://user:password@host:port."
-
-
-def _is_readable(entry: str) -> bool:
-    """Whether httpx can read an entry of NO_PROXY. It reads them all when a client is made, also without a proxy."""
-    try:
-        ipaddress.IPv6Address(entry.split("/")[0])
-    except ValueError:
-        pattern = entry if "://" in entry else f"all://*{entry}"
-    else:
-        pattern = f"all://[{entry}]"
-    try:
-        return httpx.URL(pattern).host is not None
-    except (ValueError, httpx.InvalidURL):
-        return False
 
 
 def _variable(scheme: str) -> str:

@@ -22,9 +22,10 @@ from bridge.metrics import Metrics
 from bridge.model import Result
 from bridge.realtime.listener import Cancel, Dispatched, Due, Signal, WakeupListener
 from bridge.realtime.publisher import DeltaPublisher
+from bridge.rest import CALL_SECONDS, TRIES
 from bridge.results import Results
 from bridge.settings import Settings
-from bridge.store import CALL_SECONDS, TRIES, Store
+from bridge.store import Store
 from bridge.watch import Watch
 from bridge.watchdog import Watchdog
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from bridge import claims as claiming
-from bridge import store
+from bridge import rest, store
 from bridge.realtime import channels, connection, listener, publisher, supervisor
 from bridge.realtime.channels import SessionChannels
 from bridge.realtime.listener import Signal, Work
@@ -234,7 +234,7 @@ async def test_probe_that_cannot_be_sent_keeps_subscription(
         wakeups, inbox = Wakeups(running), running.listener.broadcasts
         sessions, calls = inbox.sessions, proxy.calls["bridge_probe"]
         proxy.rest = replace(fault, only="bridge_probe")
-        await until(lambda: proxy.calls["bridge_probe"] >= calls + 3 * store.TRIES, 45)
+        await until(lambda: proxy.calls["bridge_probe"] >= calls + 3 * rest.TRIES, 45)
         assert inbox.is_ready
         assert inbox.sessions == sessions
         await wakeups.both(user, session_id, within=BACK_SECONDS + SLACK_SECONDS)

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from postgrest.exceptions import APIError
 
-from bridge import store, worker
+from bridge import rest, store, worker
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.faults.proxy import Proxy, Rest
@@ -44,7 +44,7 @@ def requests_since(began: float, model: ModelServer) -> int:
 # -- responses lost after the work was done
 
 
-@pytest.mark.parametrize("times", [1, store.TRIES + 1])
+@pytest.mark.parametrize("times", [1, rest.TRIES + 1])
 @pytest.mark.parametrize("name", ["bridge_claim", "bridge_beat", "bridge_finish"])
 async def test_lost_response_costs_no_attempt(
     name: str,
@@ -78,7 +78,7 @@ async def test_failed_checkpoint_is_sent_again(proxied: dict[str, str], proxy: P
         proxy.rest.status, proxy.rest.only = 503, "bridge_beat"
         # the reply stalls after these tokens, so only the failed checkpoint can write them
         message_id = await user.ask(await user.open_session(title="named"), "[[tokens=20 first=0.01 stall=20 times=1]]")
-        await until(lambda: proxy.calls["bridge_beat"] >= 2 * store.TRIES, 20)
+        await until(lambda: proxy.calls["bridge_beat"] >= 2 * rest.TRIES, 20)
         await proxy.calm()
         row = await user.reply(message_id, lambda row: row["seq"] > 0)
         assert row["content"].strip() == FILLER[: 20 * 7].strip()

@@ -22,8 +22,8 @@ from bridge import ask as asking
 from bridge.account import credentials
 from bridge.errors import RealtimeError
 from bridge.realtime.connection import Connection
+from bridge.rest import connect
 from bridge.settings import load
-from bridge.store import connect
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.integration.bridge.baml.conftest import generate

@@ -75,7 +75,7 @@ async def test_jobs_of_lost_responses_use_slots_and_come_in_parts(store: Store, 
 async def test_beat_times_out_before_lease_expires(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.store.TRIES", 1)
+    monkeypatch.setattr("bridge.rest.TRIES", 1)
     store = await Store.open(worker_settings(environment, lease_seconds=4), "store-test")
     try:
         (message_id,) = await questions(user, 1)

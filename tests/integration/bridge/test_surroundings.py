@@ -57,10 +57,6 @@ def assert_one_line(code: int, err: str, *texts: str) -> None:
         ("HTTPS_PROXY", "http://user:hidden@127.0.0.1:port", "not the address of a proxy"),
         ("HTTPS_PROXY", "127.0.0.1:3128", "http://proxy.example:3128"),
         ("HTTPS_PROXY", "https://127.0.0.1:99999", "not the address of a proxy"),
-        ("NO_PROXY", "localhost,::1/128", "'::1/128'"),
-        ("NO_PROXY", "[::1]", "'[::1]'"),
-        ("no_proxy", "fe80::/10", "'fe80::/10'"),
-        ("NO_PROXY", "host:port", "'host:port'"),
         ("SSL_CERT_FILE", "/nonexistent.pem", "No such file"),
         ("SSL_CERT_FILE", str(ROOT), "directory"),
         ("SSL_CERT_FILE", str(ROOT / "README.md"), "no certificate"),
@@ -91,7 +87,7 @@ async def test_every_command_reports_a_fault_of_the_environment(command: list[st
     "change",
     [
         {
-            "NO_PROXY": "10.0.0.0/8,localhost,.example.com,*.example.com,::1,host:8080",
+            "NO_PROXY": "10.0.0.0/8,localhost,.example.com,*.example.com,::1,::1/128,[::1],fe80::/10,host:port",
             "HTTPS_PROXY": "http://127.0.0.1:9",
         },
         {"NO_PROXY": "*", "ALL_PROXY": "socks5://127.0.0.1:9"},

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
@@ -89,10 +89,10 @@ async def test_worker_of_before_waits(stack: Stack, store: Store, user: Person) 
     item = {"question_id": job.question_id, "attempt": job.attempt, "outcome": "done", "content": "answer", "seq": 1}
     arguments: Any = {"worker": "locks-test", "results": [item]}
     async with locked(stack, "a session that is renamed", user, job.turn.session.id):
-        call = asyncio.create_task(store._client.rpc("bridge_finish", arguments).execute())
+        call = asyncio.create_task(store._rpc.call("bridge_finish", arguments))
         assert (await store.finish([done(job)])).states == {job.question_id: "busy"}
         assert not call.done()
-    assert cast(Row, (await call).data)["results"] == {job.question_id: "ok"}
+    assert (await call)["results"] == {job.question_id: "ok"}
 
 
 async def test_claim_waits_for_no_user(stack: Stack, store: Store, user: Person) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic_core import from_json, to_json
 
 from bridge.model import FileWrite, Result
 from bridge.rows import encode_result
@@ -14,7 +15,7 @@ from bridge.sanitize import sanitize_json, sanitize_text, truncate_utf8
 
 ANY_TEXT = st.text(st.characters())  # surrogates too
 ANY_JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.floats() | ANY_TEXT,
+    st.none() | st.booleans() | st.integers() | st.integers().map(lambda n: n**9) | st.floats() | ANY_TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
     max_leaves=10,
 )
@@ -35,6 +36,17 @@ def test_sanitized_json_is_valid_json(value: Any) -> None:
     text = json.dumps(sanitize_json(value), allow_nan=False)
     assert "\\u0000" not in text
     text.encode()
+
+
+@given(ANY_JSON)
+@example([2**1000, -(2**63), 2**64, -0.0, 5e-324, 1.7976931348623157e308, 0.1 + 0.2])
+def test_calls_carry_sanitized_json_unchanged(value: Any) -> None:
+    """As `bridge.rest` sends it and reads it, and as Python's own encoder did."""
+    sanitized = sanitize_json(value)
+    text = json.dumps(sanitized, allow_nan=False)
+    sent = to_json(sanitized)
+    assert repr(json.loads(sent)) == repr(json.loads(text))
+    assert repr(from_json(sent)) == repr(from_json(text)) == repr(json.loads(text))
 
 
 @given(st.text(max_size=40), st.integers(0, 60))

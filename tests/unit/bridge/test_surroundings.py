@@ -14,6 +14,7 @@ from websockets.uri import get_proxy, parse_proxy, parse_uri
 from bridge import surroundings
 from bridge.errors import SetupError
 
+PROJECT = "https://abcd.supabase.co"
 HOSTS = st.sampled_from(
     ["proxy.example", "127.0.0.1", "[::1]", "[::1", "::1", "", "a b", "ü.example", "xn--", "a..b", "10.0.0.0/8", "x_y"]
 )
@@ -52,8 +53,9 @@ def _is_fit(error: SetupError) -> bool:
 
 
 def httpx_can_use_it() -> bool:
+    """Whether REST's client for what is rare can be made."""
     try:
-        httpx.AsyncClient()
+        httpx.AsyncClient(proxy=surroundings.proxy_for(PROJECT), trust_env=False)
     except (ImportError, ValueError, httpx.InvalidURL):
         return False
     return True
@@ -79,9 +81,12 @@ def test_proxy_that_passes_can_be_used(name: str, proxy: str) -> None:
 @given(EXCEPTIONS)
 @example("10.0.0.0/8,192.168.0.0/16,::1,localhost,.internal")
 @example("::1/128")
-def test_exceptions_are_reported_if_httpx_cannot_read_them(exceptions: str) -> None:
-    with mock.patch.dict(os.environ, {"NO_PROXY": exceptions}, clear=True):
-        assert is_reported(dict(os.environ)) != httpx_can_use_it()
+@example(".supabase.co")
+@example("b.co, abcd.supabase.co:443")
+def test_rest_and_realtime_go_the_same_way_whatever_is_excepted(exceptions: str) -> None:
+    with mock.patch.dict(os.environ, {"NO_PROXY": exceptions, "HTTPS_PROXY": "http://proxy.example:3128"}, clear=True):
+        assert not is_reported(dict(os.environ))
+        assert surroundings.proxy_for(PROJECT) == get_proxy(parse_uri("wss://abcd.supabase.co/realtime/v1/websocket"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +99,8 @@ def test_ordinary_proxy_passes(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY"])
-def test_proxy_without_a_scheme_passes_where_only_httpx_reads_it(name: str) -> None:
+def test_proxy_without_a_scheme_passes_where_only_rest_reads_it(name: str) -> None:
     with mock.patch.dict(os.environ, {name: "proxy.example:3128"}, clear=True):
         assert not is_reported(dict(os.environ))
+        assert surroundings.proxy_for("http://127.0.0.1:9") == "http://proxy.example:3128"
         assert httpx_can_use_it()
