@@ -1,9 +1,8 @@
 """One Realtime connection that is never trusted: the first error ends it, and its supervisor starts another.
 
-What `realtime` 2.34.1 does that this guards against: it gives up reconnecting for good after 15 s of refusals, an
-exception in a callback ends its receive loop in silence, it never checks the replies to its heartbeats, a server's
-`phx_close` or an expired token ends a channel for good, and a send on a dead connection is swallowed. It also writes
-each message that it receives into the text of two debug lines, whoever reads them: that took 7 % of a worker's CPU.
+What `realtime` 2.34.1 does that this guards against: it gives up reconnecting for good after 15 s of refusals, it never
+checks the replies to its heartbeats, a server's `phx_close` or an expired token ends a channel for good, and a send on
+a dead connection is swallowed. `bridge.realtime.client` receives in its place.
 """
 
 import asyncio
@@ -12,13 +11,14 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimePostgresChangesListenEvent
-from realtime.message import Message, ServerMessage
+from realtime.message import Message
 from realtime.types import RealtimeSubscribeStates
 
 from bridge.errors import RealtimeError, StoreError
+from bridge.realtime.client import Client
 
 JOIN_SECONDS = 7.0
 SEND_SECONDS = 2.0
@@ -32,18 +32,13 @@ HEAR_SECONDS = 30.0
 # Sends a probe with this nonce through the database; False if it cannot.
 SendProbe = Callable[[str], Awaitable[bool]]
 
-for _kind in get_args(ServerMessage):
-    _kind.__repr__ = object.__repr__
-del _kind
-
 
 class Connection:
     """A connection and its channels, closed at the end of the `async with` block."""
 
     def __init__(self, url: str, key: str, token: str | None = None) -> None:
         """`token` is the access token of the user who joins (None: the key decides)."""
-        options: dict[str, Any] = {"auto_reconnect": False, "hb_interval": HEARTBEAT_SECONDS}
-        self._client = AsyncRealtimeClient(url, key, timeout=int(JOIN_SECONDS), **options)
+        self._client = Client(url, key, heartbeat_seconds=HEARTBEAT_SECONDS, timeout=int(JOIN_SECONDS))
         if token is not None:
             self._client.access_token = token
         self._error: asyncio.Future[str] = asyncio.get_running_loop().create_future()
