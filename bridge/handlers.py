@@ -79,23 +79,26 @@ def registered() -> dict[str, Handler]:
 
 async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
     """Run a handler: give a partial each time it yields, and the completion last. Raises TurnFailure."""
-    text, data, usage = "", None, Usage()
+    texts: list[str] = []  # not one text: to add to it would copy it each time
+    data, usage = None, Usage()
     files: list[FileWrite] = []
     pieces = cast("AsyncGenerator[Any, None]", function(turn))  # `handler` registers nothing else
     try:
         async for piece in pieces:
+            text, news = "", None
             if isinstance(piece, str):
-                text += piece
+                text = piece
+                texts.append(piece)
             elif isinstance(piece, FileWrite):
                 files.append(_check_fields(piece, FileWrite))
             elif isinstance(piece, Usage):
                 usage = _check_fields(piece, Usage)
             elif isinstance(piece, Mapping | BaseModel):
-                data = _to_json(piece)
+                data = news = _to_json(piece)
             else:
                 allowed = "it may yield str, dict, a pydantic model, FileWrite or Usage"
                 raise _WrongPiece(f"{_article(type(piece).__name__)}; {allowed}")
-            yield Partial(text, data, usage=usage)
+            yield Partial(text, news, usage=usage, is_added=True)
     except TurnFailure as failure:
         failure.usage = usage
         raise
@@ -111,7 +114,7 @@ async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial |
             # The reply has ended already, so this failure does not change it.
             place, _ = place_of(error)
             log.error("the handler for %s failed while being closed: %s: %s", turn.function, place, describe(error))
-    yield Completion(text, data, tuple(files), usage)
+    yield Completion("".join(texts), data, tuple(files), usage)
 
 
 class _WrongPiece(Exception):

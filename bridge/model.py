@@ -84,16 +84,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """The reply so far: its whole text, and a snapshot of its structured part (None if it has none).
+    """The reply so far: its whole text, and a snapshot of its structured part (None: as it was).
 
-    `has_begun` is False while the provider shows signs of life, but the model has written no word and no thought.
-    `usage` is what was reported so far.
+    With `is_added`, the text is only what was written since the partial before it. `has_begun` is False while the
+    provider shows signs of life, but the model has written no word and no thought. `usage` is what was reported so far.
     """
 
     text: str
     data: Any = None
     has_begun: bool = True
     usage: Usage = Usage()
+    is_added: bool = False
 
 
 @dataclass(frozen=True, slots=True)

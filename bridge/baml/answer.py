@@ -35,6 +35,7 @@ _REASONING = {
 _LONGEST_MARK = max(map(len, _REASONING))
 # DeepSeek's and Qwen's templates put the opening tag into the prompt: only the closing one arrives, on its own line.
 _CLOSING = re.compile(r"\n</think>[ \t]*\r?(?=\n|\Z)", re.I)  # not `^`, which would look at every character
+_LONGEST_CLOSING = len("\n</think>")  # what follows it shows at once whether it is one
 _FENCE = re.compile(r"^(?:```|~~~)", re.M)
 _TAG = re.compile(r"<(?:think|thought)", re.I)
 _FIRST_OF_MARK = frozenset(mark[0] for mark in _REASONING)
@@ -66,7 +67,10 @@ class Answer:
         self._is_settled = False
         self._numbers: set[int] = set()
         self._text = self._shown = ""
-        self._is_joined = True
+        self._added: list[str] | None = []  # what continues `_text`; None: something else was changed
+        self._end: Part = FIRST  # the last part of `_text`
+        self._half = ""  # of a character, at the end of `_text`
+        self._plain = 0  # so many characters of `_text` begin with no reasoning, and end none
 
     # -- what an event says ------------------------------------------------------------------------------
 
@@ -77,7 +81,11 @@ class Answer:
             return
         self._parts.setdefault(part, []).append(text)
         self.said += 1
-        self._is_joined = False
+        if self._added is not None and part >= self._end:
+            self._added.append(text)
+            self._end = part
+        else:
+            self._added = None
         if self.reason is not None:
             self._is_confirmed = False
             self.lost = self.lost or self._late
@@ -88,7 +96,7 @@ class Answer:
         self._message_id = message_id
         if self.reason is None and is_other:
             self._parts.clear()
-            self._is_joined = False
+            self._added = None
 
     def settle(self, text: str, part: Part) -> None:
         """The provider repeats a part as a whole. That counts, and not the pieces before it."""
@@ -96,13 +104,13 @@ class Answer:
             return
         self._parts[part] = [text]
         self._final.add(part)
-        self._is_joined = False
+        self._added = None
 
     def settle_all(self, parts: Mapping[Part, str]) -> None:
         """The provider repeats everything: nothing is missing, and what comes later was said before."""
         self._is_settled = True
         self._parts = {part: [text] for part, text in parts.items()}
-        self._is_joined = False
+        self._added = None
         self.lost = None
 
     def think(self) -> None:
@@ -128,7 +136,7 @@ class Answer:
         if self.reason is None or is_good(self.reason):
             self.reason = reason
         self._is_confirmed = True
-        self._is_joined = False
+        self._added = None
 
     def close(self) -> None:
         """The provider marks the end of the stream."""
@@ -177,14 +185,30 @@ class Answer:
 
     @property
     def raw(self) -> str:
-        """The text so far, as the model wrote it."""
-        if not self._is_joined:
-            for pieces in self._parts.values():
-                pieces[:] = ("".join(pieces),)
-            self._text = _paired("".join([self._parts[part][0] for part in sorted(self._parts)]))
-            self._shown = without_reasoning(self._text, is_half=self.reason is None)
-            self._is_joined = True
+        """The text so far, as the model wrote it. It costs what was added since the last time, and a copy."""
+        if self._added is None:  # otherwise the parts that `_text` holds are not looked at
+            self._text, self._half, self._plain = "", "", 0
+            self._added = ["".join(self._parts[part]) for part in sorted(self._parts)]
+            self._end = max(self._parts, default=FIRST)
+            self._shown = ""
+        if self._added:
+            added, self._half = _paired(self._half + "".join(self._added))
+            self._text += added
+            self._added = []
+            self._shown = self._without_reasoning()
         return self._text
+
+    def _without_reasoning(self) -> str:
+        text, half = self._text, self.reason is None
+        if not self._plain:
+            shown = without_reasoning(text, is_half=half)
+            self._plain = len(text) if shown is text and _begins_plain(text) else 0
+            return shown
+        if _CLOSING.search(text, max(0, self._plain - _LONGEST_CLOSING)) is None:
+            self._plain = len(text)
+            return text
+        self._plain = 0
+        return without_reasoning(text, is_half=half)
 
     @property
     def text(self) -> str:
@@ -242,13 +266,20 @@ class Answer:
         return self.reason is not None and is_too_long(self.reason)
 
 
-def _paired(text: str) -> str:
-    """Join the halves of a character that two events brought. Half a character at the end is held back."""
+def _paired(text: str) -> tuple[str, str]:
+    """Join the halves of a character that two events brought; and half a character at the end, which is held back."""
     if text.isascii():
-        return text
-    if "\ud800" <= text[-1] <= "\udbff":
-        text = text[:-1]
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return text, ""
+    half = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+    whole = text[: len(text) - len(half)]
+    return whole.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"), half
+
+
+def _begins_plain(text: str) -> bool:
+    """Whether a text begins with something that is no reasoning, whatever follows."""
+    head = _BLANK.match(text)
+    start = head.end() if head else 0
+    return start < len(text) and text[start] not in _FIRST_OF_MARK
 
 
 def without_reasoning(text: str, *, is_half: bool = True) -> str:

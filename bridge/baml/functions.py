@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 SIGN_SECONDS = 0.05  # how often a reply that waits to be parsed shows a sign of life
 CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about 0.001
 
+_NOTHING = Partial("", is_added=True)
+
 
 class BamlFunction(NamedTuple):
     """One function of a generated client. `is_text` means that it returns a plain string.
@@ -138,17 +140,20 @@ class BamlFunctions:
         call.done.add_done_callback(partial(self._forget, call))
         parser = call.parser
         try:
-            shown = Partial("")
+            shown: str | None = None
             async with aclosing(call.partials()) as values:
                 async for value in values:
-                    if value is not None:
-                        shown = _to_partial(value)
-                    yield replace(shown, has_begun=call.has_begun, usage=replace(call.usage, model=None))
+                    news = _NOTHING
+                    if function.is_text and isinstance(value, str):
+                        news, shown = _grown(value, shown), value
+                    elif value is not None:
+                        news = _to_partial(value)
+                    yield replace(news, has_begun=call.has_begun, usage=replace(call.usage, model=None))
             ended = await call.end()
         finally:
             await call.close()
         del call  # and what it keeps of the reply: a structure may wait to be parsed
-        sign = replace(shown, has_begun=True, usage=replace(ended.usage, model=None))
+        sign = replace(_NOTHING, has_begun=True, usage=replace(ended.usage, model=None))
         completing, usage = asyncio.create_task(self._complete(function, parser, ended)), ended.usage
         del ended
         try:
@@ -269,6 +274,13 @@ def _check_variables(client: Client, env: Mapping[str, str]) -> None:
 
 def _length(data: Any) -> int:
     return len(json.dumps(data, default=str)) if data else 0
+
+
+def _grown(text: str, shown: str | None) -> Partial:
+    """What a text has more than was shown of it (None: nothing was)."""
+    if shown is None or not text.startswith(shown):
+        return Partial(text)
+    return Partial(text[len(shown) :], is_added=True)
 
 
 def _to_partial(value: Any) -> Partial:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridge.baml.answer import Answer, without_reasoning
 from bridge.baml.events import read_event
@@ -501,3 +504,49 @@ def test_reading_is_linear() -> None:
         read_event(answer, '{"choices":[{"delta":{}}]}')
     assert len(answer.text) == 200_000
     assert without_reasoning("<think></think>" * 50_000) == ""
+
+
+WORDS = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "wörd ",
+            "😀",
+            "�",
+            "�",
+            " ",
+            "\n",
+            "\r",
+            "\t",
+            "<",
+            "<think>",
+            "<thi",
+            "</think>",
+            "\n</think>",
+            "\n</thi",
+            "nk>",
+            "[THINK]",
+            "```",
+        ]
+    ),
+    max_size=4,
+).map("".join)
+STEPS: st.SearchStrategy[Callable[[Answer], object]] = st.one_of(
+    st.tuples(WORDS, st.sampled_from([None, None, (0, 0), (0, 1), (1, 0)])).map(lambda said: lambda it: it.say(*said)),
+    WORDS.map(lambda text: lambda it: it.settle(text, (0, 1))),
+    st.sampled_from([lambda it: it.restart(None), lambda it: it.end("stop"), lambda it: it.settle_all({(0, 0): "b"})]),
+)
+
+
+@given(st.lists(st.tuples(STEPS, st.booleans()), max_size=25))
+def test_text_is_the_same_however_often_it_is_read(steps: list[tuple[Callable[[Answer], object], bool]]) -> None:
+    """Each time, only what was added is looked at."""
+    often = Answer()
+    for count, (step, reads) in enumerate(steps, 1):
+        step(often)
+        if reads:
+            once = Answer()
+            for before, _ in steps[:count]:
+                before(once)
+            assert (often.raw, often.text) == (once.raw, once.text)
+            assert often.text == without_reasoning(often.raw, is_half=often.reason is None)

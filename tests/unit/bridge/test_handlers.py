@@ -55,12 +55,12 @@ async def test_handler_may_yield_text_data_files_and_usage() -> None:
 
     *partials, answer = await collect(h)
     assert partials == [
-        Partial("hello"),
-        Partial("hello", {"n": 1}),
-        Partial("hello, world", {"n": 1}),
-        Partial("hello, world", {"n": 1}),
-        Partial("hello, world", {"n": 2}),
-        Partial("hello, world", {"n": 2}, usage=Usage("m", 1, 2, 0)),
+        Partial("hello", is_added=True),
+        Partial("", {"n": 1}, is_added=True),
+        Partial(", world", is_added=True),
+        Partial("", is_added=True),
+        Partial("", {"n": 2}, is_added=True),
+        Partial("", usage=Usage("m", 1, 2, 0), is_added=True),
     ]
     assert answer == Completion("hello, world", {"n": 2}, (FileWrite("a", "b", "text"),), Usage("m", 1, 2, 0))
 
@@ -185,7 +185,7 @@ async def test_leaving_closes_the_handler_at_its_current_await(cancel: bool) -> 
         with pytest.raises(asyncio.CancelledError):
             await task
     else:
-        assert await anext(pieces) == Partial("first")
+        assert await anext(pieces) == Partial("first", is_added=True)
         await pieces.aclose()
     assert cleaned.is_set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge import stream as cutting
-from bridge.model import Partial
-from bridge.sanitize import truncate_utf8
-from bridge.stream import FIELD_BYTES, Stream
+from bridge.model import Checkpoint, Partial
+from bridge.sanitize import sanitize_json, sanitize_text, truncate_utf8
+from bridge.stream import FIELD_BYTES, SMALL_GROWTH, Stream
 
 
 def stream() -> Stream:
@@ -102,7 +103,7 @@ def test_delta_in_checkpoint_cannot_be_undone() -> None:
     reply.next_delta()
     checkpoint = reply.checkpoint(undelivered=False)
     reply.undo_delta()
-    assert (reply.seq, reply._sent_text) == (checkpoint.seq, checkpoint.text) == (1, "a")
+    assert (reply.seq, reply._read(reply._sent)) == (checkpoint.seq, checkpoint.text) == (1, "a")
 
 
 def test_checkpoint_is_written_once_unless_forgotten() -> None:
@@ -172,3 +173,115 @@ def test_deltas_up_to_checkpoint_make_up_its_text(steps: list[tuple[str, str]]) 
                 reply.undo_delta()
         assert [delta["seq"] for delta in sent] == list(range(1, len(sent) + 1))
         assert all(len(delta.get("text", "").encode()) <= FIELD_BYTES for delta in sent)
+
+
+class Simple:
+    """A stream by its definition: the whole text is looked at each time."""
+
+    def __init__(self) -> None:
+        self.written = self.sent_text = ""
+        self.data: Any = None
+        self.sent_data: Any = None
+        self.seq = self.checkpointed = self.highest = 0
+        self.before: tuple[int, str, Any] = (0, "", None)
+        self.stored: tuple[str, Any] = ("", None)
+        self.skipped = False
+
+    @property
+    def text(self) -> str:
+        return sanitize_text(self.written)
+
+    def set_partial(self, partial: Partial) -> None:
+        self.written = self.written + partial.text if partial.is_added else partial.text
+        if partial.data is not None and (data := sanitize_json(partial.data)) != self.data:
+            self.data = data
+
+    @property
+    def is_dirty(self) -> bool:
+        return self.text != self.sent_text or self.data is not self.sent_data
+
+    def next_delta(self) -> dict[str, Any] | None:
+        delta: dict[str, Any]
+        self.before = (self.seq, self.sent_text, self.sent_data)
+        if self.text != self.sent_text and self.text.startswith(self.sent_text):
+            delta = {"text": truncate_utf8(self.text[len(self.sent_text) :], FIELD_BYTES)}
+            self.sent_text += delta["text"]
+        elif self.text != self.sent_text:
+            delta = {"content": self.text} if len(repr(self.text)) <= FIELD_BYTES else {"omitted": ["content"]}
+            self.sent_text = self.text
+        elif self.data is not self.sent_data:
+            delta = {"data": self.data} if len(repr(self.data)) <= FIELD_BYTES else {"omitted": ["data"]}
+            self.sent_data = self.data
+        else:
+            return None
+        self.seq += 1
+        return {"message_id": "reply", "reply_to": "question", "attempt": 3, "seq": self.seq} | delta
+
+    def undo_delta(self) -> None:
+        if self.highest < self.seq:
+            self.seq, self.sent_text, self.sent_data = self.before
+
+    def checkpoint(self, *, undelivered: bool) -> Checkpoint:
+        while undelivered and self.next_delta() is not None:
+            pass
+        text, data = self.stored
+        grew_little = self.sent_data is data and len(self.sent_text) - len(text) < SMALL_GROWTH * len(text)
+        if self.seq == self.checkpointed:
+            return Checkpoint("question", 3)
+        self.skipped = not undelivered and not self.skipped and grew_little
+        if self.skipped:
+            return Checkpoint("question", 3)
+        self.stored = (self.sent_text, self.sent_data)
+        self.checkpointed = self.highest = self.seq
+        return Checkpoint("question", 3, self.seq, self.sent_text, self.sent_data)
+
+    def forget_checkpoint(self) -> None:
+        self.checkpointed, self.stored = -1, ("", None)
+
+
+Either = Stream | Simple
+TEXTS = st.text(st.sampled_from("aab\0é😀\ud83d\ude00"), max_size=4) | st.sampled_from(
+    ["a" * 20_000, "é" * 20_000, "😀" * 9_000]
+)
+PARTIALS = st.builds(Partial, TEXTS, st.sampled_from([None, None, {"n": 1}, {"n": 2}]), is_added=st.booleans())
+STEPS: st.SearchStrategy[Callable[[Either], object]] = st.one_of(
+    PARTIALS.map(lambda partial: lambda it: it.set_partial(partial)),
+    st.sampled_from(
+        [
+            lambda it: it.next_delta(),
+            lambda it: it.next_delta(),
+            lambda it: it.undo_delta() if it.seq else None,
+            lambda it: it.checkpoint(undelivered=False),
+            lambda it: it.checkpoint(undelivered=True),
+            lambda it: it.forget_checkpoint(),
+            lambda it: it.is_dirty,
+        ]
+    ),
+)
+
+
+@given(st.lists(STEPS, max_size=40))
+def test_deltas_and_checkpoints_are_those_of_the_definition(steps: list[Callable[[Either], object]]) -> None:
+    fast, simple = stream(), Simple()
+    for step in steps:
+        assert step(fast) == step(simple)
+        assert (fast.is_dirty, fast.seq) == (simple.is_dirty, simple.seq)
+    assert fast.newest == Partial(simple.text, simple.data)
+
+
+def test_taking_text_reads_only_what_was_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_characters: list[int] = []
+
+    def sanitize(text: str) -> str:
+        read_characters.append(len(text))
+        return sanitize_text(text)
+
+    monkeypatch.setattr(cutting, "sanitize_text", sanitize)
+    monkeypatch.setattr(cutting, "truncate_utf8", lambda text, limit: truncate_utf8(sanitize(text), limit))
+    reply = stream()
+    for _ in range(10_000):
+        reply.set_partial(Partial("wörd ", is_added=True))
+        reply.next_delta()
+    assert sum(read_characters) == 2 * 50_000
+    assert reply.checkpoint(undelivered=False).text == "wörd " * 10_000
+    assert len(reply._pieces) == 1  # it is kept in one piece, and not in ten thousand

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -29,8 +30,9 @@ def turn(
 
 
 async def collect(functions: Functions, asked: Turn) -> tuple[list[Partial], Completion]:
-    """Run a turn to its end. Raises TurnFailure."""
+    """Run a turn to its end: each partial with the whole text. Raises TurnFailure."""
     partials: list[Partial] = []
+    text = ""
     completion: Completion | None = None
     async with aclosing(functions.run(asked)) as pieces:
         async for piece in pieces:
@@ -38,7 +40,8 @@ async def collect(functions: Functions, asked: Turn) -> tuple[list[Partial], Com
             if isinstance(piece, Completion):
                 completion = piece
             else:
-                partials.append(piece)
+                text = text + piece.text if piece.is_added else piece.text
+                partials.append(replace(piece, text=text, is_added=False))
     assert completion is not None
     return partials, completion
 
