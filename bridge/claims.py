@@ -127,10 +127,12 @@ class Claims:
         self._take_hints(hints)
         if hints.ready is False:
             self.last_answer_at = time.monotonic()
-        elif hints.ready and self._jobs.free_slots and not self._is_held_back:
-            # not if the last claim has just left it for a reason
-            if time.monotonic() > self._claimed_at + READY_SECONDS or not self._left_ready:
-                self.wake("ready")
+        elif hints.ready and self._jobs.free_slots and not (self._is_held_back or self._has_just_left_ready):
+            self.wake("ready")
+
+    @property
+    def _has_just_left_ready(self) -> bool:
+        return self._left_ready and time.monotonic() < self._claimed_at + READY_SECONDS
 
     def _take_hints(self, hints: QueueHints) -> None:
         self.fleet_size = hints.fleet_size

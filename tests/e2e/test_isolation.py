@@ -158,7 +158,7 @@ async def test_a_client_cannot_send_on_a_topic(environment: dict[str, str], owne
 
 async def test_a_client_cannot_dispatch_to_a_worker(environment: dict[str, str], owner: Person) -> None:
     session_id = await owner.open_session(title="named")
-    forged = {
+    forged: dict[str, Any] = {
         "question_id": str(uuid.uuid4()),
         "attempt": 1,
         "failures": 0,
