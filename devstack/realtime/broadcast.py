@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -50,11 +51,15 @@ class Subscriber(Protocol):
 
 
 class Topics:
-    """The channels of each topic. `events` counts sends and deliveries, as the hosted service bills them."""
+    """The channels of each topic.
+
+    `events` counts sends and deliveries, as the hosted service bills them, by the topic without its last part: `session`
+    for `session:<id>`. Deliveries of `postgres_changes` have that name.
+    """
 
     def __init__(self, rate: Rate, presence_rate: Rate) -> None:
         self._joined: dict[tuple[str, bool], dict[Subscriber, None]] = {}
-        self.events = 0
+        self.events: Counter[str] = Counter()
         self.rate = rate
         self.presence_rate = presence_rate
 
@@ -76,7 +81,7 @@ class Topics:
         channels = [channel for channel in self._joined.get((name, private), ()) if channel is not exclude]
         for channel in channels:
             channel.deliver_broadcast(message)
-        self.events += 1 + len(channels)
+        self.events[name.rpartition(":")[0] or name] += 1 + len(channels)
         self.rate.add(1 + len(channels))
         if self.rate.is_exceeded():
             for channel in channels:

@@ -155,7 +155,7 @@ class Channel:
             event, payload = action, data
         else:
             event, payload = "postgres_changes", f'{{"data":{data},"ids":{dump(list(ids))}}}'
-        self._services.topics.events += 1
+        self._services.topics.events["postgres_changes"] += 1
         self._socket.send(push(self._socket.vsn, self.topic, event, payload))
 
     # -- tokens

@@ -88,6 +88,11 @@ class Realtime:
     @property
     def events(self) -> int:
         """Events so far, as the hosted service counts them for its quota: sends, deliveries and database events."""
+        return self._services.topics.events.total()
+
+    @property
+    def events_by_topic(self) -> Mapping[str, int]:
+        """The same, by the topic without its last part (`session` for `session:<id>`), and of `postgres_changes`."""
         return self._services.topics.events
 
     @property

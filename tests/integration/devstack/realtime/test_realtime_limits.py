@@ -164,3 +164,16 @@ async def test_oversized_presence_closes_channel(postgres: Postgres) -> None:
         await client.join("room", presence={"enabled": True, "key": "me"})
         await client.send("realtime:room", "presence", {"event": "track", "payload": {"x": "y" * 3_100_000}})
         assert (await client.event("system"))["message"] == "Track message size exceeded"
+
+
+async def test_events_are_counted_by_topic(postgres: Postgres) -> None:
+    """A send and each delivery, as they are billed; the ids of topics are left out."""
+    async with served(postgres) as service:
+        sender, receiver = await service.connect(), await service.connect()
+        message = {"type": "broadcast", "event": "e", "payload": {}}
+        for topic in ("room:1", "room:2", "lobby"):
+            for client in (sender, receiver):
+                assert (await client.join(topic, broadcast={"ack": True}))["status"] == "ok"
+            await sender.reply(await sender.send(f"realtime:{topic}", "broadcast", message))
+        assert service.realtime.events_by_topic == {"room": 4, "lobby": 2}
+        assert service.realtime.events == 6
