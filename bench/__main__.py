@@ -21,7 +21,10 @@ from bench.world import World, progress
 ROWS = (
     "wakeup",
     "latency",
+    "next",
+    "insert",
     "cancel",
+    "fleet",
     "throughput",
     "lag",
     "structured",

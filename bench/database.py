@@ -14,6 +14,7 @@ from bench.processes import Failed
 from tests.support.database import Row
 
 Database = psycopg.AsyncConnection[Row]
+CAPACITY = 32  # slots of a worker, by default
 
 
 async def one_row(db: Database, query: Any, parameters: Any = None) -> Row:
@@ -39,10 +40,10 @@ async def open_sessions(db: Database, user_id: str, count: int, function: str = 
     return [row["id"] for row in await cursor.fetchall()]
 
 
-async def add_finished(db: Database, user_id: str, messages: int, *, per_session: int = 50) -> None:
-    """Insert this many messages of finished exchanges, bypassing the triggers."""
+async def add_finished(db: Database, user_id: str, messages: int, *, per_session: int = 50) -> list[str]:
+    """Insert this many messages of finished exchanges, bypassing the triggers; returns the ids of their sessions."""
     async with bypassing_triggers(db):
-        await db.execute(
+        cursor = await db.execute(
             """
             with s as (
                 insert into public.sessions (user_id, title, last_ordinal)
@@ -55,12 +56,42 @@ async def add_finished(db: Database, user_id: str, messages: int, *, per_session
                 insert into public.messages (session_id, ordinal, role, content, status, reply_to, attempt, seq)
                 select q.session_id, q.ordinal + 1, 'assistant', 'an old reply', 'done', q.id, 1, 1 from q
                 returning reply_to
+            ), n as (
+                insert into bridge.runs (question_id, attempt, worker, outcome, created_at)
+                select r.reply_to, 1, 'old', 'done', now() - interval '1 day' from r
             )
-            insert into bridge.runs (question_id, attempt, worker, outcome, created_at)
-            select r.reply_to, 1, 'old', 'done', now() - interval '1 day' from r
+            select id::text from s
             """,
             {"user": user_id, "count": messages, "each": per_session},
         )
+        return [row["id"] for row in await cursor.fetchall()]
+
+
+async def add_workers(db: Database, user_id: str, count: int, *, holding: int) -> None:
+    """Replace the live workers by rows of `count` workers that hear, with CAPACITY slots, of which `holding` are taken.
+
+    The jobs that they hold were claimed within the last 12 s; leases and rows outlast a measurement.
+    """
+    await db.execute("delete from bridge.workers")
+    await db.execute(
+        "insert into bridge.workers (name, lease, seen_at, functions, capacity, hears_until)"
+        " select 'other ' || n, interval '30 seconds', now() + interval '1 hour', '{Chat}', %s,"
+        " now() + interval '1 hour' from generate_series(1, %s) n",
+        (CAPACITY, count),
+    )
+    async with bypassing_triggers(db):
+        await db.execute(
+            """
+            insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at, worker, lease_until,
+                                     function)
+            select gen_random_uuid(), gen_random_uuid(), %s, 2, 1, now() - random() * interval '12 seconds',
+                   'other ' || n, now() + interval '1 hour' + random() * interval '7 seconds', 'Chat'
+              from generate_series(1, %s) n, generate_series(1, %s)
+            """,
+            (user_id, count, holding),
+        )
+    await db.execute("vacuum analyze bridge.jobs")
+    await db.execute("vacuum analyze bridge.workers")
 
 
 async def ask(db: Database, questions: list[tuple[str, str]]) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any, TypeVar, cast
 
 import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench import processes
+from bench.baselines.conversation import EARLIER, HISTORY
 from bench.counting import CountingProxy
-from bench.database import Database
+from bench.database import Database, add_finished
 from bench.processes import Failed, Program, cpu_seconds
 from tests.support import database, users
 from tests.support.database import Row
@@ -48,7 +51,13 @@ class Project:
         """Samples (monotonic time, events so far) of Realtime's counter since a monotonic time."""
         async with httpx.AsyncClient(timeout=10) as http:
             response = await http.get(f"{self.program.hello['control']}/events", params={"since": str(since)})
-        return [(float(at), int(count)) for at, count in response.json()]
+        return [(float(at), int(count)) for at, count in response.json()["samples"]]
+
+    async def events_by_topic(self) -> Counter[str]:
+        """Realtime's events so far, by the topic without its last part, and of `postgres_changes`."""
+        async with httpx.AsyncClient(timeout=10) as http:
+            response = await http.get(f"{self.program.hello['control']}/events", params={"since": "inf"})
+        return Counter(response.json()["by_topic"])
 
     def cpu(self) -> dict[str, float]:
         """Seconds of CPU so far of the gateway with Realtime, of REST and Auth (Lite), and of Postgres."""
@@ -61,6 +70,21 @@ class Project:
             except psutil.NoSuchProcess:
                 continue  # the backend of a connection that was closed
         return found
+
+
+async def metrics(workers: Sequence[Program]) -> Counter[str]:
+    """The sums of the workers' counters: by name, and of the claims also by their source (`claims: broadcast`)."""
+    found: Counter[str] = Counter()
+    async with httpx.AsyncClient(timeout=10) as http:
+        for worker in workers:
+            text = (await http.get(f"{worker.hello['health']}/metrics")).text
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples if family.type == "counter" else ():
+                    name = sample.name.removeprefix("bridge_").removesuffix("_total")
+                    found[name] += int(sample.value)
+                    if name == "claims":
+                        found[f"claims: {', '.join(sample.labels.values())}"] += int(sample.value)
+    return found
 
 
 @dataclass(frozen=True)
@@ -175,6 +199,15 @@ class World:
         ) as program:
             yield program
 
+    @asynccontextmanager
+    async def crowd(self, project: Project, model: Model, workers: int, *, url: str) -> AsyncIterator[Program]:
+        """Many workers in one process, ready, at this address of the project."""
+        env = _environment(project, model, url)
+        async with processes.stopping(
+            await processes.start("crowd", "bench.crowd", "--workers", workers, env=env, logs=self.logs)
+        ) as program:
+            yield program
+
     async def raw_baml(
         self, project: Project, model: Model, driver: str, *, replies: int, at_once: int, directive: str
     ) -> Row:
@@ -233,6 +266,24 @@ async def first_delta(ear: Ear, question: str) -> float:
 async def reply_ended(ear: Ear, question: str, status: str = "done") -> None:
     """Wait until a subscriber has received the reply's last event. Raises TimeoutError."""
     await ear.until(lambda heard: heard.of("message", reply_to=question, status=status), within=30)
+
+
+async def conversation(db: Database, user_id: str) -> str:
+    """A session of the bridge in which HISTORY messages were said; returns its id."""
+    (session,) = await add_finished(db, user_id, HISTORY, per_session=HISTORY)
+    return session
+
+
+async def chat(db: Database, user_id: str) -> str:
+    """The same in `chat_messages`, for the baselines; a tutorial's worker that runs would answer it."""
+    chat_id = str(uuid.uuid4())
+    for role, content in EARLIER:
+        await db.execute(
+            "insert into public.chat_messages (chat_id, user_id, role, content, status)"
+            " values (%s, %s, %s, %s, 'done')",
+            (chat_id, user_id, role, content),
+        )
+    return chat_id
 
 
 async def insert_chat(person: Person, message: str, chat_id: str, **columns: Any) -> str:

@@ -1,11 +1,14 @@
 """An API server in place of the bridge: FastAPI, one WebSocket per client, BAML, messages stored in the same Supabase.
 
 `python -m bench.baselines.fastapi_websocket`. A client connects with its access token, sends `{"id", "chat_id",
-"text"}` and receives `{"text"}` for every piece and `{"done": true}`. The question is stored before the model is asked.
+"text", "earlier"}` and receives `{"text"}` for every piece and `{"done": true}`. The question is stored before the
+model is asked. The client sends what was said before, so that the server need not read it. `--driver bridge` uses the
+bridge's driver in place of BAML's documented `async for`.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import socket
@@ -18,15 +21,18 @@ import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from supabase import AsyncClient
 
-from bench.baselines.conversation import partials, supabase_client
+from bench.baselines.conversation import partials, partials_of_bridge, supabase_client
 from bench.processes import greet
+from bridge.functions import Functions
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One Supabase client for the lifetime of the server."""
+    """One Supabase client, and one driver, for the lifetime of the server."""
     app.state.supabase = await supabase_client()
     yield
+    if app.state.functions is not None:
+        await app.state.functions.close()
 
 
 app = FastAPI(lifespan=lifespan)
@@ -41,26 +47,28 @@ async def chat(socket: WebSocket, token: str) -> None:
         await socket.close(4401)
         return
     await socket.accept()
-    supabase: AsyncClient = socket.app.state.supabase
     try:
         while True:
-            await _answer(supabase, socket, claims["sub"], await socket.receive_json())
+            await _answer(socket, claims["sub"], await socket.receive_json())
     except WebSocketDisconnect:
         return
 
 
-async def _answer(supabase: AsyncClient, socket: WebSocket, user_id: str, question: dict[str, Any]) -> None:
+async def _answer(socket: WebSocket, user_id: str, question: dict[str, Any]) -> None:
+    supabase: AsyncClient = socket.app.state.supabase
+    functions: Functions | None = socket.app.state.functions
+    text, earlier = question["text"], question["earlier"]
     row = {"chat_id": question["chat_id"], "user_id": user_id}
     await (
         supabase.table("chat_messages")
-        .insert({**row, "id": question["id"], "role": "api-user", "content": question["text"], "status": "done"})
+        .insert({**row, "id": question["id"], "role": "api-user", "content": text, "status": "done"})
         .execute()
     )
     sent = ""
-    async for text in partials(question["text"]):
-        if len(text) > len(sent):
-            await socket.send_json({"id": question["id"], "text": text[len(sent) :]})
-            sent = text
+    async for so_far in partials_of_bridge(functions, text, earlier) if functions else partials(text, earlier):
+        if len(so_far) > len(sent):
+            await socket.send_json({"id": question["id"], "text": so_far[len(sent) :]})
+            sent = so_far
     await (
         supabase.table("chat_messages")
         .insert({**row, "role": "assistant", "content": sent, "status": "done", "reply_to": question["id"]})
@@ -80,4 +88,7 @@ class Server(uvicorn.Server):
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench.baselines.fastapi_websocket")
+    parser.add_argument("--driver", choices=("official", "bridge"), default="official")
+    app.state.functions = Functions.load(["Chat"]) if parser.parse_args().driver == "bridge" else None
     asyncio.run(Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")).serve())

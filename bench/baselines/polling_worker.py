@@ -23,7 +23,7 @@ HIDDEN_SECONDS = 30
 async def answer(supabase: AsyncClient, item: Mapping[str, Any]) -> None:
     """Answer one message of the queue."""
     text = ""
-    async for text in partials(item["message"]["text"]):  # noqa: B007 - the last partial is the whole reply
+    async for text in partials(item["message"]["text"], item["message"]["earlier"]):  # noqa: B007 - the last partial is the whole reply
         pass
     row = {"chat_id": item["message"]["chat_id"], "user_id": item["message"]["user_id"], "role": "assistant"}
     await supabase.table("chat_messages").insert({**row, "content": text, "status": "done"}).execute()

@@ -15,6 +15,7 @@ from procrastinate import App, PsycopgConnector
 from bench.baselines.conversation import partials
 from bench.baselines.procrastinate_app import QUEUE, TASK
 from bench.processes import greet
+from bridge.model import Role
 
 
 def worker_app(url: str) -> App:
@@ -23,9 +24,9 @@ def worker_app(url: str) -> App:
     app = App(connector=connector)
 
     @app.task(name=TASK, queue=QUEUE)
-    async def answer(text: str, chat_id: str, user_id: str) -> None:
+    async def answer(text: str, earlier: list[tuple[Role, str]], chat_id: str, user_id: str) -> None:
         reply = ""
-        async for reply in partials(text):  # noqa: B007 - the last partial is the whole reply
+        async for reply in partials(text, earlier):  # noqa: B007 - the last partial is the whole reply
             pass
         async with connector.pool.connection() as connection:
             await connection.execute(

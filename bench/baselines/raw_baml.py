@@ -9,26 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
-from bench.baselines.conversation import partials
+from bench.baselines.conversation import partials, partials_of_bridge
 from bench.lag_probe import Probe
 from bench.processes import greet
 from bridge.functions import Functions
-from bridge.model import Session, Turn
-
-
-async def official(message: str) -> AsyncIterator[None]:
-    """BAML as documented."""
-    async for _ in partials(message):
-        yield
-
-
-async def direct(functions: Functions, message: str) -> AsyncIterator[None]:
-    """BAML as the bridge calls it."""
-    session = Session("", "", None, "Chat", {})
-    async for _ in functions.run(Turn("Chat", message, (), (), session, "")):
-        yield
 
 
 async def main(driver: str, replies: int, at_once: int, message: str) -> None:
@@ -39,7 +24,7 @@ async def main(driver: str, replies: int, at_once: int, message: str) -> None:
     async def one(number: int) -> None:
         async with gate:
             text = f"{message} {number}"
-            async for _ in official(text) if driver == "official" else direct(functions, text):
+            async for _ in partials(text) if driver == "official" else partials_of_bridge(functions, text):
                 pass
 
     await one(-1)  # opens connections and fills caches

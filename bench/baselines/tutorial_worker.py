@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from supabase import AsyncClient
 
-from bench.baselines.conversation import follow, supabase_client
+from bench.baselines.conversation import HISTORY, follow, supabase_client
 from bench.processes import greet, until_stopped
 
 
@@ -44,7 +44,7 @@ async def answer(supabase: AsyncClient, http: httpx.AsyncClient, question: Mappi
         .select("role, content")
         .eq("chat_id", question["chat_id"])
         .order("created_at", desc=True)
-        .limit(100)
+        .limit(HISTORY + 1)
         .execute()
     )
     row = {

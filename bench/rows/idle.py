@@ -1,55 +1,46 @@
-"""The requests of workers that have little to do."""
+"""The requests of an idle worker, and what a fleet of 100 idle workers asks of a project."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from collections import Counter
 
-from bench.counting import CountingProxy
 from bench.report import Figure, Measured
-from bench.world import World, unique
-from tests.support.users import Person
+from bench.world import World
 
-WORKERS = 8
 SETTLE_SECONDS = 3.0
-DELIVERED_SECONDS = 1.5  # until postgres_changes has delivered an insert, too
 
 
 async def run(world: World) -> Measured:
-    """An idle worker's requests a minute, then the claims that one insert causes with 8 idle workers."""
+    """First one worker, then many, which share a process; nobody asks anything."""
     project, model = await world.project(), await world.model()
-    async with AsyncExitStack() as opened:
-        person = await opened.enter_async_context(world.person(project))
-        single = await opened.enter_async_context(world.counted(project))
-        many = await opened.enter_async_context(world.counted(project))
-        async with world.worker(project, model, url=single.url):
-            await world.enter(
-                opened,
-                # a sweep would add claims that the insert did not cause
-                *(world.worker(project, model, url=many.url, sweep_seconds=300) for _ in range(WORKERS)),
-            )
+    async with world.counted(project) as proxy:
+
+        async def counted(seconds: float) -> tuple[float, Counter[str], Counter[str]]:
+            """Seconds, calls by path, and Realtime's messages by topic."""
             await asyncio.sleep(SETTLE_SECONDS)
-            requests = await _requests(single, world.pick(12, 40))
-        return Measured([requests, await _claims(many, person, world.pick(3, 5))])
+            calls, messages, began = proxy.counts.copy(), await project.events_by_topic(), time.monotonic()
+            await asyncio.sleep(seconds)
+            sent, heard = proxy.counts - calls, await project.events_by_topic() - messages
+            return time.monotonic() - began, sent, heard
 
-
-async def _requests(proxy: CountingProxy, seconds: float) -> Figure:
-    before, began = proxy.counts.copy(), time.monotonic()
-    await asyncio.sleep(seconds)
-    minutes = (time.monotonic() - began) / 60
-    sent = proxy.counts - before
-    detail = {"calls": dict(sent), "seconds": minutes * 60}
-    return Figure("idle_requests", sent.total() / minutes, "a minute", detail=detail)
-
-
-async def _claims(proxy: CountingProxy, person: Person, count: int) -> Figure:
-    session = await person.open_session(title="idle")
-    claims = []
-    for _ in range(count):
-        before = proxy.counts["rpc/bridge_claim"]
-        await person.reply(await person.ask(session, unique("tokens=10")))
-        await asyncio.sleep(DELIVERED_SECONDS)
-        claims.append(proxy.counts["rpc/bridge_claim"] - before)
-    detail = {"workers": WORKERS, "each": claims, "what": "the most of all"}
-    return Figure("claims_for_one_insert", max(claims), "claims", detail=detail)
+        async with world.worker(project, model, url=proxy.url):
+            seconds, calls, _ = await counted(world.pick(12, 40))
+        requests = Figure(
+            "idle_requests", calls.total() / seconds * 60, "a minute", detail={"calls": dict(calls), "seconds": seconds}
+        )
+        workers = world.pick(20, 100)
+        async with world.crowd(project, model, workers, url=proxy.url):
+            seconds, calls, messages = await counted(world.pick(12, 30))
+    detail = {"workers": workers, "seconds": seconds}
+    unit = f"a second, {workers} workers"
+    return Measured(
+        [
+            requests,
+            Figure("idle_fleet_requests", calls.total() / seconds, unit, detail=detail | {"calls": dict(calls)}),
+            Figure(
+                "idle_fleet_messages", messages.total() / seconds, unit, detail=detail | {"by_topic": dict(messages)}
+            ),
+        ]
+    )
