@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import report
+from bench import distance, report
 from bench.processes import OUT, ROOT, Failed
 from bench.report import Figure, Measured
 from bench.world import World, progress
@@ -67,10 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.save(options.json, [figure.record() for figure in figures], indent=1)
     report.save(OUT / "series.json", series)
     print(f"\n{report.terminal(figures)}\n")
+    apart = distance.rows(figures)
+    if apart:
+        print(f"{report.columns(apart)}\n")
     _draw(series, OUT)
     if options.docs:
         _draw(series, ROOT / "docs" / "images")
         report.replace("figures", report.page(figures, _machine(quick=options.quick)))
+        if apart:
+            report.replace("distance", report.markdown(apart, left=3))
     for line in report.shares(figures):
         print(line)
     missed = [figure.name for figure in figures if not figure.ok]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from bench.database import CAPACITY, Database
+from bench.database import Database
+from bench.fleet import DEFAULTS
 from bench.world import Project
 
 # Workers go on writing that they hear, with their beats and claims.
@@ -53,5 +54,6 @@ async def _take(db: Database, is_taken: bool) -> None:
         )
         if cursor.rowcount:
             await db.execute(
-                "update bridge.workers set capacity = %s, hears_until = now() + interval '15 seconds'", (CAPACITY,)
+                "update bridge.workers set capacity = %s, hears_until = now() + interval '15 seconds'",
+                (DEFAULTS.concurrency,),
             )

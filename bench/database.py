@@ -14,7 +14,6 @@ from bench.processes import Failed
 from tests.support.database import Row
 
 Database = psycopg.AsyncConnection[Row]
-CAPACITY = 32  # slots of a worker, by default
 
 
 async def one_row(db: Database, query: Any, parameters: Any = None) -> Row:
@@ -67,31 +66,39 @@ async def add_finished(db: Database, user_id: str, messages: int, *, per_session
         return [row["id"] for row in await cursor.fetchall()]
 
 
-async def add_workers(db: Database, user_id: str, count: int, *, holding: int) -> None:
-    """Replace the live workers by rows of `count` workers that hear, with CAPACITY slots, of which `holding` are taken.
+async def add_workers(db: Database, count: int, *, slots: int, holding: int) -> None:
+    """Replace the live workers by rows of `count` workers that hear, with so many slots, of which `holding` are taken.
 
-    The jobs that they hold were claimed within the last 12 s; leases and rows outlast a measurement.
+    The jobs that they hold, each of a user of its own, began within the last 12 s. Leases and rows outlast a
+    measurement.
     """
     await db.execute("delete from bridge.workers")
     await db.execute(
-        "insert into bridge.workers (name, lease, seen_at, functions, capacity, hears_until)"
-        " select 'other ' || n, interval '30 seconds', now() + interval '1 hour', '{Chat}', %s,"
+        "insert into bridge.workers (name, lease, seen_at, functions, capacity, history, hears_until)"
+        " select 'other ' || n, interval '30 seconds', now() + interval '1 hour', '{Chat}', %s, 100,"
         " now() + interval '1 hour' from generate_series(1, %s) n",
-        (CAPACITY, count),
+        (slots, count),
     )
     async with bypassing_triggers(db):
         await db.execute(
             """
-            insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at, worker, lease_until,
-                                     function)
-            select gen_random_uuid(), gen_random_uuid(), %s, 2, 1, now() - random() * interval '12 seconds',
-                   'other ' || n, now() + interval '1 hour' + random() * interval '7 seconds', 'Chat'
-              from generate_series(1, %s) n, generate_series(1, %s)
+            insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at, worker, slot,
+                                     lease_until, function)
+            select gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 2, 1,
+                   now() - random() * interval '12 seconds', 'other ' || n, slot,
+                   now() + interval '1 hour' + random() * interval '7 seconds', 'Chat'
+              from generate_series(1, %s) n, generate_series(1, %s) slot
             """,
-            (user_id, count, holding),
+            (count, holding),
         )
     await db.execute("vacuum analyze bridge.jobs")
     await db.execute("vacuum analyze bridge.workers")
+
+
+async def let_hear(db: Database, hear: bool) -> None:
+    """Let the rows of all workers say that these hear for an hour, or that they do not."""
+    await db.execute("update bridge.workers set hears_until = now() + interval '1 hour' * %s", (1 if hear else -1,))
+    await db.execute("vacuum bridge.workers")
 
 
 async def ask(db: Database, questions: list[tuple[str, str]]) -> list[str]:

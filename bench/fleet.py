@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bridge.claims import PROMPT_WORKERS, STAGGER_SECONDS
-from bridge.pacing import EVENTS_PER_DELTA, EVENTS_PER_REPLY
+from bridge.claims import LONGEST_SECONDS
+from bridge.pacing import EVENTS_PER_DELTA
 from bridge.realtime.channels import CHANNELS_PER_CONNECTION
 from bridge.realtime.connection import PROBE_SECONDS
 from bridge.realtime.listener import LEAST_SILENCE
 from bridge.settings import Settings
 
 DEFAULTS = Settings(supabase_url="http://127.0.0.1", supabase_key="key")
-# A beat extends a lease once a quarter of it has passed, so a lease ends after this share of it at the earliest.
-EARLIEST_LEASE_END = 0.75
 # The first and the last delta of every reply are sent regardless of the quota.
 DELTAS_ALWAYS = 2
+# A question is sent to its worker and delivered there.
+EVENTS_PER_PUSH = 2
+# So many workers of the fleet, at most, also learn of it by postgres_changes.
+HINTED_WORKERS = 2
+# The events of a reply's rows (the question: running, done; the reply: new, done), each with a delivery to its reader,
+# and those that its worker is delivered too.
+EVENTS_PER_ROWS = 10
 # When a worker joins a channel, Realtime checks the policies twice, each in a transaction (docs/performance.md).
 TRANSACTIONS_PER_JOIN = 2
 # A worker's connections besides those for deltas: one for broadcasts, one for postgres_changes.
@@ -52,11 +57,12 @@ class Costs:
     """Of each call, while the whole fleet holds `held` jobs."""
 
     held: int
-    ask: Cost
-    claim_nothing: Cost
+    dispatch: Cost  # an insert that gives the question to a worker
+    ask: Cost  # an insert that finds no room; the model does not use it, nor the next ones up to `beat`
     claim_one: Cost
     claim_many: Cost
-    beat: Cost  # of MANY jobs, leases only; the model does not use it
+    beat: Cost  # of MANY jobs, leases only
+    claim_nothing: Cost
     checkpoint_one: Cost
     checkpoint_many: Cost
     finish_one: Cost
@@ -69,7 +75,7 @@ class Costs:
 
 
 OPERATIONS = (
-    "ask", "claim_nothing", "claim_one", "claim_many", "beat",
+    "dispatch", "ask", "claim_nothing", "claim_one", "claim_many", "beat",
     "checkpoint_one", "checkpoint_many", "finish_one", "finish_many",
 )  # fmt: skip
 
@@ -80,6 +86,28 @@ def costs_at(measured: Sequence[Costs], held: float) -> Costs:
         if held <= high.held:
             return low.toward(high, max(0.0, held - low.held) / (high.held - low.held))
     return measured[-1]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a question and its reply leave in `realtime.messages`, for three days.
+
+    `history`: bytes of the messages before it. `rows` and bytes of `payloads` by the first part of their topic; `disk`
+    in bytes, with indexes.
+    """
+
+    history: int
+    rows: Mapping[str, float]
+    payloads: Mapping[str, float]
+    disk: float
+
+
+@dataclass(frozen=True)
+class Costed:
+    """What `bench/scale.py` measured: the levels are in ascending order of the jobs that are held."""
+
+    levels: Sequence[Costs]
+    stored: Sequence[Stored]
 
 
 @dataclass(frozen=True)
@@ -166,9 +194,8 @@ class Load:
     """What a fleet asks for, per second unless noted otherwise."""
 
     questions: float
-    wakeups: float  # received by all workers together
+    wakeups: float  # received by all workers together, with those by postgres_changes
     claims: float
-    empty_claims: float
     beats: float
     finishes: float
     rest_calls: float  # of workers, and the inserts of questions
@@ -218,33 +245,31 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
     workers, questions = fleet.workers, fleet.questions
     busy = workers * (1 - math.exp(-fleet.concurrency * fleet.utilisation))  # workers with at least one job
 
-    claims = workers * _claims_of_one(fleet, costs)
-    fruitful = min(questions, claims)
+    # No question is claimed while there is room. An idle worker sweeps, and its interval has a jitter of a tenth; a
+    # busy one learns from its beats that nothing is ready.
+    seldom = max(fleet.sweep_seconds, min(fleet.lease_seconds, LONGEST_SECONDS))
+    claims = (workers - busy) / (fleet.sweep_seconds * 0.95) + busy / seldom
     beats = busy / (fleet.checkpoint_seconds + fleet.call_seconds)
     finishes = workers * coalesced(questions / workers, fleet.call_seconds + costs.finish_one.seconds)
     calls = [
-        (questions, costs.ask),
-        (claims - fruitful, costs.claim_nothing),
-        (fruitful, _batch(costs.claim_one, costs.claim_many, questions, fruitful)),
+        (questions, costs.dispatch),
+        (claims, costs.claim_nothing),
         (beats, _batch(costs.checkpoint_one, costs.checkpoint_many, fleet.running, busy)),
         (finishes, _batch(costs.finish_one, costs.finish_many, questions, finishes)),
     ]
     joins = questions  # as if the worker had never answered in the session before
     rest_calls = questions + max(claims + beats + finishes, questions * least.rest_calls)
 
-    # one listener's probe reaches every worker and replaces theirs; each publisher sends its own
-    probes = (1 + workers) / (PROBE_SECONDS * LEAST_SILENCE) + 2 * workers / PROBE_SECONDS
-    wakeups = questions * (1 + 2 * workers)  # a send, and a delivery to every worker by each of two paths
-    rows = questions * (EVENTS_PER_REPLY - 1)
+    wakeups = questions * (EVENTS_PER_PUSH + min(HINTED_WORKERS, workers))
+    rows = questions * EVENTS_PER_ROWS
     wanted = fleet.running * 1000 / max(1.0, fleet.delta_ms) * EVENTS_PER_DELTA
-    budget = limits.events_for_replies - questions * (EVENTS_PER_REPLY + workers)
+    budget = limits.events_for_replies - rows - wakeups
     deltas = min(wanted, max(budget, questions * DELTAS_ALWAYS * EVENTS_PER_DELTA))
     publishers = max(1, math.ceil((fleet.concurrency if fleet.utilisation else 0) / CHANNELS_PER_CONNECTION))
     return Load(
         questions=questions,
-        wakeups=questions * workers * 2,
+        wakeups=questions * (1 + min(HINTED_WORKERS, workers)),
         claims=claims,
-        empty_claims=claims - fruitful,
         beats=beats,
         finishes=finishes,
         rest_calls=rest_calls,
@@ -255,7 +280,7 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
         joins=joins,
         realtime_connections=workers * (LISTENER_CONNECTIONS + publishers) + fleet.running,
         channels=1 + (CHANNELS_PER_CONNECTION if questions else 0),
-        events_of_probes=probes,
+        events_of_probes=_probes(fleet),
         events_of_wakeups=wakeups,
         events_of_rows=rows,
         events_of_deltas=deltas,
@@ -264,20 +289,16 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
     )
 
 
-def _claims_of_one(fleet: Fleet, costs: Costs) -> float:
-    """Claims a second of one worker: woken at once or staggered, or else because a lease or a sweep is due."""
-    prompt_share = min(1.0, PROMPT_WORKERS / fleet.workers)
-    call = fleet.call_seconds + costs.claim_one.seconds
-    prompt = coalesced(fleet.questions * prompt_share, call)
-    staggered = fleet.questions * (1 - prompt_share)
-    later = 1 / (1 / staggered + STAGGER_SECONDS[0]) if staggered else 0.0
-    if not fleet.utilisation:
-        floor = 1 / (fleet.sweep_seconds * 0.95)  # the interval has a jitter of a tenth
-    elif fleet.workers > 1:
-        floor = 1 / (fleet.lease_seconds * EARLIEST_LEASE_END)  # when another worker's lease would end
-    else:
-        floor = 1 / fleet.lease_seconds
-    return max(min(prompt + later, 1 / call), floor)
+def _probes(fleet: Fleet) -> float:
+    """Realtime messages a second of probes: each publisher sends its own, and one listener's reaches every worker.
+
+    It replaces theirs, except of those that fall due while it is on its way: each listener waits for a random time, up
+    to PROBE_SECONDS.
+    """
+    waits = PROBE_SECONDS * (1 - LEAST_SILENCE)
+    sent = 1 + (fleet.workers - 1) * min(1.0, fleet.call_seconds / waits)
+    listeners = sent * (1 + fleet.workers) / (PROBE_SECONDS * LEAST_SILENCE)
+    return listeners + 2 * fleet.workers / PROBE_SECONDS
 
 
 def _batch(one: Cost, many: Cost, items: float, calls: float) -> Cost:

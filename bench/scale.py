@@ -1,8 +1,8 @@
 """`python -m bench.scale`: what 1, 10, 100 and 1,000 workers ask of one project, and which limit they reach first.
 
-It measures the cost of each call in the database while the fleet holds more and more jobs, and feeds it into the model
-of `bench/fleet.py`, together with the cost of a reply from bench/out/results.json if `make bench` has been run. It
-prints tables and writes bench/out/scale.json.
+It measures the cost of each call in the database while the fleet holds more and more jobs, and what a question leaves
+in `realtime.messages`. It feeds the costs into the model of `bench/fleet.py`, together with the cost of a reply from
+bench/out/results.json if `make bench` has been run. It prints tables and writes bench/out/scale.json.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import psutil
 from psycopg.types.json import Jsonb
 
 from bench import database, report, scale_report, waldump
+from bench.baselines.conversation import HISTORY
 from bench.database import Database, one_row
-from bench.fleet import MANY, OPERATIONS, Cost, Costs, Reply
+from bench.fleet import MANY, OPERATIONS, Cost, Costed, Costs, Reply, Stored
 from bench.processes import OUT, ROOT, Failed, cpu_seconds
 from bench.prose import words
 from bench.scale_report import WORKERS
@@ -34,6 +35,10 @@ PAGE = ROOT / "docs" / "scale.md"
 WORKER = "bench"
 CALLS = 200  # of each kind; a tenth of it of those that carry MANY jobs
 CALLS_OF_LARGE_FLEETS = 40  # from 1,000 workers on
+SLOTS = 2 * MANY  # of each worker, of which half are taken
+GIVEN_AT_ONCE = 20  # questions, before the workers' slots are freed again
+HISTORIES = (0, 30_000)  # bytes of the messages before a question
+STORED_ROUNDS = 4  # of MANY questions
 REPLY_TOKENS = 1_000
 Call = Callable[[], Awaitable[Any]]
 Job = dict[str, Any]
@@ -45,18 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bench.scale", description="Estimate what one project and many workers can carry."
     )
     parser.add_argument("--json", type=Path, default=OUT / "scale.json", metavar="FILE", help="results file")
+    parser.add_argument("--quick", action="store_true", help="fewer calls")
     parser.add_argument("--docs", action="store_true", help="also update docs/scale.md")
     parser.add_argument("--again", action="store_true", help="show the results in FILE without measuring")
     options = parser.parse_args(arguments)
     try:
         if not options.again:
-            report.save(options.json, [asdict(one) for one in asyncio.run(_measure())], indent=1)
-        costs = read(options.json)
+            measured = asyncio.run(_measure(quick=options.quick))
+            report.save(options.json, asdict(measured), indent=1)
+        measured = read(options.json)
         reply = read_reply(OUT / "results.json")
-        for title, rows in scale_report.tables(costs, reply).items():
+        for title, rows in scale_report.tables(measured, reply).items():
             print(f"\n{title}\n{report.columns(rows)}")
         if options.docs:
-            report.replace("scale", scale_report.page(costs, reply), PAGE)
+            report.replace("scale", scale_report.page(measured, reply), PAGE)
     except (Failed, TimeoutError) as error:
         print(f"bench: {error or 'TimeoutError'}", file=sys.stderr)
         return 2
@@ -65,11 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read(file: Path) -> list[Costs]:
-    """The costs that a run wrote. Raises `Failed` if there are none."""
+def read(file: Path) -> Costed:
+    """What a run wrote. Raises `Failed` if there is nothing."""
     try:
-        levels = json.loads(file.read_text())
-        return [Costs(level["held"], **{name: Cost(**level[name]) for name in OPERATIONS}) for level in levels]
+        found = json.loads(file.read_text())
+        levels = [
+            Costs(level["held"], **{name: Cost(**level[name]) for name in OPERATIONS}) for level in found["levels"]
+        ]
+        return Costed(levels, [Stored(**one) for one in found["stored"]])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Failed(f"{file} has no costs: run this program without --again") from error
 
@@ -90,50 +100,64 @@ def read_reply(file: Path) -> Reply | None:
         return None
 
 
-async def _measure() -> list[Costs]:
-    async with World(OUT / "scale", quick=False, say=print) as world:
+async def _measure(*, quick: bool) -> Costed:
+    async with World(OUT / "scale", quick=quick, say=print) as world:
         project = await world.project(realtime=False)
         url = project.environment["SUPABASE_DB_URL"]
         async with project.database() as db, database.service_role(url) as service, database.no_autovacuum(db):
             user_id = await database.create_user(db)
             await database.add_finished(db, user_id, 10_000)
             meter = Meter(project, db, service)
+            await database.add_workers(db, 1, slots=SLOTS, holding=MANY)
             await Level(meter, user_id, 20).measure(0)  # warms up: plans are made, pages are read
-            found = []
+            await database.clear_queue(db)
+            levels = []
             for workers in WORKERS:
                 print(f"{workers:,} workers, {workers * MANY:,} jobs held …", flush=True)
-                await fill(db, user_id, workers - 1)
-                calls = CALLS if workers < 1_000 else CALLS_OF_LARGE_FLEETS
-                found.append(await Level(meter, user_id, calls).measure(workers * MANY))
+                await database.add_workers(db, workers, slots=SLOTS, holding=MANY)
+                calls = CALLS if workers < 1_000 and not quick else CALLS_OF_LARGE_FLEETS
+                levels.append(await Level(meter, user_id, calls).measure(workers * MANY))
                 await database.clear_queue(db)
-            return found
+            await database.add_workers(db, 1, slots=SLOTS, holding=0)
+            stored = [await _stored(db, service, user_id, history) for history in HISTORIES]
+            return Costed(levels, stored)
 
 
-async def fill(db: Database, user_id: str, workers: int) -> None:
-    """Add other live workers, each with MANY jobs claimed within the last 12 s, bypassing the triggers.
-
-    Their leases do not end during the measurement.
-    """
-    await db.execute("delete from bridge.workers")
-    await db.execute(
-        "insert into bridge.workers (name, lease, seen_at, functions)"
-        " select 'other ' || n, interval '30 seconds', now() + interval '1 hour', '{Chat}'"
-        " from generate_series(1, %s) n",
-        (workers,),
+async def _stored(db: Database, service: Database, user_id: str, history: int) -> Stored:
+    """What questions with `history` bytes of earlier messages, and their replies, leave in `realtime.messages`."""
+    text = "".join(words(REPLY_TOKENS, structured=False))
+    await db.execute("truncate realtime.messages")
+    for _ in range(STORED_ROUNDS):
+        sessions = await database.add_finished(db, user_id, MANY * HISTORY, per_session=HISTORY)
+        async with database.bypassing_triggers(db):
+            await db.execute(
+                "update public.messages set content = left(%s, %s) where session_id = any (%s::uuid[])",
+                (text, history // HISTORY, sessions),
+            )
+        await database.ask(db, [(session, "a question") for session in sessions])
+        cursor = await db.execute("select question_id::text, attempt, worker from bridge.jobs where worker is not null")
+        jobs = await cursor.fetchall()
+        if len(jobs) != MANY:
+            raise Failed(f"of {MANY} questions, workers were given {len(jobs)}")
+        results = [
+            {"question_id": job["question_id"], "attempt": job["attempt"], "outcome": "done", "content": "a reply"}
+            for job in jobs
+        ]
+        await service.execute("select public.bridge_finish(%s, %s)", (jobs[0]["worker"], Jsonb(results)))
+    questions = STORED_ROUNDS * MANY
+    cursor = await db.execute(
+        "select split_part(topic, ':', 1) as topic, count(*) as rows, sum(octet_length(payload::text)) as bytes"
+        " from realtime.messages group by 1 order by 1"
     )
-    async with database.bypassing_triggers(db):
-        await db.execute(
-            """
-            insert into bridge.jobs (question_id, session_id, user_id, ordinal, attempt, run_at, worker, lease_until,
-                                     function)
-            select gen_random_uuid(), gen_random_uuid(), %s, 2, 1, now() - random() * interval '12 seconds',
-                   'other ' || n, now() + interval '1 hour' + random() * interval '7 seconds', 'Chat'
-              from generate_series(1, %s) n, generate_series(1, %s)
-            """,
-            (user_id, workers, MANY),
-        )
-    await db.execute("vacuum analyze bridge.jobs")
-    await db.execute("vacuum analyze bridge.workers")
+    topics = await cursor.fetchall()
+    row = await one_row(
+        db,
+        "select sum(pg_total_relation_size(p.inhrelid))::float8 as bytes from pg_catalog.pg_inherits p"
+        " where p.inhparent = 'realtime.messages'::regclass",
+    )
+    rows = {topic["topic"]: topic["rows"] / questions for topic in topics}
+    payloads = {topic["topic"]: float(topic["bytes"]) / questions for topic in topics}
+    return Stored(history, rows, payloads, row["bytes"] / questions)
 
 
 class Meter:
@@ -164,6 +188,12 @@ class Meter:
         return Cost(max(0.0, statistics.median(taken) - self._idle), cpu / len(calls), wal / len(calls))
 
 
+def mean(costs: Sequence[Cost]) -> Cost:
+    """The median of their times, and the means of CPU and log."""
+    cpu, wal = (statistics.fmean(values) for values in ([cost.cpu for cost in costs], [cost.wal for cost in costs]))
+    return Cost(statistics.median(cost.seconds for cost in costs), cpu, wal)
+
+
 class Level:
     """All calls while the fleet holds a number of jobs, as the worker `bench` with MANY of them."""
 
@@ -178,6 +208,9 @@ class Level:
         """Make each call often enough; `held` is only recorded."""
         meter, calls, batches = self._meter, self._calls, max(4, self._calls // 10)
         await meter.start()
+        await database.let_hear(meter.db, True)
+        dispatch = mean([await self._dispatch(meter) for _ in range(max(1, calls // GIVEN_AT_ONCE))])
+        await database.let_hear(meter.db, False)
         ask = await meter.cost([self._ask(session) for session in await self._sessions(calls)], meter.db)
         one: list[Job] = []
         claim_one = await meter.cost([self._claim(1, one) for _ in range(calls)], meter.service)
@@ -190,6 +223,7 @@ class Level:
         kept = parts[0]  # these stay this worker's jobs
         costs = Costs(
             held,
+            dispatch=dispatch,
             ask=ask,
             claim_nothing=await meter.cost([self._claim(MANY, [], kept)] * calls, meter.service),
             claim_one=claim_one,
@@ -202,6 +236,18 @@ class Level:
         )
         await self._finish(kept)()
         return costs
+
+    async def _dispatch(self, meter: Meter) -> Cost:
+        """The cost of inserts that give questions to workers, which do not keep them."""
+        sessions = await self._sessions(GIVEN_AT_ONCE)
+        cost = await meter.cost([self._ask(session) for session in sessions], meter.db)
+        async with database.bypassing_triggers(meter.db):
+            cursor = await meter.db.execute(
+                "delete from bridge.jobs where session_id = any (%s::uuid[]) and worker is not null", (sessions,)
+            )
+        if cursor.rowcount != len(sessions):
+            raise Failed(f"of {len(sessions)} questions, workers were given {cursor.rowcount}")
+        return cost
 
     async def _sessions(self, count: int) -> list[str]:
         return await database.open_sessions(self._meter.db, self._user_id, count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bench.fleet import PLANS, TEAM, Costs, Fleet, Limits, Load, Reply, load
+from bench.fleet import PLANS, TEAM, Costed, Costs, Fleet, Limits, Load, Reply, Stored, load
 from bench.report import markdown, number
 
 WORKERS = (1, 10, 100, 1_000)
@@ -12,10 +12,12 @@ WORKERS = (1, 10, 100, 1_000)
 UTILISATIONS = {"idle": 0.0, "10 % of slots in use": 0.1, "70 % of slots in use": 0.7}
 SLOTS = 3_200  # of 100 workers by default
 FEWER = (4, 10, 32, 100)
+KEPT_SECONDS = 3 * 86_400  # of rows of realtime.messages, on the hosted service
 Rows = list[tuple[str, ...]]
 
 CALLS = {
-    "insert of a question": "ask",
+    "insert that dispatches": "dispatch",
+    "insert that finds no room": "ask",
     "claim that finds nothing": "claim_nothing",
     "claim of one job": "claim_one",
     "claim of 32": "claim_many",
@@ -28,8 +30,7 @@ CALLS = {
 LOADS: dict[str, Callable[[Load], float]] = {
     "questions": lambda one: one.questions,
     "wake-ups received, all workers": lambda one: one.wakeups,
-    "claims": lambda one: one.claims,
-    "… that find nothing": lambda one: one.empty_claims,
+    "claims, which find nothing": lambda one: one.claims,
     "beats": lambda one: one.beats,
     "finishes": lambda one: one.finishes,
     "REST calls": lambda one: one.rest_calls,
@@ -50,21 +51,26 @@ LOADS: dict[str, Callable[[Load], float]] = {
 }
 
 
-def tables(costs: Sequence[Costs], reply: Reply | None) -> dict[str, Rows]:
+def tables(measured: Costed, reply: Reply | None) -> dict[str, Rows]:
     """All tables by title, each with its header row first."""
     return {
-        "Time in the database, CPU and write-ahead log of a call": calls(costs),
+        "Time in the database, CPU and write-ahead log of a call": calls(measured.levels),
+        "What a question and its reply leave in `realtime.messages`, for three days": stored(measured.stored),
         **{
-            f"Load per second, {name} ({TEAM.name})": loads(costs, reply, share) for name, share in UTILISATIONS.items()
+            f"Load per second, {name} ({TEAM.name})": loads(measured, reply, share)
+            for name, share in UTILISATIONS.items()
         },
-        "The limit that is used most": bottlenecks(costs, reply),
-        f"{SLOTS:,} slots, 70 % in use, in fewer and larger workers ({TEAM.name})": fewer(costs, reply),
+        "The limit that is used most": bottlenecks(measured, reply),
+        f"{SLOTS:,} slots, 70 % in use, in fewer and larger workers ({TEAM.name})": fewer(measured, reply),
     }
 
 
 def calls(costs: Sequence[Costs]) -> Rows:
-    """Each call: milliseconds, milliseconds of CPU, kB of log, by the jobs that the fleet holds."""
-    rows: Rows = [("ms / CPU ms / kB, jobs held:", *(f"{one.held:,}" for one in costs))]
+    """Each call: milliseconds, milliseconds of CPU, kB of log, by the size of the fleet."""
+    rows: Rows = [
+        ("ms / CPU ms / kB, workers:", *(f"{workers:,}" for workers in WORKERS)),
+        ("jobs held", *(f"{one.held:,}" for one in costs)),
+    ]
     for name, operation in CALLS.items():
         each = [getattr(one, operation) for one in costs]
         rows.append(
@@ -73,41 +79,58 @@ def calls(costs: Sequence[Costs]) -> Rows:
     return rows
 
 
-def loads(costs: Sequence[Costs], reply: Reply | None, utilisation: float) -> Rows:
+def stored(each: Sequence[Stored]) -> Rows:
+    """Rows and bytes of a question, and what a question a second adds up to."""
+    topics = sorted({topic for one in each for topic in one.rows})
+    head = ("bytes of history", "rows", *(f"on `{topic}:…`, rows / kB" for topic in topics))
+    rows: Rows = [(*head, "kB on disk", "three days of a question a second: million rows", "GB")]
+    for one in each:
+        count = sum(one.rows.values())
+        parts = [f"{_short(one.rows.get(t, 0))} / {_short(one.payloads.get(t, 0) / 1000)}" for t in topics]
+        total = (count * KEPT_SECONDS / 1e6, one.disk * KEPT_SECONDS / 1e9)
+        rows.append((f"{one.history:,}", _short(count), *parts, _short(one.disk / 1000), *map(_short, total)))
+    return rows
+
+
+def loads(measured: Costed, reply: Reply | None, utilisation: float) -> Rows:
     """What fleets of each size ask for, on the largest plan."""
-    each = [load(Fleet(workers, utilisation), costs, TEAM, reply) for workers in WORKERS]
+    each = [load(Fleet(workers, utilisation), measured.levels, TEAM, reply) for workers in WORKERS]
+    kept = KEPT_SECONDS * measured.stored[0].disk / 1e9
     return [
         ("per second, workers:", *(f"{workers:,}" for workers in WORKERS)),
         *((name, *(_short(value(one)) for one in each)) for name, value in LOADS.items()),
+        ("`realtime.messages` after three days, GB", *(_short(one.questions * kept) for one in each)),
     ]
 
 
-def bottlenecks(costs: Sequence[Costs], reply: Reply | None) -> Rows:
+def bottlenecks(measured: Costed, reply: Reply | None) -> Rows:
     """For each plan, load and size the limit that is used most, and the next one if that is exceeded."""
     rows: Rows = [("plan and compute", "load", *(f"{workers:,}" for workers in WORKERS))]
     for limits in PLANS:
         for name, utilisation in UTILISATIONS.items():
-            cells = [_fullest(load(Fleet(size, utilisation), costs, limits, reply), limits) for size in WORKERS]
+            cells = [
+                _fullest(load(Fleet(size, utilisation), measured.levels, limits, reply), limits) for size in WORKERS
+            ]
             rows.append((limits.name, name, *cells))
     return rows
 
 
-def fewer(costs: Sequence[Costs], reply: Reply | None) -> Rows:
+def fewer(measured: Costed, reply: Reply | None) -> Rows:
     """The same slots in fewer workers."""
     rows: Rows = [
         ("workers × slots", "Realtime messages", "claims", "beats", "database CPU, cores", "first bottleneck")
     ]
     for workers in FEWER:
-        one = load(Fleet(workers, 0.7, concurrency=SLOTS // workers), costs, TEAM, reply)
+        one = load(Fleet(workers, 0.7, concurrency=SLOTS // workers), measured.levels, TEAM, reply)
         figures = (one.events, one.claims, one.beats, one.cpu)
         rows.append((f"{workers} × {SLOTS // workers}", *(_short(value) for value in figures), _fullest(one, TEAM)))
     return rows
 
 
-def page(costs: Sequence[Costs], reply: Reply | None) -> list[str]:
+def page(measured: Costed, reply: Reply | None) -> list[str]:
     """The tables for docs/scale.md."""
     lines: list[str] = []
-    for title, rows in tables(costs, reply).items():
+    for title, rows in tables(measured, reply).items():
         lines += [f"**{title}**", "", *markdown(rows), ""]
     lines.append(
         "The model counts a reply at least as `make bench` measured it."

@@ -21,6 +21,7 @@ from bench.report import Measured, ratio
 from bench.world import World
 
 SIZES = {"1 worker": 1, "100 workers": 100}
+SLOTS = 32
 BLOCK = 10  # inserts in a row, before the workers stop hearing or hear again
 
 
@@ -33,7 +34,7 @@ async def run(world: World) -> Measured:
         user_id = await database.create_user(db)
         async with _signed_in(url, user_id) as user:
             for name, workers in SIZES.items():
-                await database.add_workers(db, user_id, workers, holding=database.CAPACITY // 2)
+                await database.add_workers(db, workers, slots=SLOTS, holding=SLOTS // 2)
                 waits: dict[bool, list[float]] = {True: [], False: []}
                 for number in range(world.pick(4, 12) + 1):
                     for hear, taken in waits.items():
@@ -49,8 +50,8 @@ async def run(world: World) -> Measured:
 async def _block(db: Database, user: Database, user_id: str, *, hear: bool) -> list[float]:
     """Milliseconds of each insert. Raises `Failed` if questions were not given to workers as they should be."""
     sessions = await database.add_finished(db, user_id, BLOCK * HISTORY, per_session=HISTORY)
-    await db.execute("update bridge.workers set hears_until = now() + interval '1 hour' * %s", (1 if hear else -1,))
-    for table in ("bridge.workers", "bridge.jobs", "public.messages", "public.sessions"):
+    await database.let_hear(db, hear)
+    for table in ("bridge.jobs", "public.messages", "public.sessions"):
         await db.execute(f"vacuum {table}")
     taken = []
     for session in sessions:

@@ -21,7 +21,7 @@ FLAT = [level(32), level(32_000)]
 
 def test_idle_worker_sweeps_and_sends_probes() -> None:
     one = load(Fleet(1, 0.0), FLAT, FREE)
-    assert one.claims == one.empty_claims == one.rest_calls == pytest.approx(1 / 9.5)
+    assert one.claims == one.rest_calls == pytest.approx(1 / 9.5)
     assert (one.questions, one.beats, one.finishes, one.wakeups) == (0, 0, 0, 0)
     assert one.cpu == pytest.approx(one.claims / 1000)
     assert one.realtime_connections == 3
@@ -30,9 +30,12 @@ def test_idle_worker_sweeps_and_sends_probes() -> None:
     assert one.delta_seconds == 0
 
 
-def test_listeners_share_one_probe() -> None:
-    idle = [load(Fleet(workers, 0.0), FLAT, TEAM).events for workers in (10, 100, 1_000)]
+def test_listeners_share_one_probe_but_for_those_that_are_due_meanwhile() -> None:
+    idle = [load(Fleet(workers, 0.0, call_seconds=0), FLAT, TEAM).events for workers in (10, 100, 1_000)]
     assert idle == pytest.approx([11 / 6 + 20 / 8, 101 / 6 + 200 / 8, 1_001 / 6 + 2_000 / 8])
+    # each of the others waits for up to 2 s: one in forty of them falls due within 50 ms
+    late = load(Fleet(401, 0.0, call_seconds=0.05), FLAT, TEAM).events
+    assert late == pytest.approx(11 * 402 / 6 + 802 / 8)
 
 
 def test_busy_worker_load_adds_up() -> None:
@@ -40,51 +43,50 @@ def test_busy_worker_load_adds_up() -> None:
     one = load(fleet, FLAT, TEAM)
     assert fleet.running == 24
     assert one.questions == one.joins == 2
-    assert one.wakeups == 4  # one by each of the two paths
-    # a call that takes 50 ms handles everything that arrives meanwhile
-    assert one.claims == one.finishes == pytest.approx(1 / (0.05 + math.exp(-0.1) / 2))
-    assert one.empty_claims == 0
+    assert one.wakeups == 4  # a push, and postgres_changes
+    # a call that takes 50 ms handles everything that ends meanwhile
+    assert one.finishes == pytest.approx(1 / (0.05 + math.exp(-0.1) / 2))
+    assert one.claims == pytest.approx(1 / 30)  # of no question
     assert one.beats == pytest.approx(1 / 1.049, rel=1e-6)
-    assert one.rest_calls == pytest.approx(2 + 2 * one.claims + one.beats)
+    assert one.rest_calls == pytest.approx(2 + one.claims + one.finishes + one.beats)
     assert one.transactions == pytest.approx(one.rest_calls + 4)
     assert one.cpu == one.rest_connections == pytest.approx(one.rest_calls / 1000)
     assert one.wal == pytest.approx(one.rest_calls * 1000)
     assert one.realtime_connections == 3 + 24
-    assert (one.events_of_rows, one.events_of_wakeups) == (2 * 12, 2 * 3)
+    assert (one.events_of_rows, one.events_of_wakeups) == (2 * 10, 2 * 3)
 
 
-def test_wakeup_is_delivered_twice_to_every_worker() -> None:
-    small, large = (load(Fleet(workers, 0.75, reply_seconds=workers * 12), FLAT, TEAM) for workers in (1, 100))
-    assert small.questions == large.questions == 2
-    assert (small.events_of_wakeups, large.events_of_wakeups) == (2 * 3, 2 * 201)
+def test_question_wakes_three_workers_at_most() -> None:
+    one, two, many = (load(Fleet(workers, 0.75, reply_seconds=workers * 12), FLAT, TEAM) for workers in (1, 2, 1_000))
+    assert one.questions == two.questions == many.questions == 2
+    # a push and its delivery, and one or two workers that postgres_changes tell of it
+    assert (one.events_of_wakeups, two.events_of_wakeups, many.events_of_wakeups) == (2 * 3, 2 * 4, 2 * 4)
 
 
-def test_large_fleet_staggers_claims_beyond_eight_workers() -> None:
-    few, many = (load(Fleet(workers, 0.5, reply_seconds=10 * workers), FLAT, TEAM) for workers in (8, 80))
-    assert few.questions == many.questions == pytest.approx(1.6)
-    assert few.claims == pytest.approx(8 * coalesced(1.6, 0.051))  # all of them are woken, and all of them claim
-    assert many.claims == pytest.approx(80 * (coalesced(0.16, 0.051) + 1 / (1 / 1.44 + 0.5)))
-    assert few.empty_claims == pytest.approx(few.claims - 1.6)
+def test_claims_do_not_depend_on_questions() -> None:
+    quiet, swamped = (load(Fleet(8, 1.0, reply_seconds=seconds), FLAT, TEAM).claims for seconds in (1e9, 0.01))
+    assert quiet == swamped == pytest.approx(8 / 30)
 
 
-def test_worker_claims_one_call_at_a_time() -> None:
+def test_worker_without_jobs_claims_as_an_idle_one() -> None:
+    # of workers with half a job on average, e^-0.5 have none
+    some = load(Fleet(100, 0.5 / 32), FLAT, TEAM)
+    assert some.claims == pytest.approx(100 * (math.exp(-0.5) / 9.5 + (1 - math.exp(-0.5)) / 30))
+
+
+def test_worker_finishes_one_call_at_a_time() -> None:
+    assert coalesced(3_200, 0.1) == pytest.approx(10)
     swamped = load(Fleet(4, 1.0, reply_seconds=0.01, call_seconds=0.099), FLAT, TEAM)
     assert swamped.questions == 12_800
-    assert swamped.claims == pytest.approx(40)  # ten a second each
-
-
-def test_worker_claims_when_a_lease_of_another_could_end() -> None:
-    single, two = (load(Fleet(workers, 1 / 32, reply_seconds=1e9), FLAT, TEAM) for workers in (1, 2))
-    assert single.claims == pytest.approx(1 / 30)
-    assert two.claims == pytest.approx(2 / 22.5)
+    assert swamped.finishes == pytest.approx(40)
 
 
 def test_deltas_use_the_rest_of_the_quota() -> None:
     fleet = Fleet(1, 0.75)
     free, team = (load(fleet, FLAT, limits) for limits in (FREE, TEAM))
     assert free.deltas_wanted == team.deltas_wanted == 24 * 20 * 2
-    assert free.events_of_deltas == pytest.approx(80 - 2 * 14)
-    assert free.delta_seconds == pytest.approx(48 / 52)
+    assert free.events_of_deltas == pytest.approx(80 - 2 * 13)
+    assert free.delta_seconds == pytest.approx(48 / 54)
     assert (team.events_of_deltas, team.delta_seconds) == pytest.approx((960, 0.05))
     # beyond the quota, the first and the last delta of every reply
     crowd = load(Fleet(10, 0.75), FLAT, FREE)
@@ -116,7 +118,7 @@ def test_measured_reply_is_a_lower_bound() -> None:
 def test_uses_put_the_tightest_limit_first() -> None:
     busy = Fleet(1, 0.7)
     assert load(busy, FLAT, FREE).uses(FREE)[0].resource == "Realtime messages"
-    assert load(Fleet(1_000, 0.0), FLAT, PRO).uses(PRO)[0].resource == "Realtime connections"
+    assert load(Fleet(400, 0.0), FLAT, PRO).uses(PRO)[0].resource == "Realtime connections"
     expensive = [level(32, Cost(0.001, 3.0, 0))]
     first = load(busy, expensive, TEAM).uses(TEAM)[0]
     assert (first.resource, first.share > 1) == ("database CPU", True)
