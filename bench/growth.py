@@ -96,7 +96,7 @@ async def sessions(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
 
 
 async def workers(world: World, sizes: Sequence[int]) -> AsyncIterator[Level]:
-    """Workers that are all woken by the same question."""
+    """Workers, of which one is handed the question."""
     project = await world.project()
     for size in sizes:
         async with (
