@@ -23,15 +23,15 @@ DEFAULTS = Settings(supabase_url="http://127.0.0.1", supabase_key="key")
 DELTAS_ALWAYS = 2
 # A question is sent to its worker and delivered there.
 EVENTS_PER_PUSH = 2
-# So many workers of the fleet, at most, also learn of it by postgres_changes.
-HINTED_WORKERS = 2
+# So many workers of the fleet, at most, hear of every question by postgres_changes, on a connection of its own.
+WATCHING_WORKERS = 2
 # The events of a reply's rows (the question: running, done; the reply: new, done), each with a delivery to its reader,
 # and those that its worker is delivered too.
 EVENTS_PER_ROWS = 10
 # When a worker joins a channel, Realtime checks the policies twice, each in a transaction (docs/performance.md).
 TRANSACTIONS_PER_JOIN = 2
-# A worker's connections besides those for deltas: one for broadcasts, one for postgres_changes.
-LISTENER_CONNECTIONS = 2
+# A worker's connections besides those for deltas: one for broadcasts.
+LISTENER_CONNECTIONS = 1
 MANY = 32  # jobs in the large batches that are measured, besides batches of one
 
 
@@ -260,7 +260,8 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
     joins = questions  # as if the worker had never answered in the session before
     rest_calls = questions + max(claims + beats + finishes, questions * least.rest_calls)
 
-    wakeups = questions * (EVENTS_PER_PUSH + min(HINTED_WORKERS, workers))
+    watching = min(WATCHING_WORKERS, workers)
+    wakeups = questions * (EVENTS_PER_PUSH + watching)
     rows = questions * EVENTS_PER_ROWS
     wanted = fleet.running * 1000 / max(1.0, fleet.delta_ms) * EVENTS_PER_DELTA
     budget = limits.events_for_replies - rows - wakeups
@@ -268,7 +269,7 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
     publishers = max(1, math.ceil((fleet.concurrency if fleet.utilisation else 0) / CHANNELS_PER_CONNECTION))
     return Load(
         questions=questions,
-        wakeups=questions * (1 + min(HINTED_WORKERS, workers)),
+        wakeups=questions * (1 + watching),
         claims=claims,
         beats=beats,
         finishes=finishes,
@@ -278,8 +279,8 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
         wal=max(sum(rate * cost.wal for rate, cost in calls), questions * least.wal),
         rest_connections=sum(rate * cost.seconds for rate, cost in calls),
         joins=joins,
-        realtime_connections=workers * (LISTENER_CONNECTIONS + publishers) + fleet.running,
-        channels=1 + (CHANNELS_PER_CONNECTION if questions else 0),
+        realtime_connections=workers * (LISTENER_CONNECTIONS + publishers) + watching + fleet.running,
+        channels=1 + (CHANNELS_PER_CONNECTION if questions else 1),
         events_of_probes=_probes(fleet),
         events_of_wakeups=wakeups,
         events_of_rows=rows,

@@ -143,7 +143,7 @@ async def _stored(db: Database, service: Database, user_id: str, history: int) -
             {"question_id": job["question_id"], "attempt": job["attempt"], "outcome": "done", "content": "a reply"}
             for job in jobs
         ]
-        await service.execute("select public.bridge_finish(%s, %s)", (jobs[0]["worker"], Jsonb(results)))
+        await service.execute("select public.bridge_finish(%s, %s, true)", (jobs[0]["worker"], Jsonb(results)))
     questions = STORED_ROUNDS * MANY
     cursor = await db.execute(
         "select split_part(topic, ':', 1) as topic, count(*) as rows, sum(octet_length(payload::text)) as bytes"
@@ -260,7 +260,7 @@ class Level:
             holding = [job["question_id"] for job in (*kept, *into)]
             row = await one_row(
                 self._meter.service,
-                "select public.bridge_claim(%s, %s, %s::uuid[], 30, 100, '{Chat}') as claim",
+                "select public.bridge_claim(%s, %s, %s::uuid[], 30, 100, '{Chat}', capacity => 0) as claim",
                 (WORKER, slots, holding),
             )
             jobs = row["claim"]["jobs"]
@@ -280,7 +280,7 @@ class Level:
 
     def _finish(self, jobs: Sequence[Job]) -> Call:
         result = {"outcome": "done", "content": self._text, "seq": 1_000_000}
-        return lambda: self._batch("select public.bridge_finish(%s, %s) as answer", jobs, result)
+        return lambda: self._batch("select public.bridge_finish(%s, %s, true) as answer", jobs, result)
 
     async def _batch(self, call: LiteralString, jobs: Sequence[Job], fields: Job) -> None:
         items = [{"question_id": job["question_id"], "attempt": job["attempt"], **fields} for job in jobs]

@@ -77,7 +77,9 @@ async def _claims(
             (session,) = await database.open_sessions(db, user_id, 1)
             await database.ask(db, [(session, "a question")])
         began = time.perf_counter()
-        row = await one_row(service, "select public.bridge_claim(%s, 1, '{}', 30, 100, '{Chat}') as claim", (WORKER,))
+        row = await one_row(
+            service, "select public.bridge_claim(%s, 1, '{}', 30, 100, '{Chat}', capacity => 0) as claim", (WORKER,)
+        )
         taken.append((time.perf_counter() - began) * 1000)
         (job,) = row["claim"]["jobs"]
         result = {
@@ -86,7 +88,7 @@ async def _claims(
             "outcome": outcome,
             "content": "a reply",
         }
-        await service.execute("select public.bridge_finish(%s, %s)", (WORKER, Jsonb([result])))
+        await service.execute("select public.bridge_finish(%s, %s, true)", (WORKER, Jsonb([result])))
     return taken
 
 

@@ -118,8 +118,8 @@ def test_measured_reply_is_a_lower_bound() -> None:
 def test_uses_put_the_tightest_limit_first() -> None:
     busy = Fleet(1, 0.7)
     assert load(busy, FLAT, FREE).uses(FREE)[0].resource == "Realtime messages"
-    assert load(Fleet(400, 0.0), FLAT, PRO).uses(PRO)[0].resource == "Realtime connections"
-    expensive = [level(32, Cost(0.001, 3.0, 0))]
+    assert load(Fleet(300, 0.0), FLAT, PRO).uses(PRO)[0].resource == "Realtime connections"
+    expensive = [level(32, Cost(0.001, 5.0, 0))]
     first = load(busy, expensive, TEAM).uses(TEAM)[0]
     assert (first.resource, first.share > 1) == ("database CPU", True)
     slow = [level(32, Cost(30.0, 0.001, 0))]
@@ -131,5 +131,6 @@ def test_uses_put_the_tightest_limit_first() -> None:
 
 
 def test_more_slots_need_more_connections() -> None:
-    assert load(Fleet(2, 0.5, concurrency=90), FLAT, TEAM).realtime_connections == 2 * 3 + 90
-    assert load(Fleet(2, 0.5, concurrency=91), FLAT, TEAM).realtime_connections == 2 * 4 + 91
+    # of each worker one to listen and one for each 90 slots, of two workers one for postgres_changes, of readers one each
+    assert load(Fleet(2, 0.5, concurrency=90), FLAT, TEAM).realtime_connections == 2 * 2 + 2 + 90
+    assert load(Fleet(4, 0.5, concurrency=91), FLAT, TEAM).realtime_connections == 4 * 3 + 2 + 182
