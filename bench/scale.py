@@ -134,7 +134,8 @@ async def _stored(db: Database, service: Database, user_id: str, history: int) -
                 "update public.messages set content = left(%s, %s) where session_id = any (%s::uuid[])",
                 (text, history // HISTORY, sessions),
             )
-        await database.ask(db, [(session, "a question") for session in sessions])
+        for session in sessions:  # several in one statement are given to workers one step later
+            await database.ask(db, [(session, "a question")])
         cursor = await db.execute("select question_id::text, attempt, worker from bridge.jobs where worker is not null")
         jobs = await cursor.fetchall()
         if len(jobs) != MANY:

@@ -131,6 +131,6 @@ def test_uses_put_the_tightest_limit_first() -> None:
 
 
 def test_more_slots_need_more_connections() -> None:
-    # of each worker one to listen and one for each 90 slots, of two workers one for postgres_changes, of readers one each
+    # of each worker one to listen and one for each 90 slots; two for postgres_changes; of each reader one
     assert load(Fleet(2, 0.5, concurrency=90), FLAT, TEAM).realtime_connections == 2 * 2 + 2 + 90
     assert load(Fleet(4, 0.5, concurrency=91), FLAT, TEAM).realtime_connections == 4 * 3 + 2 + 182
