@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bridge.claims import LONGEST_SECONDS
-from bridge.pacing import EVENTS_PER_DELTA
+from bridge.pacing import EVENTS_PER_DELTA, EVENTS_PER_REPLY, WATCHERS
 from bridge.realtime.channels import CHANNELS_PER_CONNECTION
 from bridge.realtime.connection import PROBE_SECONDS
 from bridge.realtime.listener import LEAST_SILENCE
@@ -23,11 +23,6 @@ DEFAULTS = Settings(supabase_url="http://127.0.0.1", supabase_key="key")
 DELTAS_ALWAYS = 2
 # A question is sent to its worker and delivered there.
 EVENTS_PER_PUSH = 2
-# So many workers of the fleet, at most, hear of every question by postgres_changes, on a connection of its own.
-WATCHING_WORKERS = 2
-# The events of a reply's rows (the question: running, done; the reply: new, done), each with a delivery to its reader,
-# and those that its worker is delivered too.
-EVENTS_PER_ROWS = 10
 # When a worker joins a channel, Realtime checks the policies twice, each in a transaction (docs/performance.md).
 TRANSACTIONS_PER_JOIN = 2
 # A worker's connections besides those for deltas: one for broadcasts.
@@ -260,9 +255,9 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
     joins = questions  # as if the worker had never answered in the session before
     rest_calls = questions + max(claims + beats + finishes, questions * least.rest_calls)
 
-    watching = min(WATCHING_WORKERS, workers)
+    watching = min(WATCHERS, workers)  # each on a connection of its own
     wakeups = questions * (EVENTS_PER_PUSH + watching)
-    rows = questions * EVENTS_PER_ROWS
+    rows = questions * (EVENTS_PER_REPLY - EVENTS_PER_PUSH)
     wanted = fleet.running * 1000 / max(1.0, fleet.delta_ms) * EVENTS_PER_DELTA
     budget = limits.events_for_replies - rows - wakeups
     deltas = min(wanted, max(budget, questions * DELTAS_ALWAYS * EVENTS_PER_DELTA))
