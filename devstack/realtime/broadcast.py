@@ -53,8 +53,8 @@ class Subscriber(Protocol):
 class Topics:
     """The channels of each topic.
 
-    `events` counts sends and deliveries, as the hosted service bills them, by the topic without its last part: `session`
-    for `session:<id>`. Deliveries of `postgres_changes` have that name.
+    `events` counts sends and deliveries, as the hosted service bills them, by the topic without its last part:
+    `session` for `session:<id>`. Deliveries of `postgres_changes` have that name.
     """
 
     def __init__(self, rate: Rate, presence_rate: Rate) -> None:
