@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from bridge.breaker import Breakers, Plan
-from bridge.claims import LOCKED_SECONDS, MOST_SLOTS, PROMPT_WORKERS, STAGGER_SECONDS, Claims
+from bridge.claims import LOCKED_SECONDS, MOST_SLOTS, PROMPT_WORKERS, READY_SECONDS, STAGGER_SECONDS, Claims
 from bridge.errors import StoreUnavailable
 from bridge.jobs import Jobs
 from bridge.metrics import Metrics
@@ -191,3 +191,48 @@ async def test_reply_that_ends_during_a_claim_leads_to_another_one() -> None:
     await until(lambda: claims.sources == ["start", "more"], within=5)
     claims.stop()
     await asyncio.wait_for(task, 5)
+
+
+async def test_newer_answer_replaces_what_an_older_one_said_of_the_future() -> None:
+    """Most leases are extended before they end, and a claim at each such time would be in vain."""
+    async with running(FakeStore()) as claims:
+        claims.on_hints(QueueHints(None, 1, at=1.0, tells_leases=True, lease_in=0.2))
+        claims.on_hints(QueueHints(None, 1, at=2.0))  # says nothing of leases
+        assert set(claims._outlook) == {"lease"}
+        claims.on_hints(QueueHints(0.3, 1, at=4.0, tells_leases=True))
+        claims.on_hints(QueueHints(None, 1, at=3.0, tells_leases=True, lease_in=0.0))  # it was overtaken
+        assert set(claims._outlook) == {"due"}
+        await until(lambda: claims.sources == ["start", "due"], within=5)
+
+
+@pytest.mark.parametrize("is_held_back", [False, True])
+async def test_hint_that_a_question_is_ready_leads_to_one_claim(is_held_back: bool) -> None:
+    """A worker that is filled by dispatches learns of a backlog from the answers to its beats."""
+    store = FakeStore()
+    async with running(store) as claims:
+        store.result = Claim((), QueueHints(None, 1, ready=True), is_held_back=is_held_back)
+        claims.on_hints(QueueHints(None, 1, ready=True))
+        await until(lambda: claims.sources == ["start", "ready"], within=5)
+        for _ in range(3):  # that claim has left the question for a reason
+            claims.on_hints(QueueHints(None, 1, ready=True))
+        assert claims.is_waiting
+        claims._claimed_at -= READY_SECONDS
+        claims.on_hints(QueueHints(None, 1, ready=True))
+        assert claims.is_waiting is is_held_back
+
+
+async def test_worker_that_hears_offers_its_slots() -> None:
+    capacities: list[int] = []
+
+    class Recording(FakeStore):
+        async def claim(
+            self, slots: int, holding: list[str], functions: Sequence[str], reserve: int, plan: Plan, capacity: int
+        ) -> Claim:
+            capacities.append(capacity)
+            return self.result
+
+    async with running(Recording()) as claims:
+        claims._hears = lambda: True
+        claims.wake("subscribed")
+        await until(lambda: claims.sources == ["start", "subscribed"], within=5)
+    assert capacities == [0, SETTINGS.concurrency]
