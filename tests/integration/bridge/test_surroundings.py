@@ -208,8 +208,7 @@ async def start_changed(change: str, environment: Mapping[str, str]) -> Process:
 
 
 NO_HANDLERS = """
-import asyncio, sys
-sys.modules["uvloop"] = None
+import asyncio
 def refuse(*_): raise NotImplementedError
 asyncio.SelectorEventLoop.add_signal_handler = refuse"""
 NO_HOST_NAME = """
