@@ -5,8 +5,8 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from types import ModuleType
-from typing import Any, ForwardRef, NamedTuple, get_args, get_type_hints
+from types import ModuleType, NoneType
+from typing import Any, ForwardRef, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from baml_py import Audio, Image, Pdf, Video
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -30,12 +30,16 @@ _SAMPLE = Turn("", "text", _MESSAGES, (CodeFile("path", "text"),), Session("id",
 
 
 class Parameter(NamedTuple):
-    """One parameter of a BAML function: its type, the validator of it, and whether it must be given."""
+    """One parameter of a BAML function: its type, the validator of it, and whether it must be given.
+
+    `has_media`: a value of this type may hold media. Where none can, none is looked for: that took half of the time.
+    """
 
     name: str
     hint: Any
     adapter: TypeAdapter[Any]
     required: bool
+    has_media: bool
 
     def validate(self, value: Any) -> Any:
         """Defuse the value, and return it in the parameter's type. Raises ValidationError."""
@@ -66,7 +70,8 @@ def read_parameters(function: Callable[..., Any], place: str = "") -> tuple[Para
             continue
         try:
             is_required = parameter.default is inspect.Parameter.empty
-            found.append(Parameter(name, hints[name], TypeAdapter[Any](hints[name]), is_required))
+            hint = hints[name]
+            found.append(Parameter(name, hint, TypeAdapter[Any](hint), is_required, _may_hold_media(hint)))
             if fill := _FROM_TURN.get(name):
                 found[-1].validate(fill(_SAMPLE))
         except (ValidationError, PydanticUserError) as error:
@@ -91,7 +96,8 @@ def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, A
                 problem = f"The argument `{name}` is invalid: {_first_complaint(error)}."
                 # neither the cause nor the complaint, which may name the user's own keys, belongs into the log
                 raise BadRequest("bad_arguments", problem, detail=f"the argument `{name}` is invalid") from None
-            _refuse_media_url(name, bound[name])
+            if parameter.has_media:
+                _refuse_media_url(name, bound[name])
         elif parameter.required:
             raise BadRequest("bad_arguments", f"The argument `{name}` is missing. Add it to the message's `data`.")
     return bound
@@ -102,6 +108,18 @@ def _class_of_items(hint: Any) -> type[BaseModel] | None:
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return hint
     return next((found for part in get_args(hint) if (found := _class_of_items(part))), None)
+
+
+def _may_hold_media(hint: Any, within: frozenset[Any] = frozenset()) -> bool:
+    """Whether a value of this type may be media or contain some; True of a type that is not understood."""
+    if get_origin(hint) is Literal or hint in within:
+        return False
+    if parts := get_args(hint):
+        return any(_may_hold_media(part, within) for part in parts)
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        fields = [field.annotation for field in hint.model_fields.values()]
+        return any(_may_hold_media(field, within | {hint}) for field in fields)
+    return not (isinstance(hint, type) and issubclass(hint, str | int | float | NoneType))
 
 
 def complete_types(types: ModuleType) -> None:

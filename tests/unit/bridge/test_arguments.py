@@ -236,6 +236,45 @@ def test_data_of_a_reply_is_a_value_where_it_fits() -> None:
         assert [message.content for message in bound[1::2]] == [""] * len(values)
 
 
+class Tree(BaseModel):
+    name: Literal["a"] | None
+    mood: Mood | None = None
+    leaves: "list[Tree] | None" = None
+
+
+class Album(BaseModel):
+    trees: list[Tree]
+    pages: dict[str, list[Picture | str]]
+
+
+ALIAS = TypeAliasType("ALIAS", list[Image])
+
+
+@pytest.mark.parametrize(
+    ("hint", "may"),
+    [
+        (str, False),
+        (list[Entry] | None, False),
+        (dict[str, int | float | bool | None], False),
+        (Tree, False),
+        (Image, True),
+        (list[Picture] | None, True),
+        (Album, True),
+        (dict[str, list[Image]], True),
+        (Any, True),
+        (ALIAS, True),
+        (dict[str, Any], True),
+    ],
+    ids=str,
+)
+def test_media_is_looked_for_wherever_it_may_be(hint: Any, may: bool) -> None:
+    async def f(argument: Any) -> None: ...
+
+    f.__annotations__["argument"] = hint
+    (parameter,) = read_parameters(f)
+    assert parameter.has_media is may
+
+
 def test_data_with_media_by_url_is_left_out() -> None:
     """It is refused in a question's arguments, and must not fail the questions after a reply."""
 
