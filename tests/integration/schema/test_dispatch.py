@@ -1,0 +1,427 @@
+"""Dispatch: whatever becomes ready is handed to one worker, and nothing is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from supabase import acreate_client
+
+from bridge.realtime.connection import close
+from devstack.stack import Stack
+from tests.integration.schema.interleaving import interleaving
+from tests.support import database
+from tests.support.database import Row
+from tests.support.users import Person
+
+SEEDS = int(os.environ.get("DISPATCHES", "30"))
+Connection = psycopg.AsyncConnection[Row]
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_any_order_of_transactions(stack: Stack, seed: int) -> None:
+    async with interleaving(stack.admin_url, seed) as run:
+        await run.prepare()
+        await run.go(60)
+        await run.finish_all()
+
+
+class Caller:
+    """A worker: what it calls, and what its topic has heard."""
+
+    def __init__(self, db: Connection, name: str) -> None:
+        self.db = db
+        self.name = name
+
+    async def claim(
+        self, slots: int = 0, *, holding: list[str] | None = None, capacity: int | None = 8, **plan: Any
+    ) -> Row:
+        plan = {"functions": ["Chat"], "reserve": 0, "probing": [], "paused": [], "failing": []} | plan
+        query = (
+            "select public.bridge_claim(%(worker)s, %(slots)s, %(holding)s::uuid[], 30, 20, %(functions)s::text[],"
+            " %(reserve)s, %(probing)s::text[], %(paused)s::text[], %(failing)s::text[], %(capacity)s) as answer"
+        )
+        parameters = {"worker": self.name, "slots": slots, "holding": holding or [], "capacity": capacity, **plan}
+        return await answer(self.db, query, parameters)
+
+    async def beat(self, *jobs: Row) -> Row:
+        return await answer(self.db, "select public.bridge_beat(%s, %s) as answer", (self.name, json.dumps(jobs)))
+
+    async def finish(self, *results: Mapping[str, Any]) -> Row:
+        query = "select public.bridge_finish(%s, %s, true) as answer"
+        return await answer(self.db, query, (self.name, json.dumps(results)))
+
+    async def heard(self, event: str = "job") -> list[Row]:
+        return await broadcasts(self.db, f"worker:{self.name}", event)
+
+
+async def answer(db: Connection, query: str, parameters: Any) -> Row:
+    (row,) = await (await db.execute(query.encode(), parameters)).fetchall()
+    found: Row = row["answer"]
+    return found
+
+
+async def broadcasts(db: Connection, topic: str, event: str) -> list[Row]:
+    query = "select payload from realtime.messages where topic = %s and event = %s order by inserted_at, id"
+    return [row["payload"] for row in await (await db.execute(query, (topic, event))).fetchall()]
+
+
+async def open_session(db: Connection, user: Person, **columns: Any) -> str:
+    columns = {"function": "Chat", "on_new_message": "enqueue"} | columns
+    query = (
+        "insert into public.sessions (user_id, title, function, on_new_message)"
+        " values (%(user)s, 'named', %(function)s, %(on_new_message)s) returning id::text as answer"
+    )
+    return str(await answer(db, query, {"user": user.id, **columns}))
+
+
+async def ask(db: Connection, session: str | Person, text: str = "hello") -> str:
+    """Ask in a session, or in a new one of a user."""
+    if isinstance(session, Person):
+        session = await open_session(db, session)
+    query = "insert into public.messages (session_id, content) values (%s, %s) returning id::text as answer"
+    return str(await answer(db, query, (session, text)))
+
+
+async def job(db: Connection, question: str) -> Row:
+    query = "select to_jsonb(j) as answer from bridge.jobs j where question_id = %s"
+    return await answer(db, query, (question,))
+
+
+async def holder(db: Connection, question: str) -> str | None:
+    worker: str | None = (await job(db, question))["worker"]
+    return worker
+
+
+async def called(db: Connection, question: str) -> bool:
+    """Whether `work` was announced for a question."""
+    work = await broadcasts(db, "bridge:inbox", "work")
+    return any(question in payload["question_ids"] for payload in work)
+
+
+def ended(job: Mapping[str, Any], outcome: str = "done", **more: Any) -> Row:
+    result = {"question_id": job["question_id"], "attempt": job["attempt"], "outcome": outcome, "content": "answer"}
+    return result | {"error": {"code": "x", "message": "X."} if outcome == "failed" else None} | more
+
+
+@pytest.fixture
+async def workers(stack: Stack, db: Connection, user: Person) -> AsyncIterator[list[Caller]]:
+    """Three workers, which have not called yet. Their rows end with the user."""
+    await db.execute("delete from realtime.messages where topic ^@ 'worker:' or topic = 'bridge:inbox'")
+    yield [Caller(db, f"w{n}") for n in range(3)]
+    await db.execute("update bridge.limits set value = null where name = 'running_replies'")
+
+
+# what is sent ---------------------------------------------------------------------------------------
+
+
+async def test_question_is_sent_to_one_worker(workers: list[Caller], db: Connection, user: Person) -> None:
+    for worker in workers:
+        await worker.claim()
+    question = await ask(db, user)
+    held = await job(db, question)
+    assert (held["attempt"], held["slot"], held["is_confirmed"]) == (1, 1, False)
+    for worker in workers:
+        told = [payload["message"] for payload in await worker.heard()]
+        assert told == (["hello"] if worker.name == held["worker"] else [])
+    assert not await called(db, question)
+    rows = await user.rows("messages")
+    assert {(row["role"], row["status"], row["attempt"]) for row in rows} == {
+        ("user", "running", 0),
+        ("assistant", "running", 1),
+    }
+
+
+@pytest.mark.parametrize("bytes_", [30_000, 40_000])
+async def test_large_payload_is_claimed(workers: list[Caller], db: Connection, user: Person, bytes_: int) -> None:
+    await workers[0].claim()
+    session = await open_session(db, user)
+    await db.execute(
+        "insert into public.code_files (session_id, path, content) values (%s, 'a.py', repeat('x', %s))",
+        (session, bytes_),
+    )
+    question = await ask(db, session)
+    (told,) = await workers[0].heard()
+    assert (told["question_id"], told["attempt"]) == (question, 1)
+    assert len(json.dumps(told)) <= 33_000
+    if bytes_ < 32_768:
+        assert told["message"] == "hello"
+        return
+    assert set(told) == {"id", "question_id", "attempt", "at_ms"}
+    (claimed,) = (await workers[0].claim())["jobs"]
+    assert (claimed["question_id"], claimed["attempt"], claimed["message"]) == (question, 1, "hello")
+    assert (await job(db, question))["is_confirmed"]
+
+
+async def test_next_question_of_the_session_comes_in_the_answer(
+    workers: list[Caller], db: Connection, user: Person
+) -> None:
+    await workers[0].claim(capacity=1)
+    session = await open_session(db, user)
+    first, second = await ask(db, session), await ask(db, session, "second")
+    assert await holder(db, second) is None
+    (told,) = await workers[0].heard()
+    finished = await workers[0].finish(ended(told))
+    (following,) = finished["jobs"]
+    assert (following["question_id"], following["attempt"], following["message"]) == (second, 1, "second")
+    assert [item["content"] for item in following["history"]] == ["hello", "answer"]
+    assert [payload["question_id"] for payload in await workers[0].heard()] == [first]  # nothing was sent
+    assert not await called(db, second)
+    assert (await workers[0].beat(following))["results"] == {second: "ok"}
+
+
+# who gets it ----------------------------------------------------------------------------------------
+
+
+async def test_without_room_the_question_is_announced(workers: list[Caller], db: Connection, user: Person) -> None:
+    for worker in workers[:2]:
+        await worker.claim(capacity=1)
+    for _ in range(2):
+        assert await holder(db, await ask(db, user))
+    third = await ask(db, user)
+    assert await holder(db, third) is None
+    assert await called(db, third)
+    assert [len(await worker.heard()) for worker in workers] == [1, 1, 0]
+    statuses = [row["status"] for row in await user.rows("messages", id=third)]
+    assert statuses == ["queued"]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"capacity": 0},
+        {"capacity": None},
+        {"functions": ["Code"]},
+        {"failing": ["Chat"]},
+        {"functions": None, "capacity": None},
+    ],
+)
+async def test_only_who_hears_and_answers_well_gets_it(
+    workers: list[Caller], db: Connection, user: Person, claim: dict[str, Any]
+) -> None:
+    await workers[0].claim(**claim)
+    question = await ask(db, user)
+    assert await holder(db, question) is None
+    assert await called(db, question)
+
+
+async def test_backlog_is_not_overtaken(
+    workers: list[Caller], db: Connection, user: Person, sign_up: Callable[[], Awaitable[Person]]
+) -> None:
+    waiting = await ask(db, user)
+    await workers[0].claim()
+    other = await sign_up()
+    question = await ask(db, other)
+    assert await holder(db, question) is None
+    assert await called(db, question)
+    claimed = (await workers[0].claim(8))["jobs"]
+    assert [item["question_id"] for item in claimed] == [waiting, question]
+    assert await holder(db, await ask(db, other))
+
+
+async def test_backlog_of_who_has_enough_running_keeps_nobody_from_dispatch(
+    workers: list[Caller], db: Connection, user: Person, sign_up: Callable[[], Awaitable[Person]]
+) -> None:
+    await db.execute("update bridge.limits set value = 2 where name = 'running_replies'")
+    await workers[0].claim()
+    asked = [await ask(db, user) for _ in range(10)]
+    assert [await holder(db, question) for question in asked] == ["w0"] * 2 + [None] * 8
+    assert await holder(db, await ask(db, await sign_up())) == "w0"
+
+
+async def test_last_slots_are_for_who_has_nothing_running(
+    workers: list[Caller], db: Connection, user: Person, sign_up: Callable[[], Awaitable[Person]]
+) -> None:
+    await db.execute("update bridge.limits set value = 8 where name = 'running_replies'")
+    await workers[0].claim(capacity=4)
+    asked = [await ask(db, user) for _ in range(3)]
+    other = await sign_up()
+    assert await holder(db, await ask(db, other)) == "w0"
+    assert [await holder(db, question) for question in asked] == ["w0"] * 3
+    await workers[1].claim(capacity=4)
+    asked = [await ask(db, user) for _ in range(4)]
+    assert [await holder(db, question) for question in asked] == ["w1"] * 3 + [None]
+
+
+async def test_session_stays_with_its_worker(workers: list[Caller], db: Connection, user: Person) -> None:
+    for worker in workers:
+        await worker.claim(capacity=64)
+    sessions = [await open_session(db, user) for _ in range(24)]
+
+    async def places() -> dict[str, str]:
+        asked = {session: await ask(db, session) for session in sessions}
+        found = {session: await holder(db, question) or "" for session, question in asked.items()}
+        for worker in workers:
+            held = [await job(db, asked[session]) for session in sessions if found[session] == worker.name]
+            await worker.finish(*(ended(item) for item in held))
+        return found
+
+    before = await places()
+    assert set(before.values()) == {worker.name for worker in workers}
+    assert await places() == before
+    await db.execute("select public.bridge_leave('w1')")
+    after = await places()
+    assert "w1" not in after.values()
+    assert {session: place for session, place in after.items() if before[session] != "w1"} == {
+        session: place for session, place in before.items() if place != "w1"
+    }
+
+
+async def test_worker_without_room_gives_its_session_to_another(
+    workers: list[Caller], db: Connection, user: Person
+) -> None:
+    for worker in workers[:2]:
+        await worker.claim(capacity=1)
+    session = await open_session(db, user)
+    asked = await ask(db, session)
+    first = await holder(db, asked)
+    mine, other = (workers[0], workers[1]) if first == "w0" else (workers[1], workers[0])
+    await mine.finish(ended(await job(db, asked)))
+    # another session takes its only slot
+    await other.claim(capacity=0)
+    await ask(db, user)
+    await other.claim(capacity=1)
+    assert await holder(db, await ask(db, session)) == other.name
+
+
+async def test_model_that_has_not_answered_gets_three(
+    stack: Stack, workers: list[Caller], db: Connection, user: Person
+) -> None:
+    await workers[0].claim(probing=["Chat"])
+    asked = [await ask(db, user) for _ in range(4)]
+    assert [await holder(db, question) for question in asked] == ["w0"] * 3 + [None]
+    assert await called(db, asked[-1])
+
+
+async def test_insert_waits_for_no_other(
+    stack: Stack, workers: list[Caller], db: Connection, user: Person, sign_up: Callable[[], Awaitable[Person]]
+) -> None:
+    """A user's transaction that stays open keeps one slot from the others."""
+    await workers[0].claim(capacity=2)
+    other = await sign_up()
+    async with (
+        database.database(stack.admin_url) as busy,
+        busy.transaction(force_rollback=True),
+        asyncio.timeout(4),
+    ):
+        assert await holder(busy, await ask(busy, user)) == "w0"
+        theirs = await job(db, await ask(db, other))
+        assert (theirs["worker"], theirs["slot"]) == ("w0", 2)
+        third = await ask(db, other)
+        assert await holder(db, third) is None
+        assert await called(db, third)
+    assert [payload["question_id"] for payload in await workers[0].heard()] == [theirs["question_id"]]
+    assert len((await workers[0].claim(8, capacity=2))["jobs"]) == 2
+
+
+# when an attempt does not end well ------------------------------------------------------------------
+
+
+async def test_later_attempt_is_announced_to_two_others(workers: list[Caller], db: Connection, user: Person) -> None:
+    workers.append(Caller(db, "w3"))
+    for worker in workers:
+        await worker.claim()
+    question = await ask(db, user)
+    held = await job(db, question)
+    (failed,) = [worker for worker in workers if worker.name == held["worker"]]
+    await failed.finish(ended(held, "failed", retry_in_ms=60_000))
+    told = {worker.name: [payload["in_ms"] for payload in await worker.heard("due")] for worker in workers}
+    assert told.pop(failed.name) == []
+    assert sorted(told.values()) == [[], [60_000], [60_000]]
+
+
+async def test_unconfirmed_job_moves_on(workers: list[Caller], db: Connection, user: Person) -> None:
+    """Its attempt costs nothing, and its worker gets no more until it calls."""
+    await workers[0].claim()
+    question = await ask(db, user, "x" * 8000)
+    await db.execute("update bridge.jobs set lease_until = now() - interval '1 second'")
+    (taken,) = (await workers[1].claim(8))["jobs"]
+    assert (taken["question_id"], taken["attempt"], taken["taken_over"]) == (question, 2, True)
+    runs = await (await db.execute("select worker, outcome, input_tokens, output_tokens from bridge.runs")).fetchall()
+    assert runs == [{"worker": "w0", "outcome": "lost", "input_tokens": None, "output_tokens": None}]
+    assert await (await db.execute("select from bridge.usage")).fetchall() == []
+    await workers[1].claim(capacity=0, holding=[question])
+    assert await holder(db, await ask(db, user)) is None
+    await db.execute("delete from bridge.jobs where worker is null")
+    assert (await workers[0].beat())["missed"]
+    assert not (await workers[0].beat())["missed"]
+    assert await holder(db, await ask(db, user)) == "w0"
+
+
+async def test_confirmed_attempt_that_is_lost_is_charged(workers: list[Caller], db: Connection, user: Person) -> None:
+    await workers[0].claim()
+    question = await ask(db, user, "x" * 8000)
+    beaten = await workers[0].beat(await job(db, question))
+    assert beaten["results"] == {question: "ok"}
+    held = await job(db, question)
+    assert held["is_confirmed"]
+    assert held["lease_until"] > (await answer(db, "select to_jsonb(now() + interval '20 seconds') as answer", None))
+    await db.execute("update bridge.jobs set lease_until = now() - interval '1 second'")
+    await workers[1].claim(8)
+    (run,) = await (await db.execute("select outcome, input_tokens from bridge.runs")).fetchall()
+    assert run == {"outcome": "lost", "input_tokens": 2000}
+    (used,) = await (await db.execute("select tokens from bridge.usage")).fetchall()
+    assert used == {"tokens": 2000}
+    assert not (await workers[0].beat())["missed"]
+
+
+# nobody else's business -----------------------------------------------------------------------------
+
+
+async def test_user_neither_reads_a_workers_topic_nor_writes_to_it(
+    environment: dict[str, str], stack: Stack, workers: list[Caller], db: Connection, user: Person
+) -> None:
+    await workers[0].claim()
+    session = await open_session(db, user)
+    await ask(db, session)
+    with pytest.raises(PermissionError):
+        await user.listen("worker:w0", "job")
+    async with database.database(stack.admin_url) as mine, mine.transaction(force_rollback=True):
+        claims = json.dumps({"sub": user.id, "role": "authenticated"})
+        await mine.execute("select set_config('request.jwt.claims', %s, true)", (claims,))
+        await mine.execute("set local role authenticated")
+        for topic, is_mine in ((f"session:{session}", True), ("worker:w0", False)):
+            await mine.execute("select set_config('realtime.topic', %s, true)", (topic,))
+            cursor = await mine.execute("select from realtime.messages where topic = %s", (topic,))
+            assert bool(await cursor.fetchall()) == is_mine
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await mine.execute(
+                "insert into realtime.messages (topic, extension, event) values ('worker:w0', 'broadcast', 'job')"
+            )
+
+
+async def test_worker_hears_nothing_from_users(
+    environment: dict[str, str], workers: list[Caller], db: Connection, user: Person
+) -> None:
+    client = await acreate_client(environment["SUPABASE_URL"], environment["SUPABASE_SECRET_KEY"])
+    worker = dataclasses.replace(user, client=client, token=environment["SUPABASE_SECRET_KEY"])
+    ear = await worker.listen("worker:w0", "job")
+    try:
+        async with httpx.AsyncClient(timeout=20) as http:
+            forged = {"topic": "worker:w0", "event": "job", "payload": {"question_id": "forged"}, "private": True}
+            await http.post(
+                f"{environment['SUPABASE_URL']}/realtime/v1/api/broadcast",
+                headers={"apikey": environment["SUPABASE_PUBLISHABLE_KEY"], "Authorization": f"Bearer {user.token}"},
+                json={"messages": [forged]},
+            )
+        await workers[0].claim()
+        question = await ask(db, user)
+        await ear.until(lambda ear: ear.heard)
+        assert [payload["question_id"] for payload in ear.of("job")] == [question]
+    finally:
+        await close(client.realtime)
+
+
+async def test_deleted_session_takes_what_was_sent_of_it(workers: list[Caller], db: Connection, user: Person) -> None:
+    await workers[0].claim()
+    deleted, kept = await open_session(db, user), await open_session(db, user)
+    questions = [await ask(db, session, "secret") for session in (deleted, kept)]
+    await user.client.table("sessions").delete().eq("id", deleted).execute()
+    assert [payload["question_id"] for payload in await workers[0].heard()] == questions[1:]
