@@ -244,7 +244,7 @@ begin
     values (question.id, question.session_id, owner, question.ordinal, case when not waits then now() end,
             enqueue.attempt + (enqueue.worker is not null)::int, enqueue.worker,
             case when enqueue.worker is not null then enqueue.slot end,
-            case when enqueue.worker is not null then now() + enqueue.lease end, enqueue.worker is null);
+            case when enqueue.worker is not null then clock_timestamp() + enqueue.lease end, enqueue.worker is null);
     return not waits;
 end
 $$;
@@ -933,12 +933,13 @@ declare
     most bigint;
     room int;
 begin
+    -- Of now, and not of the transaction's begin: its user's request may have waited, and gone on for long.
     -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
     -- as that one has room, and a fleet that changes moves few sessions.
     for candidate in
         select w.name, w.capacity, w.history, w.horizon, w.lease, choose_worker.function = any (w.unproven) as is_unproven
           from bridge.workers w
-         where w.hears_until > now() and w.capacity > 0
+         where w.hears_until > clock_timestamp() and w.capacity > 0
            and choose_worker.function = any (w.functions) and choose_worker.function <> all (w.failing)
            and w.name is distinct from choose_worker.failed_by
          order by w.name is distinct from choose_worker.finisher,
@@ -1057,7 +1058,7 @@ begin
             continue;
         end if;
         update bridge.jobs j
-           set worker = chosen.worker, slot = chosen.slot, lease_until = now() + chosen.lease,
+           set worker = chosen.worker, slot = chosen.slot, lease_until = clock_timestamp() + chosen.lease,
                attempt = j.attempt + 1, is_confirmed = false
          where j.id = job.id
         returning j.* into job;
@@ -1079,7 +1080,7 @@ as $$
 declare
     looking text[] := array(
         select w.name from bridge.workers w
-         where w.hears_until > now() and w.capacity > 0 and w.name <> job.failed_by
+         where w.hears_until > clock_timestamp() and w.capacity > 0 and w.name <> job.failed_by
            and job.function = any (w.functions) and job.function <> all (w.failing)
          order by hashtextextended(w.name, hashtextextended(job.session_id::text, 0)) limit 2);
 begin

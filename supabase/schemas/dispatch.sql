@@ -131,12 +131,13 @@ declare
     most bigint;
     room int;
 begin
+    -- Of now, and not of the transaction's begin: its user's request may have waited, and gone on for long.
     -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
     -- as that one has room, and a fleet that changes moves few sessions.
     for candidate in
         select w.name, w.capacity, w.history, w.horizon, w.lease, choose_worker.function = any (w.unproven) as is_unproven
           from bridge.workers w
-         where w.hears_until > now() and w.capacity > 0
+         where w.hears_until > clock_timestamp() and w.capacity > 0
            and choose_worker.function = any (w.functions) and choose_worker.function <> all (w.failing)
            and w.name is distinct from choose_worker.failed_by
          order by w.name is distinct from choose_worker.finisher,
@@ -255,7 +256,7 @@ begin
             continue;
         end if;
         update bridge.jobs j
-           set worker = chosen.worker, slot = chosen.slot, lease_until = now() + chosen.lease,
+           set worker = chosen.worker, slot = chosen.slot, lease_until = clock_timestamp() + chosen.lease,
                attempt = j.attempt + 1, is_confirmed = false
          where j.id = job.id
         returning j.* into job;
@@ -277,7 +278,7 @@ as $$
 declare
     looking text[] := array(
         select w.name from bridge.workers w
-         where w.hears_until > now() and w.capacity > 0 and w.name <> job.failed_by
+         where w.hears_until > clock_timestamp() and w.capacity > 0 and w.name <> job.failed_by
            and job.function = any (w.functions) and job.function <> all (w.failing)
          order by hashtextextended(w.name, hashtextextended(job.session_id::text, 0)) limit 2);
 begin

@@ -258,7 +258,7 @@ begin
     values (question.id, question.session_id, owner, question.ordinal, case when not waits then now() end,
             enqueue.attempt + (enqueue.worker is not null)::int, enqueue.worker,
             case when enqueue.worker is not null then enqueue.slot end,
-            case when enqueue.worker is not null then now() + enqueue.lease end, enqueue.worker is null);
+            case when enqueue.worker is not null then clock_timestamp() + enqueue.lease end, enqueue.worker is null);
     return not waits;
 end
 $$;

@@ -216,11 +216,10 @@ async def test_backlog_is_not_overtaken(
     workers: list[Caller], db: Connection, user: Person, sign_up: Callable[[], Awaitable[Person]]
 ) -> None:
     waiting = await ask(db, user)
-    await workers[0].claim()
+    assert (await workers[0].claim())["ready"]  # so it claims
     other = await sign_up()
     question = await ask(db, other)
     assert await holder(db, question) is None
-    assert await called(db, question)
     claimed = (await workers[0].claim(8))["jobs"]
     assert [item["question_id"] for item in claimed] == [waiting, question]
     assert await holder(db, await ask(db, other))
@@ -319,6 +318,23 @@ async def test_insert_waits_for_no_other(
         assert await called(db, third)
     assert [payload["question_id"] for payload in await workers[0].heard()] == [theirs["question_id"]]
     assert len((await workers[0].claim(8, capacity=2))["jobs"]) == 2
+
+
+async def test_worker_is_chosen_as_of_now_and_not_of_the_transactions_begin(
+    stack: Stack, workers: list[Caller], db: Connection, user: Person
+) -> None:
+    await workers[0].claim()
+    async with database.database(stack.admin_url) as late:
+        async with late.transaction():
+            question = await ask(late, user)
+        async with late.transaction(force_rollback=True):
+            await late.execute("select now()")
+            await db.execute("update bridge.workers set hears_until = now()")
+            assert await holder(late, await ask(late, user)) is None
+    (row,) = await (
+        await db.execute("select lease_until - queued_at > interval '3 seconds' as is_whole from bridge.jobs")
+    ).fetchall()
+    assert row == {"is_whole": True}, question
 
 
 # when an attempt does not end well ------------------------------------------------------------------
