@@ -290,8 +290,8 @@ begin
             session.id, session.user_id, session.function, null, null, '{}') c;
         if chosen.worker is not null then
             new.status := 'running';
-            perform set_config('bridge.chosen', to_jsonb(chosen)::text, true);
         end if;
+        perform set_config('bridge.chosen', to_jsonb(chosen)::text, true);
     end if;
     new.updated_at := clock_timestamp();
     return new;
@@ -329,14 +329,19 @@ begin
                 perform bridge.request_cancel(job);
             end if;
         end if;
-        if question.id = chosen.question_id then
+        if question.id = chosen.question_id and chosen.worker is not null then
             perform bridge.enqueue(
                 question, 0, worker => chosen.worker, slot => chosen.slot, lease => chosen.lease);
             select j.* into job from bridge.jobs j where j.question_id = question.id;
             if not bridge.push(job, chosen.history) then
                 perform bridge.announce_work(array[question.id]);
             end if;
-        elsif bridge.enqueue(question, 0) then
+            continue;
+        end if;
+        if question.status = 'running' then  -- its worker went to what a trigger has asked in between
+            update public.messages m set status = 'queued' where m.id = question.id;
+        end if;
+        if bridge.enqueue(question, 0) then
             ready := ready || question.id;
         end if;
     end loop;

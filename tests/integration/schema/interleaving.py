@@ -494,7 +494,7 @@ class Interleaving:
         for worker, question, attempt in told:  # the rest: what a claim brought again, or what is gone already
             now = after.jobs.get(question)
             is_over = now is None or now["attempt"] > attempt
-            assert is_over or now and (now["worker"], now["attempt"]) == (worker, attempt), (now, worker, steps)
+            assert is_over or (now and (now["worker"], now["attempt"]) == (worker, attempt)), (now, worker, steps)
         if any(step.kind == "claim" and step.parameters["functions"] is None for step in steps):
             return  # an older worker counts nothing
         for user in self.users:

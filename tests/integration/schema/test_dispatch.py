@@ -20,6 +20,7 @@ from tests.integration.schema.interleaving import interleaving
 from tests.support import database
 from tests.support.database import Row
 from tests.support.users import Person
+from tests.support.waiting import until, waits_for_a_lock
 
 SEEDS = int(os.environ.get("DISPATCHES", "30"))
 Connection = psycopg.AsyncConnection[Row]
@@ -62,10 +63,9 @@ class Caller:
         return await broadcasts(self.db, f"worker:{self.name}", event)
 
 
-async def answer(db: Connection, query: str, parameters: Any) -> Row:
+async def answer(db: Connection, query: str, parameters: Any) -> Any:
     (row,) = await (await db.execute(query.encode(), parameters)).fetchall()
-    found: Row = row["answer"]
-    return found
+    return row["answer"]
 
 
 async def broadcasts(db: Connection, topic: str, event: str) -> list[Row]:
@@ -335,6 +335,58 @@ async def test_worker_is_chosen_as_of_now_and_not_of_the_transactions_begin(
         await db.execute("select lease_until - queued_at > interval '3 seconds' as is_whole from bridge.jobs")
     ).fetchall()
     assert row == {"is_whole": True}, question
+
+
+async def test_only_the_first_row_of_a_statement_is_chosen_for(
+    stack: Stack, workers: list[Caller], db: Connection, user: Person
+) -> None:
+    """Room that others make meanwhile must not let the second question of a session run before the first."""
+    await workers[0].claim(capacity=1)
+    held = await job(db, await ask(db, user))
+    session = await open_session(db, user)
+    await db.execute(
+        "create function public.slow_second() returns trigger language plpgsql as"
+        " $$ begin perform pg_advisory_xact_lock(77); return new; end $$;"
+        " create trigger a before insert on public.messages for each row when (new.content = 'second')"
+        " execute function public.slow_second()"
+    )
+    try:
+        async with database.database(stack.admin_url) as inserting:
+            query = "insert into public.messages (session_id, content) values (%(s)s, 'first'), (%(s)s, 'second')"
+            async with db.transaction():
+                await db.execute("select pg_advisory_xact_lock(77)")
+                statement = asyncio.create_task(inserting.execute(query, {"s": session}))
+                await until(lambda: waits_for_a_lock(db), 10)
+                async with database.database(stack.admin_url) as other:
+                    await Caller(other, "w0").finish(ended(held))
+            await statement
+        rows = await user.rows("messages", session_id=session)
+        order = sorted((row["ordinal"], row["role"], row["status"]) for row in rows)
+        assert [status for _, role, status in order if role == "user"] == ["running", "queued"]
+        assert [told["message"] for told in await workers[0].heard()] == ["hello", "first"]
+    finally:
+        await db.execute("drop function public.slow_second cascade")
+
+
+async def test_trigger_that_asks_something_takes_the_worker(
+    workers: list[Caller], db: Connection, user: Person
+) -> None:
+    await workers[0].claim(capacity=1)
+    session, other = await open_session(db, user), await open_session(db, user)
+    await db.execute(
+        "create function public.ask_more() returns trigger language plpgsql as"
+        " $$ begin insert into public.messages (session_id, content) values (tg_argv[0]::uuid, 'more');"
+        " return null; end $$;"
+        " create trigger a after insert on public.messages for each row when (new.content = 'hello')"
+        f" execute function public.ask_more('{other}')"
+    )
+    try:
+        await ask(db, session)
+        rows = await user.rows("messages", role="user")
+        assert {row["content"]: row["status"] for row in rows} == {"hello": "queued", "more": "running"}
+        assert [told["message"] for told in await workers[0].heard()] == ["more"]
+    finally:
+        await db.execute("drop function public.ask_more cascade")
 
 
 # when an attempt does not end well ------------------------------------------------------------------
