@@ -778,8 +778,7 @@ begin
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
     if bridge_claim.capacity > 0 then  -- what is being dispatched to this worker takes slots that it does not know of
-        free := bridge.lock_slots(
-            bridge_claim.worker, horizon, bridge_claim.capacity, bridge_claim.capacity, slots);
+        free := bridge.lock_slots(bridge_claim.worker, horizon, bridge_claim.capacity, slots);
         slots := cardinality(free);
     end if;
     expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots);
@@ -824,49 +823,50 @@ end
 $$;
 comment on function bridge.dispatch_lease is 'How long a dispatched job may stay unconfirmed.';
 
-create function bridge.slots_of(worker text, horizon timestamptz) returns int[]
+create function bridge.free_slots(worker text, horizon timestamptz, room int) returns int[]
 language plpgsql set search_path = ''  -- volatile: each call sees what has been committed before it
 set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
 as $$
-begin
-    return array(
+declare
+    used int[] := array(  -- 0: without one; pairs, so that only jobs_of_worker fits
         select coalesce(h.slot, 0) from bridge.jobs h
          where h.worker is not null
-           and (h.worker, h.run_at) >= (slots_of.worker, slots_of.horizon)
-           and (h.worker, h.run_at) <= (slots_of.worker, 'infinity'));
+           and (h.worker, h.run_at) >= (free_slots.worker, free_slots.horizon)
+           and (h.worker, h.run_at) <= (free_slots.worker, 'infinity'));
+begin
+    -- A job without a slot leaves one less, and the same one to everybody: the last.
+    return array(
+        select s.slot from generate_series(1, free_slots.room) s (slot)
+         where s.slot <> all (used)
+         order by s.slot limit greatest(free_slots.room - cardinality(used), 0));
 end
 $$;
-comment on function bridge.slots_of is 'The slots that a worker''s jobs take (0: without one); pairs, so that only jobs_of_worker fits.';
+comment on function bridge.free_slots is 'Which of the first `room` slots of a worker can be filled, so that it has `room` jobs at most.';
 
-create function bridge.lock_slots(worker text, horizon timestamptz, capacity int, room int, most int) returns int[]
+create function bridge.lock_slots(worker text, horizon timestamptz, room int, most int) returns int[]
 language plpgsql set search_path = ''
 as $$
 declare
-    used int[] := bridge.slots_of(worker, horizon);
-    wanted int := least(lock_slots.most, lock_slots.room - cardinality(used));
-    locked int[] := '{}';
     slot int;
+    locked int[] := '{}';
 begin
     -- A slot's lock lasts until its job is visible to everybody. So no two transactions fill the same slot, and a user
     -- who keeps a transaction open keeps one slot from the others, and not the worker.
-    for i in 0 .. lock_slots.capacity - 1 loop
-        exit when cardinality(locked) >= wanted;
-        slot := 1 + (cardinality(used) + i) % lock_slots.capacity;
-        if slot <> all (used) and pg_try_advisory_xact_lock(hashtextextended('bridge.slot ' || worker, slot)) then
+    foreach slot in array bridge.free_slots(worker, horizon, room) loop
+        exit when cardinality(locked) >= lock_slots.most;
+        if pg_try_advisory_xact_lock(hashtextextended('bridge.slot ' || worker, slot)) then
             locked := locked || slot;
         end if;
     end loop;
     if locked <> '{}' then  -- others may have filled some before they were locked
-        used := bridge.slots_of(worker, horizon);
         locked := array(
-            select l.slot from unnest(locked) l (slot)
-             where l.slot <> all (used) limit greatest(lock_slots.room - cardinality(used), 0));
+            select f.slot from unnest(bridge.free_slots(worker, horizon, room)) f (slot) where f.slot = any (locked));
     end if;
     return locked;
 end
 $$;
 comment on function bridge.lock_slots is
-    'Locks up to `most` free slots of a worker, as long as it has fewer than `room` jobs, until the end of the transaction, without waiting.';
+    'Locks up to `most` of a worker''s first `room` slots, of those that are free, until the end of the transaction, without waiting.';
 
 create function bridge.running_replies(user_id uuid, horizon timestamptz) returns bigint
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
@@ -965,7 +965,7 @@ begin
             when running > 0 and bridge.limit_of('running_replies', null) is not null
                 then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
-        slot := (bridge.lock_slots(candidate.name, candidate.horizon, candidate.capacity, room, 1))[1];
+        slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
         if slot is not null then
             worker := candidate.name;
             history := candidate.history;
@@ -1389,7 +1389,7 @@ comment on function public.bridge_dead_retry is
 revoke all on function
     bridge.end_job, bridge.enqueue, bridge.heartbeat, bridge.due_for, bridge.next_lease_end,
     bridge.milliseconds_until, bridge.lease_hint, bridge.payload_bytes, bridge.open_attempt, bridge.dispatch_lease,
-    bridge.slots_of, bridge.lock_slots, bridge.running_replies, bridge.may_run, bridge.has_backlog,
+    bridge.free_slots, bridge.lock_slots, bridge.running_replies, bridge.may_run, bridge.has_backlog,
     bridge.choose_worker, bridge.tell, bridge.is_announced, bridge.push, bridge.dispatch, bridge.announce_due,
     bridge.finish, bridge.finish_held
     from public, anon, authenticated, service_role;

@@ -588,8 +588,7 @@ begin
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
     if bridge_claim.capacity > 0 then  -- what is being dispatched to this worker takes slots that it does not know of
-        free := bridge.lock_slots(
-            bridge_claim.worker, horizon, bridge_claim.capacity, bridge_claim.capacity, slots);
+        free := bridge.lock_slots(bridge_claim.worker, horizon, bridge_claim.capacity, slots);
         slots := cardinality(free);
     end if;
     expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots);

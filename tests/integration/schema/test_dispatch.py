@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -387,6 +388,31 @@ async def test_trigger_that_asks_something_takes_the_worker(
         assert [told["message"] for told in await workers[0].heard()] == ["more"]
     finally:
         await db.execute("drop function public.ask_more cascade")
+
+
+async def test_room_is_not_exceeded_by_transactions_at_the_same_time(
+    stack: Stack, workers: list[Caller], db: Connection, user: Person, sign_up: Callable[[], Awaitable[Person]]
+) -> None:
+    """Neither that of a model that has not answered, nor of a worker that has claimed without hearing its topic."""
+    people = [user, *[await sign_up() for _ in range(4)]]
+    await workers[0].claim(probing=["Chat"])
+    assert await together(stack, db, people) == ["w0", "w0", "w0", None, None]
+    await db.execute("delete from public.sessions")
+    await db.execute("delete from bridge.workers")
+    held = [await ask(db, user) for _ in range(2)]
+    assert len((await workers[1].claim(8, capacity=0))["jobs"]) == 2
+    await workers[1].claim(capacity=4, holding=held)
+    assert await together(stack, db, people) == ["w1", "w1", None, None, None]
+
+
+async def together(stack: Stack, db: Connection, people: list[Person]) -> list[str | None]:
+    """Ask with a transaction of each, which all stay open until the last has asked."""
+    async with AsyncExitStack() as opened:
+        connections = [await opened.enter_async_context(database.database(stack.admin_url)) for _ in people]
+        for connection in connections:
+            await opened.enter_async_context(connection.transaction())
+        asked = [await ask(one, person) for one, person in zip(connections, people, strict=True)]
+    return [await holder(db, question) for question in asked]
 
 
 # when an attempt does not end well ------------------------------------------------------------------
