@@ -605,6 +605,8 @@ begin
                updated_at = clock_timestamp();
         update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
          where m.id = job.question_id and m.status <> 'running';
+    end if;
+    if (is_new or not job.is_confirmed) and not job.cancel then
         -- there were some left when it was asked, and the replies before it have used them up
         is_used_up := not bridge.tokens_left(job.user_id);
     end if;
@@ -1019,6 +1021,9 @@ create function bridge.push(job bridge.jobs, history int) returns boolean
 language plpgsql set search_path = ''
 as $$
 begin
+    if job.worker = current_setting('bridge.finisher', true) then
+        return true;  -- bridge_finish tells its own caller, in its answer
+    end if;
     perform bridge.announce('worker:' || job.worker, 'job', bridge.tell(job, push.history));
     return true;
 exception when others then
@@ -1033,7 +1038,7 @@ $$;
 comment on function bridge.push is
     'Tells a worker of a job that was dispatched to it. If that fails, the job is ready again; false.';
 
-create function bridge.dispatch(question_ids uuid[]) returns void
+create function bridge.dispatch(question_ids uuid[], released_by text default null) returns void
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -1055,7 +1060,8 @@ begin
              where h.question_id = q.id and h.worker is null and h.run_at <= now() for update skip locked) j
     loop
         select c.* into chosen from bridge.choose_worker(
-            job.session_id, job.user_id, job.function, finisher, job.failed_by, dispatch.question_ids) c;
+            job.session_id, job.user_id, job.function, finisher, coalesce(dispatch.released_by, job.failed_by),
+            dispatch.question_ids) c;
         if chosen.worker is null then
             if not bridge.is_announced(job, dispatch.question_ids) then
                 rest := rest || job.question_id;
@@ -1067,8 +1073,7 @@ begin
                attempt = j.attempt + 1, is_confirmed = false
          where j.id = job.id
         returning j.* into job;
-        -- bridge_finish tells its own caller, in its answer
-        if chosen.worker is distinct from finisher and not bridge.push(job, chosen.history) then
+        if not bridge.push(job, chosen.history) then
             rest := rest || job.question_id;
         end if;
     end loop;
@@ -1076,7 +1081,7 @@ begin
 end
 $$;
 comment on function bridge.dispatch is
-    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready.';
+    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready. released_by: the worker that has just given them back, which gets none of them.';
 
 create function bridge.announce_due(job bridge.jobs) returns void
 language plpgsql set search_path = ''
@@ -1187,9 +1192,7 @@ begin
                failed_by = case when outcome = 'failed' then j.worker end
          where j.id = job.id
         returning j.* into job;
-        if outcome = 'released' then
-            perform bridge.dispatch(array[job.question_id]);
-        elsif job.function = any (bridge.answered_elsewhere(job.failed_by)) then
+        if job.function = any (bridge.answered_elsewhere(job.failed_by)) then
             -- another worker makes the next attempt, and has to learn when it is due
             perform bridge.announce_due(job);
         end if;
@@ -1257,6 +1260,7 @@ declare
     ended uuid[] := '{}';
     finished record;
     deleted bigint[] := '{}';
+    released uuid[] := '{}';
     jobs jsonb[] := '{}';
 begin
     -- so that the session's next question comes in the answer
@@ -1287,7 +1291,7 @@ begin
     for result in
         select i.*, e.value as item
           from jsonb_array_elements(bridge_finish.results) e
-         cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, user_id text, run jsonb, name boolean)
+         cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, user_id text, outcome text, run jsonb, name boolean)
     loop
         select j.* into job from bridge.jobs j
          where j.question_id = result.question_id
@@ -1319,11 +1323,15 @@ begin
         if job.id is not null and state in ('ok', 'refused') then
             ended := ended || job.user_id;
         end if;
+        if result.outcome = 'released' and state = 'ok' and job.id is not null then
+            released := released || result.question_id;
+        end if;
         if result.name and state = 'ok' and job.id is not null and bridge.begin_title(job.session_id) then
             untitled := untitled || result.question_id;
         end if;
         states := states || jsonb_build_object(result.question_id, state);
     end loop;
+    perform bridge.charge_tokens(to_jsonb(charges));  -- the next questions see whether any are left
     -- Not in the subtransaction of each: a row that one transaction locks and its subtransaction deletes stays in all
     -- indexes until the next vacuum.
     delete from bridge.jobs j where j.id = any (deleted);
@@ -1334,8 +1342,8 @@ begin
     loop
         jobs := jobs || bridge.tell(job, (select w.history from bridge.workers w where w.name = bridge_finish.worker));
     end loop;
+    perform bridge.dispatch(released, released_by => bridge_finish.worker);
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
-    perform bridge.charge_tokens(to_jsonb(charges));
     return bridge.queue_hints(bridge_finish.worker)
         || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled), 'jobs', to_jsonb(jobs));
 end

@@ -146,6 +146,8 @@ begin
                updated_at = clock_timestamp();
         update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
          where m.id = job.question_id and m.status <> 'running';
+    end if;
+    if (is_new or not job.is_confirmed) and not job.cancel then
         -- there were some left when it was asked, and the replies before it have used them up
         is_used_up := not bridge.tokens_left(job.user_id);
     end if;

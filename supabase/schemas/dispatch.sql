@@ -213,6 +213,9 @@ create function bridge.push(job bridge.jobs, history int) returns boolean
 language plpgsql set search_path = ''
 as $$
 begin
+    if job.worker = current_setting('bridge.finisher', true) then
+        return true;  -- bridge_finish tells its own caller, in its answer
+    end if;
     perform bridge.announce('worker:' || job.worker, 'job', bridge.tell(job, push.history));
     return true;
 exception when others then
@@ -227,7 +230,7 @@ $$;
 comment on function bridge.push is
     'Tells a worker of a job that was dispatched to it. If that fails, the job is ready again; false.';
 
-create function bridge.dispatch(question_ids uuid[]) returns void
+create function bridge.dispatch(question_ids uuid[], released_by text default null) returns void
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -249,7 +252,8 @@ begin
              where h.question_id = q.id and h.worker is null and h.run_at <= now() for update skip locked) j
     loop
         select c.* into chosen from bridge.choose_worker(
-            job.session_id, job.user_id, job.function, finisher, job.failed_by, dispatch.question_ids) c;
+            job.session_id, job.user_id, job.function, finisher, coalesce(dispatch.released_by, job.failed_by),
+            dispatch.question_ids) c;
         if chosen.worker is null then
             if not bridge.is_announced(job, dispatch.question_ids) then
                 rest := rest || job.question_id;
@@ -261,8 +265,7 @@ begin
                attempt = j.attempt + 1, is_confirmed = false
          where j.id = job.id
         returning j.* into job;
-        -- bridge_finish tells its own caller, in its answer
-        if chosen.worker is distinct from finisher and not bridge.push(job, chosen.history) then
+        if not bridge.push(job, chosen.history) then
             rest := rest || job.question_id;
         end if;
     end loop;
@@ -270,7 +273,7 @@ begin
 end
 $$;
 comment on function bridge.dispatch is
-    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready.';
+    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready. released_by: the worker that has just given them back, which gets none of them.';
 
 create function bridge.announce_due(job bridge.jobs) returns void
 language plpgsql set search_path = ''

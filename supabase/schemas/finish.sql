@@ -46,9 +46,7 @@ begin
                failed_by = case when outcome = 'failed' then j.worker end
          where j.id = job.id
         returning j.* into job;
-        if outcome = 'released' then
-            perform bridge.dispatch(array[job.question_id]);
-        elsif job.function = any (bridge.answered_elsewhere(job.failed_by)) then
+        if job.function = any (bridge.answered_elsewhere(job.failed_by)) then
             -- another worker makes the next attempt, and has to learn when it is due
             perform bridge.announce_due(job);
         end if;
@@ -228,6 +226,7 @@ declare
     ended uuid[] := '{}';
     finished record;
     deleted bigint[] := '{}';
+    released uuid[] := '{}';
     jobs jsonb[] := '{}';
 begin
     -- so that the session's next question comes in the answer
@@ -258,7 +257,7 @@ begin
     for result in
         select i.*, e.value as item
           from jsonb_array_elements(bridge_finish.results) e
-         cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, user_id text, run jsonb, name boolean)
+         cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, user_id text, outcome text, run jsonb, name boolean)
     loop
         select j.* into job from bridge.jobs j
          where j.question_id = result.question_id
@@ -290,11 +289,15 @@ begin
         if job.id is not null and state in ('ok', 'refused') then
             ended := ended || job.user_id;
         end if;
+        if result.outcome = 'released' and state = 'ok' and job.id is not null then
+            released := released || result.question_id;
+        end if;
         if result.name and state = 'ok' and job.id is not null and bridge.begin_title(job.session_id) then
             untitled := untitled || result.question_id;
         end if;
         states := states || jsonb_build_object(result.question_id, state);
     end loop;
+    perform bridge.charge_tokens(to_jsonb(charges));  -- the next questions see whether any are left
     -- Not in the subtransaction of each: a row that one transaction locks and its subtransaction deletes stays in all
     -- indexes until the next vacuum.
     delete from bridge.jobs j where j.id = any (deleted);
@@ -305,8 +308,8 @@ begin
     loop
         jobs := jobs || bridge.tell(job, (select w.history from bridge.workers w where w.name = bridge_finish.worker));
     end loop;
+    perform bridge.dispatch(released, released_by => bridge_finish.worker);
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
-    perform bridge.charge_tokens(to_jsonb(charges));
     return bridge.queue_hints(bridge_finish.worker)
         || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled), 'jobs', to_jsonb(jobs));
 end

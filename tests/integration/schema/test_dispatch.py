@@ -415,7 +415,62 @@ async def together(stack: Stack, db: Connection, people: list[Person]) -> list[s
     return [await holder(db, question) for question in asked]
 
 
+async def test_next_question_sees_what_the_last_reply_cost(workers: list[Caller], db: Connection, user: Person) -> None:
+    """Whether its payload comes in the answer or by a claim."""
+    await db.execute("insert into bridge.limits (name, user_id, value) values ('tokens_per_day', %s, 10)", (user.id,))
+    await workers[0].claim()
+    session = await open_session(db, user)
+    first = await ask(db, session)
+    asked = [await ask(db, session, text) for text in ("second", "x" * 30_000, "fourth" * 2000)]
+    finished = await workers[0].finish(ended(await job(db, first), run={"input_tokens": 10}))
+    (following,) = finished["jobs"]
+    assert (following["question_id"], following.get("used_up")) == (asked[0], True)
+    for question in asked[1:]:
+        (following,) = (await workers[0].finish(ended(following)))["jobs"]
+        assert following["question_id"] == question
+    assert "message" not in following  # it is too large
+    (claimed,) = (await workers[0].claim())["jobs"]
+    assert (claimed["question_id"], claimed.get("used_up")) == (asked[-1], True)
+
+
+async def test_question_that_a_trigger_asks_at_the_end_of_a_reply_is_told_once(
+    workers: list[Caller], db: Connection, user: Person
+) -> None:
+    await workers[0].claim()
+    other = await open_session(db, user)
+    first = await ask(db, user)
+    await db.execute(
+        "create function public.ask_more() returns trigger language plpgsql as"
+        " $$ begin insert into public.messages (session_id, content) values (tg_argv[0]::uuid, 'more');"
+        " return null; end $$;"
+        " create trigger a after update on public.messages for each row"
+        " when (new.role = 'assistant' and new.status = 'done')"
+        f" execute function public.ask_more('{other}')"
+    )
+    try:
+        finished = await workers[0].finish(ended(await job(db, first)))
+    finally:
+        await db.execute("drop function public.ask_more cascade")
+    told = [*finished["jobs"], *(payload for payload in await workers[0].heard() if payload["question_id"] != first)]
+    assert [item["message"] for item in told] == ["more"]
+
+
 # when an attempt does not end well ------------------------------------------------------------------
+
+
+async def test_released_job_goes_to_another_worker(workers: list[Caller], db: Connection, user: Person) -> None:
+    await workers[0].claim()
+    question = await ask(db, user)
+    released = await workers[0].finish(ended(await job(db, question), "released"))
+    assert released["jobs"] == []
+    assert await holder(db, question) is None
+    assert await called(db, question)
+    await workers[1].claim()
+    (claimed,) = (await workers[0].claim(1))["jobs"]
+    await workers[0].finish(ended(claimed, "released"))
+    held = await job(db, question)
+    assert (held["worker"], held["attempt"], held["failures"]) == ("w1", 3, 0)
+    assert [payload["attempt"] for payload in await workers[1].heard()] == [3]
 
 
 async def test_later_attempt_is_announced_to_two_others(workers: list[Caller], db: Connection, user: Person) -> None:
