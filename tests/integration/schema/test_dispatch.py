@@ -521,6 +521,69 @@ async def test_confirmed_attempt_that_is_lost_is_charged(workers: list[Caller], 
     assert not (await workers[0].beat())["missed"]
 
 
+@pytest.mark.parametrize(
+    "timing", ["deferrable initially deferred", "deferrable initially immediate", "not deferrable"]
+)
+@pytest.mark.parametrize("way", ["dispatch", "answer", "claim"])
+async def test_failing_trigger_on_replies_fails_only_that_question(
+    workers: list[Caller], db: Connection, user: Person, timing: str, way: str
+) -> None:
+    """A dispatched one as one that is claimed; and the project's own deferred triggers still come at the commit."""
+    await db.execute(
+        "create function public.refuse() returns trigger language plpgsql as $$ begin"
+        " if exists (select from public.messages q where q.id = new.reply_to and q.content = 'bad')"
+        " then raise exception 'refused'; end if; return null; end $$;"
+        " create constraint trigger refuse after insert on public.messages"
+        f" {timing} for each row when (new.role = 'assistant') execute function public.refuse()"
+    )
+    try:
+        session = await open_session(db, user)
+        if way == "answer":
+            await workers[0].claim()
+            before = await ask(db, session)
+            bad = await ask(db, session, "bad")
+            (told,) = (await workers[0].finish(ended(await job(db, before))))["jobs"]
+        elif way == "dispatch":
+            await workers[0].claim()
+            bad = await ask(db, session, "bad")
+            (told,) = await workers[0].heard()
+        else:
+            bad = await ask(db, session, "bad")
+            (told,) = (await workers[0].claim(1))["jobs"]
+        assert (told["question_id"], told["broken"]) == (bad, "P0001 refused")
+        assert (await workers[0].finish(ended(told, "failed")))["results"] == {bad: "ok"}
+        (row,) = await user.rows("messages", id=bad)
+        assert row["status"] == "failed"
+        good = await ask(db, session)
+        await workers[0].claim(1)
+        assert await holder(db, good) == "w0"
+    finally:
+        await db.execute("drop function public.refuse cascade")
+
+
+async def test_deferred_trigger_of_the_project_may_wait_for_the_commit(
+    workers: list[Caller], db: Connection, user: Person
+) -> None:
+    """What it demands may come later in the transaction: then the question is not dispatched, and not refused."""
+    session = await open_session(db, user)
+    await workers[0].claim()
+    await db.execute(
+        "create function public.demand() returns trigger language plpgsql as $$ begin"
+        " if not exists (select from public.code_files f where f.session_id = new.session_id)"
+        " then raise exception 'a file is missing'; end if; return null; end $$;"
+        " create constraint trigger demand after insert on public.messages"
+        " deferrable initially deferred for each row execute function public.demand()"
+    )
+    try:
+        async with db.transaction():
+            question = await ask(db, session)
+            assert await holder(db, question) is None
+            await db.execute("insert into public.code_files (session_id, path) values (%s, 'a.py')", (session,))
+        assert await called(db, question)
+    finally:
+        await db.execute("drop function public.demand cascade")
+
+
 # nobody else's business -----------------------------------------------------------------------------
 
 
