@@ -37,7 +37,8 @@ create table audit.writes (
     status text,
     call text,
     caller text,
-    caller_attempt int
+    caller_attempt int,
+    transaction bigint not null default pg_current_xact_id()::text::bigint
 );
 create function audit.note() returns trigger language plpgsql security definer set search_path = '' as $$
 declare
@@ -87,7 +88,8 @@ class Write:
     """A write to a job (`jobs`) or a reply (`messages`).
 
     `attempt`, `worker` and `status` are the row's. `call`, `caller` and `caller_attempt` are the function, the worker
-    that called it, and the attempt that it believed to hold; None if a user's call wrote the row.
+    that called it, and the attempt that it believed to hold; None if a user's call wrote the row. `transaction` is the
+    id of the transaction, 0 if it is not known.
     """
 
     id: int
@@ -103,6 +105,7 @@ class Write:
     call: str | None = None
     caller: str | None = None
     caller_attempt: int | None = None
+    transaction: int = 0
 
 
 class Audit:
@@ -135,6 +138,6 @@ class Audit:
         async with self._db.cursor(row_factory=class_row(Write)) as cursor:
             await cursor.execute(
                 "select id, at, relation, operation, message_id::text, session_id::text, ordinal, attempt, worker,"
-                " status, call, caller, caller_attempt from audit.writes order by id"
+                " status, call, caller, caller_attempt, transaction from audit.writes order by id"
             )
             return await cursor.fetchall()

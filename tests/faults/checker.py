@@ -116,16 +116,21 @@ def _check_reply(item: Expected, question: Row | None, replies: Sequence[Row], w
 def late_writes(writes: Sequence[Write]) -> list[Violation]:
     """Writes of an attempt after a later one was opened, or of a worker that does not hold the question."""
     held: dict[str, tuple[int, str | None]] = {}
+    handed_on: dict[str, int] = {}  # by question, the transaction in which its holder gave it to another worker
     found = []
     for write in writes:
         attempt, holder = held.get(write.message_id, (0, None))
-        if write.relation == "jobs" and write.call == "bridge_claim" and write.attempt > attempt:
+        if write.relation == "jobs" and write.worker is not None and write.attempt > attempt:  # claimed or dispatched
             held[write.message_id] = (write.attempt, write.worker)
+            if write.caller == holder and write.caller_attempt == attempt:
+                handed_on[write.message_id] = write.transaction
             continue
         if write.call not in ("bridge_beat", "bridge_finish"):
             continue
         if write.caller_attempt is None:
             continue  # a job that a finish promoted, not one that it was called for
+        if write.transaction and write.transaction == handed_on.get(write.message_id):
+            continue  # the same call opens the next attempt
         if write.caller_attempt < attempt or write.caller != holder:
             found.append(
                 Violation(
@@ -154,8 +159,9 @@ def out_of_order(writes: Sequence[Write]) -> list[Violation]:
         queue = queues[write.session_id]
         if write.operation == "insert":
             queue[write.message_id] = _Job(write.ordinal, write.id)
-            attempts[write.message_id] = write.attempt
-        elif write.operation == "delete":
+            if write.worker is None:
+                attempts[write.message_id] = write.attempt
+        if write.operation == "delete":
             queue.pop(write.message_id, None)
         elif write.attempt > attempts.get(write.message_id, 0):
             attempts[write.message_id] = write.attempt

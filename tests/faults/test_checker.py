@@ -36,6 +36,11 @@ def story(begin: int, message_id: str, ordinal: int, worker: str = "a") -> list[
     ]
 
 
+def dispatched(id: int, message_id: str, ordinal: int, worker: str = "a") -> Write:
+    """Queued, and given to a worker by the insert."""
+    return write(id, message_id, ordinal, operation="insert", worker=worker)
+
+
 def question(message_id: str, status: str = "done") -> Row:
     return {"id": message_id, "session_id": "session", "role": "user", "status": status, "reply_to": None}
 
@@ -144,6 +149,16 @@ def taken_over(**late: Any) -> Ledger:
             id="second while first runs",
         ),
         pytest.param(
+            replace(SOUND, writes=[dispatched(10, FIRST, 2), *story(11, FIRST, 2)[1:], dispatched(13, SECOND, 4)]),
+            {("two at once", SECOND), ("out of order", SECOND)},
+            id="second dispatched while first runs",
+        ),
+        pytest.param(
+            replace(SOUND, writes=[dispatched(10, FIRST, 2), *story(11, FIRST, 2, "b")[2:]]),
+            {("late write", FIRST)},
+            id="write by a worker that it was not dispatched to",
+        ),
+        pytest.param(
             taken_over(relation="messages", call="bridge_beat", caller="a", caller_attempt=1),
             {("late write", FIRST)},
             id="checkpoint after takeover",
@@ -175,3 +190,15 @@ def test_retried_question_may_run_before_or_after_waiting_one(order: tuple[str, 
         for one in story(begin, message_id, ordinal):
             writes.append(replace(one, attempt=attempt, caller_attempt=one.caller_attempt and attempt))
     assert check(replace(SOUND, writes=writes)) == []
+
+
+@pytest.mark.parametrize(("transaction", "found"), [(7, set()), (8, {("late write", FIRST)})])
+def test_worker_hands_on_what_it_holds_in_one_call(transaction: int, found: set[tuple[str, str]]) -> None:
+    """It gives back the first question, which is dispatched to another worker in the same call."""
+    by: dict[str, Any] = {"call": "bridge_finish", "caller": "a", "caller_attempt": 1, "transaction": 7}
+    writes = [
+        *(dispatched(10, FIRST, 2), write(12, FIRST, 2, **by)),
+        write(13, FIRST, 2, worker="b", **by | {"attempt": 2}),
+        write(14, FIRST, 2, relation="messages", **by | {"attempt": 2, "transaction": transaction}),
+    ]
+    assert kinds(replace(SOUND, writes=writes)) == found
