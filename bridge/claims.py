@@ -246,7 +246,8 @@ class Claims:
         self._metrics.claims.labels(source).inc()
         for job in claim.jobs:
             self._jobs.add(job)
-        if source == "sweep" and not was_held_back and any(self._was_missed(job) for job in claim.jobs):
+        is_news = source == "sweep" and not was_held_back and not claim.hints.missed
+        if is_news and any(self._was_missed(job) for job in claim.jobs):
             self._metrics.missed_wakeups.inc()
             log.warning("the sweep found work that was never announced")
             self._on_missed_wakeup()

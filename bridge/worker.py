@@ -166,9 +166,9 @@ class Worker:
         elif not signal.question_ids:  # the subscription has changed: say whether this worker hears
             self.claims.wake(signal.source)
         elif self.jobs.is_news(signal.question_ids, announced=signal.source == "broadcast"):
-            if signal.source == "changes" and self.listener.is_ready:
+            if signal.source == "changes":
                 self._watch.note(signal.question_ids, is_alone=self.claims.fleet_size < 2)
-            else:
+            if signal.source != "changes" or not self.listener.is_ready:
                 self.claims.on_work(signal.source, signal.xid)
 
     async def _feed_watchdog(self) -> None:

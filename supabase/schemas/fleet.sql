@@ -190,8 +190,11 @@ begin
              where j.worker is not null and j.run_at >= coalesce(me.horizon, '-infinity')
                and j.worker <> next_lease_end.worker
                and (me.functions is null or j.cancel or j.function = any (me.functions) or j.function <> all (known))
-               -- its worker confirms it within a second or so, and then it is held for longer
-               and (j.is_confirmed or j.lease_until < now() + bridge.dispatch_lease() / 2)
+               -- A dispatched job is confirmed within a second or so, and then it is held for longer: nobody needs to
+               -- look, unless its worker does not hear. A worker that has just started was not told of its insert.
+               and (j.is_confirmed or j.lease_until < now() + bridge.dispatch_lease() / 2
+                    or me.started_at > now() - interval '30 seconds'
+                    or not exists (select from bridge.workers w where w.name = j.worker and w.hears_until > now()))
              order by j.run_at, j.id) h (at)),
         -- a job that another worker is claiming right now has a lease that is not visible yet
         case when next_lease_end.ready then now() + me.lease end);
@@ -261,6 +264,13 @@ begin
             next_at := least(next_at, unknown_at);
         end if;
     end if;
+    -- what was dispatched to it and has not arrived: its claim brings it
+    ready := ready or exists (
+        select from bridge.jobs j
+         where j.worker is not null
+           and (j.worker, j.run_at) >= (queue_hints.worker, horizon)
+           and (j.worker, j.run_at) <= (queue_hints.worker, 'infinity')
+           and not j.is_confirmed and j.lease_until < now());
     if capacity is null then  -- it does not know lease_in_ms
         next_at := least(next_at, bridge.next_lease_end(queue_hints.worker, ready));
     end if;

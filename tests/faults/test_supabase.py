@@ -59,6 +59,8 @@ async def test_lost_response_costs_no_attempt(
     async with working(proxied, sweep_seconds=SWEEP_SECONDS, lease_seconds=60, checkpoint_seconds=0.1) as running:
         began = time.monotonic()
         proxy.rest.lose[name] = times
+        if name == "bridge_claim":  # what is dispatched needs none
+            proxy.realtime.loses = lambda frame: frame["event"] == "broadcast" and frame["payload"]["event"] == "job"
         # two questions a session, each longer than the beats whose responses are lost
         asked = [await user.ask(session_id, "[[tokens=30 delay=0.05]]") for session_id in sessions * 2]
         replies = [await user.reply(message_id) for message_id in asked]  # before any lease expires
@@ -154,9 +156,16 @@ async def test_job_claimed_during_drain_is_released(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "CALL_SECONDS", 0.1)
+    session_id = await user.open_session(title="named")
     async with working(environment, drain_seconds=0, lease_seconds=60) as running, db.transaction():
         await db.execute("lock table bridge.workers in access exclusive mode")
-        message_id = await user.ask(await user.open_session(title="named"), "[[tokens=5000 delay=0.02]]")
+        await db.execute("update bridge.workers set hears_until = '-infinity'")  # nothing is dispatched
+        cursor = await db.execute(
+            "insert into public.messages (session_id, content) values (%s, '[[tokens=5000 delay=0.02]]')"
+            " returning id::text", [session_id],
+        )  # fmt: skip
+        message_id = (await cursor.fetchall())[0]["id"]
+        running.claims.wake("broadcast")
         await until(lambda: waits_for_a_lock(db), 10)
         running.drain()
         await asyncio.sleep(0.15)  # longer than a drain waits: 0.1 s for a claim, 0 s for a reply
