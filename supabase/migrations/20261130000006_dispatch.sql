@@ -395,6 +395,8 @@ begin
         missed := false;
         return;
     end if;
+    missed := coalesce(before.capacity > 0 and before.hears_until <= now()
+                       and (heartbeat.lease_seconds is null or heartbeat.capacity > 0), false);
     -- A row says which functions the worker of a job has, so it stays as long as its jobs. Nobody waits for a row.
     delete from bridge.workers w where w.name = any (array(
         select o.name from bridge.workers o
@@ -414,10 +416,13 @@ begin
            functions = case when heartbeat.lease_seconds is null then w.functions else excluded.functions end,
            failing = case when heartbeat.lease_seconds is null then w.failing else excluded.failing end,
            unproven = case when heartbeat.lease_seconds is null then w.unproven else excluded.unproven end,
-           capacity = case when heartbeat.lease_seconds is null then w.capacity else excluded.capacity end,
+           -- one that has missed something subscribes again: until it says that it has, it does not hear
+           capacity = case when missed then 0
+                           when heartbeat.lease_seconds is null then w.capacity else excluded.capacity end,
            history = case when heartbeat.lease_seconds is null then w.history else excluded.history end,
            hears = case when heartbeat.lease_seconds is null then w.hears else excluded.hears end,
            hears_until = case
+               when missed then '-infinity'
                when heartbeat.lease_seconds is not null then excluded.hears_until
                when w.capacity > 0 then now() + w.hears else '-infinity' end
     returning w.* into me;
@@ -425,7 +430,6 @@ begin
     perform bridge.note_functions(
         me.functions, now() + least(greatest(me.lease, interval '30 seconds'), interval '5 minutes'));
     lease := me.lease;
-    missed := coalesce(before.capacity > 0 and me.capacity > 0 and before.hears_until <= now(), false);
 end
 $$;
 comment on function bridge.heartbeat is
@@ -786,6 +790,9 @@ begin
         update bridge.jobs j set lease_until = lease_end, is_confirmed = true where j.id = job.id;
         jobs := jobs || bridge.open_attempt(job, bridge_claim.history);
     end loop;
+    if alive.missed then  -- it subscribes again: until it says that it has, nothing is dispatched to it
+        update bridge.workers w set capacity = 0, hears_until = '-infinity' where w.name = bridge_claim.worker;
+    end if;
 
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);

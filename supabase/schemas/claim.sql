@@ -586,6 +586,9 @@ begin
         update bridge.jobs j set lease_until = lease_end, is_confirmed = true where j.id = job.id;
         jobs := jobs || bridge.open_attempt(job, bridge_claim.history);
     end loop;
+    if alive.missed then  -- it subscribes again: until it says that it has, nothing is dispatched to it
+        update bridge.workers w set capacity = 0, hears_until = '-infinity' where w.name = bridge_claim.worker;
+    end if;
 
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);

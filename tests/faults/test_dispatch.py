@@ -500,3 +500,29 @@ async def test_backlog_is_not_overtaken(
         assert max(abs(order.index(message_id) - n) for n, message_id in enumerate(asked)) <= 3, order
         assert any(write.call is None for write in first.values())
         assert any(write.call == "bridge_claim" for write in first.values())
+
+
+@pytest.mark.parametrize("call", ["claim", "beat"])
+async def test_worker_that_missed_a_question_gets_none_until_it_has_subscribed_again(
+    call: str, environment: dict[str, str], db: psycopg.AsyncConnection[Row], user: Person
+) -> None:
+    store = await Store.open(worker_settings(environment), "deaf")
+
+    async def hears() -> bool:
+        rows = await (
+            await db.execute("select capacity > 0 and hears_until > now() as hears from bridge.workers")
+        ).fetchall()
+        return bool(rows[0]["hears"])
+
+    try:
+        assert not (await store.claim(1, [], ["Chat"], capacity=4)).hints.missed
+        assert await hears()
+        await db.execute("update bridge.workers set hears_until = now()")  # as bridge.record_lost does
+        answer = await (store.claim(1, [], ["Chat"], capacity=4) if call == "claim" else store.beat([]))
+        assert answer.hints.missed
+        assert not await hears()
+        await store.claim(1, [], ["Chat"], capacity=0)  # it has left its topic
+        assert not (await store.claim(1, [], ["Chat"], capacity=4)).hints.missed
+        assert await hears()
+    finally:
+        await store.close()
