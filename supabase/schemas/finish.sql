@@ -227,6 +227,7 @@ declare
     finished record;
     deleted bigint[] := '{}';
     released uuid[] := '{}';
+    is_repeated boolean := false;  -- the answer was lost, and with it what was dispatched
     jobs jsonb[] := '{}';
 begin
     -- so that the session's next question comes in the answer
@@ -264,6 +265,7 @@ begin
            and j.worker = bridge_finish.worker and j.attempt = result.attempt and j.id <> all (deleted);
         if job.id is null then
             state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
+            is_repeated := is_repeated or state = 'ok';
             if state = 'lost' then
                 result.run := bridge.price_lost(
                     bridge_finish.worker, result.question_id, result.attempt, coalesce(result.run, '{}'));
@@ -304,7 +306,9 @@ begin
     perform set_config('bridge.finisher', '', true);
     for job in
         select j.* from bridge.jobs j
-         where j.worker is not null and (j.worker, j.run_at) = (bridge_finish.worker, now()) and not j.is_confirmed
+         where j.worker is not null
+           and (j.worker, j.run_at) >= (bridge_finish.worker, case when is_repeated then '-infinity' else now() end)
+           and (j.worker, j.run_at) <= (bridge_finish.worker, 'infinity') and not j.is_confirmed
     loop
         jobs := jobs || bridge.tell(job, (select w.history from bridge.workers w where w.name = bridge_finish.worker));
     end loop;

@@ -502,6 +502,22 @@ async def test_backlog_is_not_overtaken(
         assert any(write.call == "bridge_claim" for write in first.values())
 
 
+async def test_next_question_comes_although_answer_to_finish_is_lost(
+    proxied: dict[str, str], proxy: Proxy, fleet: Fleet, user: Person
+) -> None:
+    async with working(proxied, **SETTINGS):
+        (session_id,) = await fleet.sessions(1)
+        first = await fleet.ask([session_id], "tokens=20 delay=0.05")
+        second = await fleet.ask([session_id])
+        assert await fleet.rows("select from bridge.jobs where question_id = %s and run_at is null", second[0])
+        proxy.rest.lose["bridge_finish"] = 1
+        await fleet.all_ended(within=10)
+        assert proxy.lost["bridge_finish"] == 1
+        await fleet.assert_answered(first + second)
+        assert [(run["attempt"], run["outcome"]) for run in await fleet.runs(first + second)] == [(1, "done")] * 2
+        assert await fleet.requests(first + second) == [1, 1]
+
+
 @pytest.mark.parametrize("call", ["claim", "beat"])
 async def test_worker_that_missed_a_question_gets_none_until_it_has_subscribed_again(
     call: str, environment: dict[str, str], db: psycopg.AsyncConnection[Row], user: Person
