@@ -236,7 +236,7 @@ class Worker:
             self.breakers.on_end(function, attempt)
         if result.is_of_model and result.error is not None:
             self.breakers.on_failure(function, attempt, result.error["code"])
-            self.claims.wake_in(self.breakers.next_probe_in)
+            self.claims.wake("more")  # before more is dispatched: the claim says how this worker is
         elif result.outcome == "done":
             on_life()
         self._results.enqueue(running, result)

@@ -755,7 +755,8 @@ declare
     alive record := bridge.heartbeat(
         bridge_claim.worker, bridge_claim.lease_seconds, bridge_claim.functions, bridge_claim.failing,
         array(select n.name from unnest(bridge_claim.probing || bridge_claim.paused) n (name)
-               where n.name <> all (bridge_claim.failing) group by n.name order by n.name),
+               where n.name <> all (bridge_claim.failing) or n.name = any (bridge_claim.probing)
+               group by n.name order by n.name),
         bridge_claim.capacity, bridge_claim.history, make_interval(secs => bridge_claim.hears_seconds));
     lease_end timestamptz := now() + alive.lease;
     horizon timestamptz := bridge.claim_horizon(bridge_claim.worker, bridge_claim.functions);
@@ -961,10 +962,13 @@ begin
     -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
     -- as that one has room, and a fleet that changes moves few sessions.
     for candidate in
-        select w.name, w.capacity, w.history, w.horizon, w.lease, choose_worker.function = any (w.unproven) as is_unproven
+        select w.name, w.capacity, w.history, w.horizon, w.lease,
+               choose_worker.function = any (w.failing) as is_failing,
+               choose_worker.function = any (w.unproven) as is_unproven
           from bridge.workers w
          where w.hears_until > clock_timestamp() and w.capacity > 0
-           and choose_worker.function = any (w.functions) and choose_worker.function <> all (w.failing)
+           and choose_worker.function = any (w.functions)
+           and (choose_worker.function <> all (w.failing) or choose_worker.function = any (w.unproven))
            and w.name is distinct from choose_worker.failed_by
          order by w.name is distinct from choose_worker.finisher,
                   hashtextextended(w.name, hashtextextended(choose_worker.session_id::text, 0))
@@ -977,10 +981,16 @@ begin
                 return;
             end if;
         end if;
+        -- one question at a time tells whether a model that was out of order answers again
+        continue when candidate.is_failing and exists (
+            select from bridge.jobs h
+             where h.worker is not null and h.function = choose_worker.function
+               and (h.worker, h.run_at) >= (candidate.name, candidate.horizon)
+               and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
         -- as in a claim: few questions for a model that has not answered yet, and a quarter of all slots only for users
         -- who have nothing running
         room := case
-            when candidate.is_unproven then least(candidate.capacity, 3)
+            when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
             when running > 0 and bridge.limit_of('running_replies', null) is not null
                 then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
@@ -1212,6 +1222,11 @@ begin
     -- so that a deferred trigger fails here and not at the commit, where it would fail the other results too
     set constraints all immediate;
     perform bridge.record_run(job, outcome, coalesce(nullif(result -> 'run', 'null'), '{}'));
+    if outcome = 'failed' and result ? 'hand_over_in_ms' then
+        -- at once: its slot becomes free, and would be given the next question before it says how it is
+        update bridge.workers w set failing = w.failing || job.function
+         where w.name = job.worker and job.function <> all (w.failing);
+    end if;
     if retry_at is not null then
         -- the text so far stays visible until the next attempt opens the reply again
         perform bridge.set_status(job.question_id, 'queued');

@@ -551,7 +551,8 @@ declare
     alive record := bridge.heartbeat(
         bridge_claim.worker, bridge_claim.lease_seconds, bridge_claim.functions, bridge_claim.failing,
         array(select n.name from unnest(bridge_claim.probing || bridge_claim.paused) n (name)
-               where n.name <> all (bridge_claim.failing) group by n.name order by n.name),
+               where n.name <> all (bridge_claim.failing) or n.name = any (bridge_claim.probing)
+               group by n.name order by n.name),
         bridge_claim.capacity, bridge_claim.history, make_interval(secs => bridge_claim.hears_seconds));
     lease_end timestamptz := now() + alive.lease;
     horizon timestamptz := bridge.claim_horizon(bridge_claim.worker, bridge_claim.functions);

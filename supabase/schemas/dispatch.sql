@@ -136,10 +136,13 @@ begin
     -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
     -- as that one has room, and a fleet that changes moves few sessions.
     for candidate in
-        select w.name, w.capacity, w.history, w.horizon, w.lease, choose_worker.function = any (w.unproven) as is_unproven
+        select w.name, w.capacity, w.history, w.horizon, w.lease,
+               choose_worker.function = any (w.failing) as is_failing,
+               choose_worker.function = any (w.unproven) as is_unproven
           from bridge.workers w
          where w.hears_until > clock_timestamp() and w.capacity > 0
-           and choose_worker.function = any (w.functions) and choose_worker.function <> all (w.failing)
+           and choose_worker.function = any (w.functions)
+           and (choose_worker.function <> all (w.failing) or choose_worker.function = any (w.unproven))
            and w.name is distinct from choose_worker.failed_by
          order by w.name is distinct from choose_worker.finisher,
                   hashtextextended(w.name, hashtextextended(choose_worker.session_id::text, 0))
@@ -152,10 +155,16 @@ begin
                 return;
             end if;
         end if;
+        -- one question at a time tells whether a model that was out of order answers again
+        continue when candidate.is_failing and exists (
+            select from bridge.jobs h
+             where h.worker is not null and h.function = choose_worker.function
+               and (h.worker, h.run_at) >= (candidate.name, candidate.horizon)
+               and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
         -- as in a claim: few questions for a model that has not answered yet, and a quarter of all slots only for users
         -- who have nothing running
         room := case
-            when candidate.is_unproven then least(candidate.capacity, 3)
+            when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
             when running > 0 and bridge.limit_of('running_replies', null) is not null
                 then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;

@@ -37,6 +37,11 @@ begin
     -- so that a deferred trigger fails here and not at the commit, where it would fail the other results too
     set constraints all immediate;
     perform bridge.record_run(job, outcome, coalesce(nullif(result -> 'run', 'null'), '{}'));
+    if outcome = 'failed' and result ? 'hand_over_in_ms' then
+        -- at once: its slot becomes free, and would be given the next question before it says how it is
+        update bridge.workers w set failing = w.failing || job.function
+         where w.name = job.worker and job.function <> all (w.failing);
+    end if;
     if retry_at is not null then
         -- the text so far stays visible until the next attempt opens the reply again
         perform bridge.set_status(job.question_id, 'queued');

@@ -518,6 +518,27 @@ async def test_next_question_comes_although_answer_to_finish_is_lost(
         assert await fleet.requests(first + second) == [1, 1]
 
 
+async def test_worker_goes_on_after_a_failure_of_its_model(environment: dict[str, str], fleet: Fleet) -> None:
+    """Another worker is better for a moment, but not for good."""
+    async with working(environment, name="one", **SETTINGS) as one, working(environment, name="other", **SETTINGS):
+        for worker in ("one", "other"):
+            await fleet.prove(worker)
+        sessions = await fleet.sessions(20, first="one")
+        (failed,) = await fleet.ask(sessions[:1], "error=500 times=1 text=fine")
+        await fleet.all_ended()
+        assert [(run["worker"], run["outcome"]) for run in await fleet.runs([failed])] == [
+            ("one", "failed"), ("other", "done"),
+        ]  # fmt: skip
+        assert one.breakers.plan().failing == ("Chat",)
+        asked = []
+        for session_id in sessions[1:]:
+            asked += await fleet.ask([session_id])
+            await fleet.all_ended()
+        workers = [run["worker"] for run in await fleet.runs(asked)]
+        assert workers.count("one") >= 17
+        assert one.breakers.plan().failing == ()
+
+
 @pytest.mark.parametrize("call", ["claim", "beat"])
 async def test_worker_that_missed_a_question_gets_none_until_it_has_subscribed_again(
     call: str, environment: dict[str, str], db: psycopg.AsyncConnection[Row], user: Person
