@@ -975,8 +975,13 @@ begin
          limit 3
     loop
         if running is null then
-            running := bridge.running_replies(user_id, candidate.horizon);
             most := bridge.limit_of('running_replies', user_id);
+            -- As in bridge.claimed_by_others. A question of a user whose replies are being counted right now is claimed.
+            if most is not null
+               and not pg_try_advisory_xact_lock(hashtextextended('bridge.running_replies ' || user_id, 0)) then
+                return;
+            end if;
+            running := bridge.running_replies(user_id, candidate.horizon);
             if running >= most or bridge.has_backlog(function, candidate.horizon, excluded) then
                 return;
             end if;

@@ -480,6 +480,52 @@ async def test_worker_of_the_previous_version_works_beside_a_new_one(
         assert_consistent(await audit.writes())
 
 
+@pytest.fixture
+async def as_shipped(db: psycopg.AsyncConnection[Row]) -> AsyncIterator[None]:
+    """`running_replies` as shipped; tests lift the limits."""
+    await db.execute("update bridge.limits set value = 8 where name = 'running_replies'")
+    yield
+    await db.execute("update bridge.limits set value = null where name = 'running_replies'")
+
+
+async def test_fresh_user_is_begun_before_any_reply_of_a_crowd_ends(
+    environment: dict[str, str],
+    as_shipped: None,
+    fleet: Fleet,
+    sign_up: Callable[[], Awaitable[Person]],
+    audit: Audit,
+    db: psycopg.AsyncConnection[Row],
+    tmp_path: Path,
+) -> None:
+    fresh = await sign_up()
+    crowd = [await sign_up() for _ in range(2)]
+    async with running(fleet, environment, tmp_path, 1):
+        for person in crowd:
+            sessions = await fleet.sessions(20, owner=person)
+            await fleet.ask(sessions, "tokens=60 delay=1", owner=person)
+
+        async def is_full() -> bool:
+            return len(await fleet.rows("select from bridge.jobs where worker is not null")) >= 16
+
+        await until(is_full, 20)
+        running_replies = await fleet.rows("select count(*) from bridge.jobs where worker is not null group by user_id")
+        assert running_replies == [{"count": 8}] * 2
+        asked = await fleet.ask(await fleet.sessions(1, owner=fresh), owner=fresh)
+        # dispatched: nobody else's question that waits could run
+        assert opened(await audit.writes(), asked, 1)[asked[0]].call is None
+        await fresh.reply(asked[0])
+        ended = await fleet.rows(
+            "select from public.messages where role = 'assistant' and status <> 'running'"
+            " and reply_to <> %s and created_at > now() - interval '1 minute'"
+            " and session_id in (select id from public.sessions where user_id = any (%s))",
+            asked[0],
+            [person.id for person in crowd],
+        )
+        assert ended == []
+        for person in crowd:  # or the drain would wait for them
+            await db.execute("delete from public.sessions where user_id = %s", (person.id,))
+
+
 async def test_backlog_is_not_overtaken(
     environment: dict[str, str],
     fleet: Fleet,
