@@ -26,6 +26,7 @@ from tests.support.workers import WorkerProcess
 
 LEASE_SECONDS = 3
 DIRECTIONS: tuple[Direction, ...] = ("up", "down", "both")
+TOPICS = ("bridge:", "worker:", "session:")
 SETTINGS: Mapping[str, object] = {
     "lease_seconds": LEASE_SECONDS,
     "sweep_seconds": 2,
@@ -136,6 +137,7 @@ class Havoc:
             "channels ended": (2, self._end_channels),
             "joins denied": (1, self._deny),
             "events lost": (2, self._lose_events),
+            "dispatches lost": (2, lambda slot, s: _during(s, slot.proxy.realtime, loses=_is_dispatch)),
             "REST answers 5xx": (2, lambda slot, s: _during(s, slot.proxy.rest, status=(500, 502, 503)[s.number % 3])),
             "REST hangs": (1, lambda slot, s: _during(s, slot.proxy.rest, hangs=True)),
             "REST resets": (1, lambda slot, s: _during(s, slot.proxy.rest, resets=True)),
@@ -190,10 +192,10 @@ class Havoc:
 
     async def _end_channels(self, slot: Slot, stroke: Stroke) -> None:
         event = ("phx_close", "phx_error", "system", "expiry")[stroke.number % 4]
-        await slot.proxy.end_topics(("bridge:", "session:")[stroke.number // 4 % 2], event)
+        await slot.proxy.end_topics(TOPICS[stroke.number // 4 % 3], event)
 
     async def _deny(self, slot: Slot, stroke: Stroke) -> None:
-        slot.proxy.realtime.denies = ("bridge:", "session:")[stroke.number % 2]
+        slot.proxy.realtime.denies = TOPICS[stroke.number % 3]
         await slot.proxy.close_sockets(1012)
         await asyncio.sleep(stroke.seconds)
         slot.proxy.realtime.denies = None
@@ -231,6 +233,10 @@ class Havoc:
             with contextlib.suppress(psycopg.OperationalError, ProcessLookupError):
                 async with database(self._stack.admin_url) as db:
                     os.kill(db.info.backend_pid, signal.SIGKILL)
+
+
+def _is_dispatch(frame: Frame) -> bool:
+    return bool(frame["event"] == "broadcast" and frame["payload"]["event"] == "job")
 
 
 async def _during(stroke: Stroke, faults: Rest | Realtime, **values: object) -> None:
