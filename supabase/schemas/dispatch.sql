@@ -224,16 +224,24 @@ declare
     horizon timestamptz := coalesce((
         select max(w.horizon) from bridge.workers w
          where w.horizon_set_at > now() - interval '1 minute' and job.function = any (w.functions)), '-infinity');
+    reserve int := case when bridge.running_replies(job.user_id, horizon) > 0 then 4 end;  -- a quarter, as in a claim
 begin
     return not exists (
             select from bridge.live_workers l join bridge.workers w on w.name = l.name
              where coalesce(w.capacity, 0) = 0)
         and bridge.may_run(job.user_id, horizon)
-        and bridge.has_backlog(job.function, horizon, excluded);
+        and bridge.has_backlog(job.function, horizon, excluded)
+        -- who has room and nothing to do looks only if told, and what waits may be locked, or left to others
+        and not exists (
+            select from (
+                select w.name, w.horizon, w.capacity - coalesce(w.capacity / reserve, 0) as room from bridge.workers w
+                 where w.hears_until > now() and w.capacity > 0 and job.function = any (w.functions)
+                 order by hashtextextended(w.name, hashtextextended(job.session_id::text, 0)) limit 3) c
+             where cardinality(bridge.slots_of(c.name, c.horizon)) < c.room);
 end
 $$;
 comment on function bridge.is_announced is
-    'Whether workers know of a backlog that this job joins: each answer tells a worker that more is ready, so that it claims when it has room. Workers that do not hear their topic, or have none, may not know.';
+    'Whether workers know of a backlog that this job joins: each answer tells a worker that more is ready, so that it claims when it has room. Workers that have room, that do not hear their topic, or have none, may not know.';
 
 create function bridge.push(job bridge.jobs, history int) returns boolean
 language plpgsql set search_path = ''

@@ -24,7 +24,7 @@ from tests.faults.audit import Audit, Write
 from tests.faults.checker import late_writes, out_of_order, two_at_once
 from tests.faults.proxy import Proxy
 from tests.support import ROOT
-from tests.support.database import Row
+from tests.support.database import Row, database
 from tests.support.users import Person
 from tests.support.waiting import until
 from tests.support.workers import WorkerProcess, worker_process, worker_settings, working
@@ -607,5 +607,28 @@ async def test_worker_that_missed_a_question_gets_none_until_it_has_subscribed_a
         await store.claim(1, [], ["Chat"], capacity=0)  # it has left its topic
         assert not (await store.claim(1, [], ["Chat"], capacity=4)).hints.missed
         assert await hears()
+    finally:
+        await store.close()
+
+
+async def test_idle_worker_is_told_of_a_question_although_others_wait(
+    environment: dict[str, str], fleet: Fleet, sign_up: Callable[[], Awaitable[Person]], stack: Stack
+) -> None:
+    """What waits may be locked by its user: nobody else waits for that."""
+    other = await sign_up()
+    store = await Store.open(worker_settings(environment), "idle")
+    try:
+        await store.claim(4, [], ["Chat"], capacity=0)  # nothing is dispatched
+        (locked,) = await fleet.sessions(1)
+        await fleet.ask([locked])
+        async with database(stack.admin_url) as slow, slow.transaction():
+            await slow.execute("select from public.sessions where id = %s for update", (locked,))
+            assert (await store.claim(4, [], ["Chat"], capacity=4)).jobs == ()
+            asked = await fleet.ask(await fleet.sessions(1, owner=other), owner=other)
+            told = await fleet.rows(
+                "select from realtime.messages where (event = 'work' and payload -> 'question_ids' ? %s)"
+                " or (event = 'job' and payload ->> 'question_id' = %s)", asked[0], asked[0],
+            )  # fmt: skip
+            assert len(told) == 1
     finally:
         await store.close()
