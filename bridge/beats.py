@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import math
 import time
 
 from bridge.claims import Claims
@@ -65,9 +64,10 @@ class Beats:
         self._claims.on_hints(ack.hints)
         for running in beaten:
             state = ack.states.get(running.job.question_id)
-            if state == "busy":
+            if state == "busy" or (state == "lost" and running.may_be_invisible):
                 running.reply.stream.forget_checkpoint()
-            elif state is not None:
+                continue
+            if state is not None:
                 running.beaten_at = now
             if state == "cancel":
                 self._jobs.stop(running, "cancelled")
@@ -77,5 +77,5 @@ class Beats:
         self._beat_again_for_unconfirmed(beaten)
 
     def _beat_again_for_unconfirmed(self, beaten: list[RunningJob]) -> None:
-        if any(running.beaten_at == -math.inf for running in beaten):
+        if any(not running.is_confirmed for running in beaten):
             self._jobs.has_unconfirmed.set()

@@ -127,12 +127,12 @@ class Claims:
         self._take_hints(hints)
         if hints.ready is False:
             self.last_answer_at = time.monotonic()
-        elif hints.ready and self._jobs.free_slots and not (self._is_held_back or self._has_just_left_ready):
-            self.wake("ready")
-
-    @property
-    def _has_just_left_ready(self) -> bool:
-        return self._left_ready and time.monotonic() < self._claimed_at + READY_SECONDS
+        elif hints.ready and self._jobs.free_slots and not self._is_held_back:
+            pause = self._claimed_at + READY_SECONDS - time.monotonic() if self._left_ready else 0.0
+            if pause > 0:
+                self.wake_in(pause)
+            else:
+                self.wake("ready")
 
     def _take_hints(self, hints: QueueHints) -> None:
         self.fleet_size = hints.fleet_size

@@ -20,8 +20,9 @@ from bridge.store import Store
 
 log = logging.getLogger(__name__)
 
-# A dispatch that took longer than this to arrive is confirmed before it is begun. Half of its lease is left then.
+# A dispatch that took longer than this to arrive is confirmed before it is begun.
 LATE_SECONDS = 1.5
+BUSY_SECONDS = 0.5
 
 
 class Dispatches:
@@ -80,7 +81,10 @@ class Dispatches:
                 self._add(job)
                 if state == "cancel":
                     self._jobs.cancel(job.question_id)
+            elif state == "busy":  # its user keeps it locked: a claim brings it
+                self._claims.wake_in(BUSY_SECONDS)
 
     def _add(self, job: Job) -> None:
-        self._metrics.dispatched.inc()
+        if self._jobs.get(job.question_id) is None:
+            self._metrics.dispatched.inc()
         self._jobs.add(job, is_confirmed=False)

@@ -27,6 +27,9 @@ StopReason = Literal["cancelled", "released", "lost"]
 
 # How long to remember a cancel for a question that is not held yet: the claim that returns it may be in flight.
 EARLY_CANCEL_SECONDS = 10.0
+# Realtime may bring a dispatch a moment before other transactions see its commit. For so long, the database may not
+# know of a job that nobody has confirmed.
+VISIBLE_SECONDS = 3.0
 # How many attempts to remember: a claim and a dispatch may both bring one, the second after the first has ended.
 REMEMBERED = 10_000
 
@@ -45,6 +48,16 @@ class RunningJob:
     usage: Usage = field(default_factory=Usage)  # what the provider has reported so far
     prompt_characters: int = 0  # about how many characters a model was asked to read
     busy_pause: float = 0.0  # seconds until its result is sent again, because its user keeps the session locked
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the database has shown that it knows that this worker has the job."""
+        return self.beaten_at > -math.inf
+
+    @property
+    def may_be_invisible(self) -> bool:
+        """Whether its dispatch may not be visible in the database yet."""
+        return not self.is_confirmed and time.monotonic() < self.claimed_at + VISIBLE_SECONDS
 
     def start(self) -> bool:
         """Begin to answer; False if a stop was requested first."""

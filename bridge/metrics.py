@@ -37,7 +37,9 @@ class Metrics:
         self.dispatched = counter("bridge_dispatched", "Jobs that the database handed over without a claim.")
         self.takeovers = counter("bridge_takeovers", "Jobs taken over from a worker that vanished.")
         self.leases_lost = counter("bridge_leases_lost", "Jobs lost to another worker or a deletion.")
-        self.missed_wakeups = counter("bridge_missed_wakeups", "Sweeps that found work without a wake-up.")
+        self.missed_wakeups = counter(
+            "bridge_missed_wakeups", "Times when work was found whose wake-up or dispatch had not arrived."
+        )
         self.resubscriptions = counter("bridge_resubscriptions", "Realtime subscriptions that were replaced.")
         self.attempts = counter("bridge_attempts", "Attempts that ended.", ["outcome"])
         self.retries = counter("bridge_retries", "Failed attempts that are retried, by error code.", ["reason"])

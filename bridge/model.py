@@ -225,6 +225,7 @@ class Result:
     hand_over_ms: int | None = None  # of a failed one: another attempt, if another worker can make it
     is_of_model: bool = False  # of a failed one: the model or the way to it is out of order, whatever was asked
     wants_title: bool = False  # of a done one: its session may need a title
+    is_unconfirmed: bool = False  # the database may not see yet that it was dispatched
     stats: AttemptStats = AttemptStats()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from bridge import turn
 from bridge.claims import Claims
@@ -70,8 +71,13 @@ class Results:
                 return
             pause = min(pause * 2, self._settings.sweep_seconds)
 
+    def _may_be_invisible(self, result: Result) -> bool:
+        running = self._jobs.get(result.question_id, result.attempt)
+        return running is not None and running.may_be_invisible
+
     async def _send(self, batch: Sequence[Result]) -> bool:
         """Send a batch; False if there was no answer."""
+        batch = [replace(result, is_unconfirmed=self._may_be_invisible(result)) for result in batch]
         try:
             ack: BatchAck | None = await self._store.finish(batch)
         except StoreRefused:
@@ -79,8 +85,6 @@ class Results:
         except StoreError as error:
             log.warning("finish: %s", error)
             return False
-        if ack is not None:
-            self._claims.on_hints(ack.hints)
         for result in batch:
             running = self._jobs.get(result.question_id, result.attempt)
             if running is None:
@@ -97,6 +101,8 @@ class Results:
                 refusal.usage = result.stats.usage
                 failure = turn.failed(running, refusal, self._settings)
                 self.enqueue(running, failure, after=UNSTORABLE_SECONDS if result.outcome == "failed" else 0)
-        for dispatch in ack.dispatches if ack is not None else ():
-            self._on_dispatch(dispatch)
+        if ack is not None:
+            for dispatch in ack.dispatches:
+                self._on_dispatch(dispatch)
+            self._claims.on_hints(ack.hints)  # last: the slots of these jobs are free now
         return True

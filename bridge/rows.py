@@ -82,6 +82,8 @@ def encode_result(item: Result) -> dict[str, Any]:
         encoded["hand_over_in_ms"] = item.hand_over_ms
     if item.wants_title:
         encoded["name"] = True
+    if item.is_unconfirmed:
+        encoded["unconfirmed"] = True
     if item.files:
         encoded["files"] = [
             {

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 # After the drain, results of released jobs are still sent for this long.
 RELEASE_SECONDS = 10.0
+# How long to wait for what an insert that was on its way has dispatched to this worker before it said that it drains.
+LATE_DISPATCH_SECONDS = 0.1
 # How long to wait for a claim that is still running when the drain is over: the store gives it up by then.
 LATE_CLAIM_SECONDS = TRIES * CALL_SECONDS
 # Between two tries to publish the functions.
@@ -129,6 +131,7 @@ class Worker:
             await self._store.retire(self.jobs.question_ids, self._functions.names)
         except StoreError as error:
             log.warning("drain: %s", error)
+        await asyncio.sleep(LATE_DISPATCH_SECONDS)
         await self._wait_for_jobs()
         self.jobs.release_all()
         await _wait_at_most(LATE_CLAIM_SECONDS, self.claims.ended.wait())

@@ -135,7 +135,8 @@ class WakeupListener:
                 return signal
 
     def _enqueue(self, signal: Signal) -> None:
-        with contextlib.suppress(asyncio.QueueFull):  # ten thousand wake-ups wake as well as one more
+        # Ten thousand wake-ups wake as well as one more, and a dispatch that is lost is taken over.
+        with contextlib.suppress(asyncio.QueueFull):
             self._signals.put_nowait(signal)
 
     async def _listen_for_broadcasts(self, on_ready: Callable[[], None]) -> None:
@@ -185,7 +186,9 @@ class WakeupListener:
         while True:
             # Every worker receives every probe. So one of them sends it when all were silent, and not each for
             # itself: the fleet's share of Realtime's quota would grow with the square of its size.
-            due = connection.received_at + PROBE_SECONDS * random.uniform(LEAST_SILENCE, 1)
+            # The few that watch do so first: of many that wait for the same time, some would probe at once.
+            share = random.uniform(LEAST_SILENCE, 1) if self._watches else random.uniform(1, 1.5)
+            due = connection.received_at + PROBE_SECONDS * share
             await connection.wait(max(0.0, due - time.monotonic()))
             if time.monotonic() - connection.received_at >= PROBE_SECONDS * LEAST_SILENCE:
                 await self._probe(connection)

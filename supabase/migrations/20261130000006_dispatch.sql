@@ -36,10 +36,10 @@ comment on column bridge.workers.capacity is
 comment on column bridge.workers.history is 'How many messages of history its payloads contain at most.';
 comment on column bridge.workers.hears is 'How long it counts as hearing its topic after a call.';
 comment on column bridge.workers.hears_until is
-    'Until when jobs are dispatched to it. Every call extends it; a job that it has not confirmed in time ends it.';
+    'Until when jobs are dispatched to it. Its calls extend it; a job that it has not confirmed in time ends it.';
 
 create or replace view bridge.live_workers with (security_invoker = true) as
-select w.name, w.started_at, w.seen_at, w.capacity from bridge.workers w
+select w.name, w.started_at, w.seen_at, w.hears_until from bridge.workers w
  where w.seen_at > now() - least(greatest(w.lease, interval '30 seconds'), interval '5 minutes');
 
 
@@ -87,7 +87,7 @@ begin
     if ids = '{}' or not has_table_privilege('realtime.messages', 'delete') then
         return 0;
     end if;
-    select coalesce(sum(pg_relation_size(i.inhrelid)), 0) into bytes
+    select coalesce(sum(pg_table_size(i.inhrelid)), 0) into bytes
       from pg_catalog.pg_inherits i where i.inhparent = 'realtime.messages'::regclass;
     if bytes > forget_broadcasts.most_bytes then
         return 0;
@@ -316,7 +316,7 @@ begin
     end if;
     select c.* into chosen
       from jsonb_to_record(nullif(current_setting('bridge.chosen', true), '')::jsonb)
-           c (question_id uuid, worker text, slot int, history int, lease interval);
+           c (question_id uuid, worker text, slot int, lease interval);
     perform set_config('bridge.chosen', '', true);
     for question in select n.* from added n where n.role = 'user' order by n.session_id, n.ordinal loop
         select s.* into session from public.sessions s where s.id = question.session_id;
@@ -332,10 +332,6 @@ begin
         if question.id = chosen.question_id and chosen.worker is not null then
             perform bridge.enqueue(
                 question, 0, worker => chosen.worker, slot => chosen.slot, lease => chosen.lease);
-            select j.* into job from bridge.jobs j where j.question_id = question.id;
-            if not bridge.push(job, chosen.history) then
-                perform bridge.announce_work(array[question.id]);
-            end if;
             continue;
         end if;
         if question.status = 'running' then  -- its worker went to what a trigger has asked in between
@@ -345,7 +341,7 @@ begin
             ready := ready || question.id;
         end if;
     end loop;
-    perform bridge.dispatch(ready);
+    perform bridge.dispatch(ready, is_new => true);
     return null;
 end
 $$;
@@ -395,7 +391,9 @@ begin
         missed := false;
         return;
     end if;
+    -- not if it has only been silent for long
     missed := coalesce(before.capacity > 0 and before.hears_until <= now()
+                       and before.hears_until < before.seen_at + before.hears
                        and (heartbeat.lease_seconds is null or heartbeat.capacity > 0), false);
     -- A row says which functions the worker of a job has, so it stays as long as its jobs. Nobody waits for a row.
     delete from bridge.workers w where w.name = any (array(
@@ -498,8 +496,9 @@ begin
     select w.horizon, w.functions, w.capacity into horizon, own, capacity
       from bridge.workers w where w.name = queue_hints.worker;
     horizon := coalesce(horizon, '-infinity');
+    -- the two first of those that hear; whoever does not hear watches too
     select count(*),
-           count(*) filter (where l.capacity is not null
+           count(*) filter (where l.hears_until > now()
                               and hashtextextended(l.name, 0) < hashtextextended(queue_hints.worker, 0))
       into fleet, watchers from bridge.live_workers l;
     -- Each query is written in the order of the index that it must walk: other indexes that hold the same jobs have no
@@ -554,7 +553,7 @@ begin
         'next_in_ms', bridge.milliseconds_until(next_at),
         'workers', fleet,
         'ready', ready,
-        'watches', watchers < 2,
+        'watches', watchers < 2 or capacity = 0,
         'at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint
     );
 end
@@ -624,8 +623,8 @@ begin
         -- there were some left when it was asked, and the replies before it have used them up
         is_used_up := not bridge.tokens_left(job.user_id);
     end if;
-    if bridge.payload_bytes((select m from public.messages m where m.id = job.question_id), open_attempt.history)
-       > open_attempt.most_bytes
+    if most_bytes is not null and most_bytes < bridge.payload_bytes(
+        (select m from public.messages m where m.id = job.question_id), open_attempt.history)
     then
         return jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
     end if;
@@ -770,6 +769,7 @@ declare
     ready record;
     hints jsonb;
     free int[];  -- slots
+    wanted int;
     job bridge.jobs;
     jobs jsonb[] := '{}';  -- appending to an array does not copy it, unlike appending to a jsonb
 begin
@@ -798,6 +798,7 @@ begin
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
     if bridge_claim.capacity > 0 then  -- what is being dispatched to this worker takes slots that it does not know of
+        wanted := slots;
         free := bridge.lock_slots(bridge_claim.worker, horizon, bridge_claim.capacity, slots);
         slots := cardinality(free);
     end if;
@@ -826,6 +827,9 @@ begin
           join bridge.jobs j on j.id = e.id
           join bridge.runs r on r.question_id = j.question_id and r.attempt = j.attempt - 1), '[]'));
     hints := bridge.queue_hints(bridge_claim.worker);
+    if slots < wanted and hints ->> 'ready' = 'true' then  -- some slots are being filled, or will be free in a moment
+        hints := hints || jsonb_build_object('next_in_ms', 0);
+    end if;
     return hints || bridge.lease_hint(bridge_claim.worker, (hints ->> 'ready')::boolean) || jsonb_build_object(
         'jobs', to_jsonb(jobs), 'snapshot', snapshot, 'held_back', ready.is_held_back, 'elsewhere', to_jsonb(elsewhere),
         'missed', alive.missed);
@@ -912,7 +916,8 @@ end
 $$;
 comment on function bridge.may_run is 'Whether one more reply of a user may run.';
 
-create function bridge.has_backlog(function text, horizon timestamptz, excluded uuid[]) returns boolean
+create function bridge.has_backlog(function text, horizon timestamptz, is_newcomer boolean, excluded uuid[])
+returns boolean
 language plpgsql stable set search_path = ''
 set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
 as $$
@@ -935,7 +940,9 @@ begin
           join bridge.jobs j on j.id = e.id
          where j.question_id <> all (has_backlog.excluded)
     loop
-        if bridge.may_run(waiting.user_id, has_backlog.horizon) then
+        if bridge.may_run(waiting.user_id, has_backlog.horizon)
+           and not (has_backlog.is_newcomer and bridge.running_replies(waiting.user_id, has_backlog.horizon) > 0)
+        then
             return true;
         end if;
     end loop;
@@ -943,11 +950,11 @@ begin
 end
 $$;
 comment on function bridge.has_backlog is
-    'Whether questions of a function wait that could run: then a claim decides who is next, and nothing is dispatched past them.';
+    'Whether questions of a function wait that are next: of users who may run one more or, before a newcomer''s, of users who have nothing running. Then a claim decides, and nothing is dispatched past them.';
 
 create function bridge.choose_worker(
     session_id uuid, user_id uuid, function text, finisher text, failed_by text, excluded uuid[],
-    out worker text, out slot int, out history int, out lease interval
+    out worker text, out slot int, out lease interval
 )
 language plpgsql set search_path = ''
 set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
@@ -962,7 +969,7 @@ begin
     -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
     -- as that one has room, and a fleet that changes moves few sessions.
     for candidate in
-        select w.name, w.capacity, w.history, w.horizon, w.lease,
+        select w.name, w.capacity, w.horizon, w.lease,
                choose_worker.function = any (w.failing) as is_failing,
                choose_worker.function = any (w.unproven) as is_unproven
           from bridge.workers w
@@ -982,7 +989,7 @@ begin
                 return;
             end if;
             running := bridge.running_replies(user_id, candidate.horizon);
-            if running >= most or bridge.has_backlog(function, candidate.horizon, excluded) then
+            if running >= most or bridge.has_backlog(function, candidate.horizon, running = 0, excluded) then
                 return;
             end if;
         end if;
@@ -1002,20 +1009,16 @@ begin
         slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
         if slot is not null then
             worker := candidate.name;
-            history := candidate.history;
             lease := least(candidate.lease, bridge.dispatch_lease());
             return;
         end if;
     end loop;
-exception when others then
-    raise warning 'bridge.choose_worker: % %', sqlstate, sqlerrm;
-    worker := null;
 end
 $$;
 comment on function bridge.choose_worker is
     'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed.';
 
-create function bridge.tell(job bridge.jobs, history int) returns jsonb
+create function bridge.tell(job bridge.jobs) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
@@ -1024,73 +1027,66 @@ declare
     deferred text := (
         select string_agg(format('public.%I', c.conname), ', ') from pg_catalog.pg_constraint c
          where c.conrelid = 'public.messages'::regclass and c.condeferred);
+    me bridge.workers;
     told jsonb;
 begin
+    select w.* into me from bridge.workers w where w.name = job.worker;
+    if job.function <> all (me.functions) then
+        raise exception 'the session has another function now';
+    end if;
     if deferred is not null then
         execute 'set constraints ' || deferred || ' immediate';
     end if;
-    told := bridge.open_attempt(job, tell.history, is_new => true, most_bytes => 32768);
+    if job.lease_until < clock_timestamp() + bridge.dispatch_lease() / 2 then  -- its user's request has taken long
+        update bridge.jobs j set lease_until = clock_timestamp() + bridge.dispatch_lease() where j.id = job.id;
+    end if;
+    told := bridge.open_attempt(job, me.history, is_new => true, most_bytes => 32768);
     if deferred is not null then
         execute 'set constraints ' || deferred || ' deferred';
+    end if;
+    if told ? 'broken' then  -- a claim finds out whether the question is, or what its user may not do
+        raise exception '%', told ->> 'broken';
     end if;
     if octet_length(told::text) > 32768 then  -- the worker claims what it holds
         told := jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
     end if;
     return told || jsonb_build_object('at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint);
-end
-$$;
-comment on function bridge.tell is
-    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}. Realtime stores each broadcast for three days, hence the limit.';
-
-create function bridge.is_announced(job bridge.jobs, excluded uuid[]) returns boolean
-language plpgsql set search_path = ''
-set enable_seqscan = off set enable_bitmapscan = off
-as $$
-declare
-    horizon timestamptz := coalesce((
-        select max(w.horizon) from bridge.workers w
-         where w.horizon_set_at > now() - interval '1 minute' and job.function = any (w.functions)), '-infinity');
-    reserve int := case when bridge.running_replies(job.user_id, horizon) > 0 then 4 end;  -- a quarter, as in a claim
-begin
-    return not exists (
-            select from bridge.live_workers l join bridge.workers w on w.name = l.name
-             where coalesce(w.capacity, 0) = 0)
-        and bridge.may_run(job.user_id, horizon)
-        and bridge.has_backlog(job.function, horizon, excluded)
-        -- who has room and nothing to do looks only if told, and what waits may be locked, or left to others
-        and not exists (
-            select from (
-                select w.name, w.horizon, w.capacity - coalesce(w.capacity / reserve, 0) as room from bridge.workers w
-                 where w.hears_until > now() and w.capacity > 0 and job.function = any (w.functions)
-                 order by hashtextextended(w.name, hashtextextended(job.session_id::text, 0)) limit 3) c
-             where cardinality(bridge.slots_of(c.name, c.horizon)) < c.room);
-end
-$$;
-comment on function bridge.is_announced is
-    'Whether workers know of a backlog that this job joins: each answer tells a worker that more is ready, so that it claims when it has room. Workers that have room, that do not hear their topic, or have none, may not know.';
-
-create function bridge.push(job bridge.jobs, history int) returns boolean
-language plpgsql set search_path = ''
-as $$
-begin
-    if job.worker = current_setting('bridge.finisher', true) then
-        return true;  -- bridge_finish tells its own caller, in its answer
-    end if;
-    perform bridge.announce('worker:' || job.worker, 'job', bridge.tell(job, push.history));
-    return true;
 exception when others then
-    raise warning 'bridge.push: % %', sqlstate, sqlerrm;
+    raise warning 'bridge.tell: % %', sqlstate, sqlerrm;
     update bridge.jobs j
        set worker = null, slot = null, lease_until = null, attempt = j.attempt - 1, is_confirmed = true
      where j.id = job.id;
     update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
-    return false;
+    perform bridge.announce_work(array[job.question_id]);
+    return null;
 end
 $$;
-comment on function bridge.push is
-    'Tells a worker of a job that was dispatched to it. If that fails, the job is ready again; false.';
+comment on function bridge.tell is
+    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. If that fails, it announces the job as ready again, and returns null.';
 
-create function bridge.dispatch(question_ids uuid[], released_by text default null) returns void
+create function bridge.push() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    job bridge.jobs;
+    told jsonb;
+begin
+    select j.* into job from bridge.jobs j
+     where j.id = new.id and j.worker = new.worker and j.attempt = new.attempt and not j.is_confirmed;
+    -- bridge_finish tells its own caller, in its answer
+    if found and job.worker is distinct from nullif(current_setting('bridge.finisher', true), '') then
+        told := bridge.tell(job);
+        if told is not null then
+            perform bridge.announce('worker:' || job.worker, 'job', told);
+        end if;
+    end if;
+    return null;
+end
+$$;
+comment on function bridge.push is 'Tells a worker of a job that was dispatched to it.';
+
+create function bridge.dispatch(question_ids uuid[], released_by text default null, is_new boolean default false)
+returns void
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -1115,9 +1111,7 @@ begin
             job.session_id, job.user_id, job.function, finisher, coalesce(dispatch.released_by, job.failed_by),
             dispatch.question_ids) c;
         if chosen.worker is null then
-            if not bridge.is_announced(job, dispatch.question_ids) then
-                rest := rest || job.question_id;
-            end if;
+            rest := rest || job.question_id;
             continue;
         end if;
         update bridge.jobs j
@@ -1125,38 +1119,36 @@ begin
                attempt = j.attempt + 1, is_confirmed = false
          where j.id = job.id
         returning j.* into job;
-        if not bridge.push(job, chosen.history) then
-            rest := rest || job.question_id;
+        -- should that worker be gone: of an insert, two workers hear by postgres_changes
+        if not is_new and chosen.worker is distinct from finisher then
+            perform bridge.announce_due(job, job.lease_until + interval '0.2 seconds', job.worker);
         end if;
     end loop;
     perform bridge.announce_work(rest);
 end
 $$;
 comment on function bridge.dispatch is
-    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready. released_by: the worker that has just given them back, which gets none of them.';
+    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready. released_by: the worker that has just given them back, which gets none of them. is_new: they have just been inserted.';
 
-create function bridge.announce_due(job bridge.jobs) returns void
+create function bridge.announce_due(job bridge.jobs, at timestamptz, besides text) returns boolean
 language plpgsql set search_path = ''
 set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
     looking text[] := array(
         select w.name from bridge.workers w
-         where w.hears_until > clock_timestamp() and w.capacity > 0 and w.name <> job.failed_by
+         where w.hears_until > clock_timestamp() and w.capacity > 0 and w.name <> announce_due.besides
            and job.function = any (w.functions) and job.function <> all (w.failing)
          order by hashtextextended(w.name, hashtextextended(job.session_id::text, 0)) limit 2);
 begin
-    if looking = '{}' then
-        perform bridge.announce_work(array[job.question_id]);
-        return;
-    end if;
-    perform bridge.announce(
-                'worker:' || l.name, 'due', jsonb_build_object('in_ms', bridge.milliseconds_until(job.run_at)))
+    perform bridge.announce('worker:' || l.name, 'due', jsonb_build_object(
+                'in_ms', bridge.milliseconds_until(announce_due.at)))
        from unnest(looking) l (name);
+    return looking <> '{}';
 end
 $$;
 comment on function bridge.announce_due is
-    'Tells two workers, and not the one that failed, when the next attempt of a job is due. If none hears, wakes all.';
+    'Tells two workers that hear, and not the one `besides` them, to look for a job at a time; false: there is none.';
 
 create or replace function public.bridge_beat(worker text, jobs jsonb) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
@@ -1251,7 +1243,9 @@ begin
         returning j.* into job;
         if job.function = any (bridge.answered_elsewhere(job.failed_by)) then
             -- another worker makes the next attempt, and has to learn when it is due
-            perform bridge.announce_due(job);
+            if not bridge.announce_due(job, job.run_at, job.failed_by) then
+                perform bridge.announce_work(array[job.question_id]);
+            end if;
         end if;
         return false;
     end if;
@@ -1323,6 +1317,12 @@ declare
 begin
     -- so that the session's next question comes in the answer
     perform set_config('bridge.finisher', bridge_finish.worker, true);
+    update bridge.workers w set seen_at = now(), hears_until = now() + w.hears
+     where w.name = any (array(
+        select x.name from bridge.workers x
+         where x.name = bridge_finish.worker and x.capacity > 0
+           and x.hears_until > now() and x.hears_until < now() + x.hears / 2
+           for update skip locked));
     if not bridge_finish.knows_busy then  -- an older worker waits, as it always did
         perform from public.sessions s
           where s.id in (
@@ -1349,7 +1349,9 @@ begin
     for result in
         select i.*, e.value as item
           from jsonb_array_elements(bridge_finish.results) e
-         cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, user_id text, outcome text, run jsonb, name boolean)
+         cross join jsonb_to_record(e.value) i (
+                   question_id uuid, attempt int, user_id text, outcome text, run jsonb, name boolean,
+                   unconfirmed boolean)
     loop
         select j.* into job from bridge.jobs j
          where j.question_id = result.question_id
@@ -1357,7 +1359,10 @@ begin
         if job.id is null then
             state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
             is_repeated := is_repeated or state = 'ok';
-            if state = 'lost' then
+            if result.unconfirmed and state in ('lost', 'gone') then
+                -- Realtime may bring a dispatch, and a model answer it, before this sees the commit
+                state := 'busy';
+            elsif state = 'lost' then
                 result.run := bridge.price_lost(
                     bridge_finish.worker, result.question_id, result.attempt, coalesce(result.run, '{}'));
             end if;
@@ -1401,7 +1406,7 @@ begin
            and (j.worker, j.run_at) >= (bridge_finish.worker, case when is_repeated then '-infinity' else now() end)
            and (j.worker, j.run_at) <= (bridge_finish.worker, 'infinity') and not j.is_confirmed
     loop
-        jobs := jobs || bridge.tell(job, (select w.history from bridge.workers w where w.name = bridge_finish.worker));
+        jobs := array_remove(jobs || bridge.tell(job), null);
     end loop;
     perform bridge.dispatch(released, released_by => bridge_finish.worker);
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
@@ -1410,7 +1415,7 @@ begin
 end
 $$;
 comment on function public.bridge_finish is
-    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. jobs: the next questions of these sessions, dispatched to the caller; of a large one only {question_id, attempt}.';
+    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, unconfirmed?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. unconfirmed: it was dispatched a moment ago, so busy if it is not seen yet. jobs: the next questions of these sessions, dispatched to the caller; of a large one only {question_id, attempt}.';
 
 create or replace function public.bridge_dead_retry(question_ids uuid[] default null) returns int
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
@@ -1453,14 +1458,23 @@ comment on function public.bridge_dead_retry is
     'Requeues dead letters with a fresh count of failures (null: the 500 oldest), except in sessions that are locked. Returns how many.';
 
 
+-- triggers ---------------------------------------------------------------------------------------
+
+-- At the commit, so that a request that goes on, and writes files for its question, is told whole.
+create constraint trigger push after insert or update of worker on bridge.jobs
+    deferrable initially deferred
+    for each row when (new.worker is not null and not new.is_confirmed)
+    execute function bridge.push();
+
+
 -- grants -----------------------------------------------------------------------------------------
 
 revoke all on function
     bridge.end_job, bridge.enqueue, bridge.heartbeat, bridge.due_for, bridge.next_lease_end,
     bridge.milliseconds_until, bridge.lease_hint, bridge.payload_bytes, bridge.open_attempt, bridge.dispatch_lease,
     bridge.free_slots, bridge.lock_slots, bridge.running_replies, bridge.may_run, bridge.has_backlog,
-    bridge.choose_worker, bridge.tell, bridge.is_announced, bridge.push, bridge.dispatch, bridge.announce_due,
-    bridge.finish, bridge.finish_held
+    bridge.choose_worker, bridge.tell, bridge.push, bridge.dispatch, bridge.announce_due, bridge.finish,
+    bridge.finish_held
     from public, anon, authenticated, service_role;
 revoke all on function public.bridge_claim from public, anon, authenticated;
 grant execute on function public.bridge_claim to service_role;

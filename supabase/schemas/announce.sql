@@ -1,4 +1,5 @@
--- Broadcasts on private Realtime topics: `session:<id>` and `user:<id>` for frontends, `bridge:inbox` for workers.
+-- Broadcasts on private Realtime topics: `session:<id>` and `user:<id>` for frontends, `worker:<name>` for one worker,
+-- `bridge:inbox` for all of them.
 -- A broadcast is a hint: it may be lost, and a failing one never stops a row.
 
 create function bridge.announce(topic text, event text, payload jsonb) returns void

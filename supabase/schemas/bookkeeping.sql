@@ -136,7 +136,7 @@ comment on column bridge.workers.capacity is
 comment on column bridge.workers.history is 'How many messages of history its payloads contain at most.';
 comment on column bridge.workers.hears is 'How long it counts as hearing its topic after a call.';
 comment on column bridge.workers.hears_until is
-    'Until when jobs are dispatched to it. Every call extends it; a job that it has not confirmed in time ends it.';
+    'Until when jobs are dispatched to it. Its calls extend it; a job that it has not confirmed in time ends it.';
 
 create table bridge.functions (
     name text primary key,
@@ -159,7 +159,7 @@ comment on table bridge.titles is
 comment on column bridge.titles.charged is 'The last try whose tokens were charged: repeating a call charges nothing.';
 
 create view bridge.live_workers with (security_invoker = true) as
-select w.name, w.started_at, w.seen_at, w.capacity from bridge.workers w
+select w.name, w.started_at, w.seen_at, w.hears_until from bridge.workers w
  where w.seen_at > now() - least(greatest(w.lease, interval '30 seconds'), interval '5 minutes');
 comment on view bridge.live_workers is
     'Workers that called within their lease, taken as 30 seconds to 5 minutes. A worker that vanished counts until then.';

@@ -151,8 +151,8 @@ begin
         -- there were some left when it was asked, and the replies before it have used them up
         is_used_up := not bridge.tokens_left(job.user_id);
     end if;
-    if bridge.payload_bytes((select m from public.messages m where m.id = job.question_id), open_attempt.history)
-       > open_attempt.most_bytes
+    if most_bytes is not null and most_bytes < bridge.payload_bytes(
+        (select m from public.messages m where m.id = job.question_id), open_attempt.history)
     then
         return jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
     end if;
@@ -566,6 +566,7 @@ declare
     ready record;
     hints jsonb;
     free int[];  -- slots
+    wanted int;
     job bridge.jobs;
     jobs jsonb[] := '{}';  -- appending to an array does not copy it, unlike appending to a jsonb
 begin
@@ -594,6 +595,7 @@ begin
     -- jobs of vanished workers come before new ones
     slots := greatest(bridge_claim.slots - cardinality(jobs), 0);
     if bridge_claim.capacity > 0 then  -- what is being dispatched to this worker takes slots that it does not know of
+        wanted := slots;
         free := bridge.lock_slots(bridge_claim.worker, horizon, bridge_claim.capacity, slots);
         slots := cardinality(free);
     end if;
@@ -622,6 +624,9 @@ begin
           join bridge.jobs j on j.id = e.id
           join bridge.runs r on r.question_id = j.question_id and r.attempt = j.attempt - 1), '[]'));
     hints := bridge.queue_hints(bridge_claim.worker);
+    if slots < wanted and hints ->> 'ready' = 'true' then  -- some slots are being filled, or will be free in a moment
+        hints := hints || jsonb_build_object('next_in_ms', 0);
+    end if;
     return hints || bridge.lease_hint(bridge_claim.worker, (hints ->> 'ready')::boolean) || jsonb_build_object(
         'jobs', to_jsonb(jobs), 'snapshot', snapshot, 'held_back', ready.is_held_back, 'elsewhere', to_jsonb(elsewhere),
         'missed', alive.missed);

@@ -6,7 +6,8 @@
 --   held ─ first beat, within a second ─▶ confirmed, with a full lease
 --     └ not confirmed in time ─▶ another worker's claim; whoever did not confirm counts as not hearing
 --
--- It runs in the transaction of a user's insert, so it never waits for a lock. If it fails, the job stays ready.
+-- It runs in the transaction of a user's insert, so it never waits for a lock. If telling a worker fails, the job is
+-- ready again. It reads the row of each worker: half a millisecond for a thousand.
 
 create function bridge.dispatch_lease() returns interval
 language plpgsql immutable set search_path = ''
@@ -86,7 +87,8 @@ end
 $$;
 comment on function bridge.may_run is 'Whether one more reply of a user may run.';
 
-create function bridge.has_backlog(function text, horizon timestamptz, excluded uuid[]) returns boolean
+create function bridge.has_backlog(function text, horizon timestamptz, is_newcomer boolean, excluded uuid[])
+returns boolean
 language plpgsql stable set search_path = ''
 set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
 as $$
@@ -109,7 +111,9 @@ begin
           join bridge.jobs j on j.id = e.id
          where j.question_id <> all (has_backlog.excluded)
     loop
-        if bridge.may_run(waiting.user_id, has_backlog.horizon) then
+        if bridge.may_run(waiting.user_id, has_backlog.horizon)
+           and not (has_backlog.is_newcomer and bridge.running_replies(waiting.user_id, has_backlog.horizon) > 0)
+        then
             return true;
         end if;
     end loop;
@@ -117,11 +121,11 @@ begin
 end
 $$;
 comment on function bridge.has_backlog is
-    'Whether questions of a function wait that could run: then a claim decides who is next, and nothing is dispatched past them.';
+    'Whether questions of a function wait that are next: of users who may run one more or, before a newcomer''s, of users who have nothing running. Then a claim decides, and nothing is dispatched past them.';
 
 create function bridge.choose_worker(
     session_id uuid, user_id uuid, function text, finisher text, failed_by text, excluded uuid[],
-    out worker text, out slot int, out history int, out lease interval
+    out worker text, out slot int, out lease interval
 )
 language plpgsql set search_path = ''
 set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
@@ -136,7 +140,7 @@ begin
     -- Each session has an order of the workers of its own: it stays with a worker, which has joined its topic, as long
     -- as that one has room, and a fleet that changes moves few sessions.
     for candidate in
-        select w.name, w.capacity, w.history, w.horizon, w.lease,
+        select w.name, w.capacity, w.horizon, w.lease,
                choose_worker.function = any (w.failing) as is_failing,
                choose_worker.function = any (w.unproven) as is_unproven
           from bridge.workers w
@@ -156,7 +160,7 @@ begin
                 return;
             end if;
             running := bridge.running_replies(user_id, candidate.horizon);
-            if running >= most or bridge.has_backlog(function, candidate.horizon, excluded) then
+            if running >= most or bridge.has_backlog(function, candidate.horizon, running = 0, excluded) then
                 return;
             end if;
         end if;
@@ -176,20 +180,16 @@ begin
         slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
         if slot is not null then
             worker := candidate.name;
-            history := candidate.history;
             lease := least(candidate.lease, bridge.dispatch_lease());
             return;
         end if;
     end loop;
-exception when others then
-    raise warning 'bridge.choose_worker: % %', sqlstate, sqlerrm;
-    worker := null;
 end
 $$;
 comment on function bridge.choose_worker is
     'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed.';
 
-create function bridge.tell(job bridge.jobs, history int) returns jsonb
+create function bridge.tell(job bridge.jobs) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
@@ -198,73 +198,72 @@ declare
     deferred text := (
         select string_agg(format('public.%I', c.conname), ', ') from pg_catalog.pg_constraint c
          where c.conrelid = 'public.messages'::regclass and c.condeferred);
+    me bridge.workers;
     told jsonb;
 begin
+    select w.* into me from bridge.workers w where w.name = job.worker;
+    if job.function <> all (me.functions) then
+        raise exception 'the session has another function now';
+    end if;
     if deferred is not null then
         execute 'set constraints ' || deferred || ' immediate';
     end if;
-    told := bridge.open_attempt(job, tell.history, is_new => true, most_bytes => 32768);
+    if job.lease_until < clock_timestamp() + bridge.dispatch_lease() / 2 then  -- its user's request has taken long
+        update bridge.jobs j set lease_until = clock_timestamp() + bridge.dispatch_lease() where j.id = job.id;
+    end if;
+    told := bridge.open_attempt(job, me.history, is_new => true, most_bytes => 32768);
     if deferred is not null then
         execute 'set constraints ' || deferred || ' deferred';
+    end if;
+    if told ? 'broken' then  -- a claim finds out whether the question is, or what its user may not do
+        raise exception '%', told ->> 'broken';
     end if;
     if octet_length(told::text) > 32768 then  -- the worker claims what it holds
         told := jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
     end if;
     return told || jsonb_build_object('at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint);
-end
-$$;
-comment on function bridge.tell is
-    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}. Realtime stores each broadcast for three days, hence the limit.';
-
-create function bridge.is_announced(job bridge.jobs, excluded uuid[]) returns boolean
-language plpgsql set search_path = ''
-set enable_seqscan = off set enable_bitmapscan = off
-as $$
-declare
-    horizon timestamptz := coalesce((
-        select max(w.horizon) from bridge.workers w
-         where w.horizon_set_at > now() - interval '1 minute' and job.function = any (w.functions)), '-infinity');
-    reserve int := case when bridge.running_replies(job.user_id, horizon) > 0 then 4 end;  -- a quarter, as in a claim
-begin
-    return not exists (
-            select from bridge.live_workers l join bridge.workers w on w.name = l.name
-             where coalesce(w.capacity, 0) = 0)
-        and bridge.may_run(job.user_id, horizon)
-        and bridge.has_backlog(job.function, horizon, excluded)
-        -- who has room and nothing to do looks only if told, and what waits may be locked, or left to others
-        and not exists (
-            select from (
-                select w.name, w.horizon, w.capacity - coalesce(w.capacity / reserve, 0) as room from bridge.workers w
-                 where w.hears_until > now() and w.capacity > 0 and job.function = any (w.functions)
-                 order by hashtextextended(w.name, hashtextextended(job.session_id::text, 0)) limit 3) c
-             where cardinality(bridge.slots_of(c.name, c.horizon)) < c.room);
-end
-$$;
-comment on function bridge.is_announced is
-    'Whether workers know of a backlog that this job joins: each answer tells a worker that more is ready, so that it claims when it has room. Workers that have room, that do not hear their topic, or have none, may not know.';
-
-create function bridge.push(job bridge.jobs, history int) returns boolean
-language plpgsql set search_path = ''
-as $$
-begin
-    if job.worker = current_setting('bridge.finisher', true) then
-        return true;  -- bridge_finish tells its own caller, in its answer
-    end if;
-    perform bridge.announce('worker:' || job.worker, 'job', bridge.tell(job, push.history));
-    return true;
 exception when others then
-    raise warning 'bridge.push: % %', sqlstate, sqlerrm;
+    raise warning 'bridge.tell: % %', sqlstate, sqlerrm;
     update bridge.jobs j
        set worker = null, slot = null, lease_until = null, attempt = j.attempt - 1, is_confirmed = true
      where j.id = job.id;
     update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
-    return false;
+    perform bridge.announce_work(array[job.question_id]);
+    return null;
 end
 $$;
-comment on function bridge.push is
-    'Tells a worker of a job that was dispatched to it. If that fails, the job is ready again; false.';
+comment on function bridge.tell is
+    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. If that fails, it announces the job as ready again, and returns null.';
 
-create function bridge.dispatch(question_ids uuid[], released_by text default null) returns void
+create function bridge.push() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    job bridge.jobs;
+    told jsonb;
+begin
+    select j.* into job from bridge.jobs j
+     where j.id = new.id and j.worker = new.worker and j.attempt = new.attempt and not j.is_confirmed;
+    -- bridge_finish tells its own caller, in its answer
+    if found and job.worker is distinct from nullif(current_setting('bridge.finisher', true), '') then
+        told := bridge.tell(job);
+        if told is not null then
+            perform bridge.announce('worker:' || job.worker, 'job', told);
+        end if;
+    end if;
+    return null;
+end
+$$;
+comment on function bridge.push is 'Tells a worker of a job that was dispatched to it.';
+
+-- At the commit, so that a request that goes on, and writes files for its question, is told whole.
+create constraint trigger push after insert or update of worker on bridge.jobs
+    deferrable initially deferred
+    for each row when (new.worker is not null and not new.is_confirmed)
+    execute function bridge.push();
+
+create function bridge.dispatch(question_ids uuid[], released_by text default null, is_new boolean default false)
+returns void
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -289,9 +288,7 @@ begin
             job.session_id, job.user_id, job.function, finisher, coalesce(dispatch.released_by, job.failed_by),
             dispatch.question_ids) c;
         if chosen.worker is null then
-            if not bridge.is_announced(job, dispatch.question_ids) then
-                rest := rest || job.question_id;
-            end if;
+            rest := rest || job.question_id;
             continue;
         end if;
         update bridge.jobs j
@@ -299,35 +296,33 @@ begin
                attempt = j.attempt + 1, is_confirmed = false
          where j.id = job.id
         returning j.* into job;
-        if not bridge.push(job, chosen.history) then
-            rest := rest || job.question_id;
+        -- should that worker be gone: of an insert, two workers hear by postgres_changes
+        if not is_new and chosen.worker is distinct from finisher then
+            perform bridge.announce_due(job, job.lease_until + interval '0.2 seconds', job.worker);
         end if;
     end loop;
     perform bridge.announce_work(rest);
 end
 $$;
 comment on function bridge.dispatch is
-    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready. released_by: the worker that has just given them back, which gets none of them.';
+    'Hands each of these questions, if it is ready, to one worker; announces the rest to all. Called by whatever makes a job ready. released_by: the worker that has just given them back, which gets none of them. is_new: they have just been inserted.';
 
-create function bridge.announce_due(job bridge.jobs) returns void
+create function bridge.announce_due(job bridge.jobs, at timestamptz, besides text) returns boolean
 language plpgsql set search_path = ''
 set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
     looking text[] := array(
         select w.name from bridge.workers w
-         where w.hears_until > clock_timestamp() and w.capacity > 0 and w.name <> job.failed_by
+         where w.hears_until > clock_timestamp() and w.capacity > 0 and w.name <> announce_due.besides
            and job.function = any (w.functions) and job.function <> all (w.failing)
          order by hashtextextended(w.name, hashtextextended(job.session_id::text, 0)) limit 2);
 begin
-    if looking = '{}' then
-        perform bridge.announce_work(array[job.question_id]);
-        return;
-    end if;
-    perform bridge.announce(
-                'worker:' || l.name, 'due', jsonb_build_object('in_ms', bridge.milliseconds_until(job.run_at)))
+    perform bridge.announce('worker:' || l.name, 'due', jsonb_build_object(
+                'in_ms', bridge.milliseconds_until(announce_due.at)))
        from unnest(looking) l (name);
+    return looking <> '{}';
 end
 $$;
 comment on function bridge.announce_due is
-    'Tells two workers, and not the one that failed, when the next attempt of a job is due. If none hears, wakes all.';
+    'Tells two workers that hear, and not the one `besides` them, to look for a job at a time; false: there is none.';

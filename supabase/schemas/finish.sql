@@ -53,7 +53,9 @@ begin
         returning j.* into job;
         if job.function = any (bridge.answered_elsewhere(job.failed_by)) then
             -- another worker makes the next attempt, and has to learn when it is due
-            perform bridge.announce_due(job);
+            if not bridge.announce_due(job, job.run_at, job.failed_by) then
+                perform bridge.announce_work(array[job.question_id]);
+            end if;
         end if;
         return false;
     end if;
@@ -237,6 +239,12 @@ declare
 begin
     -- so that the session's next question comes in the answer
     perform set_config('bridge.finisher', bridge_finish.worker, true);
+    update bridge.workers w set seen_at = now(), hears_until = now() + w.hears
+     where w.name = any (array(
+        select x.name from bridge.workers x
+         where x.name = bridge_finish.worker and x.capacity > 0
+           and x.hears_until > now() and x.hears_until < now() + x.hears / 2
+           for update skip locked));
     if not bridge_finish.knows_busy then  -- an older worker waits, as it always did
         perform from public.sessions s
           where s.id in (
@@ -263,7 +271,9 @@ begin
     for result in
         select i.*, e.value as item
           from jsonb_array_elements(bridge_finish.results) e
-         cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, user_id text, outcome text, run jsonb, name boolean)
+         cross join jsonb_to_record(e.value) i (
+                   question_id uuid, attempt int, user_id text, outcome text, run jsonb, name boolean,
+                   unconfirmed boolean)
     loop
         select j.* into job from bridge.jobs j
          where j.question_id = result.question_id
@@ -271,7 +281,10 @@ begin
         if job.id is null then
             state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
             is_repeated := is_repeated or state = 'ok';
-            if state = 'lost' then
+            if result.unconfirmed and state in ('lost', 'gone') then
+                -- Realtime may bring a dispatch, and a model answer it, before this sees the commit
+                state := 'busy';
+            elsif state = 'lost' then
                 result.run := bridge.price_lost(
                     bridge_finish.worker, result.question_id, result.attempt, coalesce(result.run, '{}'));
             end if;
@@ -315,7 +328,7 @@ begin
            and (j.worker, j.run_at) >= (bridge_finish.worker, case when is_repeated then '-infinity' else now() end)
            and (j.worker, j.run_at) <= (bridge_finish.worker, 'infinity') and not j.is_confirmed
     loop
-        jobs := jobs || bridge.tell(job, (select w.history from bridge.workers w where w.name = bridge_finish.worker));
+        jobs := array_remove(jobs || bridge.tell(job), null);
     end loop;
     perform bridge.dispatch(released, released_by => bridge_finish.worker);
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
@@ -324,4 +337,4 @@ begin
 end
 $$;
 comment on function public.bridge_finish is
-    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. jobs: the next questions of these sessions, dispatched to the caller; of a large one only {question_id, attempt}.';
+    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, unconfirmed?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. unconfirmed: it was dispatched a moment ago, so busy if it is not seen yet. jobs: the next questions of these sessions, dispatched to the caller; of a large one only {question_id, attempt}.';

@@ -51,7 +51,9 @@ begin
         missed := false;
         return;
     end if;
+    -- not if it has only been silent for long
     missed := coalesce(before.capacity > 0 and before.hears_until <= now()
+                       and before.hears_until < before.seen_at + before.hears
                        and (heartbeat.lease_seconds is null or heartbeat.capacity > 0), false);
     -- A row says which functions the worker of a job has, so it stays as long as its jobs. Nobody waits for a row.
     delete from bridge.workers w where w.name = any (array(
@@ -226,8 +228,9 @@ begin
     select w.horizon, w.functions, w.capacity into horizon, own, capacity
       from bridge.workers w where w.name = queue_hints.worker;
     horizon := coalesce(horizon, '-infinity');
+    -- the two first of those that hear; whoever does not hear watches too
     select count(*),
-           count(*) filter (where l.capacity is not null
+           count(*) filter (where l.hears_until > now()
                               and hashtextextended(l.name, 0) < hashtextextended(queue_hints.worker, 0))
       into fleet, watchers from bridge.live_workers l;
     -- Each query is written in the order of the index that it must walk: other indexes that hold the same jobs have no
@@ -282,7 +285,7 @@ begin
         'next_in_ms', bridge.milliseconds_until(next_at),
         'workers', fleet,
         'ready', ready,
-        'watches', watchers < 2,
+        'watches', watchers < 2 or capacity = 0,
         'at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint
     );
 end

@@ -72,7 +72,7 @@ begin
     if ids = '{}' or not has_table_privilege('realtime.messages', 'delete') then
         return 0;
     end if;
-    select coalesce(sum(pg_relation_size(i.inhrelid)), 0) into bytes
+    select coalesce(sum(pg_table_size(i.inhrelid)), 0) into bytes
       from pg_catalog.pg_inherits i where i.inhparent = 'realtime.messages'::regclass;
     if bytes > forget_broadcasts.most_bytes then
         return 0;

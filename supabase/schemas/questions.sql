@@ -103,7 +103,7 @@ begin
     end if;
     select c.* into chosen
       from jsonb_to_record(nullif(current_setting('bridge.chosen', true), '')::jsonb)
-           c (question_id uuid, worker text, slot int, history int, lease interval);
+           c (question_id uuid, worker text, slot int, lease interval);
     perform set_config('bridge.chosen', '', true);
     for question in select n.* from added n where n.role = 'user' order by n.session_id, n.ordinal loop
         select s.* into session from public.sessions s where s.id = question.session_id;
@@ -119,10 +119,6 @@ begin
         if question.id = chosen.question_id and chosen.worker is not null then
             perform bridge.enqueue(
                 question, 0, worker => chosen.worker, slot => chosen.slot, lease => chosen.lease);
-            select j.* into job from bridge.jobs j where j.question_id = question.id;
-            if not bridge.push(job, chosen.history) then
-                perform bridge.announce_work(array[question.id]);
-            end if;
             continue;
         end if;
         if question.status = 'running' then  -- its worker went to what a trigger has asked in between
@@ -132,7 +128,7 @@ begin
             ready := ready || question.id;
         end if;
     end loop;
-    perform bridge.dispatch(ready);
+    perform bridge.dispatch(ready, is_new => true);
     return null;
 end
 $$;

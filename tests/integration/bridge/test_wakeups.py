@@ -43,8 +43,8 @@ def without_dispatch(db: psycopg.AsyncConnection[Row]) -> AbstractAsyncContextMa
         """
         create or replace function bridge.choose_worker(
             session_id uuid, user_id uuid, function text, finisher text, failed_by text, excluded uuid[],
-            out worker text, out slot int, out history int, out lease interval
-        ) language sql set search_path = '' as 'select null::text, null::int, null::int, null::interval'
+            out worker text, out slot int, out lease interval
+        ) language sql set search_path = '' as 'select null::text, null::int, null::interval'
         """,
     )
 

@@ -51,14 +51,18 @@ class Caller:
             " %(reserve)s, %(probing)s::text[], %(paused)s::text[], %(failing)s::text[], %(capacity)s) as answer"
         )
         parameters = {"worker": self.name, "slots": slots, "holding": holding or [], "capacity": capacity, **plan}
-        return await answer(self.db, query, parameters)
+        found: Row = await answer(self.db, query, parameters)
+        return found
 
     async def beat(self, *jobs: Row) -> Row:
-        return await answer(self.db, "select public.bridge_beat(%s, %s) as answer", (self.name, json.dumps(jobs)))
+        query = "select public.bridge_beat(%s, %s) as answer"
+        found: Row = await answer(self.db, query, (self.name, json.dumps(jobs)))
+        return found
 
     async def finish(self, *results: Mapping[str, Any]) -> Row:
         query = "select public.bridge_finish(%s, %s, true) as answer"
-        return await answer(self.db, query, (self.name, json.dumps(results)))
+        found: Row = await answer(self.db, query, (self.name, json.dumps(results)))
+        return found
 
     async def heard(self, event: str = "job") -> list[Row]:
         return await broadcasts(self.db, f"worker:{self.name}", event)
@@ -93,7 +97,8 @@ async def ask(db: Connection, session: str | Person, text: str = "hello") -> str
 
 async def job(db: Connection, question: str) -> Row:
     query = "select to_jsonb(j) as answer from bridge.jobs j where question_id = %s"
-    return await answer(db, query, (question,))
+    found: Row = await answer(db, query, (question,))
+    return found
 
 
 async def holder(db: Connection, question: str) -> str | None:
@@ -500,7 +505,9 @@ async def test_unconfirmed_job_moves_on(workers: list[Caller], db: Connection, u
     assert await holder(db, await ask(db, user)) is None
     await db.execute("delete from bridge.jobs where worker is null")
     assert (await workers[0].beat())["missed"]
-    assert not (await workers[0].beat())["missed"]
+    assert await holder(db, await ask(db, user)) is None  # it has to subscribe again, and say so
+    await db.execute("delete from bridge.jobs where worker is null")
+    assert not (await workers[0].claim())["missed"]
     assert await holder(db, await ask(db, user)) == "w0"
 
 
@@ -528,7 +535,7 @@ async def test_confirmed_attempt_that_is_lost_is_charged(workers: list[Caller], 
 async def test_failing_trigger_on_replies_fails_only_that_question(
     workers: list[Caller], db: Connection, user: Person, timing: str, way: str
 ) -> None:
-    """A dispatched one as one that is claimed; and the project's own deferred triggers still come at the commit."""
+    """A dispatched one is given back, and a claim finds out: it may be that only its user may not write the reply."""
     await db.execute(
         "create function public.refuse() returns trigger language plpgsql as $$ begin"
         " if exists (select from public.messages q where q.id = new.reply_to and q.content = 'bad')"
@@ -542,14 +549,17 @@ async def test_failing_trigger_on_replies_fails_only_that_question(
             await workers[0].claim()
             before = await ask(db, session)
             bad = await ask(db, session, "bad")
-            (told,) = (await workers[0].finish(ended(await job(db, before))))["jobs"]
+            assert (await workers[0].finish(ended(await job(db, before))))["jobs"] == []
         elif way == "dispatch":
             await workers[0].claim()
             bad = await ask(db, session, "bad")
-            (told,) = await workers[0].heard()
+            assert await workers[0].heard() == []
         else:
             bad = await ask(db, session, "bad")
-            (told,) = (await workers[0].claim(1))["jobs"]
+        assert await holder(db, bad) is None
+        assert (await broadcasts(db, "bridge:inbox", "work"))[-1]["question_ids"] == [bad]
+        (told,) = (await workers[0].claim(1))["jobs"]
+        assert told["attempt"] == 1
         assert (told["question_id"], told["broken"]) == (bad, "P0001 refused")
         assert (await workers[0].finish(ended(told, "failed")))["results"] == {bad: "ok"}
         (row,) = await user.rows("messages", id=bad)
@@ -564,7 +574,7 @@ async def test_failing_trigger_on_replies_fails_only_that_question(
 async def test_deferred_trigger_of_the_project_may_wait_for_the_commit(
     workers: list[Caller], db: Connection, user: Person
 ) -> None:
-    """What it demands may come later in the transaction: then the question is not dispatched, and not refused."""
+    """What it demands may come later in the transaction; and the worker is told of that, too."""
     session = await open_session(db, user)
     await workers[0].claim()
     await db.execute(
@@ -577,9 +587,11 @@ async def test_deferred_trigger_of_the_project_may_wait_for_the_commit(
     try:
         async with db.transaction():
             question = await ask(db, session)
-            assert await holder(db, question) is None
+            assert await workers[0].heard() == []
             await db.execute("insert into public.code_files (session_id, path) values (%s, 'a.py')", (session,))
-        assert await called(db, question)
+        (told,) = await workers[0].heard()
+        assert told["question_id"] == question
+        assert [file["path"] for file in told["files"]] == ["a.py"]
     finally:
         await db.execute("drop function public.demand cascade")
 

@@ -36,6 +36,9 @@ class FakeClaims:
     def wake(self, source: str) -> None:
         self.woken.append(source)
 
+    def wake_in(self, seconds: float) -> None:
+        self.woken.append("later")
+
     def on_hints(self, hints: QueueHints) -> None:
         pass
 
@@ -131,5 +134,6 @@ async def test_late_dispatch_is_begun_when_it_is_confirmed(world: World, state: 
         world.dispatches.take(dispatch("last", age=LATE_SECONDS + 1))
         await until(lambda: ("last", 1) in world.begun, within=5)
     assert world.begun.count(("late", 1)) == begun
+    assert world.claims.woken == ["later"] * (state == "busy")
     if state == "cancel":
         assert world.owner.added[1].stop_reason == "cancelled"
