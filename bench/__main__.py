@@ -38,7 +38,7 @@ ROWS = (
 )
 # These rows count, or wait for a timer, and leave the machine mostly idle: they run concurrently, each with a project
 # of its own. `quota` joins them in a quick run only: with 64 streams it would disturb the 64 streams of `cost`.
-SIDE_BY_SIDE = ("takeover", "idle", "cost", "wal")
+SIDE_BY_SIDE = ("fleet", "takeover", "idle", "cost", "wal")
 SIDE_BY_SIDE_IF_QUICK = (*SIDE_BY_SIDE, "quota")
 
 

@@ -9,7 +9,6 @@ bridge's driver in place of BAML's documented `async for`.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -91,4 +90,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.baselines.fastapi_websocket")
     parser.add_argument("--driver", choices=("official", "bridge"), default="official")
     app.state.functions = Functions.load(["Chat"]) if parser.parse_args().driver == "bridge" else None
-    asyncio.run(Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")).serve())
+    # `run` chooses uvloop, `serve` would not
+    Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")).run()

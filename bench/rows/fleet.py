@@ -26,7 +26,7 @@ Counts = dict[str, float]
 async def run(world: World) -> Measured:
     """Measure fleets of each size, the smallest first; workers are added to it."""
     project, model = await world.project(), await world.model()
-    sizes, questions = SIZES[: world.pick(2, 3)], world.pick(12, 40)
+    sizes, questions = SIZES[: world.pick(2, 3)], world.pick(12, 32)
     async with AsyncExitStack() as opened:
         person = await opened.enter_async_context(world.person(project))
         workers: list[Program] = []
@@ -37,7 +37,7 @@ async def run(world: World) -> Measured:
             sessions = await _sessions(project, person)
             await _ask(person, sessions, len(sessions), EVERY_SECONDS)  # whoever answers joins their topics
             each[str(size)] = await _each(project, workers, person, sessions, questions, EVERY_SECONDS)
-        seldom = await _each(project, workers, person, sessions, world.pick(2, 5), SELDOM_SECONDS)
+        seldom = await _each(project, workers, person, sessions, world.pick(2, 4), SELDOM_SECONDS)
     smallest, largest = each[str(sizes[0])], each[str(sizes[-1])]
     each |= {f"{sizes[-1]}, one question in {SELDOM_SECONDS:g} s": seldom}
     # not the difference of all: a worker that claims for another reason sweeps later

@@ -83,7 +83,7 @@ async def _waits(world: World, project: Project, model: Model, *, polled: bool) 
             systems["claim path"] = systems["bridge"]
             systems |= await _queues(world, project, model, opened, systems["bridge"].person)
         order = [*systems, *(name for name in TWICE if name in systems)]
-        for number in range(world.pick(6, 16) + 2):
+        for number in range(world.pick(6, 12) + 2):
             for name in order:
                 # systems that poll are asked at varying moments of the interval, postgres_changes when it is idle
                 pause = ASLEEP_SECONDS if polled and name == "postgres_changes" else APART_SECONDS
