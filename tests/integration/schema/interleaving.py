@@ -30,7 +30,8 @@ REFUSALS = ("PT409", "PT404", "PT429", "42501", "40P01")
 
 STATE = """
 select (select coalesce(jsonb_object_agg(j.question_id, to_jsonb(j) || jsonb_build_object(
-            'is_held', j.worker is not null)), '{}') from bridge.jobs j) as jobs,
+            'is_held', j.worker is not null, 'is_over', j.lease_until < clock_timestamp())), '{}')
+          from bridge.jobs j) as jobs,
        (select coalesce(jsonb_object_agg(m.id, to_jsonb(m) - 'content'), '{}') from public.messages m) as messages,
        (select coalesce(jsonb_object_agg(s.id, s.function), '{}') from public.sessions s) as sessions,
        (select coalesce(jsonb_object_agg(w.name, to_jsonb(w) || jsonb_build_object(
@@ -59,10 +60,6 @@ class State:
     def held(self, **fields: Any) -> list[Row]:
         """The jobs that a worker holds, of those that have these fields."""
         return [j for j in self.jobs.values() if j["is_held"] and all(j[name] == fields[name] for name in fields)]
-
-    def has_ready(self, function: str) -> bool:
-        """Whether a job of this function waits for a worker."""
-        return any(job["function"] == function and not job["is_held"] for job in self.jobs.values())
 
     def can_get(self, worker: str, functions: set[str]) -> bool:
         """Whether a job of one of these functions may be dispatched to this worker."""
@@ -343,7 +340,9 @@ class Interleaving:
         """Most of what it knows, and at times what it must not touch."""
         found = [item for item in worker.known.items() if self.draw.random() < 0.8]
         if self.holders and self.draw.random() < 0.3:
-            found.append(self.draw.choice(list(self.holders)))  # stale, or another worker's
+            found.append(self.draw.choice(list(self.holders)))  # another worker's, or ended long ago
+        if found and self.draw.random() < 0.2:
+            found[-1] = (found[-1][0], found[-1][1] - 1)
         return list(dict(found).items())
 
     def _beat(self, worker: Worker) -> Step:
@@ -491,6 +490,9 @@ class Interleaving:
                     assert any(state.can_get(job["worker"], functions) for state in seen), (job, steps)
                 else:
                     assert steps[0].kind == "claim", (job, steps)
+                if old is not None and old["is_held"]:
+                    was_over = any(question in state.jobs and state.jobs[question]["is_over"] for state in seen[:-1])
+                    assert was_over or steps[0].kind == "finish", (old, job, steps)
         for worker, question, attempt in told:  # the rest: what a claim brought again, or what is gone already
             now = after.jobs.get(question)
             is_over = now is None or now["attempt"] > attempt
@@ -514,7 +516,15 @@ class Interleaving:
             old = before.jobs.get(question)
             is_new = old is None or old["run_at"] is None or old["is_held"]
             if is_new and job["run_at"] is not None and not job["is_held"] and job["failed_by"] is None:
-                assert question in announced or any(state.has_ready(job["function"]) for state in seen), (job, steps)
+                before_it = [state.jobs.values() for state in seen[:-1]] + [
+                    [other for id_, other in after.jobs.items() if id_ in announced]
+                ]
+                is_known = any(
+                    other["function"] == job["function"] and not other["is_held"]
+                    for jobs in before_it
+                    for other in jobs
+                )
+                assert is_known or question in announced, (job, steps)
 
     # the end ----------------------------------------------------------------------------------------
 

@@ -51,24 +51,25 @@ class Caller:
             " %(reserve)s, %(probing)s::text[], %(paused)s::text[], %(failing)s::text[], %(capacity)s) as answer"
         )
         parameters = {"worker": self.name, "slots": slots, "holding": holding or [], "capacity": capacity, **plan}
-        found: Row = await answer(self.db, query, parameters)
-        return found
+        answered: Row = await answer(self.db, query, parameters)
+        return answered
 
     async def beat(self, *jobs: Row) -> Row:
         query = "select public.bridge_beat(%s, %s) as answer"
-        found: Row = await answer(self.db, query, (self.name, json.dumps(jobs)))
-        return found
+        answered: Row = await answer(self.db, query, (self.name, json.dumps(jobs)))
+        return answered
 
     async def finish(self, *results: Mapping[str, Any]) -> Row:
         query = "select public.bridge_finish(%s, %s, true) as answer"
-        found: Row = await answer(self.db, query, (self.name, json.dumps(results)))
-        return found
+        answered: Row = await answer(self.db, query, (self.name, json.dumps(results)))
+        return answered
 
     async def heard(self, event: str = "job") -> list[Row]:
         return await broadcasts(self.db, f"worker:{self.name}", event)
 
 
 async def answer(db: Connection, query: str, parameters: Any) -> Any:
+    """The only value of the only row."""
     (row,) = await (await db.execute(query.encode(), parameters)).fetchall()
     return row["answer"]
 
@@ -97,8 +98,8 @@ async def ask(db: Connection, session: str | Person, text: str = "hello") -> str
 
 async def job(db: Connection, question: str) -> Row:
     query = "select to_jsonb(j) as answer from bridge.jobs j where question_id = %s"
-    found: Row = await answer(db, query, (question,))
-    return found
+    row: Row = await answer(db, query, (question,))
+    return row
 
 
 async def holder(db: Connection, question: str) -> str | None:
