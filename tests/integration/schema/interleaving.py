@@ -64,8 +64,9 @@ class State:
     def can_get(self, worker: str, functions: set[str]) -> bool:
         """Whether a job of one of these functions may be dispatched to this worker."""
         row = self.workers.get(worker)
-        able = set() if row is None else functions & set(row["functions"] or ()) - set(row["failing"])
-        return row is not None and row["is_hearing"] and (row["capacity"] or 0) > 0 and able != set()
+        # one that fails is asked at times whether its model answers again
+        able = set() if row is None else set(row["functions"] or ()) - (set(row["failing"]) - set(row["unproven"]))
+        return row is not None and row["is_hearing"] and (row["capacity"] or 0) > 0 and not functions.isdisjoint(able)
 
 
 @dataclass

@@ -493,7 +493,7 @@ async def test_later_attempt_is_announced_to_two_others(workers: list[Caller], d
 
 
 async def test_unconfirmed_job_moves_on(workers: list[Caller], db: Connection, user: Person) -> None:
-    """Its attempt costs nothing, and its worker gets no more until it calls."""
+    """Its attempt costs nothing, and its worker gets no more until it says that it hears again."""
     await workers[0].claim()
     question = await ask(db, user, "x" * 8000)
     await db.execute("update bridge.jobs set lease_until = now() - interval '1 second'")
@@ -504,8 +504,8 @@ async def test_unconfirmed_job_moves_on(workers: list[Caller], db: Connection, u
     assert await (await db.execute("select from bridge.usage")).fetchall() == []
     await workers[1].claim(capacity=0, holding=[question])
     assert await holder(db, await ask(db, user)) is None
-    await db.execute("delete from bridge.jobs where worker is null")
     assert (await workers[0].beat())["missed"]
+    await db.execute("delete from bridge.jobs where worker is null")
     assert await holder(db, await ask(db, user)) is None  # it has to subscribe again, and say so
     await db.execute("delete from bridge.jobs where worker is null")
     assert not (await workers[0].claim())["missed"]
