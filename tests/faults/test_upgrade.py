@@ -51,8 +51,8 @@ LATER = {
             loop
                 definition := regexp_replace(pg_get_functiondef(old), '[)](\\s+RETURNS)',
                                              ', more integer DEFAULT NULL)\\1');
-                definition := replace(definition, 'return bridge.queue_hints(',
-                                      'return jsonb_build_object(''later'', true) || bridge.queue_hints(');
+                definition := regexp_replace(definition, 'return (hints|bridge[.]queue_hints)',
+                                             'return jsonb_build_object(''later'', true) || \\1');
                 execute 'drop function ' || old;
                 execute definition;
             end loop;
