@@ -762,9 +762,9 @@ declare
     due timestamptz := now() - bridge.unknown_wait();
     known text[] := bridge.known_functions(bridge_claim.functions, due);
     elsewhere text[] := bridge.answered_elsewhere(bridge_claim.worker);
-    takes text[] := case when bridge_claim.functions is not null then array(
-        select f.name from unnest(bridge_claim.functions) f (name)
-         where f.name <> all (bridge_claim.paused) or f.name <> all (elsewhere)) end;
+    probes text[];
+    takes text[];
+    again text[] := '{}';
     expired bigint[];
     ready record;
     hints jsonb;
@@ -790,7 +790,17 @@ begin
         alive.missed := alive.missed or (not job.is_confirmed and job.lease_until < now() + bridge.dispatch_lease() / 2);
         update bridge.jobs j set lease_until = lease_end, is_confirmed = true where j.id = job.id;
         jobs := jobs || bridge.open_attempt(job, bridge_claim.history);
+        again := again || job.function;
     end loop;
+    -- what it did not know of is among the few questions that it may have of a function
+    probes := array(
+        select p.name from (
+            select u.name, row_number() over (partition by u.name) as n from unnest(bridge_claim.probing) u (name)) p
+         where p.n > (select count(*) from unnest(again) a (name) where a.name = p.name));
+    takes := case when bridge_claim.functions is not null then array(
+        select f.name from unnest(bridge_claim.functions) f (name)
+         where f.name <> all (elsewhere)
+            or (f.name <> all (bridge_claim.paused) and (f.name <> all (bridge_claim.probing) or f.name = any (probes)))) end;
     if alive.missed then  -- it subscribes again: until it says that it has, nothing is dispatched to it
         update bridge.workers w set capacity = 0, hears_until = '-infinity' where w.name = bridge_claim.worker;
     end if;
@@ -805,7 +815,7 @@ begin
     expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots);
     select r.* into ready from bridge.take_ready(
         bridge_claim.worker, horizon, takes, known, due, slots - cardinality(expired), bridge_claim.reserve,
-        array(select f.name from unnest(bridge_claim.probing) f (name) where f.name = any (elsewhere)), elsewhere) r;
+        array(select f.name from unnest(probes) f (name) where f.name = any (elsewhere)), elsewhere) r;
     for job in
         update bridge.jobs j
            set worker = bridge_claim.worker,
