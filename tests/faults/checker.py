@@ -125,6 +125,10 @@ def late_writes(writes: Sequence[Write]) -> list[Violation]:
             if write.caller == holder and write.caller_attempt == attempt:
                 handed_on[write.message_id] = write.transaction
             continue
+        is_update = write.relation == "jobs" and write.operation == "update"
+        if is_update and write.worker is None and write.attempt < attempt and write.caller_attempt is None:
+            held[write.message_id] = (write.attempt, None)  # its worker could not be told of it
+            continue
         if write.call not in ("bridge_beat", "bridge_finish"):
             continue
         if write.caller_attempt is None:

@@ -202,3 +202,9 @@ def test_worker_hands_on_what_it_holds_in_one_call(transaction: int, found: set[
         write(14, FIRST, 2, relation="messages", **by | {"attempt": 2, "transaction": transaction}),
     ]
     assert kinds(replace(SOUND, writes=writes)) == found
+
+
+def test_dispatch_that_failed_is_no_attempt() -> None:
+    """Its worker could not be told at the commit; another one claims the same attempt."""
+    taken_back = write(11, FIRST, 2, attempt=0)
+    assert kinds(replace(SOUND, writes=[dispatched(10, FIRST, 2), taken_back, *story(12, FIRST, 2, "b")])) == set()
