@@ -288,11 +288,11 @@ def load(fleet: Fleet, measured: Sequence[Costs], limits: Limits, reply: Reply |
 def _probes(fleet: Fleet) -> float:
     """Realtime messages a second of probes: each publisher sends its own, and one listener's reaches every worker.
 
-    It replaces theirs, except of those that fall due while it is on its way: each listener waits for a random time, up
-    to PROBE_SECONDS.
+    It replaces theirs. The workers that watch are the first to send one, after a random time up to PROBE_SECONDS; so
+    two may be sent at once.
     """
     waits = PROBE_SECONDS * (1 - LEAST_SILENCE)
-    sent = 1 + (fleet.workers - 1) * min(1.0, fleet.call_seconds / waits)
+    sent = 1 + (min(WATCHERS, fleet.workers) - 1) * min(1.0, fleet.call_seconds / waits)
     listeners = sent * (1 + fleet.workers) / (PROBE_SECONDS * LEAST_SILENCE)
     return listeners + 2 * fleet.workers / PROBE_SECONDS
 

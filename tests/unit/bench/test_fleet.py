@@ -30,12 +30,12 @@ def test_idle_worker_sweeps_and_sends_probes() -> None:
     assert one.delta_seconds == 0
 
 
-def test_listeners_share_one_probe_but_for_those_that_are_due_meanwhile() -> None:
+def test_listeners_share_the_probe_of_one_that_watches() -> None:
     idle = [load(Fleet(workers, 0.0, call_seconds=0), FLAT, TEAM).events for workers in (10, 100, 1_000)]
     assert idle == pytest.approx([11 / 6 + 20 / 8, 101 / 6 + 200 / 8, 1_001 / 6 + 2_000 / 8])
-    # each of the others waits for up to 2 s: one in forty of them falls due within 50 ms
+    # the other one waits for up to 2 s: one time in forty it falls due within 50 ms
     late = load(Fleet(401, 0.0, call_seconds=0.05), FLAT, TEAM).events
-    assert late == pytest.approx(11 * 402 / 6 + 802 / 8)
+    assert late == pytest.approx((1 + 1 / 40) * 402 / 6 + 802 / 8)
 
 
 def test_busy_worker_load_adds_up() -> None:
