@@ -57,7 +57,7 @@ class Dispatches:
             self._late.append(dispatch.job)
             self._has_late.set()
         else:
-            self._add(dispatch.job)
+            self._add(dispatch.job, is_confirmed=False)
 
     async def run(self) -> None:
         """Confirm late dispatches until cancelled."""
@@ -78,13 +78,13 @@ class Dispatches:
             state = ack.states.get(job.question_id)
             log.info("a dispatch came late", extra={"question_id": job.question_id, "state": state})
             if state in ("ok", "cancel") and self._jobs.is_new(job.question_id, job.attempt):
-                self._add(job)
+                self._add(job, is_confirmed=True)
                 if state == "cancel":
                     self._jobs.cancel(job.question_id)
             elif state == "busy":  # its user keeps it locked: a claim brings it
                 self._claims.wake_in(BUSY_SECONDS)
 
-    def _add(self, job: Job) -> None:
+    def _add(self, job: Job, *, is_confirmed: bool) -> None:
         if self._jobs.get(job.question_id) is None:
             self._metrics.dispatched.inc()
-        self._jobs.add(job, is_confirmed=False)
+        self._jobs.add(job, is_confirmed=is_confirmed)

@@ -62,8 +62,8 @@ class Worker:
             settings,
             self.metrics,
             self.listener.resubscribe,
-            lambda: self.listener.is_ready,
-            self.listener.watch,
+            lambda: self.listener.hears,
+            lambda watches: self.listener.watch(watches and not self.is_draining),
         )
         self._dispatches = Dispatches(store, self.jobs, self.claims, self.metrics)
         self._watch = Watch(self.jobs.is_known, lambda: self.claims.wake("watch"))

@@ -62,7 +62,7 @@ class Dispatched:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A job that another worker failed can be claimed in so many seconds."""
+    """A job that another worker has, or had, may be there to be claimed in so many seconds."""
 
     seconds: float
 
@@ -78,6 +78,8 @@ class WakeupListener:
 
     def __init__(self, url: str, key: str, send_probe: SendProbe, name: str | None = None) -> None:
         self._name = name
+        self._hearing = 0  # sessions that are ready
+        self._is_resubscribing = False
         self._watches = True
         self._watching: set[asyncio.Future[None]] = set()  # each ends when `watch` changes its mind
         self._url = url
@@ -96,6 +98,11 @@ class WakeupListener:
         return self.broadcasts.is_ready
 
     @property
+    def hears(self) -> bool:
+        """Whether broadcasts arrive, and no doubt is left of it: false from the moment at which a session ends."""
+        return self._hearing > 0 and not self._is_resubscribing
+
+    @property
     def problem(self) -> str | None:
         """Why it is not ready."""
         if self.is_ready:
@@ -110,6 +117,7 @@ class WakeupListener:
 
     def resubscribe(self) -> None:
         """Replace both subscriptions: there was work that neither announced."""
+        self._is_resubscribing = True
         self.broadcasts.restart()
         self.changes.restart()
 
@@ -175,10 +183,13 @@ class WakeupListener:
                 self._unheard = False
             self._warned.discard(UNHEARD)
             on_ready()
+            self._hearing += 1
+            self._is_resubscribing = False
             self._enqueue(Work("subscribed"))
             try:
                 await self._stay_proven(connection)
             finally:
+                self._hearing -= 1
                 self._enqueue(Work("deaf"))
 
     async def _stay_proven(self, connection: Connection) -> None:

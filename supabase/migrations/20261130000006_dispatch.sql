@@ -431,7 +431,7 @@ begin
 end
 $$;
 comment on function bridge.heartbeat is
-    'Records that a worker is alive and, from a claim (with lease_seconds), what it answers and hears. Returns the length of its leases; missed: it counted as not hearing any more, as it called too late or did not confirm a job.';
+    'Records that a worker is alive and, from a claim (with lease_seconds), what it answers and hears. Returns the length of its leases; missed: it counts as not hearing any more, as it did not confirm a job in time.';
 
 create function bridge.due_for(worker text, fleet bigint, job_id bigint, due_at timestamptz) returns timestamptz
 language plpgsql immutable set search_path = ''
@@ -559,14 +559,14 @@ begin
 end
 $$;
 comment on function bridge.queue_hints is
-    'Of the jobs that the worker may claim: next_in_ms: when a retry is due or half a minute has passed for a function that nobody knows (null: nothing is scheduled); ready: whether there is a job to claim. workers: how many are live; watches: whether this is one of the two that hear of inserts by postgres_changes; at_ms: the time in the database. An older worker is told in next_in_ms of leases too.';
+    'Of the jobs that the worker may claim: next_in_ms: when a retry is due or half a minute has passed for a function that nobody knows (null: nothing is scheduled); ready: whether there is a job to claim. workers: how many are live; watches: whether this is one of those that hear of inserts by postgres_changes (two that hear their topics, and all that do not); at_ms: the time in the database. An older worker is told in next_in_ms of leases too.';
 
 create function bridge.milliseconds_until(at timestamptz) returns int
-language plpgsql stable set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
     return case when milliseconds_until.at is not null  -- least and greatest would ignore a null
-        then least(greatest(extract(epoch from milliseconds_until.at - now()) * 1000, 0), 86400000)::int end;
+        then least(greatest(extract(epoch from milliseconds_until.at - clock_timestamp()) * 1000, 0), 86400000)::int end;
 end
 $$;
 comment on function bridge.milliseconds_until is 'How long until a time: null for null, 0 if it has passed, at most a day.';
@@ -885,7 +885,7 @@ declare
     locked int[] := '{}';
 begin
     -- A slot's lock lasts until its job is visible to everybody. So no two transactions fill the same slot, and a user
-    -- who keeps a transaction open keeps one slot from the others, and not the worker.
+    -- who keeps a transaction open keeps the slots of its questions from the others, and not the worker.
     foreach slot in array bridge.free_slots(worker, horizon, room) loop
         exit when cardinality(locked) >= lock_slots.most;
         if pg_try_advisory_xact_lock(hashtextextended('bridge.slot ' || worker, slot)) then
@@ -1004,6 +1004,8 @@ begin
             end if;
         end if;
         -- one question at a time tells whether a model that was out of order answers again
+        continue when candidate.is_failing and not pg_try_advisory_xact_lock(hashtextextended(
+            'bridge.probe ' || candidate.name, hashtextextended(choose_worker.function, 0)));
         continue when candidate.is_failing and exists (
             select from bridge.jobs h
              where h.worker is not null and h.function = choose_worker.function
@@ -1032,7 +1034,7 @@ create function bridge.tell(job bridge.jobs) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
-    -- A deferred trigger of the project fires now, where it fails only this job, as in a claim; not at the commit,
+    -- A deferred trigger of the project on messages fires now, where it fails only this job, as in a claim; not at the commit,
     -- where it would fail its user's request.
     deferred text := (
         select string_agg(format('public.%I', c.conname), ', ') from pg_catalog.pg_constraint c
@@ -1041,8 +1043,8 @@ declare
     told jsonb;
 begin
     select w.* into me from bridge.workers w where w.name = job.worker;
-    if job.function <> all (me.functions) then
-        raise exception 'the session has another function now';
+    if me.name is null or me.capacity = 0 or job.function <> all (me.functions) then
+        raise exception 'it has left, or the session has another function now';
     end if;
     if deferred is not null then
         execute 'set constraints ' || deferred || ' immediate';
@@ -1066,7 +1068,11 @@ exception when others then
     update bridge.jobs j
        set worker = null, slot = null, lease_until = null, attempt = j.attempt - 1, is_confirmed = true
      where j.id = job.id;
-    update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
+    begin
+        update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
+    exception when others then
+        raise warning 'bridge.tell: % %', sqlstate, sqlerrm;  -- a claim sets it
+    end;
     perform bridge.announce_work(array[job.question_id]);
     return null;
 end
@@ -1327,12 +1333,6 @@ declare
 begin
     -- so that the session's next question comes in the answer
     perform set_config('bridge.finisher', bridge_finish.worker, true);
-    update bridge.workers w set seen_at = now(), hears_until = now() + w.hears
-     where w.name = any (array(
-        select x.name from bridge.workers x
-         where x.name = bridge_finish.worker and x.capacity > 0
-           and x.hears_until > now() and x.hears_until < now() + x.hears / 2
-           for update skip locked));
     if not bridge_finish.knows_busy then  -- an older worker waits, as it always did
         perform from public.sessions s
           where s.id in (
@@ -1412,20 +1412,34 @@ begin
     perform set_config('bridge.finisher', '', true);
     for job in
         select j.* from bridge.jobs j
-         where j.worker is not null
-           and (j.worker, j.run_at) >= (bridge_finish.worker, case when is_repeated then '-infinity' else now() end)
-           and (j.worker, j.run_at) <= (bridge_finish.worker, 'infinity') and not j.is_confirmed
+         where j.worker is not null and (j.worker, j.run_at) = (bridge_finish.worker, now()) and not j.is_confirmed
     loop
         jobs := array_remove(jobs || bridge.tell(job), null);
     end loop;
+    if is_repeated then
+        -- Only hints: others may write these jobs right now, and the worker may have been told of them.
+        jobs := jobs || array(
+            select jsonb_build_object('question_id', j.question_id, 'attempt', j.attempt,
+                                      'at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint)
+              from bridge.jobs j
+             where j.worker is not null and not j.is_confirmed and j.run_at <> now()
+               and (j.worker, j.run_at) >= (bridge_finish.worker, '-infinity')
+               and (j.worker, j.run_at) <= (bridge_finish.worker, 'infinity'));
+    end if;
     perform bridge.dispatch(released, released_by => bridge_finish.worker);
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
+    update bridge.workers w set seen_at = now(), hears_until = now() + w.hears
+     where w.name = any (array(
+        select x.name from bridge.workers x
+         where x.name = bridge_finish.worker and x.capacity > 0
+           and x.hears_until > now() and x.hears_until < now() + x.hears / 2
+           for update skip locked));
     return bridge.queue_hints(bridge_finish.worker)
         || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled), 'jobs', to_jsonb(jobs));
 end
 $$;
 comment on function public.bridge_finish is
-    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, unconfirmed?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. unconfirmed: it was dispatched a moment ago, so busy if it is not seen yet. jobs: the next questions of these sessions, dispatched to the caller; of a large one only {question_id, attempt}.';
+    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, unconfirmed?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. unconfirmed: it was dispatched a moment ago, so busy if it is not seen yet. jobs: the next questions of these sessions, dispatched to the caller; only {question_id, attempt} of a large one and, if a finish is repeated, of whatever the caller has not confirmed.';
 
 create or replace function public.bridge_dead_retry(question_ids uuid[] default null) returns int
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'

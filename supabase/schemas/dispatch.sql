@@ -6,7 +6,7 @@
 --   held ─ first beat, within a second ─▶ confirmed, with a full lease
 --     └ not confirmed in time ─▶ another worker's claim; whoever did not confirm counts as not hearing
 --
--- It runs in the transaction of a user's insert, so it never waits for a lock. If telling a worker fails, the job is
+-- It runs in the transaction of a user's insert. Choosing never waits for a lock. If telling a worker fails, the job is
 -- ready again. It reads the row of each worker: half a millisecond for a thousand.
 
 create function bridge.dispatch_lease() returns interval
@@ -46,7 +46,7 @@ declare
     locked int[] := '{}';
 begin
     -- A slot's lock lasts until its job is visible to everybody. So no two transactions fill the same slot, and a user
-    -- who keeps a transaction open keeps one slot from the others, and not the worker.
+    -- who keeps a transaction open keeps the slots of its questions from the others, and not the worker.
     foreach slot in array bridge.free_slots(worker, horizon, room) loop
         exit when cardinality(locked) >= lock_slots.most;
         if pg_try_advisory_xact_lock(hashtextextended('bridge.slot ' || worker, slot)) then
@@ -165,6 +165,8 @@ begin
             end if;
         end if;
         -- one question at a time tells whether a model that was out of order answers again
+        continue when candidate.is_failing and not pg_try_advisory_xact_lock(hashtextextended(
+            'bridge.probe ' || candidate.name, hashtextextended(choose_worker.function, 0)));
         continue when candidate.is_failing and exists (
             select from bridge.jobs h
              where h.worker is not null and h.function = choose_worker.function
@@ -193,7 +195,7 @@ create function bridge.tell(job bridge.jobs) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
-    -- A deferred trigger of the project fires now, where it fails only this job, as in a claim; not at the commit,
+    -- A deferred trigger of the project on messages fires now, where it fails only this job, as in a claim; not at the commit,
     -- where it would fail its user's request.
     deferred text := (
         select string_agg(format('public.%I', c.conname), ', ') from pg_catalog.pg_constraint c
@@ -202,8 +204,8 @@ declare
     told jsonb;
 begin
     select w.* into me from bridge.workers w where w.name = job.worker;
-    if job.function <> all (me.functions) then
-        raise exception 'the session has another function now';
+    if me.name is null or me.capacity = 0 or job.function <> all (me.functions) then
+        raise exception 'it has left, or the session has another function now';
     end if;
     if deferred is not null then
         execute 'set constraints ' || deferred || ' immediate';
@@ -227,7 +229,11 @@ exception when others then
     update bridge.jobs j
        set worker = null, slot = null, lease_until = null, attempt = j.attempt - 1, is_confirmed = true
      where j.id = job.id;
-    update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
+    begin
+        update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
+    exception when others then
+        raise warning 'bridge.tell: % %', sqlstate, sqlerrm;  -- a claim sets it
+    end;
     perform bridge.announce_work(array[job.question_id]);
     return null;
 end

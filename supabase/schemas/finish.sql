@@ -239,12 +239,6 @@ declare
 begin
     -- so that the session's next question comes in the answer
     perform set_config('bridge.finisher', bridge_finish.worker, true);
-    update bridge.workers w set seen_at = now(), hears_until = now() + w.hears
-     where w.name = any (array(
-        select x.name from bridge.workers x
-         where x.name = bridge_finish.worker and x.capacity > 0
-           and x.hears_until > now() and x.hears_until < now() + x.hears / 2
-           for update skip locked));
     if not bridge_finish.knows_busy then  -- an older worker waits, as it always did
         perform from public.sessions s
           where s.id in (
@@ -324,17 +318,31 @@ begin
     perform set_config('bridge.finisher', '', true);
     for job in
         select j.* from bridge.jobs j
-         where j.worker is not null
-           and (j.worker, j.run_at) >= (bridge_finish.worker, case when is_repeated then '-infinity' else now() end)
-           and (j.worker, j.run_at) <= (bridge_finish.worker, 'infinity') and not j.is_confirmed
+         where j.worker is not null and (j.worker, j.run_at) = (bridge_finish.worker, now()) and not j.is_confirmed
     loop
         jobs := array_remove(jobs || bridge.tell(job), null);
     end loop;
+    if is_repeated then
+        -- Only hints: others may write these jobs right now, and the worker may have been told of them.
+        jobs := jobs || array(
+            select jsonb_build_object('question_id', j.question_id, 'attempt', j.attempt,
+                                      'at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint)
+              from bridge.jobs j
+             where j.worker is not null and not j.is_confirmed and j.run_at <> now()
+               and (j.worker, j.run_at) >= (bridge_finish.worker, '-infinity')
+               and (j.worker, j.run_at) <= (bridge_finish.worker, 'infinity'));
+    end if;
     perform bridge.dispatch(released, released_by => bridge_finish.worker);
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
+    update bridge.workers w set seen_at = now(), hears_until = now() + w.hears
+     where w.name = any (array(
+        select x.name from bridge.workers x
+         where x.name = bridge_finish.worker and x.capacity > 0
+           and x.hears_until > now() and x.hears_until < now() + x.hears / 2
+           for update skip locked));
     return bridge.queue_hints(bridge_finish.worker)
         || jsonb_build_object('results', states, 'untitled', to_jsonb(untitled), 'jobs', to_jsonb(jobs));
 end
 $$;
 comment on function public.bridge_finish is
-    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, unconfirmed?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. unconfirmed: it was dispatched a moment ago, so busy if it is not seen yet. jobs: the next questions of these sessions, dispatched to the caller; of a large one only {question_id, attempt}.';
+    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, unconfirmed?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. unconfirmed: it was dispatched a moment ago, so busy if it is not seen yet. jobs: the next questions of these sessions, dispatched to the caller; only {question_id, attempt} of a large one and, if a finish is repeated, of whatever the caller has not confirmed.';

@@ -91,7 +91,7 @@ begin
 end
 $$;
 comment on function bridge.heartbeat is
-    'Records that a worker is alive and, from a claim (with lease_seconds), what it answers and hears. Returns the length of its leases; missed: it counted as not hearing any more, as it called too late or did not confirm a job.';
+    'Records that a worker is alive and, from a claim (with lease_seconds), what it answers and hears. Returns the length of its leases; missed: it counts as not hearing any more, as it did not confirm a job in time.';
 
 -- Which jobs a worker may claim --------------------------------------------------------------------
 --
@@ -291,14 +291,14 @@ begin
 end
 $$;
 comment on function bridge.queue_hints is
-    'Of the jobs that the worker may claim: next_in_ms: when a retry is due or half a minute has passed for a function that nobody knows (null: nothing is scheduled); ready: whether there is a job to claim. workers: how many are live; watches: whether this is one of the two that hear of inserts by postgres_changes; at_ms: the time in the database. An older worker is told in next_in_ms of leases too.';
+    'Of the jobs that the worker may claim: next_in_ms: when a retry is due or half a minute has passed for a function that nobody knows (null: nothing is scheduled); ready: whether there is a job to claim. workers: how many are live; watches: whether this is one of those that hear of inserts by postgres_changes (two that hear their topics, and all that do not); at_ms: the time in the database. An older worker is told in next_in_ms of leases too.';
 
 create function bridge.milliseconds_until(at timestamptz) returns int
-language plpgsql stable set search_path = ''
+language plpgsql set search_path = ''
 as $$
 begin
     return case when milliseconds_until.at is not null  -- least and greatest would ignore a null
-        then least(greatest(extract(epoch from milliseconds_until.at - now()) * 1000, 0), 86400000)::int end;
+        then least(greatest(extract(epoch from milliseconds_until.at - clock_timestamp()) * 1000, 0), 86400000)::int end;
 end
 $$;
 comment on function bridge.milliseconds_until is 'How long until a time: null for null, 0 if it has passed, at most a day.';

@@ -6,11 +6,13 @@ import asyncio
 import dataclasses
 import logging
 import time
+from typing import Any
 
 import psycopg
 import pytest
 
 from bridge.errors import RealtimeError
+from bridge.model import Claim
 from bridge.realtime import listener, supervisor
 from bridge.realtime.connection import Connection, SendProbe
 from bridge.realtime.listener import Dispatched, Signal, WakeupListener, Work
@@ -91,6 +93,25 @@ def announced(worker: Worker) -> set[str]:
 
     worker.listener._enqueue = record  # type: ignore[method-assign]  # to record signals
     return questions
+
+
+async def test_worker_that_subscribes_again_offers_no_slots_until_it_hears(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with working(environment) as worker:
+        offered: list[int | None] = []
+        claim = Store.claim
+
+        async def record(store: Store, *arguments: Any, **named: Any) -> Claim:
+            offered.append(named.get("capacity", arguments[-1]))
+            return await claim(store, *arguments, **named)
+
+        monkeypatch.setattr(Store, "claim", record)
+        worker.listener.resubscribe()
+        worker.claims.wake("test")  # as a claim that has just been told to
+        await until(lambda: offered and offered[-1] == worker.settings.concurrency, within=10)
+        assert set(offered[:-1]) == {0}
+        assert len(offered) >= 3  # at once, when the subscription ended, and when there is another
 
 
 @pytest.mark.quiet

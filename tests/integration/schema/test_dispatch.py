@@ -597,6 +597,39 @@ async def test_deferred_trigger_of_the_project_may_wait_for_the_commit(
         await db.execute("drop function public.demand cascade")
 
 
+async def test_repeated_finish_leaves_what_another_is_writing(
+    stack: Stack, workers: list[Caller], db: Connection, user: Person
+) -> None:
+    """A worker sends many results at the same time, and each again if its answer was lost."""
+    await workers[0].claim()
+    first, second = [await ask(db, user) for _ in range(2)]
+    result = ended(await job(db, first))
+    await workers[0].finish(result)
+    async with database.database(stack.admin_url) as mine:
+        async with mine.transaction():
+            answer_of_second = ended(await job(db, second)) | {"content": "whole"}
+            await Caller(mine, "w0").finish(answer_of_second)
+            repeated = await asyncio.wait_for(workers[0].finish(result), 5)
+        assert [(told["question_id"], "message" in told) for told in repeated["jobs"]] == [(second, False)]
+    (row,) = await user.rows("messages", reply_to=second)
+    assert (row["status"], row["content"]) == ("done", "whole")
+
+
+async def test_worker_that_leaves_before_the_commit_is_not_told(
+    stack: Stack, workers: list[Caller], db: Connection, user: Person
+) -> None:
+    session = await open_session(db, user)
+    await workers[0].claim()
+    async with database.database(stack.admin_url) as mine, mine.transaction():
+        question = await ask(mine, session)
+        await db.execute("select public.bridge_leave('w0')")
+    assert await holder(db, question) is None
+    assert (await broadcasts(db, "bridge:inbox", "work"))[-1]["question_ids"] == [question]
+    assert await workers[0].heard() == []
+    (row,) = await user.rows("messages", id=question)
+    assert row["status"] == "queued"
+
+
 # nobody else's business -----------------------------------------------------------------------------
 
 
