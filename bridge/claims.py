@@ -134,21 +134,23 @@ class Claims:
             else:
                 self.wake("ready")
 
-    def _take_hints(self, hints: QueueHints) -> None:
+    def _take_hints(self, hints: QueueHints, *, is_locked: bool = False) -> None:
+        """`is_locked`: what is due now was not returned, as another transaction has it."""
         self.fleet_size = hints.fleet_size
         self._on_watches(hints.watches)
         if hints.missed:
             self._metrics.missed_wakeups.inc()
             log.warning("the database took this worker for one that hears nothing")
             self._on_missed_wakeup()
+        # the earliest time wins: an answer may not see yet what a finish at the same moment has put off
+        self.wake_in(LOCKED_SECONDS if is_locked and hints.next_in == 0 else hints.next_in)
         if hints.at is not None:
             self.clock.on_answer(hints.at)
             if hints.at < self._outlook_at:  # a later answer has overtaken it
                 return
             self._outlook_at = hints.at
-        self._set_outlook("due", hints.next_in)
         if hints.tells_leases:
-            self._set_outlook("lease", hints.lease_in)
+            self._set_outlook("lease", LOCKED_SECONDS if is_locked and hints.lease_in == 0 else hints.lease_in)
 
     def _set_outlook(self, what: str, seconds: float | None) -> None:
         """Claim when that falls due: a newer answer replaces what an older one said, as most leases are extended."""
@@ -227,11 +229,7 @@ class Claims:
             self._is_claiming = False
         self._most = min(self._most + 1, MOST_SLOTS)
         self.last_answer_at = self._claimed_at = time.monotonic()
-        self._take_hints(claim.hints)
-        if 0 in (claim.hints.next_in, claim.hints.lease_in) and len(claim.jobs) < slots:
-            for what in ("due", "lease"):
-                self._set_outlook(what, None)
-            self.wake_in(LOCKED_SECONDS)
+        self._take_hints(claim.hints, is_locked=len(claim.jobs) < slots)
         self._breakers.on_elsewhere(claim.elsewhere)
         self.wake_in(self._breakers.next_probe_in)
         self._left_ready = bool(claim.hints.ready) and len(claim.jobs) < slots

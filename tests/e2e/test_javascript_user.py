@@ -39,7 +39,7 @@ async def test_deltas_add_up_to_the_row(
     states = [
         (item["payload"]["role"], item["payload"]["status"]) for item in seen["events"] if item["event"] == "message"
     ]
-    assert states[0] == ("user", "queued")
+    assert states[0] == ("user", "running")  # dispatched by its insert
     assert ("assistant", "running") in states
     assert (seen["again"], seen["status"]) == ("23505", 409)
 

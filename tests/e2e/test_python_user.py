@@ -38,7 +38,7 @@ async def test_deltas_add_up_to_the_row(environment: dict[str, str], model: Mode
 
         events = [event for event in ear.of("message") if message_id in (event["id"], event["reply_to"])]
         states = [(event["role"], event["status"]) for event in events]
-        assert states[0] == ("user", "queued")
+        assert states[0] == ("user", "running")  # dispatched by its insert
         assert ("assistant", "running") in states
         assert set(states[-2:]) == {("assistant", "done"), ("user", "done")}
 
