@@ -1311,6 +1311,28 @@ $$;
 comment on function bridge.finish_held is
     'Finishes a job that its worker holds: ok, busy (nothing was written, as something is locked), or refused (it was ended as failed). A refused result does not affect the others. has_ended: the caller deletes the job.';
 
+create or replace function bridge.next_of_users(worker text, users uuid[]) returns uuid[]
+language plpgsql stable set search_path = ''
+as $$
+declare
+    horizon timestamptz := (select w.horizon from bridge.workers w where w.name = next_of_users.worker);
+begin
+    if (select count(*) from bridge.live_workers) < 2 then
+        return '{}';  -- a worker alone knows that one of its replies has ended
+    end if;
+    return array(
+        select n.question_id
+          from (select distinct x.id from unnest(next_of_users.users) x (id)) u
+         cross join lateral (select bridge.limit_of('running_replies', u.id) as most) l
+         cross join lateral (
+            select j.question_id from bridge.jobs j
+             where j.user_id = u.id and j.worker is null and j.run_at <= now() limit 1) n
+         where l.most <= 1 + bridge.running_replies(u.id, horizon));
+end
+$$;
+comment on function bridge.next_of_users is
+    'Of users who had as many replies running as they may, and of whom one has ended: a question that can run now.';
+
 create or replace function public.bridge_finish(worker text, results jsonb, knows_busy boolean default false) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote

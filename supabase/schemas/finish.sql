@@ -209,9 +209,7 @@ begin
          cross join lateral (
             select j.question_id from bridge.jobs j
              where j.user_id = u.id and j.worker is null and j.run_at <= now() limit 1) n
-         where l.most <= 1 + (
-            select count(*) from bridge.jobs h
-             where h.worker is not null and h.run_at >= horizon and h.user_id = u.id));
+         where l.most <= 1 + bridge.running_replies(u.id, horizon));
 end
 $$;
 comment on function bridge.next_of_users is
