@@ -239,12 +239,14 @@ begin
     end if;
     if waits then
         enqueue.worker := null;
+        enqueue.slot := null;
+        enqueue.lease := null;
     end if;
-    insert into bridge.jobs (question_id, session_id, user_id, ordinal, run_at, attempt, worker, slot, lease_until, is_confirmed)
+    insert into bridge.jobs (
+        question_id, session_id, user_id, ordinal, run_at, attempt, worker, slot, lease_until, is_confirmed)
     values (question.id, question.session_id, owner, question.ordinal, case when not waits then now() end,
-            enqueue.attempt + (enqueue.worker is not null)::int, enqueue.worker,
-            case when enqueue.worker is not null then enqueue.slot end,
-            case when enqueue.worker is not null then clock_timestamp() + enqueue.lease end, enqueue.worker is null);
+            enqueue.attempt + (enqueue.worker is not null)::int, enqueue.worker, enqueue.slot,
+            clock_timestamp() + enqueue.lease, enqueue.worker is null);
     return not waits;
 end
 $$;
