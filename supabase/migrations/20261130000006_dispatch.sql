@@ -52,6 +52,9 @@ drop function bridge.heartbeat(text, int, text[], text[]);
 drop function bridge.open_attempt(bridge.jobs, int, boolean, boolean);
 drop function public.bridge_claim(text, int, uuid[], int, int, text[], int, text[], text[], text[]);
 drop function bridge.enqueue(public.messages, int, boolean);
+drop function bridge.history_of(public.messages, int);
+drop function bridge.files_of(uuid);
+drop function bridge.payload(bridge.jobs, int, boolean);
 
 create or replace function bridge.event_payload(record jsonb) returns jsonb
 language plpgsql immutable set search_path = ''
@@ -232,10 +235,11 @@ as $$
 declare
     waits boolean := exists (
         select from bridge.jobs j where j.session_id = question.session_id and j.run_at is not null);
-    owner uuid := (select s.user_id from public.sessions s where s.id = question.session_id);
+    session public.sessions;
 begin
+    select s.* into strict session from public.sessions s where s.id = question.session_id;
     if enqueue.charged then
-        perform bridge.charge(owner);
+        perform bridge.charge(session.user_id);
     end if;
     if waits then
         enqueue.worker := null;
@@ -243,8 +247,9 @@ begin
         enqueue.lease := null;
     end if;
     insert into bridge.jobs (
-        question_id, session_id, user_id, ordinal, run_at, attempt, worker, slot, lease_until, is_confirmed)
-    values (question.id, question.session_id, owner, question.ordinal, case when not waits then now() end,
+        question_id, session_id, user_id, ordinal, run_at, function, attempt, worker, slot, lease_until, is_confirmed)
+    values (question.id, session.id, session.user_id, question.ordinal,
+            case when not waits then now() end, case when not waits then session.function end,
             enqueue.attempt + (enqueue.worker is not null)::int, enqueue.worker, enqueue.slot,
             clock_timestamp() + enqueue.lease, enqueue.worker is null);
     return not waits;
@@ -252,6 +257,19 @@ end
 $$;
 comment on function bridge.enqueue is
     'Adds a job for a question, held by `worker` if it is the head of its session, and charges its user; true if it may run at once. The caller holds the session.';
+
+create or replace function bridge.refuse_if_busy(session public.sessions) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+    if exists (select from bridge.jobs j where j.session_id = session.id) then
+        raise exception 'A reply is still running in this session'
+            using errcode = 'PT409', hint = 'Wait for it to finish, or cancel it with cancel_message.';
+    end if;
+end
+$$;
+comment on function bridge.refuse_if_busy is
+    'Refuses a question while another of its session is unfinished. The caller holds the session.';
 
 create or replace function bridge.accept_question() returns trigger
 language plpgsql security definer set search_path = ''
@@ -261,9 +279,6 @@ declare
     session public.sessions;
     chosen record;
 begin
-    if new.role <> 'user' then
-        return new;
-    end if;
     session := bridge.lock_session(new.session_id, auth.uid());
     if session.id is null then
         raise exception 'Session % does not exist or is not yours', new.session_id using errcode = '42501';
@@ -274,7 +289,9 @@ begin
             using errcode = '23505', detail = format('Key (id)=(%s) already exists.', new.id);
     end if;
     perform bridge.check_question(new, session.user_id);
-    perform bridge.refuse_if_busy(session);
+    if session.on_new_message = 'reject' then
+        perform bridge.refuse_if_busy(session);
+    end if;
     new.ordinal := session.last_ordinal + 2;
     update public.sessions s set last_ordinal = new.ordinal, updated_at = clock_timestamp() where s.id = session.id;
     new.status := 'queued';
@@ -288,12 +305,12 @@ begin
     if coalesce(current_setting('bridge.chosen', true), '') = ''
        and not exists (select from bridge.jobs j where j.session_id = session.id and j.run_at is not null)
     then
-        select c.*, new.id as question_id into chosen from bridge.choose_worker(
-            session.id, session.user_id, session.function, null, null, '{}') c;
+        chosen := bridge.choose_worker(session.id, session.user_id, session.function, null, null, '{}');
         if chosen.worker is not null then
             new.status := 'running';
         end if;
-        perform set_config('bridge.chosen', to_jsonb(chosen)::text, true);
+        perform set_config(
+            'bridge.chosen', (to_jsonb(chosen) || jsonb_build_object('question_id', new.id))::text, true);
     end if;
     new.updated_at := clock_timestamp();
     return new;
@@ -322,8 +339,9 @@ begin
     perform set_config('bridge.chosen', '', true);
     for question in select n.* from added n where n.role = 'user' order by n.session_id, n.ordinal loop
         select s.* into session from public.sessions s where s.id = question.session_id;
-        perform bridge.refuse_if_busy(session);  -- with an earlier row of the same statement
-        if session.on_new_message = 'interrupt' then
+        if session.on_new_message = 'reject' then
+            perform bridge.refuse_if_busy(session);  -- with an earlier row of the same statement
+        elsif session.on_new_message = 'interrupt' then
             select j.* into job from bridge.jobs j
              where j.session_id = session.id and j.run_at is not null and j.attempt > 0
                for update;
@@ -584,60 +602,165 @@ $$;
 comment on function bridge.lease_hint is
     'lease_in_ms: when the next lease of another worker ends (null: none does). It reads every job that is held, so not every call returns it.';
 
-create function bridge.payload_bytes(question public.messages, history int) returns bigint
+create function bridge.history_of(
+    question public.messages, most int, most_bytes bigint default null, is_older boolean default false
+) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+    pair record;
+    bytes bigint := 0;
+    messages jsonb[] := '{}';
+begin
+    -- the newest first, until a limit is reached
+    for pair in
+        select q.content as asked, r.content as replied,
+               case when r.data is not null then bridge.data_of(r.data) end as data
+          from public.messages r
+          join public.messages q on q.id = r.reply_to
+         where r.session_id = question.session_id and r.ordinal < question.ordinal
+           and r.status in ('done', 'cancelled')
+           and (r.content <> '' or (not is_older and r.data is not null and bridge.data_of(r.data) is not null))
+         order by r.ordinal desc limit history_of.most / 2
+    loop
+        bytes := bytes + octet_length(pair.asked) + octet_length(pair.replied)
+            + coalesce(octet_length(pair.data::text), 0);
+        exit when bytes > 262144;
+        if bytes > history_of.most_bytes then
+            return null;
+        end if;
+        if pair.data is not null and not bridge.is_readable(pair.data) then  -- a trigger or an administrator wrote it
+            continue when pair.replied = '';
+            pair.data := null;
+        end if;
+        messages := jsonb_build_object('role', 'assistant', 'content', pair.replied, 'data', pair.data) || messages;
+        messages := jsonb_build_object('role', 'user', 'content', pair.asked) || messages;
+    end loop;
+    return to_jsonb(messages);
+end
+$$;
+comment on function bridge.history_of is
+    'What was said before a question, as [{role, content, data?}]: the questions that have a reply, each followed by it, up to `most` messages and 256 KiB; null if it has more than `most_bytes`. One that failed, or was cancelled before it had any text, is left out. is_older: its worker knows no data, and of a reply without text it would make an empty message, which some models refuse.';
+
+create function bridge.files_of(session_id uuid, most_bytes bigint default null) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 begin
-    -- sizes as they are stored, so that nothing long is read
-    return octet_length(question.content) + coalesce(pg_column_size(question.data), 0)
-        + coalesce((
-            select sum(octet_length(m.content) + coalesce(pg_column_size(m.data), 0)) from (
-                select h.content, h.data from public.messages h
-                 where h.session_id = question.session_id and h.ordinal < question.ordinal
-                 order by h.ordinal desc limit payload_bytes.history) m), 0)
-        + coalesce((
-            select sum(octet_length(f.content)) from public.code_files f
-             where f.session_id = question.session_id), 0);
+    if not exists (select from public.code_files f where f.session_id = files_of.session_id) then
+        return '[]';
+    end if;
+    return (
+        select case when max(f.bytes) > files_of.most_bytes then null else coalesce(
+                   jsonb_agg(jsonb_build_object(
+                       'path', f.path, 'language', f.language, 'revision', f.revision,
+                       'content', case when f.bytes <= 524288 then f.content end) order by f.path)
+                   filter (where files_of.most_bytes is null or f.bytes <= files_of.most_bytes), '[]') end
+          from (
+            select c.path, c.language, c.revision, c.content,
+                   sum(octet_length(c.content)) over (order by c.updated_at desc, c.path) as bytes
+              from public.code_files c where c.session_id = files_of.session_id
+          ) f);
 end
 $$;
-comment on function bridge.payload_bytes is 'About how large the payload of a question is, without making it.';
+comment on function bridge.files_of is
+    'The code files of a session, as [{path, language, revision, content}]; null if there are more than `most_bytes`. Contents are included newest first, up to 512 KiB in total; after that, content is null. The revision is always sent, so a reply can replace a file whose content it was not given without causing a conflict.';
+
+create function bridge.payload(
+    job bridge.jobs, question public.messages, reply_id uuid, history int, taken_over boolean, is_older boolean,
+    most_bytes bigint
+) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+    session public.sessions;
+    said jsonb;
+    files jsonb;
+begin
+    -- its parts in the order of what they cost
+    if octet_length(question.content) > payload.most_bytes or pg_column_size(question.data) > payload.most_bytes then
+        return null;
+    end if;
+    said := bridge.history_of(question, payload.history, payload.most_bytes, payload.is_older);
+    if said is null then
+        return null;
+    end if;
+    files := bridge.files_of(question.session_id, payload.most_bytes);
+    if files is null then
+        return null;
+    end if;
+    select s.* into strict session from public.sessions s where s.id = question.session_id;
+    if not ((question.data is null or bridge.is_readable(question.data))
+            and (session.metadata = '{}' or bridge.is_readable(session.metadata))) then
+        raise exception 'unreadable data or session metadata' using errcode = '22023';
+    end if;
+    return jsonb_build_object(
+        'question_id', question.id,
+        'reply_id', payload.reply_id,
+        'attempt', job.attempt,
+        'failures', job.failures,
+        'cancel', job.cancel,
+        'taken_over', payload.taken_over,
+        'queued_ms', least(extract(epoch from clock_timestamp() - job.queued_at) * 1000, 2147483647)::int,
+        'ready_ms', least(extract(epoch from clock_timestamp() - job.run_at) * 1000, 2147483647)::int,
+        'message', question.content,
+        'data', question.data,
+        'session', jsonb_build_object(
+            'id', session.id, 'user_id', session.user_id, 'title', session.title,
+            'function', session.function, 'metadata', session.metadata),
+        'history', said,
+        'files', files);
+end
+$$;
+comment on function bridge.payload is
+    'Everything a worker needs to answer a question, in one value; null if a part of it is larger than `most_bytes`.';
 
 create function bridge.open_attempt(
     job bridge.jobs, history int, is_new boolean default false, taken_over boolean default false,
-    most_bytes int default null
+    is_older boolean default false, most_bytes bigint default null
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
+    question public.messages;
+    reply_id uuid;
     opened jsonb;
-    is_used_up boolean := false;
 begin
+    select m.* into strict question from public.messages m where m.id = job.question_id;
     if is_new and not job.cancel then
         insert into public.messages as m (session_id, ordinal, role, status, reply_to, attempt)
         values (job.session_id, job.ordinal + 1, 'assistant', 'running', job.question_id, job.attempt)
         on conflict on constraint messages_reply_to_key do update
            set status = 'running', attempt = excluded.attempt, content = '', data = null, seq = 0, error = null,
-               updated_at = clock_timestamp();
-        update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
-         where m.id = job.question_id and m.status <> 'running';
+               updated_at = clock_timestamp()
+        returning m.id into reply_id;
+        if question.status <> 'running' then
+            update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
+             where m.id = job.question_id;
+        end if;
+    else
+        reply_id := (select r.id from public.messages r where r.reply_to = job.question_id);
     end if;
-    if (is_new or not job.is_confirmed) and not job.cancel then
-        -- there were some left when it was asked, and the replies before it have used them up
-        is_used_up := not bridge.tokens_left(job.user_id);
-    end if;
-    if most_bytes is not null and most_bytes < bridge.payload_bytes(
-        (select m from public.messages m where m.id = job.question_id), open_attempt.history)
+    opened := bridge.payload(job, question, reply_id, history, taken_over, is_older, most_bytes);
+    -- An insert has just been charged. For the others there were tokens left when they were asked, and the replies
+    -- before them have used them up.
+    if (is_new or not job.is_confirmed) and not job.cancel and (job.attempt > 1 or job.queued_at <> now())
+       and not bridge.tokens_left(job.user_id)
     then
-        return jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
-    end if;
-    opened := bridge.payload(job, open_attempt.history, open_attempt.taken_over);
-    if is_used_up then
         opened := opened || jsonb_build_object('used_up', true);
     end if;
-    if not (bridge.is_readable(opened -> 'data') and bridge.is_readable(opened #> '{session,metadata}')) then
-        raise exception 'unreadable data or session metadata' using errcode = '22023';
-    end if;
-    return opened;
+    return coalesce(opened, jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt));
+end
+$$;
+comment on function bridge.open_attempt is
+    'Returns the job''s payload, or only {question_id, attempt} if it is larger than `most_bytes`. For a new attempt, it first opens the reply row.';
+
+create function bridge.open_claimed(
+    job bridge.jobs, history int, is_older boolean, is_new boolean default false, taken_over boolean default false
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+begin
+    return bridge.open_attempt(job, history, is_new, taken_over, is_older);
 exception when others then
     if bridge.is_transient(sqlstate) then
         raise;  -- not this job's fault: the worker repeats the claim
@@ -645,11 +768,10 @@ exception when others then
     -- only this job is affected; its worker finishes it as failed
     return jsonb_build_object(
         'question_id', job.question_id, 'attempt', job.attempt, 'failures', job.failures,
-        'cancel', job.cancel, 'taken_over', open_attempt.taken_over, 'broken', sqlstate || ' ' || sqlerrm);
+        'cancel', job.cancel, 'taken_over', open_claimed.taken_over, 'broken', sqlstate || ' ' || sqlerrm);
 end
 $$;
-comment on function bridge.open_attempt is
-    'Returns the job''s payload, {…, broken} if that fails, or only {question_id, attempt} if it is larger than `most_bytes`. For a new attempt, it first opens the reply row.';
+comment on function bridge.open_claimed is 'As bridge.open_attempt, for a claim: {…, broken} if that fails.';
 
 create or replace function bridge.record_lost(jobs bigint[]) returns void
 language plpgsql set search_path = ''
@@ -791,7 +913,7 @@ begin
         -- dispatched some time ago, and it has not arrived
         alive.missed := alive.missed or (not job.is_confirmed and job.lease_until < now() + bridge.dispatch_lease() / 2);
         update bridge.jobs j set lease_until = lease_end, is_confirmed = true where j.id = job.id;
-        jobs := jobs || bridge.open_attempt(job, bridge_claim.history);
+        jobs := jobs || bridge.open_claimed(job, bridge_claim.history, bridge_claim.functions is null);
         again := again || job.function;
     end loop;
     -- what it did not know of is among the few questions that it may have of a function
@@ -829,7 +951,8 @@ begin
          where j.id = any (ready.taken || expired)
      returning j.*
     loop
-        jobs := jobs || bridge.open_attempt(job, bridge_claim.history, true, job.id = any (expired));
+        jobs := jobs || bridge.open_claimed(
+            job, bridge_claim.history, bridge_claim.functions is null, true, job.id = any (expired));
     end loop;
     -- last, as the users' rows in bridge.usage stay locked until the end
     perform bridge.charge_tokens(coalesce((
@@ -859,50 +982,59 @@ end
 $$;
 comment on function bridge.dispatch_lease is 'How long a dispatched job may stay unconfirmed.';
 
-create function bridge.free_slots(worker text, horizon timestamptz, room int) returns int[]
+create function bridge.used_slots(worker text, horizon timestamptz) returns int[]
 language plpgsql set search_path = ''  -- volatile: each call sees what has been committed before it
-set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
 as $$
-declare
-    used int[] := array(  -- 0: without one; pairs, so that only jobs_of_worker fits
+begin
+    return array(  -- 0: without one; pairs, so that only jobs_of_worker fits
         select coalesce(h.slot, 0) from bridge.jobs h
          where h.worker is not null
-           and (h.worker, h.run_at) >= (free_slots.worker, free_slots.horizon)
-           and (h.worker, h.run_at) <= (free_slots.worker, 'infinity'));
-begin
-    -- A job without a slot leaves one less, and the same one to everybody: the last.
-    return array(
-        select s.slot from generate_series(1, free_slots.room) s (slot)
-         where s.slot <> all (used)
-         order by s.slot limit greatest(free_slots.room - cardinality(used), 0));
+           and (h.worker, h.run_at) >= (used_slots.worker, used_slots.horizon)
+           and (h.worker, h.run_at) <= (used_slots.worker, 'infinity'));
 end
 $$;
-comment on function bridge.free_slots is 'Which of the first `room` slots of a worker can be filled, so that it has `room` jobs at most.';
+comment on function bridge.used_slots is 'The slots of a worker that its jobs take; 0 for each job without one.';
 
 create function bridge.lock_slots(worker text, horizon timestamptz, room int, most int) returns int[]
 language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
-    slot int;
+    used int[] := bridge.used_slots(worker, horizon);
+    passed int := 0;
     locked int[] := '{}';
+    free int[] := '{}';
 begin
     -- A slot's lock lasts until its job is visible to everybody. So no two transactions fill the same slot, and a user
     -- who keeps a transaction open keeps the slots of its questions from the others, and not the worker.
-    foreach slot in array bridge.free_slots(worker, horizon, room) loop
-        exit when cardinality(locked) >= lock_slots.most;
+    -- A job without a slot leaves one less, and the same one to everybody: the last.
+    for slot in 1 .. room loop
+        continue when slot = any (used);
+        passed := passed + 1;
+        exit when passed > room - cardinality(used) or cardinality(locked) >= most;
         if pg_try_advisory_xact_lock(hashtextextended('bridge.slot ' || worker, slot)) then
             locked := locked || slot;
         end if;
     end loop;
-    if locked <> '{}' then  -- others may have filled some before they were locked
-        locked := array(
-            select f.slot from unnest(bridge.free_slots(worker, horizon, room)) f (slot) where f.slot = any (locked));
+    if locked = '{}' then
+        return locked;
     end if;
-    return locked;
+    -- others may have filled some before they were locked
+    used := bridge.used_slots(worker, horizon);
+    passed := 0;
+    for slot in 1 .. room loop
+        continue when slot = any (used);
+        passed := passed + 1;
+        exit when passed > room - cardinality(used) or cardinality(free) = cardinality(locked);
+        if slot = any (locked) then
+            free := free || slot;
+        end if;
+    end loop;
+    return free;
 end
 $$;
 comment on function bridge.lock_slots is
-    'Locks up to `most` of a worker''s first `room` slots, of those that are free, until the end of the transaction, without waiting.';
+    'Locks up to `most` of a worker''s first `room` slots, of those that are free, until the end of the transaction, without waiting. The worker then has `room` jobs at most.';
 
 create function bridge.running_replies(user_id uuid, horizon timestamptz) returns bigint
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
@@ -944,7 +1076,9 @@ begin
            and (j.function, j.run_at) <= (has_backlog.function, now())
            and j.question_id <> all (has_backlog.excluded)
          order by j.function, j.run_at, j.id limit 4);
-    if cardinality(oldest) = 4 then  -- perhaps all of one user who has asked a lot: what of the others?
+    if oldest = '{}' then
+        return false;
+    elsif cardinality(oldest) = 4 then  -- perhaps all of one user who has asked a lot: what of the others?
         oldest := oldest || bridge.waiting_users(array[has_backlog.function], 16, 1, has_backlog.horizon);
     end if;
     for waiting in
@@ -975,6 +1109,7 @@ declare
     candidate record;
     running bigint;
     most bigint;
+    is_shared boolean;
     room int;
 begin
     -- Of now, and not of the transaction's begin: its user's request may have waited, and gone on for long.
@@ -994,7 +1129,12 @@ begin
          limit 3
     loop
         if running is null then
-            most := bridge.limit_of('running_replies', user_id);
+            -- as bridge.limit_of, for the user and for everybody
+            select (array_agg(l.value order by l.user_id nulls last))[1],
+                   bool_or(l.user_id is null and l.value is not null)
+              into most, is_shared
+              from bridge.limits l
+             where l.name = 'running_replies' and (l.user_id = choose_worker.user_id or l.user_id is null);
             -- As in bridge.claimed_by_others. A question of a user whose replies are being counted right now is claimed.
             if most is not null
                and not pg_try_advisory_xact_lock(hashtextextended('bridge.running_replies ' || user_id, 0)) then
@@ -1005,20 +1145,21 @@ begin
                 return;
             end if;
         end if;
-        -- one question at a time tells whether a model that was out of order answers again
-        continue when candidate.is_failing and not pg_try_advisory_xact_lock(hashtextextended(
-            'bridge.probe ' || candidate.name, hashtextextended(choose_worker.function, 0)));
-        continue when candidate.is_failing and exists (
-            select from bridge.jobs h
-             where h.worker is not null and h.function = choose_worker.function
-               and (h.worker, h.run_at) >= (candidate.name, candidate.horizon)
-               and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
+        if candidate.is_failing then
+            -- one question at a time tells whether a model that was out of order answers again
+            continue when not pg_try_advisory_xact_lock(hashtextextended(
+                'bridge.probe ' || candidate.name, hashtextextended(choose_worker.function, 0)));
+            continue when exists (
+                select from bridge.jobs h
+                 where h.worker is not null and h.function = choose_worker.function
+                   and (h.worker, h.run_at) >= (candidate.name, candidate.horizon)
+                   and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
+        end if;
         -- as in a claim: few questions for a model that has not answered yet, and a quarter of all slots only for users
         -- who have nothing running
         room := case
             when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
-            when running > 0 and bridge.limit_of('running_replies', null) is not null
-                then candidate.capacity - candidate.capacity / 4
+            when running > 0 and is_shared then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
         slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
         if slot is not null then
@@ -1032,7 +1173,7 @@ $$;
 comment on function bridge.choose_worker is
     'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed.';
 
-create function bridge.tell(job bridge.jobs) returns jsonb
+create function bridge.tell(dispatched bridge.jobs) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
@@ -1041,61 +1182,61 @@ declare
     deferred text := (
         select string_agg(format('public.%I', c.conname), ', ') from pg_catalog.pg_constraint c
          where c.conrelid = 'public.messages'::regclass and c.condeferred);
-    me bridge.workers;
+    present record;
     told jsonb;
 begin
-    select w.* into me from bridge.workers w where w.name = job.worker;
-    if me.name is null or me.capacity = 0 or job.function <> all (me.functions) then
+    select j as job, w.history, j.function = any (w.functions) and w.capacity > 0 as is_there into present
+      from bridge.jobs j left join bridge.workers w on w.name = j.worker
+     where j.id = dispatched.id and j.worker = dispatched.worker and j.attempt = dispatched.attempt
+       and not j.is_confirmed;
+    if not found then
+        return null;
+    elsif present.is_there is not true then
         raise exception 'it has left, or the session has another function now';
     end if;
     if deferred is not null then
         execute 'set constraints ' || deferred || ' immediate';
     end if;
-    if job.lease_until < clock_timestamp() + bridge.dispatch_lease() / 2 then  -- its user's request has taken long
-        update bridge.jobs j set lease_until = clock_timestamp() + bridge.dispatch_lease() where j.id = job.id;
+    if dispatched.lease_until < clock_timestamp() + bridge.dispatch_lease() / 2 then  -- its user's request has taken long
+        update bridge.jobs j set lease_until = clock_timestamp() + bridge.dispatch_lease() where j.id = dispatched.id;
     end if;
-    told := bridge.open_attempt(job, me.history, is_new => true, most_bytes => 32768);
+    told := bridge.open_attempt(present.job, present.history, is_new => true, most_bytes => 32768);
     if deferred is not null then
         execute 'set constraints ' || deferred || ' deferred';
     end if;
-    if told ? 'broken' then  -- a claim finds out whether the question is, or what its user may not do
-        raise exception '%', told ->> 'broken';
-    end if;
-    if octet_length(told::text) > 32768 then  -- the worker claims what it holds
-        told := jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
+    if pg_column_size(told) > 32768 then  -- the worker claims what it holds
+        told := jsonb_build_object('question_id', dispatched.question_id, 'attempt', dispatched.attempt);
     end if;
     return told || jsonb_build_object('at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint);
 exception when others then
+    -- a claim finds out whether the question is broken, or what its user may not do
     raise warning 'bridge.tell: % %', sqlstate, sqlerrm;
     update bridge.jobs j
        set worker = null, slot = null, lease_until = null, attempt = j.attempt - 1, is_confirmed = true
-     where j.id = job.id;
+     where j.id = dispatched.id;
     begin
-        update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
+        update public.messages m set status = 'queued' where m.id = dispatched.question_id and m.status <> 'queued';
     exception when others then
         raise warning 'bridge.tell: % %', sqlstate, sqlerrm;  -- a claim sets it
     end;
-    perform bridge.announce_work(array[job.question_id]);
+    perform bridge.announce_work(array[dispatched.question_id]);
     return null;
 end
 $$;
 comment on function bridge.tell is
-    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. If that fails, it announces the job as ready again, and returns null.';
+    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. Null: it is not dispatched any more; or that failed, and the job has been announced as ready again.';
 
 create function bridge.push() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 declare
-    job bridge.jobs;
     told jsonb;
 begin
-    select j.* into job from bridge.jobs j
-     where j.id = new.id and j.worker = new.worker and j.attempt = new.attempt and not j.is_confirmed;
     -- bridge_finish tells its own caller, in its answer
-    if found and job.worker is distinct from nullif(current_setting('bridge.finisher', true), '') then
-        told := bridge.tell(job);
+    if new.worker is distinct from nullif(current_setting('bridge.finisher', true), '') then
+        told := bridge.tell(new);
         if told is not null then
-            perform bridge.announce('worker:' || job.worker, 'job', told);
+            perform bridge.announce('worker:' || new.worker, 'job', told);
         end if;
     end if;
     return null;
@@ -1514,15 +1655,18 @@ create constraint trigger push after insert or update of worker on bridge.jobs
     for each row when (new.worker is not null and not new.is_confirmed)
     execute function bridge.push();
 
+create or replace trigger accept_question before insert on public.messages
+    for each row when (new.role = 'user') execute function bridge.accept_question();
+
 
 -- grants -----------------------------------------------------------------------------------------
 
 revoke all on function
     bridge.end_job, bridge.enqueue, bridge.heartbeat, bridge.due_for, bridge.next_lease_end,
-    bridge.milliseconds_until, bridge.lease_hint, bridge.payload_bytes, bridge.open_attempt, bridge.dispatch_lease,
-    bridge.free_slots, bridge.lock_slots, bridge.running_replies, bridge.may_run, bridge.has_backlog,
-    bridge.choose_worker, bridge.tell, bridge.push, bridge.dispatch, bridge.announce_due, bridge.finish,
-    bridge.finish_held
+    bridge.milliseconds_until, bridge.lease_hint, bridge.history_of, bridge.files_of, bridge.payload,
+    bridge.open_attempt, bridge.open_claimed, bridge.dispatch_lease, bridge.used_slots, bridge.lock_slots,
+    bridge.running_replies, bridge.may_run, bridge.has_backlog, bridge.choose_worker, bridge.tell, bridge.push,
+    bridge.dispatch, bridge.announce_due, bridge.finish, bridge.finish_held
     from public, anon, authenticated, service_role;
 revoke all on function public.bridge_claim from public, anon, authenticated;
 grant execute on function public.bridge_claim to service_role;

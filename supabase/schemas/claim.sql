@@ -21,56 +21,59 @@ $$;
 comment on function bridge.data_of is
     'What a reply''s `data` says beyond its text and its files, which are stored as such; null: nothing.';
 
-create function bridge.history_of(question public.messages, most int) returns jsonb
+create function bridge.history_of(
+    question public.messages, most int, most_bytes bigint default null, is_older boolean default false
+) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 declare
-    -- An older worker knows no data: of a reply without text, it would make an empty message, which some models refuse.
-    -- No join, which would fit jobs_held too, with the entries of all ended jobs.
-    is_older boolean := (
-        select w.functions is null from bridge.workers w
-         where w.name = (select j.worker from bridge.jobs j where j.question_id = question.id));
     pair record;
-    data jsonb;
     bytes bigint := 0;
     messages jsonb[] := '{}';
 begin
     -- the newest first, until a limit is reached
     for pair in
-        select q.content as asked, r.content as replied, r.data from public.messages r
+        select q.content as asked, r.content as replied,
+               case when r.data is not null then bridge.data_of(r.data) end as data
+          from public.messages r
           join public.messages q on q.id = r.reply_to
          where r.session_id = question.session_id and r.ordinal < question.ordinal
            and r.status in ('done', 'cancelled')
-           and (r.content <> '' or (is_older is not true and bridge.data_of(r.data) is not null))
+           and (r.content <> '' or (not is_older and r.data is not null and bridge.data_of(r.data) is not null))
          order by r.ordinal desc limit history_of.most / 2
     loop
-        data := bridge.data_of(pair.data);
-        bytes := bytes + octet_length(pair.asked) + octet_length(pair.replied) + coalesce(octet_length(data::text), 0);
+        bytes := bytes + octet_length(pair.asked) + octet_length(pair.replied)
+            + coalesce(octet_length(pair.data::text), 0);
         exit when bytes > 262144;
-        if not bridge.is_readable(data) then  -- a trigger or an administrator wrote it
-            continue when pair.replied = '';
-            data := null;
+        if bytes > history_of.most_bytes then
+            return null;
         end if;
-        messages := messages
-            || jsonb_build_object('role', 'assistant', 'content', pair.replied, 'data', data)
-            || jsonb_build_object('role', 'user', 'content', pair.asked);
+        if pair.data is not null and not bridge.is_readable(pair.data) then  -- a trigger or an administrator wrote it
+            continue when pair.replied = '';
+            pair.data := null;
+        end if;
+        messages := jsonb_build_object('role', 'assistant', 'content', pair.replied, 'data', pair.data) || messages;
+        messages := jsonb_build_object('role', 'user', 'content', pair.asked) || messages;
     end loop;
-    return (
-        select coalesce(jsonb_agg(m.message order by m.n desc), '[]')
-          from unnest(messages) with ordinality m (message, n));
+    return to_jsonb(messages);
 end
 $$;
 comment on function bridge.history_of is
-    'What was said before a question, as [{role, content, data?}]: the questions that have a reply, each followed by it, up to `most` messages and 256 KiB. One that failed, or was cancelled before it had any text, is left out.';
+    'What was said before a question, as [{role, content, data?}]: the questions that have a reply, each followed by it, up to `most` messages and 256 KiB; null if it has more than `most_bytes`. One that failed, or was cancelled before it had any text, is left out. is_older: its worker knows no data, and of a reply without text it would make an empty message, which some models refuse.';
 
-create function bridge.files_of(session_id uuid) returns jsonb
+create function bridge.files_of(session_id uuid, most_bytes bigint default null) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 begin
+    if not exists (select from public.code_files f where f.session_id = files_of.session_id) then
+        return '[]';
+    end if;
     return (
-        select coalesce(jsonb_agg(jsonb_build_object(
-                   'path', f.path, 'language', f.language, 'revision', f.revision,
-                   'content', case when f.bytes <= 524288 then f.content end) order by f.path), '[]')
+        select case when max(f.bytes) > files_of.most_bytes then null else coalesce(
+                   jsonb_agg(jsonb_build_object(
+                       'path', f.path, 'language', f.language, 'revision', f.revision,
+                       'content', case when f.bytes <= 524288 then f.content end) order by f.path)
+                   filter (where files_of.most_bytes is null or f.bytes <= files_of.most_bytes), '[]') end
           from (
             select c.path, c.language, c.revision, c.content,
                    sum(octet_length(c.content)) over (order by c.updated_at desc, c.path) as bytes
@@ -79,38 +82,39 @@ begin
 end
 $$;
 comment on function bridge.files_of is
-    'The code files of a session, as [{path, language, revision, content}]. Contents are included newest first, up to 512 KiB in total; after that, content is null. The revision is always sent, so a reply can replace a file whose content it was not given without causing a conflict.';
+    'The code files of a session, as [{path, language, revision, content}]; null if there are more than `most_bytes`. Contents are included newest first, up to 512 KiB in total; after that, content is null. The revision is always sent, so a reply can replace a file whose content it was not given without causing a conflict.';
 
-create function bridge.payload_bytes(question public.messages, history int) returns bigint
-language plpgsql stable set search_path = ''
-as $$
-begin
-    -- sizes as they are stored, so that nothing long is read
-    return octet_length(question.content) + coalesce(pg_column_size(question.data), 0)
-        + coalesce((
-            select sum(octet_length(m.content) + coalesce(pg_column_size(m.data), 0)) from (
-                select h.content, h.data from public.messages h
-                 where h.session_id = question.session_id and h.ordinal < question.ordinal
-                 order by h.ordinal desc limit payload_bytes.history) m), 0)
-        + coalesce((
-            select sum(octet_length(f.content)) from public.code_files f
-             where f.session_id = question.session_id), 0);
-end
-$$;
-comment on function bridge.payload_bytes is 'About how large the payload of a question is, without making it.';
-
-create function bridge.payload(job bridge.jobs, history int, taken_over boolean) returns jsonb
+create function bridge.payload(
+    job bridge.jobs, question public.messages, reply_id uuid, history int, taken_over boolean, is_older boolean,
+    most_bytes bigint
+) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 declare
-    question public.messages;
     session public.sessions;
+    said jsonb;
+    files jsonb;
 begin
-    select m.* into strict question from public.messages m where m.id = job.question_id;
+    -- its parts in the order of what they cost
+    if octet_length(question.content) > payload.most_bytes or pg_column_size(question.data) > payload.most_bytes then
+        return null;
+    end if;
+    said := bridge.history_of(question, payload.history, payload.most_bytes, payload.is_older);
+    if said is null then
+        return null;
+    end if;
+    files := bridge.files_of(question.session_id, payload.most_bytes);
+    if files is null then
+        return null;
+    end if;
     select s.* into strict session from public.sessions s where s.id = question.session_id;
+    if not ((question.data is null or bridge.is_readable(question.data))
+            and (session.metadata = '{}' or bridge.is_readable(session.metadata))) then
+        raise exception 'unreadable data or session metadata' using errcode = '22023';
+    end if;
     return jsonb_build_object(
         'question_id', question.id,
-        'reply_id', (select r.id from public.messages r where r.reply_to = question.id),
+        'reply_id', payload.reply_id,
         'attempt', job.attempt,
         'failures', job.failures,
         'cancel', job.cancel,
@@ -122,48 +126,60 @@ begin
         'session', jsonb_build_object(
             'id', session.id, 'user_id', session.user_id, 'title', session.title,
             'function', session.function, 'metadata', session.metadata),
-        'history', bridge.history_of(question, payload.history),
-        'files', bridge.files_of(session.id));
+        'history', said,
+        'files', files);
 end
 $$;
-comment on function bridge.payload is 'Everything a worker needs to answer a question, in one value.';
+comment on function bridge.payload is
+    'Everything a worker needs to answer a question, in one value; null if a part of it is larger than `most_bytes`.';
 
 create function bridge.open_attempt(
     job bridge.jobs, history int, is_new boolean default false, taken_over boolean default false,
-    most_bytes int default null
+    is_older boolean default false, most_bytes bigint default null
 ) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
+    question public.messages;
+    reply_id uuid;
     opened jsonb;
-    is_used_up boolean := false;
 begin
+    select m.* into strict question from public.messages m where m.id = job.question_id;
     if is_new and not job.cancel then
         insert into public.messages as m (session_id, ordinal, role, status, reply_to, attempt)
         values (job.session_id, job.ordinal + 1, 'assistant', 'running', job.question_id, job.attempt)
         on conflict on constraint messages_reply_to_key do update
            set status = 'running', attempt = excluded.attempt, content = '', data = null, seq = 0, error = null,
-               updated_at = clock_timestamp();
-        update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
-         where m.id = job.question_id and m.status <> 'running';
+               updated_at = clock_timestamp()
+        returning m.id into reply_id;
+        if question.status <> 'running' then
+            update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
+             where m.id = job.question_id;
+        end if;
+    else
+        reply_id := (select r.id from public.messages r where r.reply_to = job.question_id);
     end if;
-    if (is_new or not job.is_confirmed) and not job.cancel then
-        -- there were some left when it was asked, and the replies before it have used them up
-        is_used_up := not bridge.tokens_left(job.user_id);
-    end if;
-    if most_bytes is not null and most_bytes < bridge.payload_bytes(
-        (select m from public.messages m where m.id = job.question_id), open_attempt.history)
+    opened := bridge.payload(job, question, reply_id, history, taken_over, is_older, most_bytes);
+    -- An insert has just been charged. For the others there were tokens left when they were asked, and the replies
+    -- before them have used them up.
+    if (is_new or not job.is_confirmed) and not job.cancel and (job.attempt > 1 or job.queued_at <> now())
+       and not bridge.tokens_left(job.user_id)
     then
-        return jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
-    end if;
-    opened := bridge.payload(job, open_attempt.history, open_attempt.taken_over);
-    if is_used_up then
         opened := opened || jsonb_build_object('used_up', true);
     end if;
-    if not (bridge.is_readable(opened -> 'data') and bridge.is_readable(opened #> '{session,metadata}')) then
-        raise exception 'unreadable data or session metadata' using errcode = '22023';
-    end if;
-    return opened;
+    return coalesce(opened, jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt));
+end
+$$;
+comment on function bridge.open_attempt is
+    'Returns the job''s payload, or only {question_id, attempt} if it is larger than `most_bytes`. For a new attempt, it first opens the reply row.';
+
+create function bridge.open_claimed(
+    job bridge.jobs, history int, is_older boolean, is_new boolean default false, taken_over boolean default false
+) returns jsonb
+language plpgsql set search_path = ''
+as $$
+begin
+    return bridge.open_attempt(job, history, is_new, taken_over, is_older);
 exception when others then
     if bridge.is_transient(sqlstate) then
         raise;  -- not this job's fault: the worker repeats the claim
@@ -171,11 +187,10 @@ exception when others then
     -- only this job is affected; its worker finishes it as failed
     return jsonb_build_object(
         'question_id', job.question_id, 'attempt', job.attempt, 'failures', job.failures,
-        'cancel', job.cancel, 'taken_over', open_attempt.taken_over, 'broken', sqlstate || ' ' || sqlerrm);
+        'cancel', job.cancel, 'taken_over', open_claimed.taken_over, 'broken', sqlstate || ' ' || sqlerrm);
 end
 $$;
-comment on function bridge.open_attempt is
-    'Returns the job''s payload, {…, broken} if that fails, or only {question_id, attempt} if it is larger than `most_bytes`. For a new attempt, it first opens the reply row.';
+comment on function bridge.open_claimed is 'As bridge.open_attempt, for a claim: {…, broken} if that fails.';
 
 create function bridge.claim_horizon(worker text, functions text[]) returns timestamptz
 language plpgsql set search_path = ''
@@ -586,7 +601,7 @@ begin
         -- dispatched some time ago, and it has not arrived
         alive.missed := alive.missed or (not job.is_confirmed and job.lease_until < now() + bridge.dispatch_lease() / 2);
         update bridge.jobs j set lease_until = lease_end, is_confirmed = true where j.id = job.id;
-        jobs := jobs || bridge.open_attempt(job, bridge_claim.history);
+        jobs := jobs || bridge.open_claimed(job, bridge_claim.history, bridge_claim.functions is null);
         again := again || job.function;
     end loop;
     -- what it did not know of is among the few questions that it may have of a function
@@ -624,7 +639,8 @@ begin
          where j.id = any (ready.taken || expired)
      returning j.*
     loop
-        jobs := jobs || bridge.open_attempt(job, bridge_claim.history, true, job.id = any (expired));
+        jobs := jobs || bridge.open_claimed(
+            job, bridge_claim.history, bridge_claim.functions is null, true, job.id = any (expired));
     end loop;
     -- last, as the users' rows in bridge.usage stay locked until the end
     perform bridge.charge_tokens(coalesce((

@@ -18,50 +18,59 @@ end
 $$;
 comment on function bridge.dispatch_lease is 'How long a dispatched job may stay unconfirmed.';
 
-create function bridge.free_slots(worker text, horizon timestamptz, room int) returns int[]
+create function bridge.used_slots(worker text, horizon timestamptz) returns int[]
 language plpgsql set search_path = ''  -- volatile: each call sees what has been committed before it
-set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
 as $$
-declare
-    used int[] := array(  -- 0: without one; pairs, so that only jobs_of_worker fits
+begin
+    return array(  -- 0: without one; pairs, so that only jobs_of_worker fits
         select coalesce(h.slot, 0) from bridge.jobs h
          where h.worker is not null
-           and (h.worker, h.run_at) >= (free_slots.worker, free_slots.horizon)
-           and (h.worker, h.run_at) <= (free_slots.worker, 'infinity'));
-begin
-    -- A job without a slot leaves one less, and the same one to everybody: the last.
-    return array(
-        select s.slot from generate_series(1, free_slots.room) s (slot)
-         where s.slot <> all (used)
-         order by s.slot limit greatest(free_slots.room - cardinality(used), 0));
+           and (h.worker, h.run_at) >= (used_slots.worker, used_slots.horizon)
+           and (h.worker, h.run_at) <= (used_slots.worker, 'infinity'));
 end
 $$;
-comment on function bridge.free_slots is 'Which of the first `room` slots of a worker can be filled, so that it has `room` jobs at most.';
+comment on function bridge.used_slots is 'The slots of a worker that its jobs take; 0 for each job without one.';
 
 create function bridge.lock_slots(worker text, horizon timestamptz, room int, most int) returns int[]
 language plpgsql set search_path = ''
+set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_generic_plan
 as $$
 declare
-    slot int;
+    used int[] := bridge.used_slots(worker, horizon);
+    passed int := 0;
     locked int[] := '{}';
+    free int[] := '{}';
 begin
     -- A slot's lock lasts until its job is visible to everybody. So no two transactions fill the same slot, and a user
     -- who keeps a transaction open keeps the slots of its questions from the others, and not the worker.
-    foreach slot in array bridge.free_slots(worker, horizon, room) loop
-        exit when cardinality(locked) >= lock_slots.most;
+    -- A job without a slot leaves one less, and the same one to everybody: the last.
+    for slot in 1 .. room loop
+        continue when slot = any (used);
+        passed := passed + 1;
+        exit when passed > room - cardinality(used) or cardinality(locked) >= most;
         if pg_try_advisory_xact_lock(hashtextextended('bridge.slot ' || worker, slot)) then
             locked := locked || slot;
         end if;
     end loop;
-    if locked <> '{}' then  -- others may have filled some before they were locked
-        locked := array(
-            select f.slot from unnest(bridge.free_slots(worker, horizon, room)) f (slot) where f.slot = any (locked));
+    if locked = '{}' then
+        return locked;
     end if;
-    return locked;
+    -- others may have filled some before they were locked
+    used := bridge.used_slots(worker, horizon);
+    passed := 0;
+    for slot in 1 .. room loop
+        continue when slot = any (used);
+        passed := passed + 1;
+        exit when passed > room - cardinality(used) or cardinality(free) = cardinality(locked);
+        if slot = any (locked) then
+            free := free || slot;
+        end if;
+    end loop;
+    return free;
 end
 $$;
 comment on function bridge.lock_slots is
-    'Locks up to `most` of a worker''s first `room` slots, of those that are free, until the end of the transaction, without waiting.';
+    'Locks up to `most` of a worker''s first `room` slots, of those that are free, until the end of the transaction, without waiting. The worker then has `room` jobs at most.';
 
 create function bridge.running_replies(user_id uuid, horizon timestamptz) returns bigint
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
@@ -103,7 +112,9 @@ begin
            and (j.function, j.run_at) <= (has_backlog.function, now())
            and j.question_id <> all (has_backlog.excluded)
          order by j.function, j.run_at, j.id limit 4);
-    if cardinality(oldest) = 4 then  -- perhaps all of one user who has asked a lot: what of the others?
+    if oldest = '{}' then
+        return false;
+    elsif cardinality(oldest) = 4 then  -- perhaps all of one user who has asked a lot: what of the others?
         oldest := oldest || bridge.waiting_users(array[has_backlog.function], 16, 1, has_backlog.horizon);
     end if;
     for waiting in
@@ -134,6 +145,7 @@ declare
     candidate record;
     running bigint;
     most bigint;
+    is_shared boolean;
     room int;
 begin
     -- Of now, and not of the transaction's begin: its user's request may have waited, and gone on for long.
@@ -153,7 +165,12 @@ begin
          limit 3
     loop
         if running is null then
-            most := bridge.limit_of('running_replies', user_id);
+            -- as bridge.limit_of, for the user and for everybody
+            select (array_agg(l.value order by l.user_id nulls last))[1],
+                   bool_or(l.user_id is null and l.value is not null)
+              into most, is_shared
+              from bridge.limits l
+             where l.name = 'running_replies' and (l.user_id = choose_worker.user_id or l.user_id is null);
             -- As in bridge.claimed_by_others. A question of a user whose replies are being counted right now is claimed.
             if most is not null
                and not pg_try_advisory_xact_lock(hashtextextended('bridge.running_replies ' || user_id, 0)) then
@@ -164,20 +181,21 @@ begin
                 return;
             end if;
         end if;
-        -- one question at a time tells whether a model that was out of order answers again
-        continue when candidate.is_failing and not pg_try_advisory_xact_lock(hashtextextended(
-            'bridge.probe ' || candidate.name, hashtextextended(choose_worker.function, 0)));
-        continue when candidate.is_failing and exists (
-            select from bridge.jobs h
-             where h.worker is not null and h.function = choose_worker.function
-               and (h.worker, h.run_at) >= (candidate.name, candidate.horizon)
-               and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
+        if candidate.is_failing then
+            -- one question at a time tells whether a model that was out of order answers again
+            continue when not pg_try_advisory_xact_lock(hashtextextended(
+                'bridge.probe ' || candidate.name, hashtextextended(choose_worker.function, 0)));
+            continue when exists (
+                select from bridge.jobs h
+                 where h.worker is not null and h.function = choose_worker.function
+                   and (h.worker, h.run_at) >= (candidate.name, candidate.horizon)
+                   and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
+        end if;
         -- as in a claim: few questions for a model that has not answered yet, and a quarter of all slots only for users
         -- who have nothing running
         room := case
             when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
-            when running > 0 and bridge.limit_of('running_replies', null) is not null
-                then candidate.capacity - candidate.capacity / 4
+            when running > 0 and is_shared then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
         slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
         if slot is not null then
@@ -191,7 +209,7 @@ $$;
 comment on function bridge.choose_worker is
     'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed.';
 
-create function bridge.tell(job bridge.jobs) returns jsonb
+create function bridge.tell(dispatched bridge.jobs) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
@@ -200,61 +218,61 @@ declare
     deferred text := (
         select string_agg(format('public.%I', c.conname), ', ') from pg_catalog.pg_constraint c
          where c.conrelid = 'public.messages'::regclass and c.condeferred);
-    me bridge.workers;
+    present record;
     told jsonb;
 begin
-    select w.* into me from bridge.workers w where w.name = job.worker;
-    if me.name is null or me.capacity = 0 or job.function <> all (me.functions) then
+    select j as job, w.history, j.function = any (w.functions) and w.capacity > 0 as is_there into present
+      from bridge.jobs j left join bridge.workers w on w.name = j.worker
+     where j.id = dispatched.id and j.worker = dispatched.worker and j.attempt = dispatched.attempt
+       and not j.is_confirmed;
+    if not found then
+        return null;
+    elsif present.is_there is not true then
         raise exception 'it has left, or the session has another function now';
     end if;
     if deferred is not null then
         execute 'set constraints ' || deferred || ' immediate';
     end if;
-    if job.lease_until < clock_timestamp() + bridge.dispatch_lease() / 2 then  -- its user's request has taken long
-        update bridge.jobs j set lease_until = clock_timestamp() + bridge.dispatch_lease() where j.id = job.id;
+    if dispatched.lease_until < clock_timestamp() + bridge.dispatch_lease() / 2 then  -- its user's request has taken long
+        update bridge.jobs j set lease_until = clock_timestamp() + bridge.dispatch_lease() where j.id = dispatched.id;
     end if;
-    told := bridge.open_attempt(job, me.history, is_new => true, most_bytes => 32768);
+    told := bridge.open_attempt(present.job, present.history, is_new => true, most_bytes => 32768);
     if deferred is not null then
         execute 'set constraints ' || deferred || ' deferred';
     end if;
-    if told ? 'broken' then  -- a claim finds out whether the question is, or what its user may not do
-        raise exception '%', told ->> 'broken';
-    end if;
-    if octet_length(told::text) > 32768 then  -- the worker claims what it holds
-        told := jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt);
+    if pg_column_size(told) > 32768 then  -- the worker claims what it holds
+        told := jsonb_build_object('question_id', dispatched.question_id, 'attempt', dispatched.attempt);
     end if;
     return told || jsonb_build_object('at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint);
 exception when others then
+    -- a claim finds out whether the question is broken, or what its user may not do
     raise warning 'bridge.tell: % %', sqlstate, sqlerrm;
     update bridge.jobs j
        set worker = null, slot = null, lease_until = null, attempt = j.attempt - 1, is_confirmed = true
-     where j.id = job.id;
+     where j.id = dispatched.id;
     begin
-        update public.messages m set status = 'queued' where m.id = job.question_id and m.status <> 'queued';
+        update public.messages m set status = 'queued' where m.id = dispatched.question_id and m.status <> 'queued';
     exception when others then
         raise warning 'bridge.tell: % %', sqlstate, sqlerrm;  -- a claim sets it
     end;
-    perform bridge.announce_work(array[job.question_id]);
+    perform bridge.announce_work(array[dispatched.question_id]);
     return null;
 end
 $$;
 comment on function bridge.tell is
-    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. If that fails, it announces the job as ready again, and returns null.';
+    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. Null: it is not dispatched any more; or that failed, and the job has been announced as ready again.';
 
 create function bridge.push() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 declare
-    job bridge.jobs;
     told jsonb;
 begin
-    select j.* into job from bridge.jobs j
-     where j.id = new.id and j.worker = new.worker and j.attempt = new.attempt and not j.is_confirmed;
     -- bridge_finish tells its own caller, in its answer
-    if found and job.worker is distinct from nullif(current_setting('bridge.finisher', true), '') then
-        told := bridge.tell(job);
+    if new.worker is distinct from nullif(current_setting('bridge.finisher', true), '') then
+        told := bridge.tell(new);
         if told is not null then
-            perform bridge.announce('worker:' || job.worker, 'job', told);
+            perform bridge.announce('worker:' || new.worker, 'job', told);
         end if;
     end if;
     return null;

@@ -246,10 +246,11 @@ as $$
 declare
     waits boolean := exists (
         select from bridge.jobs j where j.session_id = question.session_id and j.run_at is not null);
-    owner uuid := (select s.user_id from public.sessions s where s.id = question.session_id);
+    session public.sessions;
 begin
+    select s.* into strict session from public.sessions s where s.id = question.session_id;
     if enqueue.charged then
-        perform bridge.charge(owner);
+        perform bridge.charge(session.user_id);
     end if;
     if waits then
         enqueue.worker := null;
@@ -257,8 +258,9 @@ begin
         enqueue.lease := null;
     end if;
     insert into bridge.jobs (
-        question_id, session_id, user_id, ordinal, run_at, attempt, worker, slot, lease_until, is_confirmed)
-    values (question.id, question.session_id, owner, question.ordinal, case when not waits then now() end,
+        question_id, session_id, user_id, ordinal, run_at, function, attempt, worker, slot, lease_until, is_confirmed)
+    values (question.id, session.id, session.user_id, question.ordinal,
+            case when not waits then now() end, case when not waits then session.function end,
             enqueue.attempt + (enqueue.worker is not null)::int, enqueue.worker, enqueue.slot,
             clock_timestamp() + enqueue.lease, enqueue.worker is null);
     return not waits;

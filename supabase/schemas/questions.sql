@@ -4,15 +4,14 @@ create function bridge.refuse_if_busy(session public.sessions) returns void
 language plpgsql set search_path = ''
 as $$
 begin
-    if session.on_new_message = 'reject'
-       and exists (select from bridge.jobs j where j.session_id = session.id) then
+    if exists (select from bridge.jobs j where j.session_id = session.id) then
         raise exception 'A reply is still running in this session'
             using errcode = 'PT409', hint = 'Wait for it to finish, or cancel it with cancel_message.';
     end if;
 end
 $$;
 comment on function bridge.refuse_if_busy is
-    'Refuses a question in a session that rejects questions while one is unfinished. The caller holds the session.';
+    'Refuses a question while another of its session is unfinished. The caller holds the session.';
 
 create function bridge.check_question(question public.messages, owner uuid) returns void
 language plpgsql set search_path = ''
@@ -43,9 +42,6 @@ declare
     session public.sessions;
     chosen record;
 begin
-    if new.role <> 'user' then
-        return new;
-    end if;
     session := bridge.lock_session(new.session_id, auth.uid());
     if session.id is null then
         raise exception 'Session % does not exist or is not yours', new.session_id using errcode = '42501';
@@ -56,7 +52,9 @@ begin
             using errcode = '23505', detail = format('Key (id)=(%s) already exists.', new.id);
     end if;
     perform bridge.check_question(new, session.user_id);
-    perform bridge.refuse_if_busy(session);
+    if session.on_new_message = 'reject' then
+        perform bridge.refuse_if_busy(session);
+    end if;
     new.ordinal := session.last_ordinal + 2;
     update public.sessions s set last_ordinal = new.ordinal, updated_at = clock_timestamp() where s.id = session.id;
     new.status := 'queued';
@@ -70,12 +68,12 @@ begin
     if coalesce(current_setting('bridge.chosen', true), '') = ''
        and not exists (select from bridge.jobs j where j.session_id = session.id and j.run_at is not null)
     then
-        select c.*, new.id as question_id into chosen from bridge.choose_worker(
-            session.id, session.user_id, session.function, null, null, '{}') c;
+        chosen := bridge.choose_worker(session.id, session.user_id, session.function, null, null, '{}');
         if chosen.worker is not null then
             new.status := 'running';
         end if;
-        perform set_config('bridge.chosen', to_jsonb(chosen)::text, true);
+        perform set_config(
+            'bridge.chosen', (to_jsonb(chosen) || jsonb_build_object('question_id', new.id))::text, true);
     end if;
     new.updated_at := clock_timestamp();
     return new;
@@ -85,7 +83,7 @@ comment on function bridge.accept_question is
     'Checks a question, gives it its place in the session, and chooses the worker that it will be dispatched to.';
 
 create trigger accept_question before insert on public.messages
-    for each row execute function bridge.accept_question();
+    for each row when (new.role = 'user') execute function bridge.accept_question();
 
 create function bridge.enqueue_questions() returns trigger
 language plpgsql security definer set search_path = ''
@@ -107,8 +105,9 @@ begin
     perform set_config('bridge.chosen', '', true);
     for question in select n.* from added n where n.role = 'user' order by n.session_id, n.ordinal loop
         select s.* into session from public.sessions s where s.id = question.session_id;
-        perform bridge.refuse_if_busy(session);  -- with an earlier row of the same statement
-        if session.on_new_message = 'interrupt' then
+        if session.on_new_message = 'reject' then
+            perform bridge.refuse_if_busy(session);  -- with an earlier row of the same statement
+        elsif session.on_new_message = 'interrupt' then
             select j.* into job from bridge.jobs j
              where j.session_id = session.id and j.run_at is not null and j.attempt > 0
                for update;
