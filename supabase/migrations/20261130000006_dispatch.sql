@@ -910,8 +910,8 @@ begin
            and j.worker = bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
          order by j.id limit greatest(bridge_claim.slots, 1) for update skip locked
     loop
-        -- dispatched some time ago, and it has not arrived
-        alive.missed := alive.missed or (not job.is_confirmed and job.lease_until < now() + bridge.dispatch_lease() / 2);
+        -- it was dispatched, and has not arrived
+        alive.missed := alive.missed or (not job.is_confirmed and job.lease_until < now());
         update bridge.jobs j set lease_until = lease_end, is_confirmed = true where j.id = job.id;
         jobs := jobs || bridge.open_claimed(job, bridge_claim.history, bridge_claim.functions is null);
         again := again || job.function;
@@ -1155,11 +1155,11 @@ begin
                    and (h.worker, h.run_at) >= (candidate.name, candidate.horizon)
                    and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
         end if;
-        -- as in a claim: few questions for a model that has not answered yet, and a quarter of all slots only for users
-        -- who have nothing running
+        -- As in a claim, few questions for a model that has not answered yet. The quarter of all slots that is for users
+        -- who have asked little is left to claims: an insert does not see what its user asks next.
         room := case
             when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
-            when running > 0 and is_shared then candidate.capacity - candidate.capacity / 4
+            when is_shared then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
         slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
         if slot is not null then

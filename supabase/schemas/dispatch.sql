@@ -191,11 +191,11 @@ begin
                    and (h.worker, h.run_at) >= (candidate.name, candidate.horizon)
                    and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
         end if;
-        -- as in a claim: few questions for a model that has not answered yet, and a quarter of all slots only for users
-        -- who have nothing running
+        -- As in a claim, few questions for a model that has not answered yet. The quarter of all slots that is for users
+        -- who have asked little is left to claims: an insert does not see what its user asks next.
         room := case
             when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
-            when running > 0 and is_shared then candidate.capacity - candidate.capacity / 4
+            when is_shared then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
         slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
         if slot is not null then

@@ -370,7 +370,7 @@ async def test_frozen_worker_asks_for_nothing_that_was_taken_over(
         assert_consistent(await audit.writes())
 
 
-async def test_drain_in_a_burst_gives_back_by_dispatch(
+async def test_drain_in_a_burst_gives_back_to_the_other(
     environment: dict[str, str], fleet: Fleet, audit: Audit, tmp_path: Path
 ) -> None:
     async with running(fleet, environment, tmp_path, 2, concurrency=64, drain_seconds=0) as (drained, other):
@@ -392,10 +392,11 @@ async def test_drain_in_a_burst_gives_back_by_dispatch(
         assert counts["released"] >= 5
         assert counts == {"released": counts["released"], "done": 40}
         assert {run["worker"] for run in runs if run["outcome"] == "done"} == {other.name}
-        # dispatched in the call that gave it back, and not claimed
+        # dispatched in the call that gave it back; or claimed, if a question of the burst was waiting then
         again = opened(writes, asked, 2)
         assert len(again) == counts["released"]
-        assert {(write.call, write.worker) for write in again.values()} == {("bridge_finish", other.name)}
+        assert {write.worker for write in again.values()} == {other.name}
+        assert {write.call for write in again.values()} <= {"bridge_finish", "bridge_claim"}
         assert_consistent(writes)
 
 

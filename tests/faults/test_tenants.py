@@ -134,10 +134,12 @@ async def test_fresh_user_is_begun_before_any_reply_of_the_crowd_ends(
     questions: int,
     seconds: int,
 ) -> None:
-    """On one default worker, whatever few accounts have asked before."""
+    """On one default worker that has proved its model, whatever few accounts have asked before."""
     crowd = [await sign_up() for _ in range(accounts)]
     fresh = await sign_up()
     async with working(environment, concurrency=32) as worker:
+        first = await fresh.open_session(title="named")
+        await fresh.reply(await fresh.ask(first, "[[text=hello]]"), within=seconds)
         for person in crowd:
             await db.execute(
                 "with s as (insert into public.sessions (user_id, title)"
