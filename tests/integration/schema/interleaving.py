@@ -417,7 +417,8 @@ class Interleaving:
             earlier = [
                 other
                 for other in after.jobs
-                if other in before.jobs
+                # the same job: one that has ended and been retried since waits behind those that were there
+                if before.jobs.get(other, {}).get("id") == after.jobs[other]["id"]
                 and after.jobs[other]["session_id"] == job["session_id"]
                 and after.jobs[other]["ordinal"] < job["ordinal"]
             ]
@@ -462,6 +463,8 @@ class Interleaving:
         for question, job in before.jobs.items():
             is_users = any(step.kind in ("cancel", "delete", "insert") for step in steps)
             now = after.jobs.get(question)
+            if now is not None and now["id"] != job["id"]:  # it was retried in the same transaction
+                now = None
             if now is None and not is_users:
                 assert (job["worker"], job["attempt"]) in states.get(question, ()), (job, steps)
             if now is not None and job["is_held"] and not now["is_held"]:

@@ -23,11 +23,12 @@ from tests.support.database import Row
 from tests.support.users import Person
 from tests.support.waiting import until, waits_for_a_lock
 
-SEEDS = int(os.environ.get("DISPATCHES", "30"))
+# 128: an insert that ends a job whose lease is over, and a retry of its question, in one transaction
+SEEDS = sorted({*range(int(os.environ.get("DISPATCHES", "30"))), 128})
 Connection = psycopg.AsyncConnection[Row]
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_any_order_of_transactions(stack: Stack, seed: int) -> None:
     async with interleaving(stack.admin_url, seed) as run:
         await run.prepare()
