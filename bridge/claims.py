@@ -94,8 +94,8 @@ class Claims:
         self._source = "start"
         self._wake.set()
         self._due: asyncio.TimerHandle | None = None
-        self._outlook: dict[str, asyncio.TimerHandle] = {}  # what the last answers said of the future
-        self._outlook_at = -math.inf  # when the newest of them was made
+        self._lease: asyncio.TimerHandle | None = None  # when the next lease ends, as the newest answer said
+        self._newest_at = -math.inf  # when that answer was made
         self._unseen: dict[int, float] = {}  # by transaction, when it was announced
 
     @property
@@ -146,18 +146,19 @@ class Claims:
         self.wake_in(LOCKED_SECONDS if is_locked and hints.next_in == 0 else hints.next_in)
         if hints.at is not None:
             self.clock.on_answer(hints.at)
-            if hints.at < self._outlook_at:  # a later answer has overtaken it
+            if hints.at < self._newest_at:  # a later answer has overtaken it
                 return
-            self._outlook_at = hints.at
+            self._newest_at = hints.at
         if hints.tells_leases:
-            self._set_outlook("lease", LOCKED_SECONDS if is_locked and hints.lease_in == 0 else hints.lease_in)
+            self._claim_at_lease_end(LOCKED_SECONDS if is_locked and hints.lease_in == 0 else hints.lease_in)
 
-    def _set_outlook(self, what: str, seconds: float | None) -> None:
-        """Claim when that falls due: a newer answer replaces what an older one said, as most leases are extended."""
-        if (timer := self._outlook.pop(what, None)) is not None:
-            timer.cancel()
+    def _claim_at_lease_end(self, seconds: float | None) -> None:
+        """A newer answer replaces what an older one said, as most leases are extended."""
+        if self._lease is not None:
+            self._lease.cancel()
+            self._lease = None
         if seconds is not None:
-            self._outlook[what] = asyncio.get_running_loop().call_at(self._at(seconds), self.wake, "due")
+            self._lease = asyncio.get_running_loop().call_at(self._at(seconds), self.wake, "due")
 
     def wake_in(self, seconds: float | None) -> None:
         """Claim after this time, or earlier if an earlier call said so."""
@@ -201,7 +202,7 @@ class Claims:
                 pause = 0.0 if await self._claim(source) else await self._rest(pause)
         finally:
             self._claim_by = math.inf
-            for timer in (self._due, *self._outlook.values()):
+            for timer in (self._due, self._lease):
                 if timer is not None:
                     timer.cancel()
             self.ended.set()

@@ -198,10 +198,10 @@ async def test_newer_answer_replaces_what_an_older_one_said_of_the_future() -> N
     async with running(FakeStore()) as claims:
         claims.on_hints(QueueHints(None, 1, at=1.0, tells_leases=True, lease_in=0.2))
         claims.on_hints(QueueHints(None, 1, at=2.0))  # says nothing of leases
-        assert set(claims._outlook) == {"lease"}
+        assert claims._lease is not None
         claims.on_hints(QueueHints(0.3, 1, at=4.0, tells_leases=True))
         claims.on_hints(QueueHints(None, 1, at=3.0, tells_leases=True, lease_in=0.0))  # it was overtaken
-        assert claims._outlook == {}
+        assert claims._lease is None
         claims.on_hints(QueueHints(None, 1, at=5.0))  # does not see yet that a retry was put off
         await until(lambda: claims.sources == ["start", "due"], within=5)
 
