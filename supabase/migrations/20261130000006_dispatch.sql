@@ -614,8 +614,7 @@ declare
 begin
     -- the newest first, until a limit is reached
     for pair in
-        select q.content as asked, r.content as replied,
-               case when r.data is not null then bridge.data_of(r.data) end as data
+        select q.content as asked, r.content as replied, r.data, pg_column_size(r.data) as stored
           from public.messages r
           join public.messages q on q.id = r.reply_to
          where r.session_id = question.session_id and r.ordinal < question.ordinal
@@ -623,6 +622,12 @@ begin
            and (r.content <> '' or (not is_older and r.data is not null and bridge.data_of(r.data) is not null))
          order by r.ordinal desc limit history_of.most / 2
     loop
+        if pair.data is not null then  -- by what is stored, before anything long is read
+            if bytes + pair.stored > history_of.most_bytes then
+                return null;
+            end if;
+            pair.data := bridge.data_of(pair.data);
+        end if;
         bytes := bytes + octet_length(pair.asked) + octet_length(pair.replied)
             + coalesce(octet_length(pair.data::text), 0);
         exit when bytes > 262144;
@@ -640,7 +645,7 @@ begin
 end
 $$;
 comment on function bridge.history_of is
-    'What was said before a question, as [{role, content, data?}]: the questions that have a reply, each followed by it, up to `most` messages and 256 KiB; null if it has more than `most_bytes`. One that failed, or was cancelled before it had any text, is left out. is_older: its worker knows no data, and of a reply without text it would make an empty message, which some models refuse.';
+    'What was said before a question, as [{role, content, data?}]: the questions that have a reply, each followed by it, up to `most` messages and 256 KiB; null if that is more than `most_bytes`. One that failed, or was cancelled before it had any text, is left out. is_older: without replies that have only data, of which an older worker would make empty messages, and some models refuse these.';
 
 create function bridge.files_of(session_id uuid, most_bytes bigint default null) returns jsonb
 language plpgsql stable set search_path = ''
@@ -663,7 +668,7 @@ begin
 end
 $$;
 comment on function bridge.files_of is
-    'The code files of a session, as [{path, language, revision, content}]; null if there are more than `most_bytes`. Contents are included newest first, up to 512 KiB in total; after that, content is null. The revision is always sent, so a reply can replace a file whose content it was not given without causing a conflict.';
+    'The code files of a session, as [{path, language, revision, content}]; null if they hold more than `most_bytes`. Contents are included newest first, up to 512 KiB in total; after that, content is null. The revision is always sent, so a reply can replace a file whose content it was not given without causing a conflict.';
 
 create function bridge.payload(
     job bridge.jobs, question public.messages, reply_id uuid, history int, taken_over boolean, is_older boolean,
@@ -725,7 +730,6 @@ declare
     reply_id uuid;
     opened jsonb;
 begin
-    select m.* into strict question from public.messages m where m.id = job.question_id;
     if is_new and not job.cancel then
         insert into public.messages as m (session_id, ordinal, role, status, reply_to, attempt)
         values (job.session_id, job.ordinal + 1, 'assistant', 'running', job.question_id, job.attempt)
@@ -733,19 +737,19 @@ begin
            set status = 'running', attempt = excluded.attempt, content = '', data = null, seq = 0, error = null,
                updated_at = clock_timestamp()
         returning m.id into reply_id;
-        if question.status <> 'running' then
-            update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
-             where m.id = job.question_id;
-        end if;
-    else
+    end if;
+    if reply_id is null then  -- it had one, and perhaps a trigger of the project keeps that as it is
         reply_id := (select r.id from public.messages r where r.reply_to = job.question_id);
     end if;
+    select m.* into strict question from public.messages m where m.id = job.question_id;
+    if is_new and not job.cancel and question.status <> 'running' then
+        update public.messages m set status = 'running', error = null, updated_at = clock_timestamp()
+         where m.id = job.question_id;
+        select m.* into strict question from public.messages m where m.id = job.question_id;
+    end if;
     opened := bridge.payload(job, question, reply_id, history, taken_over, is_older, most_bytes);
-    -- An insert has just been charged. For the others there were tokens left when they were asked, and the replies
-    -- before them have used them up.
-    if (is_new or not job.is_confirmed) and not job.cancel and (job.attempt > 1 or job.queued_at <> now())
-       and not bridge.tokens_left(job.user_id)
-    then
+    -- there were some left when it was asked; the replies before it may have used them up since
+    if (is_new or not job.is_confirmed) and not job.cancel and not bridge.tokens_left(job.user_id) then
         opened := opened || jsonb_build_object('used_up', true);
     end if;
     return coalesce(opened, jsonb_build_object('question_id', job.question_id, 'attempt', job.attempt));
@@ -1007,7 +1011,10 @@ declare
 begin
     -- A slot's lock lasts until its job is visible to everybody. So no two transactions fill the same slot, and a user
     -- who keeps a transaction open keeps the slots of its questions from the others, and not the worker.
-    -- A job without a slot leaves one less, and the same one to everybody: the last.
+    -- A job without a slot takes up the last free one, for everybody alike.
+    if cardinality(used) >= room then
+        return locked;
+    end if;
     for slot in 1 .. room loop
         continue when slot = any (used);
         passed := passed + 1;
@@ -1156,7 +1163,7 @@ begin
                    and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
         end if;
         -- As in a claim, few questions for a model that has not answered yet. The quarter of all slots that is for users
-        -- who have asked little is left to claims: an insert does not see what its user asks next.
+        -- who have asked little is left to claims: an insert does not see what its user asks next, and a claim does.
         room := case
             when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
             when is_shared then candidate.capacity - candidate.capacity / 4
@@ -1204,7 +1211,7 @@ begin
     if deferred is not null then
         execute 'set constraints ' || deferred || ' deferred';
     end if;
-    if pg_column_size(told) > 32768 then  -- the worker claims what it holds
+    if octet_length(told::text) > 32768 then  -- the worker claims what it holds
         told := jsonb_build_object('question_id', dispatched.question_id, 'attempt', dispatched.attempt);
     end if;
     return told || jsonb_build_object('at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint);
@@ -1224,7 +1231,7 @@ exception when others then
 end
 $$;
 comment on function bridge.tell is
-    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. Null: it is not dispatched any more; or that failed, and the job has been announced as ready again.';
+    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. Null: the job is no longer dispatched, or opening it failed and it has been announced as ready again.';
 
 create function bridge.push() returns trigger
 language plpgsql security definer set search_path = ''

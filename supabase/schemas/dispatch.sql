@@ -43,7 +43,10 @@ declare
 begin
     -- A slot's lock lasts until its job is visible to everybody. So no two transactions fill the same slot, and a user
     -- who keeps a transaction open keeps the slots of its questions from the others, and not the worker.
-    -- A job without a slot leaves one less, and the same one to everybody: the last.
+    -- A job without a slot takes up the last free one, for everybody alike.
+    if cardinality(used) >= room then
+        return locked;
+    end if;
     for slot in 1 .. room loop
         continue when slot = any (used);
         passed := passed + 1;
@@ -192,7 +195,7 @@ begin
                    and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
         end if;
         -- As in a claim, few questions for a model that has not answered yet. The quarter of all slots that is for users
-        -- who have asked little is left to claims: an insert does not see what its user asks next.
+        -- who have asked little is left to claims: an insert does not see what its user asks next, and a claim does.
         room := case
             when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
             when is_shared then candidate.capacity - candidate.capacity / 4
@@ -240,7 +243,7 @@ begin
     if deferred is not null then
         execute 'set constraints ' || deferred || ' deferred';
     end if;
-    if pg_column_size(told) > 32768 then  -- the worker claims what it holds
+    if octet_length(told::text) > 32768 then  -- the worker claims what it holds
         told := jsonb_build_object('question_id', dispatched.question_id, 'attempt', dispatched.attempt);
     end if;
     return told || jsonb_build_object('at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint);
@@ -260,7 +263,7 @@ exception when others then
 end
 $$;
 comment on function bridge.tell is
-    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. Null: it is not dispatched any more; or that failed, and the job has been announced as ready again.';
+    'Opens the attempt of a dispatched job. Returns its payload or, above 32 KiB, the hint {question_id, attempt}: Realtime stores each broadcast for three days. Null: the job is no longer dispatched, or opening it failed and it has been announced as ready again.';
 
 create function bridge.push() returns trigger
 language plpgsql security definer set search_path = ''

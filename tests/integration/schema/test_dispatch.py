@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -147,19 +148,25 @@ async def test_question_is_sent_to_one_worker(workers: list[Caller], db: Connect
     }
 
 
-@pytest.mark.parametrize("bytes_", [30_000, 40_000])
-async def test_large_payload_is_claimed(workers: list[Caller], db: Connection, user: Person, bytes_: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    # characters that take six bytes each in JSON
+    [("x", 30_000), ("x", 40_000), ("\x01", 5_000), ("\x01", 30_000)],
+)
+async def test_large_payload_is_claimed(
+    workers: list[Caller], db: Connection, user: Person, text: str, bytes_: int
+) -> None:
     await workers[0].claim()
     session = await open_session(db, user)
     await db.execute(
-        "insert into public.code_files (session_id, path, content) values (%s, 'a.py', repeat('x', %s))",
-        (session, bytes_),
+        "insert into public.code_files (session_id, path, content) values (%s, 'a.py', repeat(%s, %s))",
+        (session, text, bytes_),
     )
     question = await ask(db, session)
     (told,) = await workers[0].heard()
     assert (told["question_id"], told["attempt"]) == (question, 1)
     assert len(json.dumps(told)) <= 33_000
-    if bytes_ < 32_768:
+    if len(json.dumps(text * bytes_)) < 32_768:
         assert told["message"] == "hello"
         return
     assert set(told) == {"id", "question_id", "attempt", "at_ms"}
@@ -422,6 +429,51 @@ async def together(stack: Stack, db: Connection, people: list[Person]) -> list[s
     return [await holder(db, question) for question in asked]
 
 
+async def test_long_data_in_the_history_is_not_read(workers: list[Caller], db: Connection, user: Person) -> None:
+    """Not even what a claim leaves out: an insert after fifty such replies would take long."""
+    await workers[0].claim()
+    session = await open_session(db, user)
+    await workers[0].finish(
+        ended(await job(db, await ask(db, session)), data={"reply": "fine", "files": long_file(40_000)})
+    )
+    question = await ask(db, session)
+    assert set((await workers[0].heard())[-1]) == {"id", "question_id", "attempt", "at_ms"}
+    (claimed,) = (await workers[0].claim())["jobs"]
+    assert claimed["question_id"] == question
+    assert [message.get("data") for message in claimed["history"]] == [None, None]
+
+
+def long_file(size: int) -> list[Row]:
+    """One file as a reply has it, which compression does not make small."""
+    return [{"path": "a.py", "content": random.Random(1).randbytes(size // 2).hex()}]
+
+
+async def test_payload_is_of_what_the_project_has_made_of_its_rows(
+    workers: list[Caller], db: Connection, user: Person
+) -> None:
+    """Triggers may change a question when its reply is opened, and keep a reply from being opened again."""
+    await workers[0].claim()
+    await db.execute(
+        "create function public.redact() returns trigger language plpgsql as $$ begin"
+        " update public.messages set content = 'redacted' where id = new.reply_to; return null; end $$;"
+        " create function public.keep() returns trigger language plpgsql as $$ begin return null; end $$;"
+        " create trigger redact after insert on public.messages for each row"
+        " when (new.role = 'assistant') execute function public.redact();"
+        " create trigger keep before update on public.messages for each row"
+        " when (new.role = 'assistant' and new.status = 'running') execute function public.keep()"
+    )
+    try:
+        question = await ask(db, user)
+        (told,) = await workers[0].heard()
+        await workers[0].finish(ended(await job(db, question), "failed"))
+        await db.execute("select public.bridge_dead_retry(null)")
+        again = (await workers[0].heard())[-1]
+    finally:
+        await db.execute("drop function public.redact cascade; drop function public.keep cascade")
+    assert [told["message"], again["message"]] == ["redacted"] * 2
+    assert (again["attempt"], again["reply_id"]) == (2, told["reply_id"])
+
+
 async def test_next_question_sees_what_the_last_reply_cost(workers: list[Caller], db: Connection, user: Person) -> None:
     """Whether its payload comes in the answer or by a claim."""
     await db.execute("insert into bridge.limits (name, user_id, value) values ('tokens_per_day', %s, 10)", (user.id,))
@@ -443,6 +495,8 @@ async def test_next_question_sees_what_the_last_reply_cost(workers: list[Caller]
 async def test_question_that_a_trigger_asks_at_the_end_of_a_reply_is_told_once(
     workers: list[Caller], db: Connection, user: Person
 ) -> None:
+    """And sees what that reply cost."""
+    await db.execute("insert into bridge.limits (name, user_id, value) values ('tokens_per_day', %s, 10)", (user.id,))
     await workers[0].claim()
     other = await open_session(db, user)
     first = await ask(db, user)
@@ -455,11 +509,11 @@ async def test_question_that_a_trigger_asks_at_the_end_of_a_reply_is_told_once(
         f" execute function public.ask_more('{other}')"
     )
     try:
-        finished = await workers[0].finish(ended(await job(db, first)))
+        finished = await workers[0].finish(ended(await job(db, first), run={"input_tokens": 10}))
     finally:
         await db.execute("drop function public.ask_more cascade")
     told = [*finished["jobs"], *(payload for payload in await workers[0].heard() if payload["question_id"] != first)]
-    assert [item["message"] for item in told] == ["more"]
+    assert [(item["message"], item.get("used_up")) for item in told] == [("more", True)]
 
 
 # when an attempt does not end well ------------------------------------------------------------------
