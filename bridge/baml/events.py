@@ -44,6 +44,9 @@ _CARRIERS = frozenset(
 def read_event(answer: Answer, event: str) -> None:
     """Add what one event says to the answer: the text after `data:`, or the body of a response that is no stream."""
     answer.events += 1
+    if event == DONE:  # the last of most streams: it would cost two parsers and an exception of each
+        answer.close()
+        return
     if answer.frame is not None and (text := _text_between(answer.frame, event)) is not None:
         answer.say(text)
         answer.frame_misses = 0
