@@ -154,18 +154,24 @@ class BamlFunctions:
             await call.close()
         del call  # and what it keeps of the reply: a structure may wait to be parsed
         sign = replace(_NOTHING, has_begun=True, usage=replace(ended.usage, model=None))
-        completing, usage = asyncio.create_task(self._complete(function, parser, ended)), ended.usage
+        completing, usage = self._complete(function, parser, ended), ended.usage
         del ended
+        waiting: asyncio.Task[Completion] | None = None
         try:
-            while not (await asyncio.wait({completing}, timeout=SIGN_SECONDS))[0]:
-                yield sign  # other structures are parsed first: it is not the model that stalls
-            completion = completing.result()
+            if function.is_text:  # nothing is parsed, and so nothing is waited for
+                completion = await completing
+            else:
+                waiting = asyncio.create_task(completing)
+                while not (await asyncio.wait({waiting}, timeout=SIGN_SECONDS))[0]:
+                    yield sign  # other structures are parsed first: it is not the model that stalls
+                completion = waiting.result()
         except TurnFailure as failure:
             failure.usage = usage
             raise
         finally:
-            completing.cancel()
-            await asyncio.gather(completing, return_exceptions=True)
+            if waiting is not None:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
         yield completion
 
     def _forget(self, call: Call, _: object) -> None:
