@@ -136,33 +136,43 @@ async def _run_function(
     pieces: AsyncGenerator[Partial | Completion, None] = functions.run(turn)
     try:
         async with asyncio.timeout(settings.total_seconds), aclosing(pieces):
-            patience, code = settings.first_token_seconds, "model_silent"
             running.prompt_characters = functions.characters_of(turn)
-            shown: Partial | None = None
-            while True:
-                piece = await _next(pieces, patience, code)
-                if isinstance(piece, Completion):
-                    return piece
-                if piece is not shown:  # otherwise a sign of life, without news
-                    running.reply.publish(piece)
-                shown = piece
-                running.usage = piece.usage
-                if piece.has_begun and code == "model_silent":
-                    patience, code = settings.idle_seconds, "model_stalled"
-                    on_life()
+            return await _read(running, pieces, settings, on_life)
     except TimeoutError:
         detail = f"over {settings.total_seconds:g} s"
         raise ModelUnavailable("model_slow", "The model took too long to answer.", detail=detail) from None
 
 
-async def _next(pieces: AsyncGenerator[Partial | Completion, None], seconds: float, code: str) -> Partial | Completion:
+async def _read(
+    running: RunningJob,
+    pieces: AsyncGenerator[Partial | Completion, None],
+    settings: Settings,
+    on_life: Callable[[], None],
+) -> Completion:
+    """Publish the pieces as they come, and return the last."""
+    patience, code = settings.first_token_seconds, "model_silent"
+    shown: Partial | None = None
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(seconds) as patience:
-            return await anext(pieces)
+        while True:  # a function may catch what ends its silence, and go on
+            async with asyncio.timeout(None) as silence:  # of many pieces: one for each would cost four times as much
+                while not silence.expired():
+                    silence.reschedule(loop.time() + patience)
+                    piece = await anext(pieces)
+                    if isinstance(piece, Completion):
+                        return piece
+                    if piece is not shown:  # otherwise a sign of life, without news
+                        running.reply.publish(piece)
+                    shown = piece
+                    running.usage = piece.usage
+                    if piece.has_begun and code == "model_silent":
+                        patience, code = settings.idle_seconds, "model_stalled"
+                        on_life()
     except TimeoutError:
-        if not patience.expired():
+        if not silence.expired():
             raise
-        raise ModelUnavailable(code, "The model did not answer in time.", detail=f"nothing for {seconds:g} s") from None
+        detail = f"nothing for {patience:g} s"
+        raise ModelUnavailable(code, "The model did not answer in time.", detail=detail) from None
     except StopAsyncIteration:
         detail = "the function ended without a completion"
         raise ModelUnavailable("model_cut", "The model's answer was cut off.", detail=detail) from None

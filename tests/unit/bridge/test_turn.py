@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import cast
 
 from hypothesis import given
@@ -176,7 +177,7 @@ class Pieces(Stand):
             yield piece
 
 
-def answer(pieces: Pieces, settings: Settings) -> Result:
+def answer(pieces: Stand, settings: Settings) -> Result:
     running = RunningJob(Job("q", 1, 0, cancel=False, turn=QUESTION), cast(OutgoingReply, Reply()), 0, 0)
     return asyncio.run(run_attempt(running, cast(Functions, pieces), settings))
 
@@ -195,6 +196,28 @@ def test_signs_of_life_keep_the_patience_for_the_first_word() -> None:
     result = answer(Pieces((0.2, Completion("word"))), impatient)
     assert result.error is not None
     assert result.error["code"] == "model_silent"
+
+
+class Stubborn(Stand):
+    """Goes on when its silence is ended, this many times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
+        for _number in range(self.times):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            yield Partial("word", is_added=True)
+        await asyncio.sleep(60)
+
+
+def test_function_that_catches_the_end_of_its_silence_is_ended_at_the_next() -> None:
+    impatient = SETTINGS.model_copy(update={"first_token_seconds": 0.01, "idle_seconds": 0.01})
+    result = answer(Stubborn(2), impatient)
+    assert result.error is not None
+    assert result.error["code"] == "model_stalled"
+    assert (result.stats.usage.output_tokens, result.retry_ms is not None) == (2, True)
 
 
 def test_text_that_breaks_off_is_marked() -> None:
