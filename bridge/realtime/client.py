@@ -2,8 +2,9 @@
 
 The library's loop (2.34.1) checks each message with pydantic, and writes it into two debug lines, whoever reads them:
 30 to 80 µs, more than all else that a worker does with a broadcast. It skips what it cannot read, and ends in silence
-when a callback raises. Here broadcasts and changes of rows, which come often, go to the channel's callbacks as they are
-decoded, in a few µs. All else goes the library's way. Whatever ends the loop is an error of every channel.
+when a callback raises. Here what comes often goes to the channel's callbacks as it is decoded, in a few µs: broadcasts,
+changes of rows, and the answers to joins and leaves. All else goes the library's way. Whatever ends the loop is an
+error of every channel.
 """
 
 import logging
@@ -13,7 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 from realtime import AsyncRealtimeClient
-from realtime.message import ServerMessageAdapter
+from realtime.message import ReplyPostgresChanges, ServerMessageAdapter
+from realtime.types import RealtimeAcknowledgementStatus
 
 from bridge.errors import RealtimeError
 
@@ -45,7 +47,7 @@ class Client(AsyncRealtimeClient):
         try:
             message = from_json(text)
             channel = self.channels.get(message["topic"])
-            event, payload = message["event"], message["payload"]
+            event, payload, ref = message["event"], message["payload"], message.get("ref")
         except (ValueError, LookupError, TypeError) as error:
             raise RealtimeError(f"a message of {len(text)} characters cannot be read") from error
         if channel is None:
@@ -55,6 +57,11 @@ class Client(AsyncRealtimeClient):
             callbacks = channel.broadcast_callbacks
         elif event == "postgres_changes" and _is_change(payload):
             callbacks = channel.postgres_changes_callbacks
+        elif event == "phx_reply" and _is_success(payload) and isinstance(ref, str):
+            if (push := channel.messages_waiting_for_ack.pop(ref, None)) is not None:
+                changes = payload["response"].get("postgres_changes")
+                push.trigger(RealtimeAcknowledgementStatus.Ok, ReplyPostgresChanges(postgres_changes=changes))
+            return
         else:
             try:
                 channel._handle_message(ServerMessageAdapter.validate_json(text))
@@ -73,3 +80,9 @@ def _is_broadcast(payload: Any) -> bool:
 def _is_change(payload: Any) -> bool:
     is_numbered = isinstance(payload, dict) and isinstance(payload.get("ids"), list)
     return is_numbered and isinstance(payload.get("data"), dict) and "type" in payload["data"]
+
+
+def _is_success(payload: Any) -> bool:
+    """Whether it is the answer "ok" that names no bindings for changes of rows."""
+    response = payload.get("response") if isinstance(payload, dict) and payload.get("status") == "ok" else None
+    return isinstance(response, dict) and response.get("postgres_changes") in (None, [])

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimePostgresChangesListenEvent
-from realtime.types import RealtimeSubscribeStates
+from realtime._async.push import AsyncPush
+from realtime.types import RealtimeAcknowledgementStatus, RealtimeSubscribeStates
 
 from bridge.realtime.client import Client
 
@@ -45,12 +46,22 @@ CHANGES = st.fixed_dictionaries(
         ),
     }
 )
+BINDINGS = st.lists(
+    st.fixed_dictionaries({"id": st.just(7), "event": st.just("INSERT"), "table": st.text()}), max_size=1
+)
+REPLIES = st.fixed_dictionaries(
+    {
+        "status": st.sampled_from(["ok", "ok", "error", "other"]) | JSON,
+        "response": st.fixed_dictionaries({}, optional={"postgres_changes": BINDINGS | JSON}) | JSON,
+    }
+)
 MESSAGES = st.builds(
-    lambda topic, named: json.dumps({"topic": topic, "event": named[0], "payload": named[1], "ref": None}),
+    lambda topic, named: json.dumps({"topic": topic, "event": named[0], "payload": named[1], "ref": named[2]}),
     st.sampled_from([TOPIC, TOPIC, "realtime:left", "phoenix"]),
-    st.tuples(st.just("broadcast"), BROADCASTS | JSON)
-    | st.tuples(st.just("postgres_changes"), CHANGES | JSON)
-    | st.tuples(st.sampled_from(["presence_diff", "of_a_newer_server"]), OBJECTS),
+    st.tuples(st.just("broadcast"), BROADCASTS | JSON, st.none())
+    | st.tuples(st.just("postgres_changes"), CHANGES | JSON, st.none())
+    | st.tuples(st.just("phx_reply"), REPLIES | JSON, st.sampled_from(["1", "2", "3"]) | JSON)
+    | st.tuples(st.sampled_from(["presence_diff", "of_a_newer_server"]), OBJECTS, st.none()),
 )
 
 
@@ -86,13 +97,26 @@ async def heard(kind: type[AsyncRealtimeClient], frames: list[Frame], fault: Exc
     channel.on_broadcast("work", on_message)
     channel.on_postgres_changes(RealtimePostgresChangesListenEvent.Insert, on_message, "messages")
     channel.postgres_changes_callbacks[0].id = 7
+    for ref in ("1", "2"):
+        push = channel.messages_waiting_for_ack[ref] = AsyncPush(channel, "phx_leave")
+        push.receive(RealtimeAcknowledgementStatus.Ok, on_message).receive(
+            RealtimeAcknowledgementStatus.Error, on_message
+        )
     channel.state, channel.subscribe_callback = channel.state.JOINED, on_state
     client._ws_connection = Socket(frames)  # type: ignore[assignment]
     await client._listen()
     return got
 
 
+def joined(ref: Any = "1", **response: Any) -> str:
+    payload = {"status": "ok", "response": response}
+    return json.dumps({"topic": TOPIC, "event": "phx_reply", "ref": ref, "payload": payload})
+
+
 @given(st.lists(MESSAGES, max_size=5))
+@example([joined(postgres_changes=[]), joined(), joined(["1"])])
+@example([joined(), joined(postgres_changes=[])])
+@example([joined(postgres_changes=[{"id": 7, "event": "INSERT"}]), joined("2", postgres_changes="of another version")])
 async def test_callbacks_get_what_the_library_would_give_them(frames: list[Frame]) -> None:
     assert await heard(Client, frames) == await heard(AsyncRealtimeClient, frames)
 
