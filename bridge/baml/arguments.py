@@ -85,13 +85,13 @@ def read_parameters(function: Callable[..., Any], place: str = "") -> tuple[Para
 
 def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, Any]:
     """Return the arguments for a call, checked and without BAML's delimiters; BadRequest if one is missing or wrong."""
-    given = {**turn.data, **{name: fill(turn) for name, fill in _FROM_TURN.items()}}
     bound = {}
     for parameter in parameters:
         name = parameter.name
-        if name in given:
+        fill = _FROM_TURN.get(name)
+        if fill is not None or name in turn.data:
             try:
-                bound[name] = parameter.validate(given[name])
+                bound[name] = parameter.validate(turn.data[name] if fill is None else fill(turn))
             except ValidationError as error:
                 problem = f"The argument `{name}` is invalid: {_first_complaint(error)}."
                 # neither the cause nor the complaint, which may name the user's own keys, belongs into the log
