@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 SIGN_SECONDS = 0.05  # how often a reply that waits to be parsed shows a sign of life
 CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about 0.001
 
-_NOTHING = Partial("", is_added=True)
-
 
 class BamlFunction(NamedTuple):
     """One function of a generated client. `is_text` means that it returns a plain string.
@@ -141,19 +139,25 @@ class BamlFunctions:
         parser = call.parser
         try:
             shown: str | None = None
+            reported = unnamed = Usage()  # so far; its model may repeat the conversation
             async with aclosing(call.partials()) as values:
                 async for value in values:
-                    news = _NOTHING
-                    if function.is_text and isinstance(value, str):
-                        news, shown = _grown(value, shown), value
-                    elif value is not None:
-                        news = _to_partial(value)
-                    yield replace(news, has_begun=call.has_begun, usage=replace(call.usage, model=None))
+                    if call.usage is not reported:
+                        reported = call.usage
+                        unnamed = replace(reported, model=None)
+                    signs: dict[str, Any] = {"has_begun": call.has_begun, "usage": unnamed}
+                    if value is None:
+                        yield Partial("", is_added=True, **signs)
+                    elif function.is_text and isinstance(value, str):
+                        yield _grown(value, shown, signs)
+                        shown = value
+                    else:
+                        yield _to_partial(value, signs)
             ended = await call.end()
         finally:
             await call.close()
         del call  # and what it keeps of the reply: a structure may wait to be parsed
-        sign = replace(_NOTHING, has_begun=True, usage=replace(ended.usage, model=None))
+        sign = Partial("", usage=replace(ended.usage, model=None), is_added=True)
         completing, usage = self._complete(function, parser, ended), ended.usage
         del ended
         waiting: asyncio.Task[Completion] | None = None
@@ -282,23 +286,23 @@ def _length(data: Any) -> int:
     return len(json.dumps(data, default=str)) if data else 0
 
 
-def _grown(text: str, shown: str | None) -> Partial:
+def _grown(text: str, shown: str | None, signs: Mapping[str, Any]) -> Partial:
     """What a text has more than was shown of it (None: nothing was)."""
     if shown is None or not text.startswith(shown):
-        return Partial(text)
-    return Partial(text[len(shown) :], is_added=True)
+        return Partial(text, **signs)
+    return Partial(text[len(shown) :], is_added=True, **signs)
 
 
-def _to_partial(value: Any) -> Partial:
+def _to_partial(value: Any, signs: Mapping[str, Any]) -> Partial:
     """Convert a partial result: the text of `reply`, and all other fields except `files` as data."""
     data = _unwrapped(to_jsonable_python(value))
     if isinstance(data, str):
-        return Partial(data)
+        return Partial(data, **signs)
     if not isinstance(data, dict):
-        return Partial("", data)
+        return Partial("", data, **signs)
     reply = _unwrapped(data.pop("reply", None))
     data.pop("files", None)
-    return Partial(reply if isinstance(reply, str) else "", data or None)
+    return Partial(reply if isinstance(reply, str) else "", data or None, **signs)
 
 
 def _to_completion(value: Any, usage: Usage) -> Completion:
