@@ -139,6 +139,7 @@ comment on function bridge.has_backlog is
 
 create function bridge.choose_worker(
     session_id uuid, user_id uuid, function text, finisher text, failed_by text, excluded uuid[],
+    may_take_last boolean,
     out worker text, out slot int, out lease interval
 )
 language plpgsql set search_path = ''
@@ -194,11 +195,12 @@ begin
                    and (h.worker, h.run_at) >= (candidate.name, candidate.horizon)
                    and (h.worker, h.run_at) <= (candidate.name, 'infinity'));
         end if;
-        -- As in a claim, few questions for a model that has not answered yet. The quarter of all slots that is for users
-        -- who have asked little is left to claims: an insert does not see what its user asks next, and a claim does.
+        -- as in a claim: few questions for a model that has not answered yet, and a quarter of all slots only for users
+        -- who have asked little
         room := case
             when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
-            when is_shared then candidate.capacity - candidate.capacity / 4
+            when is_shared and not (may_take_last and running = 0)
+                then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
         slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
         if slot is not null then
@@ -210,7 +212,7 @@ begin
 end
 $$;
 comment on function bridge.choose_worker is
-    'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed.';
+    'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed. may_take_last: of the last quarter of the slots, too, if the user has nothing running.';
 
 create function bridge.tell(dispatched bridge.jobs) returns jsonb
 language plpgsql set search_path = ''
@@ -311,9 +313,12 @@ begin
             select h.* from bridge.jobs h
              where h.question_id = q.id and h.worker is null and h.run_at <= now() for update skip locked) j
     loop
-        select c.* into chosen from bridge.choose_worker(
+        chosen := bridge.choose_worker(
             job.session_id, job.user_id, job.function, finisher, coalesce(dispatch.released_by, job.failed_by),
-            dispatch.question_ids) c;
+            dispatch.question_ids,
+            (select count(*) <= 2 from (
+                select from bridge.jobs w
+                 where w.user_id = job.user_id and w.worker is null and w.run_at <= now() limit 3) waiting));
         if chosen.worker is null then
             rest := rest || job.question_id;
             continue;

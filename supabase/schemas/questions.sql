@@ -68,7 +68,8 @@ begin
     if coalesce(current_setting('bridge.chosen', true), '') = ''
        and not exists (select from bridge.jobs j where j.session_id = session.id and j.run_at is not null)
     then
-        chosen := bridge.choose_worker(session.id, session.user_id, session.function, null, null, '{}');
+        -- of the slots that are for users who ask little none: what else the statement asks is not seen yet
+        chosen := bridge.choose_worker(session.id, session.user_id, session.function, null, null, '{}', false);
         if chosen.worker is not null then
             new.status := 'running';
         end if;

@@ -250,18 +250,25 @@ async def test_backlog_of_who_has_enough_running_keeps_nobody_from_dispatch(
     assert await holder(db, await ask(db, await sign_up())) == "w0"
 
 
-async def test_last_slots_are_left_to_claims(
+async def test_last_slots_are_for_who_asks_little(
     workers: list[Caller], db: Connection, user: Person, sign_up: Callable[[], Awaitable[Person]]
 ) -> None:
-    """Who asks for the first time may go on to ask a lot, which only a later claim sees."""
+    """Nothing is running of them, and no more than two of their questions wait: those of the same statement, too."""
     await db.execute("update bridge.limits set value = 8 where name = 'running_replies'")
-    await workers[0].claim(capacity=4)
-    asked = [await ask(db, user) for _ in range(4)]
-    assert [await holder(db, question) for question in asked] == ["w0"] * 3 + [None]
-    other = await ask(db, await sign_up())
-    assert await holder(db, other) is None
-    claimed = await workers[0].claim(slots=1, capacity=4, reserve=1, holding=asked[:3])
-    assert [item["question_id"] for item in claimed["jobs"]] == [other]
+    await workers[0].claim(capacity=8)
+    asked = [await ask(db, user) for _ in range(7)]
+    assert [await holder(db, question) for question in asked] == ["w0"] * 6 + [None]
+    question = await ask(db, await sign_up())
+    assert await holder(db, question) == "w0"
+    told = (await workers[0].heard())[-1]
+    assert (told["question_id"], told["message"]) == (question, "hello")
+    crowd = await sign_up()
+    sessions = [await open_session(db, crowd) for _ in range(3)]
+    await db.execute(
+        "insert into public.messages (session_id, content) select s, 'hello' from unnest(%s::uuid[]) s", (sessions,)
+    )
+    rows = await db.execute("select worker from bridge.jobs where session_id = any (%s::uuid[])", (sessions,))
+    assert await rows.fetchall() == [{"worker": None}] * 3
 
 
 async def test_session_stays_with_its_worker(workers: list[Caller], db: Connection, user: Person) -> None:
