@@ -112,6 +112,19 @@ $$;
 comment on function bridge.forget_broadcasts is
     'Deletes what Realtime has stored of broadcasts about sessions (for three days), and returns how many. There is no index to find them by: if the table is larger than `most_bytes`, it does nothing.';
 
+create function bridge.jobs_of(items jsonb) returns bigint[]
+language plpgsql set search_path = '' set enable_seqscan = off set enable_bitmapscan = off
+as $$
+begin
+    -- The limit makes it look for one question at a time, by the index of questions. Under an open snapshot all other
+    -- indexes keep the entries of ended jobs, and a plan from the time of a short queue reads them all.
+    return array(
+        select j.id from jsonb_to_recordset(jobs_of.items) i (question_id uuid)
+         cross join lateral (select h.id from bridge.jobs h where h.question_id = i.question_id limit 1) j);
+end
+$$;
+comment on function bridge.jobs_of is 'The ids of the jobs of questions [{question_id, …}].';
+
 create function bridge.end_job(
     job bridge.jobs, status text, error jsonb default null, reply jsonb default null, deletes boolean default true
 ) returns void
@@ -453,6 +466,29 @@ end
 $$;
 comment on function bridge.heartbeat is
     'Records that a worker is alive and, from a claim (with lease_seconds), what it answers and hears. Returns the length of its leases; missed: it counts as not hearing any more, as it did not confirm a job in time.';
+
+create or replace function bridge.unknown_jobs(known text[], due timestamptz, most int) returns setof bridge.jobs
+language plpgsql stable set search_path = ''
+set enable_sort = off set enable_incremental_sort = off  -- so that only jobs_ready_by_function fits
+as $$
+begin
+    return query
+        select j.* from generate_subscripts(unknown_jobs.known, 1) n (at)
+         cross join lateral (
+            select g.* from bridge.jobs g
+             where g.worker is null and g.run_at <= unknown_jobs.due
+               and g.function > coalesce(unknown_jobs.known[n.at - 1], '')  -- a function has at least one byte
+               and g.function < unknown_jobs.known[n.at]
+             order by g.function, g.run_at, g.id limit unknown_jobs.most) j
+         union all
+        (select j.* from bridge.jobs j
+          where j.worker is null and j.run_at <= unknown_jobs.due
+            and j.function > coalesce(unknown_jobs.known[cardinality(unknown_jobs.known)], '')
+          order by j.function, j.run_at, j.id limit unknown_jobs.most);
+end
+$$;
+comment on function bridge.unknown_jobs is
+    'Jobs without a worker, due at a time, whose function is not `known` (sorted): up to `most` from each gap between two known names in the index, so that no other job is read.';
 
 create function bridge.due_for(worker text, fleet bigint, job_id bigint, due_at timestamptz) returns timestamptz
 language plpgsql immutable set search_path = ''
@@ -1046,16 +1082,19 @@ comment on function bridge.lock_slots is
 
 create function bridge.running_replies(user_id uuid, horizon timestamptz) returns bigint
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_incremental_sort = off
 as $$
 begin
     return (
-        select count(*) from bridge.jobs h
-         where h.worker is not null
-           and (h.user_id, h.run_at) >= (running_replies.user_id, running_replies.horizon)
-           and (h.user_id, h.run_at) <= (running_replies.user_id, 'infinity'));
+        select count(*) from (
+            select from bridge.jobs h
+             where h.worker is not null
+               and (h.user_id, h.run_at) >= (running_replies.user_id, running_replies.horizon)
+               and (h.user_id, h.run_at) <= (running_replies.user_id, 'infinity')
+             order by h.user_id, h.run_at offset 0) r);  -- in the order of jobs_running_of_user, the only one that fits
 end
 $$;
-comment on function bridge.running_replies is 'How many replies of a user are running; pairs, so that only jobs_running_of_user fits.';
+comment on function bridge.running_replies is 'How many replies of a user are running, of those that began after `horizon`.';
 
 create function bridge.may_run(user_id uuid, horizon timestamptz) returns boolean
 language plpgsql stable set search_path = ''
@@ -1067,6 +1106,22 @@ begin
 end
 $$;
 comment on function bridge.may_run is 'Whether one more reply of a user may run.';
+
+create function bridge.asks_little(user_id uuid, function text, horizon timestamptz) returns boolean
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_incremental_sort = off
+as $$
+begin
+    return (
+        select count(*) <= 2 from (
+            select from bridge.jobs j  -- in the order of jobs_ready_by_user, the only one that fits
+             where j.worker is null and j.function is not null
+               and (j.function, j.user_id, j.run_at) >= (asks_little.function, asks_little.user_id, asks_little.horizon)
+               and (j.function, j.user_id, j.run_at) <= (asks_little.function, asks_little.user_id, now())
+             order by j.function, j.user_id, j.run_at limit 3) w);
+end
+$$;
+comment on function bridge.asks_little is 'Whether at most two questions of a user wait.';
 
 create function bridge.has_backlog(function text, horizon timestamptz, is_newcomer boolean, excluded uuid[])
 returns boolean
@@ -1168,10 +1223,14 @@ begin
         -- who have asked little
         room := case
             when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
-            when is_shared and not (may_take_last and running = 0)
-                then candidate.capacity - candidate.capacity / 4
+            when is_shared then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
         slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
+        if slot is null and may_take_last and is_shared and running = 0 and not candidate.is_unproven
+           and bridge.asks_little(user_id, function, candidate.horizon)
+        then
+            slot := (bridge.lock_slots(candidate.name, candidate.horizon, candidate.capacity, 1))[1];
+        end if;
         if slot is not null then
             worker := candidate.name;
             lease := least(candidate.lease, bridge.dispatch_lease());
@@ -1181,7 +1240,7 @@ begin
 end
 $$;
 comment on function bridge.choose_worker is
-    'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed. may_take_last: of the last quarter of the slots, too, if the user has nothing running.';
+    'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed. may_take_last: of the last quarter of the slots, too, if the user has nothing running and asks little.';
 
 create function bridge.tell(dispatched bridge.jobs) returns jsonb
 language plpgsql set search_path = ''
@@ -1273,15 +1332,13 @@ begin
     for job in
         select j.* from unnest(dispatch.question_ids) q (id)
          cross join lateral (
-            select h.* from bridge.jobs h
-             where h.question_id = q.id and h.worker is null and h.run_at <= now() for update skip locked) j
+            select h.* from bridge.jobs h  -- by its question: the indexes of ready jobs are full of ended ones
+             where h.question_id = q.id and case when h.worker is null then h.run_at <= now() end
+               for update skip locked) j
     loop
         chosen := bridge.choose_worker(
             job.session_id, job.user_id, job.function, finisher, coalesce(dispatch.released_by, job.failed_by),
-            dispatch.question_ids,
-            (select count(*) <= 2 from (
-                select from bridge.jobs w
-                 where w.user_id = job.user_id and w.worker is null and w.run_at <= now() limit 3) waiting));
+            dispatch.question_ids, true);
         if chosen.worker is null then
             rest := rest || job.question_id;
             continue;
@@ -1324,7 +1381,7 @@ comment on function bridge.announce_due is
 
 create or replace function public.bridge_beat(worker text, jobs jsonb) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
-set enable_seqscan = off set enable_bitmapscan = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
     alive record := bridge.heartbeat(bridge_beat.worker);
@@ -1333,8 +1390,7 @@ declare
     -- beats of all others would be late. Its lease and its text wait for the next beat.
     free bigint[] := array(
         select j.id from bridge.jobs j
-          join jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid) on j.question_id = i.question_id
-         order by j.id for update of j skip locked);
+         where j.id = any (bridge.jobs_of(bridge_beat.jobs)) order by j.id for update skip locked);
     states jsonb;
     checkpoints jsonb;
     item jsonb;
@@ -1344,8 +1400,8 @@ begin
     -- writes, and at least half of it is always left.
     update bridge.jobs j set lease_until = now() + lease, is_confirmed = true
       from jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid, attempt int)
-     where j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt
-       and j.id = any (free) and (j.lease_until < now() + lease * 0.75 or not j.is_confirmed);
+     where j.question_id = i.question_id and j.worker is not distinct from bridge_beat.worker
+       and j.attempt = i.attempt and j.id = any (free) and (j.lease_until < now() + lease * 0.75 or not j.is_confirmed);
     select coalesce(jsonb_object_agg(i.question_id, case
                when j.id is null then 'lost' when j.cancel then 'cancel' when j.id = any (free) then 'ok' else 'busy'
                end), '{}'),
@@ -1354,7 +1410,8 @@ begin
       from jsonb_array_elements(bridge_beat.jobs) e
      cross join jsonb_to_record(e.value) i (question_id uuid, attempt int)
       left join bridge.jobs j
-        on j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt;
+        on j.question_id = i.question_id and j.worker is not distinct from bridge_beat.worker
+       and j.attempt = i.attempt;
     set constraints all immediate;  -- so that a deferred trigger fails here and not at the commit of the whole beat
     begin
         perform bridge.write_checkpoints(checkpoints);
@@ -1497,6 +1554,7 @@ declare
     result record;
     job bridge.jobs;
     state text;
+    ids bigint[] := bridge.jobs_of(bridge_finish.results);
     sessions uuid[];
     free bigint[];
     states jsonb := '{}';
@@ -1513,27 +1571,20 @@ begin
     perform set_config('bridge.finisher', bridge_finish.worker, true);
     if not bridge_finish.knows_busy then  -- an older worker waits, as it always did
         perform from public.sessions s
-          where s.id in (
-              select j.session_id from bridge.jobs j
-                join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id)
+          where s.id in (select j.session_id from bridge.jobs j where j.id = any (ids))
           order by s.id for no key update;
-        perform from bridge.jobs j
-          join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id
-          order by j.id for update of j;
+        perform from bridge.jobs j where j.id = any (ids) order by j.id for update;
     end if;
     -- Nobody waits for a session or a job that its user keeps locked, with a request that takes long: the replies of all
     -- others in the batch would be late.
     sessions := array(
         select s.id from public.sessions s
-         where s.id in (
-            select j.session_id from bridge.jobs j
-              join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id)
+         where s.id in (select j.session_id from bridge.jobs j where j.id = any (ids))
          order by s.id for no key update skip locked);
     free := array(
         select j.id from bridge.jobs j
-          join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id
-         where j.session_id = any (sessions)
-         order by j.id for update of j skip locked);
+         where j.id = any (ids) and j.session_id = any (sessions)
+         order by j.id for update skip locked);
     for result in
         select i.*, e.value as item
           from jsonb_array_elements(bridge_finish.results) e
@@ -1542,8 +1593,8 @@ begin
                    unconfirmed boolean)
     loop
         select j.* into job from bridge.jobs j
-         where j.question_id = result.question_id
-           and j.worker = bridge_finish.worker and j.attempt = result.attempt and j.id <> all (deleted);
+         where j.question_id = result.question_id and j.worker is not distinct from bridge_finish.worker
+           and j.attempt = result.attempt and j.id <> all (deleted);
         if job.id is null then
             state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
             is_repeated := is_repeated or state = 'ok';
@@ -1675,11 +1726,11 @@ create or replace trigger accept_question before insert on public.messages
 -- grants -----------------------------------------------------------------------------------------
 
 revoke all on function
-    bridge.end_job, bridge.enqueue, bridge.heartbeat, bridge.due_for, bridge.next_lease_end,
+    bridge.jobs_of, bridge.end_job, bridge.enqueue, bridge.heartbeat, bridge.due_for, bridge.next_lease_end,
     bridge.milliseconds_until, bridge.lease_hint, bridge.history_of, bridge.files_of, bridge.payload,
     bridge.open_attempt, bridge.open_claimed, bridge.dispatch_lease, bridge.used_slots, bridge.lock_slots,
-    bridge.running_replies, bridge.may_run, bridge.has_backlog, bridge.choose_worker, bridge.tell, bridge.push,
-    bridge.dispatch, bridge.announce_due, bridge.finish, bridge.finish_held
+    bridge.running_replies, bridge.may_run, bridge.asks_little, bridge.has_backlog, bridge.choose_worker, bridge.tell,
+    bridge.push, bridge.dispatch, bridge.announce_due, bridge.finish, bridge.finish_held
     from public, anon, authenticated, service_role;
 revoke all on function public.bridge_claim from public, anon, authenticated;
 grant execute on function public.bridge_claim to service_role;

@@ -19,7 +19,7 @@ comment on function bridge.write_checkpoints is
 
 create function public.bridge_beat(worker text, jobs jsonb) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
-set enable_seqscan = off set enable_bitmapscan = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
     alive record := bridge.heartbeat(bridge_beat.worker);
@@ -28,8 +28,7 @@ declare
     -- beats of all others would be late. Its lease and its text wait for the next beat.
     free bigint[] := array(
         select j.id from bridge.jobs j
-          join jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid) on j.question_id = i.question_id
-         order by j.id for update of j skip locked);
+         where j.id = any (bridge.jobs_of(bridge_beat.jobs)) order by j.id for update skip locked);
     states jsonb;
     checkpoints jsonb;
     item jsonb;
@@ -39,8 +38,8 @@ begin
     -- writes, and at least half of it is always left.
     update bridge.jobs j set lease_until = now() + lease, is_confirmed = true
       from jsonb_to_recordset(bridge_beat.jobs) i (question_id uuid, attempt int)
-     where j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt
-       and j.id = any (free) and (j.lease_until < now() + lease * 0.75 or not j.is_confirmed);
+     where j.question_id = i.question_id and j.worker is not distinct from bridge_beat.worker
+       and j.attempt = i.attempt and j.id = any (free) and (j.lease_until < now() + lease * 0.75 or not j.is_confirmed);
     select coalesce(jsonb_object_agg(i.question_id, case
                when j.id is null then 'lost' when j.cancel then 'cancel' when j.id = any (free) then 'ok' else 'busy'
                end), '{}'),
@@ -49,7 +48,8 @@ begin
       from jsonb_array_elements(bridge_beat.jobs) e
      cross join jsonb_to_record(e.value) i (question_id uuid, attempt int)
       left join bridge.jobs j
-        on j.question_id = i.question_id and j.worker = bridge_beat.worker and j.attempt = i.attempt;
+        on j.question_id = i.question_id and j.worker is not distinct from bridge_beat.worker
+       and j.attempt = i.attempt;
     set constraints all immediate;  -- so that a deferred trigger fails here and not at the commit of the whole beat
     begin
         perform bridge.write_checkpoints(checkpoints);

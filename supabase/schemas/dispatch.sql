@@ -77,16 +77,19 @@ comment on function bridge.lock_slots is
 
 create function bridge.running_replies(user_id uuid, horizon timestamptz) returns bigint
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_incremental_sort = off
 as $$
 begin
     return (
-        select count(*) from bridge.jobs h
-         where h.worker is not null
-           and (h.user_id, h.run_at) >= (running_replies.user_id, running_replies.horizon)
-           and (h.user_id, h.run_at) <= (running_replies.user_id, 'infinity'));
+        select count(*) from (
+            select from bridge.jobs h
+             where h.worker is not null
+               and (h.user_id, h.run_at) >= (running_replies.user_id, running_replies.horizon)
+               and (h.user_id, h.run_at) <= (running_replies.user_id, 'infinity')
+             order by h.user_id, h.run_at offset 0) r);  -- in the order of jobs_running_of_user, the only one that fits
 end
 $$;
-comment on function bridge.running_replies is 'How many replies of a user are running; pairs, so that only jobs_running_of_user fits.';
+comment on function bridge.running_replies is 'How many replies of a user are running, of those that began after `horizon`.';
 
 create function bridge.may_run(user_id uuid, horizon timestamptz) returns boolean
 language plpgsql stable set search_path = ''
@@ -98,6 +101,22 @@ begin
 end
 $$;
 comment on function bridge.may_run is 'Whether one more reply of a user may run.';
+
+create function bridge.asks_little(user_id uuid, function text, horizon timestamptz) returns boolean
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_incremental_sort = off
+as $$
+begin
+    return (
+        select count(*) <= 2 from (
+            select from bridge.jobs j  -- in the order of jobs_ready_by_user, the only one that fits
+             where j.worker is null and j.function is not null
+               and (j.function, j.user_id, j.run_at) >= (asks_little.function, asks_little.user_id, asks_little.horizon)
+               and (j.function, j.user_id, j.run_at) <= (asks_little.function, asks_little.user_id, now())
+             order by j.function, j.user_id, j.run_at limit 3) w);
+end
+$$;
+comment on function bridge.asks_little is 'Whether at most two questions of a user wait.';
 
 create function bridge.has_backlog(function text, horizon timestamptz, is_newcomer boolean, excluded uuid[])
 returns boolean
@@ -199,10 +218,14 @@ begin
         -- who have asked little
         room := case
             when candidate.is_unproven and not candidate.is_failing then least(candidate.capacity, 3)
-            when is_shared and not (may_take_last and running = 0)
-                then candidate.capacity - candidate.capacity / 4
+            when is_shared then candidate.capacity - candidate.capacity / 4
             else candidate.capacity end;
         slot := (bridge.lock_slots(candidate.name, candidate.horizon, room, 1))[1];
+        if slot is null and may_take_last and is_shared and running = 0 and not candidate.is_unproven
+           and bridge.asks_little(user_id, function, candidate.horizon)
+        then
+            slot := (bridge.lock_slots(candidate.name, candidate.horizon, candidate.capacity, 1))[1];
+        end if;
         if slot is not null then
             worker := candidate.name;
             lease := least(candidate.lease, bridge.dispatch_lease());
@@ -212,7 +235,7 @@ begin
 end
 $$;
 comment on function bridge.choose_worker is
-    'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed. may_take_last: of the last quarter of the slots, too, if the user has nothing running.';
+    'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed. may_take_last: of the last quarter of the slots, too, if the user has nothing running and asks little.';
 
 create function bridge.tell(dispatched bridge.jobs) returns jsonb
 language plpgsql set search_path = ''
@@ -310,15 +333,13 @@ begin
     for job in
         select j.* from unnest(dispatch.question_ids) q (id)
          cross join lateral (
-            select h.* from bridge.jobs h
-             where h.question_id = q.id and h.worker is null and h.run_at <= now() for update skip locked) j
+            select h.* from bridge.jobs h  -- by its question: the indexes of ready jobs are full of ended ones
+             where h.question_id = q.id and case when h.worker is null then h.run_at <= now() end
+               for update skip locked) j
     loop
         chosen := bridge.choose_worker(
             job.session_id, job.user_id, job.function, finisher, coalesce(dispatch.released_by, job.failed_by),
-            dispatch.question_ids,
-            (select count(*) <= 2 from (
-                select from bridge.jobs w
-                 where w.user_id = job.user_id and w.worker is null and w.run_at <= now() limit 3) waiting));
+            dispatch.question_ids, true);
         if chosen.worker is null then
             rest := rest || job.question_id;
             continue;

@@ -223,6 +223,7 @@ declare
     result record;
     job bridge.jobs;
     state text;
+    ids bigint[] := bridge.jobs_of(bridge_finish.results);
     sessions uuid[];
     free bigint[];
     states jsonb := '{}';
@@ -239,27 +240,20 @@ begin
     perform set_config('bridge.finisher', bridge_finish.worker, true);
     if not bridge_finish.knows_busy then  -- an older worker waits, as it always did
         perform from public.sessions s
-          where s.id in (
-              select j.session_id from bridge.jobs j
-                join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id)
+          where s.id in (select j.session_id from bridge.jobs j where j.id = any (ids))
           order by s.id for no key update;
-        perform from bridge.jobs j
-          join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id
-          order by j.id for update of j;
+        perform from bridge.jobs j where j.id = any (ids) order by j.id for update;
     end if;
     -- Nobody waits for a session or a job that its user keeps locked, with a request that takes long: the replies of all
     -- others in the batch would be late.
     sessions := array(
         select s.id from public.sessions s
-         where s.id in (
-            select j.session_id from bridge.jobs j
-              join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id)
+         where s.id in (select j.session_id from bridge.jobs j where j.id = any (ids))
          order by s.id for no key update skip locked);
     free := array(
         select j.id from bridge.jobs j
-          join jsonb_to_recordset(bridge_finish.results) i (question_id uuid) on j.question_id = i.question_id
-         where j.session_id = any (sessions)
-         order by j.id for update of j skip locked);
+         where j.id = any (ids) and j.session_id = any (sessions)
+         order by j.id for update skip locked);
     for result in
         select i.*, e.value as item
           from jsonb_array_elements(bridge_finish.results) e
@@ -268,8 +262,8 @@ begin
                    unconfirmed boolean)
     loop
         select j.* into job from bridge.jobs j
-         where j.question_id = result.question_id
-           and j.worker = bridge_finish.worker and j.attempt = result.attempt and j.id <> all (deleted);
+         where j.question_id = result.question_id and j.worker is not distinct from bridge_finish.worker
+           and j.attempt = result.attempt and j.id <> all (deleted);
         if job.id is null then
             state := bridge.state_of_unheld(bridge_finish.worker, result.question_id, result.attempt);
             is_repeated := is_repeated or state = 'ok';

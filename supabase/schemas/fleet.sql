@@ -139,7 +139,7 @@ comment on function bridge.answered_elsewhere is
 
 create function bridge.unknown_jobs(known text[], due timestamptz, most int) returns setof bridge.jobs
 language plpgsql stable set search_path = ''
-set enable_sort = off  -- so that only jobs_ready_by_function fits
+set enable_sort = off set enable_incremental_sort = off  -- so that only jobs_ready_by_function fits
 as $$
 begin
     return query

@@ -18,6 +18,19 @@ end
 $$;
 comment on function bridge.is_transient is 'Whether an error of this SQLSTATE goes away by itself.';
 
+create function bridge.jobs_of(items jsonb) returns bigint[]
+language plpgsql set search_path = '' set enable_seqscan = off set enable_bitmapscan = off
+as $$
+begin
+    -- The limit makes it look for one question at a time, by the index of questions. Under an open snapshot all other
+    -- indexes keep the entries of ended jobs, and a plan from the time of a short queue reads them all.
+    return array(
+        select j.id from jsonb_to_recordset(jobs_of.items) i (question_id uuid)
+         cross join lateral (select h.id from bridge.jobs h where h.question_id = i.question_id limit 1) j);
+end
+$$;
+comment on function bridge.jobs_of is 'The ids of the jobs of questions [{question_id, …}].';
+
 create function bridge.lock_session(session_id uuid, owner uuid default null) returns public.sessions
 language plpgsql set search_path = ''
 as $$
