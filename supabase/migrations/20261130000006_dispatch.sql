@@ -1386,11 +1386,11 @@ as $$
 declare
     alive record := bridge.heartbeat(bridge_beat.worker);
     lease interval := alive.lease;
+    ids bigint[] := bridge.jobs_of(bridge_beat.jobs);
     -- Nobody waits for a job that its user keeps locked, as by deleting its session in a request that takes long: the
     -- beats of all others would be late. Its lease and its text wait for the next beat.
     free bigint[] := array(
-        select j.id from bridge.jobs j
-         where j.id = any (bridge.jobs_of(bridge_beat.jobs)) order by j.id for update skip locked);
+        select j.id from bridge.jobs j where j.id = any (ids) order by j.id for update skip locked);
     states jsonb;
     checkpoints jsonb;
     item jsonb;

@@ -8,7 +8,7 @@ import json
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -319,6 +319,61 @@ async def test_model_that_has_not_answered_gets_three(
     asked = [await ask(db, user) for _ in range(4)]
     assert [await holder(db, question) for question in asked] == ["w0"] * 3 + [None]
     assert await called(db, asked[-1])
+
+
+READ = """
+    select sum(pg_stat_get_xact_tuples_returned(c.oid))::int as rows from pg_class c
+     where c.oid = 'bridge.jobs'::regclass
+        or c.oid in (select i.indexrelid from pg_index i where i.indrelid = 'bridge.jobs'::regclass)
+"""
+
+
+async def test_ended_jobs_that_a_snapshot_sees_are_not_read(
+    stack: Stack, workers: list[Caller], db: Connection, user: Person
+) -> None:
+    """While any transaction is open, all indexes keep their entries; and plans are made when the queue is short."""
+    await db.execute("truncate bridge.jobs")
+    await workers[0].claim(capacity=4)
+    async with database.database(stack.admin_url) as other, other.transaction():
+        await other.execute("set transaction isolation level repeatable read")
+        await other.execute("select count(*) from bridge.jobs")
+        async with db.transaction():
+            await db.execute("set local session_replication_role = replica")
+            await db.execute(
+                "insert into bridge.jobs (question_id, session_id, user_id, ordinal, run_at, function, slot)"
+                " select gen_random_uuid(), gen_random_uuid(), %s, 2, now() - n * interval '1 second', 'Chat', 1"
+                " from generate_series(60, 3000) n",
+                (user.id,),
+            )
+            await db.execute("update bridge.jobs set worker = 'w0', lease_until = now()")
+            await db.execute("delete from bridge.jobs")
+        read: dict[str, int] = {}
+
+        @asynccontextmanager
+        async def reading(what: str) -> AsyncIterator[None]:
+            async with db.transaction():
+                (before,) = await (await db.execute(READ)).fetchall()
+                yield
+                await db.execute("set constraints all immediate")
+                (after,) = await (await db.execute(READ)).fetchall()
+                read[what] = after["rows"] - before["rows"]
+
+        sessions = [await open_session(db, user) for _ in range(2)]
+        async with reading("insert"):
+            first = await ask(db, sessions[0])
+        assert await holder(db, first) == "w0"
+        await ask(db, sessions[0], "next")
+        async with reading("beat"):
+            await workers[0].beat(await job(db, first))
+        async with reading("finish"):
+            finished = await workers[0].finish(ended(await job(db, first)))
+        assert len(finished["jobs"]) == 1
+        async with reading("release"):
+            await workers[0].finish(ended(finished["jobs"][0], "released"))
+        async with reading("claim"):
+            claimed = await workers[0].claim(1, capacity=4)
+        assert len(claimed["jobs"]) == 1
+    assert max(read.values()) < 300, read
 
 
 async def test_insert_waits_for_no_other(
