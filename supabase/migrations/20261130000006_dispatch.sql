@@ -951,8 +951,8 @@ begin
            and j.worker = bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
          order by j.id limit greatest(bridge_claim.slots, 1) for update skip locked
     loop
-        -- it was dispatched, and has not arrived
-        alive.missed := alive.missed or (not job.is_confirmed and job.lease_until < now());
+        -- dispatched some time ago, and it has not arrived
+        alive.missed := alive.missed or (not job.is_confirmed and job.lease_until < now() + bridge.dispatch_lease() / 2);
         update bridge.jobs j set lease_until = lease_end, is_confirmed = true where j.id = job.id;
         jobs := jobs || bridge.open_claimed(job, bridge_claim.history, bridge_claim.functions is null);
         again := again || job.function;

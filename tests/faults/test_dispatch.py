@@ -209,7 +209,17 @@ async def running(
         for member in fleet.members:
             await fleet.prove(member.name)
         await fleet.all_ended()
+        claims = [await member.count("bridge_claims_total") for member in fleet.members]
         await fleet.announce()  # so that each knows how many they are
+
+        async def have_claimed() -> bool:
+            """A claim that is running locks the slots, and a question would go to another worker."""
+            return all(
+                [await member.count("bridge_claims_total") > before
+                 for member, before in zip(fleet.members, claims, strict=True)]
+            )  # fmt: skip
+
+        await until(have_claimed, 20)
         yield fleet.members
 
 
