@@ -40,7 +40,7 @@ export function refusal(error: unknown, status: number): RequestError {
   const code = text("code");
   let message = sentence(code, text("message") || text("error"), status);
   // a limit's hint is written for its user: it says when to try again
-  if ((status === 429 || code === "PT429") && text("hint")) message = `${message.replace(/\.$/, "")}. ${text("hint")}`;
+  if (/429/.test(code + status) && !UNREADABLE.test(text("hint"))) message = `${message.replace(/\.$/, "")}. ${text("hint")}`;
   return new RequestError(message, code || null, status >= 500);
 }
 

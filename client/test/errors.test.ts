@@ -147,7 +147,7 @@ describe("through supabase-js", () => {
         list.close();
         rest.tables.set("messages", rest.rows("messages").slice(0, 1));
       }),
-      { numRuns: 60 },
+      { numRuns: 60, examples: [[[400, JSON.stringify({ code: "PT429", message: PAGE, hint: PAGE })]]] },
     );
   });
 
