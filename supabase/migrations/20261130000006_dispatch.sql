@@ -125,6 +125,21 @@ end
 $$;
 comment on function bridge.jobs_of is 'The ids of the jobs of questions [{question_id, …}].';
 
+create function bridge.held_by(worker text, horizon timestamptz) returns bigint[]
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_incremental_sort = off
+as $$
+begin
+    return array(
+        select j.id from bridge.jobs j
+         where j.worker is not null
+           and (j.worker, j.run_at) >= (held_by.worker, held_by.horizon)
+           and (j.worker, j.run_at) <= (held_by.worker, 'infinity')
+         order by j.worker, j.run_at);  -- in the order of jobs_of_worker, the only one that fits
+end
+$$;
+comment on function bridge.held_by is 'The ids of the jobs that a worker holds, of those that began after `horizon`.';
+
 create function bridge.end_job(
     job bridge.jobs, status text, error jsonb default null, reply jsonb default null, deletes boolean default true
 ) returns void
@@ -549,10 +564,12 @@ declare
     ready boolean;
     next_at timestamptz;  -- when the next job falls due, as far as this worker may claim it
     unknown_at timestamptz;
+    held bigint[];
 begin
     select w.horizon, w.functions, w.capacity into horizon, own, capacity
       from bridge.workers w where w.name = queue_hints.worker;
     horizon := coalesce(horizon, '-infinity');
+    held := bridge.held_by(queue_hints.worker, horizon);
     -- the two first of those that hear; whoever does not hear watches too
     select count(*),
            count(*) filter (where l.hears_until > now()
@@ -599,9 +616,7 @@ begin
     -- what was dispatched to it and has not arrived: its claim brings it
     ready := ready or exists (
         select from bridge.jobs j
-         where j.worker is not null
-           and (j.worker, j.run_at) >= (queue_hints.worker, horizon)
-           and (j.worker, j.run_at) <= (queue_hints.worker, 'infinity')
+         where j.id = any (held) and j.worker is not distinct from queue_hints.worker
            and not j.is_confirmed and j.lease_until < now());
     if capacity is null then  -- it does not know lease_in_ms
         next_at := least(next_at, bridge.next_lease_end(queue_hints.worker, ready));
@@ -887,7 +902,7 @@ begin
         select c.user_id from (
             select j.user_id, count(*) as jobs
               from unnest(claimed_by_others.ready) e (id)
-             cross join lateral (select h.user_id from bridge.jobs h where h.id = e.id) j
+             cross join lateral (select h.user_id from bridge.jobs h where h.id = e.id limit 1) j  -- each by its id
              group by j.user_id) c
           left join bridge.limits own on own.name = 'running_replies' and own.user_id = c.user_id
          where c.jobs + bridge.running_replies(c.user_id, claimed_by_others.horizon)
@@ -924,6 +939,7 @@ declare
         bridge_claim.capacity, bridge_claim.history, make_interval(secs => bridge_claim.hears_seconds));
     lease_end timestamptz := now() + alive.lease;
     horizon timestamptz := bridge.claim_horizon(bridge_claim.worker, bridge_claim.functions);
+    held bigint[] := bridge.held_by(bridge_claim.worker, horizon);
     due timestamptz := now() - bridge.unknown_wait();
     known text[] := bridge.known_functions(bridge_claim.functions, due);
     elsewhere text[] := bridge.answered_elsewhere(bridge_claim.worker);
@@ -943,12 +959,8 @@ begin
     -- that now asks for fewer gets them in parts. Even without a free slot it gets one.
     for job in
         select j.* from bridge.jobs j
-         where j.id = any (array(
-                   select h.id from bridge.jobs h
-                    where h.worker is not null
-                      and (h.worker, h.run_at) >= (bridge_claim.worker, horizon)
-                      and (h.worker, h.run_at) <= (bridge_claim.worker, 'infinity')))
-           and j.worker = bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
+         where j.id = any (held)
+           and j.worker is not distinct from bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
          order by j.id limit greatest(bridge_claim.slots, 1) for update skip locked
     loop
         -- dispatched some time ago, and it has not arrived
@@ -1726,11 +1738,12 @@ create or replace trigger accept_question before insert on public.messages
 -- grants -----------------------------------------------------------------------------------------
 
 revoke all on function
-    bridge.jobs_of, bridge.end_job, bridge.enqueue, bridge.heartbeat, bridge.due_for, bridge.next_lease_end,
-    bridge.milliseconds_until, bridge.lease_hint, bridge.history_of, bridge.files_of, bridge.payload,
-    bridge.open_attempt, bridge.open_claimed, bridge.dispatch_lease, bridge.used_slots, bridge.lock_slots,
-    bridge.running_replies, bridge.may_run, bridge.asks_little, bridge.has_backlog, bridge.choose_worker, bridge.tell,
-    bridge.push, bridge.dispatch, bridge.announce_due, bridge.finish, bridge.finish_held
+    bridge.jobs_of, bridge.held_by, bridge.end_job, bridge.enqueue, bridge.heartbeat, bridge.due_for,
+    bridge.next_lease_end, bridge.milliseconds_until, bridge.lease_hint, bridge.history_of, bridge.files_of,
+    bridge.payload, bridge.open_attempt, bridge.open_claimed, bridge.dispatch_lease, bridge.used_slots,
+    bridge.lock_slots, bridge.running_replies, bridge.may_run, bridge.asks_little, bridge.has_backlog,
+    bridge.choose_worker, bridge.tell, bridge.push, bridge.dispatch, bridge.announce_due, bridge.finish,
+    bridge.finish_held
     from public, anon, authenticated, service_role;
 revoke all on function public.bridge_claim from public, anon, authenticated;
 grant execute on function public.bridge_claim to service_role;

@@ -450,7 +450,7 @@ begin
         select c.user_id from (
             select j.user_id, count(*) as jobs
               from unnest(claimed_by_others.ready) e (id)
-             cross join lateral (select h.user_id from bridge.jobs h where h.id = e.id) j
+             cross join lateral (select h.user_id from bridge.jobs h where h.id = e.id limit 1) j  -- each by its id
              group by j.user_id) c
           left join bridge.limits own on own.name = 'running_replies' and own.user_id = c.user_id
          where c.jobs + bridge.running_replies(c.user_id, claimed_by_others.horizon)
@@ -575,6 +575,7 @@ declare
         bridge_claim.capacity, bridge_claim.history, make_interval(secs => bridge_claim.hears_seconds));
     lease_end timestamptz := now() + alive.lease;
     horizon timestamptz := bridge.claim_horizon(bridge_claim.worker, bridge_claim.functions);
+    held bigint[] := bridge.held_by(bridge_claim.worker, horizon);
     due timestamptz := now() - bridge.unknown_wait();
     known text[] := bridge.known_functions(bridge_claim.functions, due);
     elsewhere text[] := bridge.answered_elsewhere(bridge_claim.worker);
@@ -594,12 +595,8 @@ begin
     -- that now asks for fewer gets them in parts. Even without a free slot it gets one.
     for job in
         select j.* from bridge.jobs j
-         where j.id = any (array(
-                   select h.id from bridge.jobs h
-                    where h.worker is not null
-                      and (h.worker, h.run_at) >= (bridge_claim.worker, horizon)
-                      and (h.worker, h.run_at) <= (bridge_claim.worker, 'infinity')))
-           and j.worker = bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
+         where j.id = any (held)
+           and j.worker is not distinct from bridge_claim.worker and not (j.question_id = any (bridge_claim.holding))
          order by j.id limit greatest(bridge_claim.slots, 1) for update skip locked
     loop
         -- dispatched some time ago, and it has not arrived

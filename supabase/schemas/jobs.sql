@@ -31,6 +31,21 @@ end
 $$;
 comment on function bridge.jobs_of is 'The ids of the jobs of questions [{question_id, …}].';
 
+create function bridge.held_by(worker text, horizon timestamptz) returns bigint[]
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_incremental_sort = off
+as $$
+begin
+    return array(
+        select j.id from bridge.jobs j
+         where j.worker is not null
+           and (j.worker, j.run_at) >= (held_by.worker, held_by.horizon)
+           and (j.worker, j.run_at) <= (held_by.worker, 'infinity')
+         order by j.worker, j.run_at);  -- in the order of jobs_of_worker, the only one that fits
+end
+$$;
+comment on function bridge.held_by is 'The ids of the jobs that a worker holds, of those that began after `horizon`.';
+
 create function bridge.lock_session(session_id uuid, owner uuid default null) returns public.sessions
 language plpgsql set search_path = ''
 as $$
