@@ -30,3 +30,14 @@ async def delete_all_users(url: str) -> None:
         await connection.execute("delete from auth.users")
         await connection.execute("delete from bridge.workers")
         await connection.execute("delete from bridge.functions")
+
+
+async def jobs_read(db: psycopg.AsyncConnection[Row]) -> int:
+    """How many rows and index entries of `bridge.jobs` this transaction has read so far."""
+    cursor = await db.execute(
+        "select sum(pg_stat_get_xact_tuples_returned(c.oid))::int as read from pg_class c"
+        " where c.oid = 'bridge.jobs'::regclass"
+        " or c.oid in (select i.indexrelid from pg_index i where i.indrelid = 'bridge.jobs'::regclass)"
+    )
+    (row,) = await cursor.fetchall()
+    return int(row["read"])

@@ -321,13 +321,6 @@ async def test_model_that_has_not_answered_gets_three(
     assert await called(db, asked[-1])
 
 
-READ = """
-    select sum(pg_stat_get_xact_tuples_returned(c.oid))::int as rows from pg_class c
-     where c.oid = 'bridge.jobs'::regclass
-        or c.oid in (select i.indexrelid from pg_index i where i.indrelid = 'bridge.jobs'::regclass)
-"""
-
-
 async def test_ended_jobs_that_a_snapshot_sees_are_not_read(
     stack: Stack, workers: list[Caller], db: Connection, user: Person
 ) -> None:
@@ -352,11 +345,10 @@ async def test_ended_jobs_that_a_snapshot_sees_are_not_read(
         @asynccontextmanager
         async def reading(what: str) -> AsyncIterator[None]:
             async with db.transaction():
-                (before,) = await (await db.execute(READ)).fetchall()
+                before = await database.jobs_read(db)
                 yield
                 await db.execute("set constraints all immediate")
-                (after,) = await (await db.execute(READ)).fetchall()
-                read[what] = after["rows"] - before["rows"]
+                read[what] = await database.jobs_read(db) - before
 
         sessions = [await open_session(db, user) for _ in range(2)]
         async with reading("insert"):
