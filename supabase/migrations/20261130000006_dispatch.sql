@@ -569,7 +569,6 @@ begin
     select w.horizon, w.functions, w.capacity into horizon, own, capacity
       from bridge.workers w where w.name = queue_hints.worker;
     horizon := coalesce(horizon, '-infinity');
-    held := bridge.held_by(queue_hints.worker, horizon);
     -- the two first of those that hear; whoever does not hear watches too
     select count(*),
            count(*) filter (where l.hears_until > now()
@@ -614,10 +613,13 @@ begin
         end if;
     end if;
     -- what was dispatched to it and has not arrived: its claim brings it
-    ready := ready or exists (
-        select from bridge.jobs j
-         where j.id = any (held) and j.worker is not distinct from queue_hints.worker
-           and not j.is_confirmed and j.lease_until < now());
+    if not ready then
+        held := bridge.held_by(queue_hints.worker, horizon);
+        ready := exists (
+            select from bridge.jobs j
+             where j.id = any (held) and j.worker is not distinct from queue_hints.worker
+               and not j.is_confirmed and j.lease_until < now());
+    end if;
     if capacity is null then  -- it does not know lease_in_ms
         next_at := least(next_at, bridge.next_lease_end(queue_hints.worker, ready));
     end if;
@@ -1158,7 +1160,8 @@ begin
     end if;
     for waiting in
         select distinct j.user_id from unnest(oldest) e (id)
-          join bridge.jobs j on j.id = e.id
+         cross join lateral (  -- each by its id
+            select h.user_id, h.question_id from bridge.jobs h where h.id = e.id limit 1) j
          where j.question_id <> all (has_backlog.excluded)
     loop
         if bridge.may_run(waiting.user_id, has_backlog.horizon)
@@ -1659,13 +1662,13 @@ begin
     end loop;
     if is_repeated then
         -- Only hints: others may write these jobs right now, and the worker may have been told of them.
+        ids := bridge.held_by(bridge_finish.worker, '-infinity');
         jobs := jobs || array(
             select jsonb_build_object('question_id', j.question_id, 'attempt', j.attempt,
                                       'at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint)
               from bridge.jobs j
-             where j.worker is not null and not j.is_confirmed and j.run_at <> now()
-               and (j.worker, j.run_at) >= (bridge_finish.worker, '-infinity')
-               and (j.worker, j.run_at) <= (bridge_finish.worker, 'infinity'));
+             where j.id = any (ids) and j.worker is not distinct from bridge_finish.worker
+               and not j.is_confirmed and j.run_at <> now());
     end if;
     perform bridge.dispatch(released, released_by => bridge_finish.worker);
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));

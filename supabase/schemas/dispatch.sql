@@ -141,7 +141,8 @@ begin
     end if;
     for waiting in
         select distinct j.user_id from unnest(oldest) e (id)
-          join bridge.jobs j on j.id = e.id
+         cross join lateral (  -- each by its id
+            select h.user_id, h.question_id from bridge.jobs h where h.id = e.id limit 1) j
          where j.question_id <> all (has_backlog.excluded)
     loop
         if bridge.may_run(waiting.user_id, has_backlog.horizon)

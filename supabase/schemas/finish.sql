@@ -316,13 +316,13 @@ begin
     end loop;
     if is_repeated then
         -- Only hints: others may write these jobs right now, and the worker may have been told of them.
+        ids := bridge.held_by(bridge_finish.worker, '-infinity');
         jobs := jobs || array(
             select jsonb_build_object('question_id', j.question_id, 'attempt', j.attempt,
                                       'at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint)
               from bridge.jobs j
-             where j.worker is not null and not j.is_confirmed and j.run_at <> now()
-               and (j.worker, j.run_at) >= (bridge_finish.worker, '-infinity')
-               and (j.worker, j.run_at) <= (bridge_finish.worker, 'infinity'));
+             where j.id = any (ids) and j.worker is not distinct from bridge_finish.worker
+               and not j.is_confirmed and j.run_at <> now());
     end if;
     perform bridge.dispatch(released, released_by => bridge_finish.worker);
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));

@@ -229,7 +229,6 @@ begin
     select w.horizon, w.functions, w.capacity into horizon, own, capacity
       from bridge.workers w where w.name = queue_hints.worker;
     horizon := coalesce(horizon, '-infinity');
-    held := bridge.held_by(queue_hints.worker, horizon);
     -- the two first of those that hear; whoever does not hear watches too
     select count(*),
            count(*) filter (where l.hears_until > now()
@@ -274,10 +273,13 @@ begin
         end if;
     end if;
     -- what was dispatched to it and has not arrived: its claim brings it
-    ready := ready or exists (
-        select from bridge.jobs j
-         where j.id = any (held) and j.worker is not distinct from queue_hints.worker
-           and not j.is_confirmed and j.lease_until < now());
+    if not ready then
+        held := bridge.held_by(queue_hints.worker, horizon);
+        ready := exists (
+            select from bridge.jobs j
+             where j.id = any (held) and j.worker is not distinct from queue_hints.worker
+               and not j.is_confirmed and j.lease_until < now());
+    end if;
     if capacity is null then  -- it does not know lease_in_ms
         next_at := least(next_at, bridge.next_lease_end(queue_hints.worker, ready));
     end if;
