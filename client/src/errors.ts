@@ -39,7 +39,7 @@ export function refusal(error: unknown, status: number): RequestError {
   const text = (name: string): string => (typeof fields[name] === "string" ? fields[name] : "");
   const code = text("code");
   let message = sentence(code, text("message") || text("error"), status);
-  // a limit's hint is written for its user: it says when to try again
+  // a limit's hint (of PT429, or of the status) is written for its user: it says when to try again
   if (/429/.test(code + status) && !UNREADABLE.test(text("hint"))) message = `${message.replace(/\.$/, "")}. ${text("hint")}`;
   return new RequestError(message, code || null, status >= 500);
 }

@@ -1039,13 +1039,15 @@ comment on function bridge.dispatch_lease is 'How long a dispatched job may stay
 
 create function bridge.used_slots(worker text, horizon timestamptz) returns int[]
 language plpgsql set search_path = ''  -- volatile: each call sees what has been committed before it
+set enable_sort = off set enable_incremental_sort = off
 as $$
 begin
-    return array(  -- 0: without one; pairs, so that only jobs_of_worker fits
+    return array(  -- 0: without one
         select coalesce(h.slot, 0) from bridge.jobs h
          where h.worker is not null
            and (h.worker, h.run_at) >= (used_slots.worker, used_slots.horizon)
-           and (h.worker, h.run_at) <= (used_slots.worker, 'infinity'));
+           and (h.worker, h.run_at) <= (used_slots.worker, 'infinity')
+         order by h.worker, h.run_at);  -- as in bridge.held_by
 end
 $$;
 comment on function bridge.used_slots is 'The slots of a worker that its jobs take; 0 for each job without one.';
