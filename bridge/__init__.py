@@ -17,15 +17,17 @@ os.environ["BAML_LOG"] = "off"
 
 if TYPE_CHECKING:
     from bridge.baml.delimiters import defuse
-    from bridge.errors import BadRequest, TurnFailure
+    from bridge.errors import BadRequest, MaybeDone, NoAnswer, ToolFailed, TurnFailure
     from bridge.handlers import handler
-    from bridge.model import CodeFile, FileWrite, Message, Session, Turn, Usage
+    from bridge.model import Answer, CodeFile, FileWrite, Message, Session, Turn, Usage
+    from bridge.steps import step_key
 
 __all__ = [
-    "BadRequest", "CodeFile", "FileWrite", "Message", "Session", "Turn", "TurnFailure", "Usage", "defuse", "handler",
+    "Answer", "BadRequest", "CodeFile", "FileWrite", "MaybeDone", "Message", "NoAnswer", "Session", "ToolFailed",
+    "Turn", "TurnFailure", "Usage", "defuse", "handler", "step_key",
 ]  # fmt: skip
 
-_HOMES = ("bridge.model", "bridge.errors", "bridge.handlers", "bridge.baml.delimiters")
+_HOMES = ("bridge.model", "bridge.errors", "bridge.steps", "bridge.handlers", "bridge.baml.delimiters")
 
 
 def __getattr__(name: str) -> object:

@@ -62,13 +62,15 @@ class Beats:
             self._beat_again_for_unconfirmed(beaten)
             return
         self._claims.on_hints(ack.hints)
-        for running in beaten:
+        for running, checkpoint in zip(beaten, checkpoints, strict=True):
             state = ack.states.get(running.job.question_id)
             if state == "busy" or (state == "lost" and running.may_be_invisible):
                 running.reply.stream.forget_checkpoint()
                 continue
             if state is not None:
                 running.beaten_at = now
+            if state == "ok" and checkpoint.seq is not None:
+                running.reply.stream.on_stored(checkpoint.seq, checkpoint.parts)
             if state == "cancel":
                 self._jobs.stop(running, "cancelled")
             elif state == "lost" and running.state in ("claimed", "running"):

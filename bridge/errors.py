@@ -7,6 +7,10 @@
     │   ├── StoreUnavailable     it may succeed later (network, 5xx, timeout)
     │   └── StoreRefused         it will never succeed as it is (4xx)
     ├── RealtimeError          a connection or channel is broken
+    ├── StepFailure            a step of a handler has no result; a handler may catch it
+    │   ├── ToolFailed           it failed for good: raised by the step's function, and remembered
+    │   ├── NoAnswer             nobody gave it in time
+    │   └── MaybeDone            it may run once only, and nobody knows whether it has
     └── TurnFailure            a message could not be answered; `code` and `message` are safe to show
         ├── BadRequest           the message or its arguments are invalid
         ├── ModelRefused         the provider rejected the request for good (400, 422 …)
@@ -19,6 +23,7 @@
         ├── AnswerTooLong        the model reached its output limit before the answer was complete
         ├── HandlerFailed        a handler raised an exception of its own
         ├── HandlerBroken        a handler has a bug that every attempt would meet
+        ├── StepUnresolved       a handler did not catch a StepFailure
         ├── UsedUp               the user has used up the tokens of the day
         └── Unstorable           the database rejects the reply because of its content
 
@@ -68,6 +73,22 @@ class StoreRefused(StoreError):
 
 class RealtimeError(BridgeError):
     """A Realtime connection or channel is broken; its owner replaces it."""
+
+
+class StepFailure(BridgeError):
+    """A step has no result. It is raised again whenever the handler comes by."""
+
+
+class ToolFailed(StepFailure):
+    """A step failed for good. Raise it in a step's function: it is remembered, and a model may be told its text."""
+
+
+class NoAnswer(StepFailure):
+    """Nobody gave the step in time: the user did not answer, or the other reply did not end."""
+
+
+class MaybeDone(StepFailure):
+    """A step with `once` has begun in an attempt that vanished: nobody knows whether it has run."""
 
 
 class TurnFailure(BridgeError):
@@ -161,6 +182,10 @@ class HandlerFailed(TurnFailure):
 
 class HandlerBroken(TurnFailure):
     """A handler has a bug: it yields what no handler may yield, or its code is wrong. A retry would fail again."""
+
+
+class StepUnresolved(TurnFailure):
+    """A handler did not catch a StepFailure, which every further attempt would meet again."""
 
 
 class UsedUp(TurnFailure):

@@ -8,11 +8,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Self
 
-from bridge.baml.functions import BamlFunctions, answerable, load_client
+from bridge.baml.functions import BamlFunctions, answerable, has_client, load_client
 from bridge.errors import SetupError
 from bridge.handlers import Handler, describe, place_of, registered, run_handler
 from bridge.model import Completion, Partial, Turn
 from bridge.settings import ALL_FUNCTIONS
+from bridge.steps import Steps
 
 log = logging.getLogger(__name__)
 
@@ -51,35 +52,45 @@ class Functions:
         if handlers and (unused := ", ".join(sorted(set(available) - set(names)))):
             log.warning("these handlers cannot be reached, because BRIDGE_FUNCTIONS does not name them: %s", unused)
         chosen = {name: handler for name, handler in available.items() if name in names}
-        baml = BamlFunctions({}, {})
-        if others := [name for name in names if name not in chosen]:
-            found = load_client(client)
-            if unknown := [name for name in others if name not in found.methods]:
-                known = ", ".join(sorted({*found.methods, *available})) or "none"
-                raise SetupError(
-                    f"BRIDGE_FUNCTIONS names {unknown[0]}, but no BAML function or handler has that name "
-                    f"(there are: {known}).",
-                    "Add it to baml_src and run `baml-cli generate`, set BRIDGE_HANDLERS to the module of its handler, "
-                    "or remove it from BRIDGE_FUNCTIONS.",
-                )
-            baml = BamlFunctions.load(found, others, env or {})
-        return cls(chosen, baml)
+        others = [name for name in names if name not in chosen]
+        if not others and client is None and not has_client():
+            return cls(chosen, BamlFunctions({}, {}))
+        found = load_client(client)
+        if unknown := [name for name in others if name not in found.methods]:
+            known = ", ".join(sorted({*found.methods, *available})) or "none"
+            raise SetupError(
+                f"BRIDGE_FUNCTIONS names {unknown[0]}, but no BAML function or handler has that name "
+                f"(there are: {known}).",
+                "Add it to baml_src and run `baml-cli generate`, set BRIDGE_HANDLERS to the module of its handler, "
+                "or remove it from BRIDGE_FUNCTIONS.",
+            )
+        return cls(chosen, BamlFunctions.load(found, others, env or {}, is_called=bool(chosen)))
 
     @property
     def results(self) -> Mapping[str, Any]:
         """The JSON schema of each function's result; None of a handler, which declares none."""
         return {**dict.fromkeys(self.names), **self._baml.results}
 
-    def run(self, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
+    def run(self, turn: Turn, steps: Steps | None = None) -> AsyncGenerator[Partial | Completion, None]:
         """Answer a turn: yield the newest partial each time the reader asks, and the completion last.
 
         A partial may equal the one before it: then the model is writing something that does not show, such as a file.
         Closing the generator, or cancelling the task that reads it, closes the provider's connection at once.
-        The generator raises TurnFailure and nothing else.
+        The generator raises TurnFailure and, of a handler that waits for somebody else, Waiting; nothing else. `steps`
+        is for a handler.
         """
         if handler := self._handlers.get(turn.function):
-            return run_handler(handler, turn)
+            return run_handler(handler, turn, steps)
         return self._baml.run(turn)
+
+    def has_handler(self, name: str) -> bool:
+        """Whether a handler answers for this name."""
+        return name in self._handlers
+
+    @property
+    def calls(self) -> BamlFunctions:
+        """The BAML functions that a handler can call."""
+        return self._baml
 
     def characters_of(self, turn: Turn) -> int:
         """About how many characters of a turn a model reads; of a handler, which reports its own cost, none."""

@@ -22,14 +22,25 @@ import os
 import sysconfig
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from bridge.errors import HandlerBroken, HandlerFailed, SetupError, TurnFailure
+from bridge.errors import (
+    HandlerBroken,
+    HandlerFailed,
+    MaybeDone,
+    NoAnswer,
+    SetupError,
+    StepFailure,
+    StepUnresolved,
+    TurnFailure,
+)
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
+from bridge.steps import TURNS, Steps, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +49,7 @@ Function = TypeVar("Function", bound=Handler)
 Checked = TypeVar("Checked", FileWrite, Usage)
 
 CLOSE_SECONDS = 5.0  # how long a handler may take to clean up
+SIGN_SECONDS = 1.0  # how often a handler whose step runs shows a sign of life
 # What a mistake in the code raises. Raised by a library, they may also come from what it was answered.
 BUGS = (TypeError, NameError, AttributeError, ImportError, SyntaxError, NotImplementedError)
 LONGEST_REASON = 300  # characters of an exception's message: some repeat the prompt and the answer
@@ -77,53 +89,129 @@ def registered() -> dict[str, Handler]:
     return dict(_handlers)
 
 
-async def run_handler(function: Handler, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
-    """Run a handler: give a partial each time it yields, and the completion last. Raises TurnFailure."""
-    texts: list[str] = []  # not one text: to add to it would copy it each time
-    data, usage = None, Usage()
+async def run_handler(
+    function: Handler, turn: Turn, steps: Steps | None = None
+) -> AsyncGenerator[Partial | Completion, None]:
+    """Run a handler: give a partial whenever the reply grows or a step runs, and the completion last.
+
+    Raises TurnFailure, and Waiting if the handler waits for somebody else. Without `steps`, nothing is remembered.
+    """
+    steps = steps or Steps.unremembered(turn)
     files: list[FileWrite] = []
-    pieces = cast("AsyncGenerator[Any, None]", function(turn))  # `handler` registers nothing else
+    pieces = cast("AsyncGenerator[Any, None]", function(replace(turn, steps=steps)))  # `handler` registers nothing else
+    # in a task of its own, as the reply also grows while the handler waits for a step
+    task = asyncio.create_task(_drive(pieces, steps, files, turn.function), name=f"handler {turn.function}")
+    task.add_done_callback(lambda _: steps.news.set())
+    ends: Waiting | TurnFailure | None = None
+    try:
+        while True:
+            for partial in steps.take():
+                yield replace(partial, usage=steps.cost)
+            steps.on_taken()
+            if ends is not None:
+                raise ends
+            if task.done():
+                ends = task.result()
+                if ends is None:
+                    break
+                ends.usage = steps.cost
+            elif steps.is_waiting and await _comes_to_rest(task, steps):
+                ends = steps.waiting()
+            else:
+                has_begun = await _wait_for_news(steps)
+                if not (steps.has_more or task.done()):
+                    yield Partial("", has_begun=has_begun, usage=steps.cost, is_added=True)
+        text, data = steps.end()
+        for partial in steps.take():
+            yield replace(partial, usage=steps.cost)
+    finally:
+        await _close(task, pieces, steps, turn.function)
+    yield Completion(text, data, tuple(files), steps.cost)
+
+
+async def _drive(
+    pieces: AsyncGenerator[Any, None], steps: Steps, files: list[FileWrite], function: str
+) -> TurnFailure | None:
+    """Run a handler to its end, and return how it failed. What it yields goes to `steps` and `files`."""
     try:
         async for piece in pieces:
-            text, news = "", None
+            if steps.is_closed:  # it has caught its cancellation, and goes on
+                break
             if isinstance(piece, str):
-                text = piece
-                texts.append(piece)
+                steps.add(Partial(piece, is_added=True))
             elif isinstance(piece, FileWrite):
                 files.append(_check_fields(piece, FileWrite))
+                steps.news.set()
             elif isinstance(piece, Usage):
-                usage = _check_fields(piece, Usage)
+                steps.report(_check_fields(piece, Usage))
             elif isinstance(piece, Mapping | BaseModel):
-                data = news = _to_json(piece)
+                steps.add(Partial("", _to_json(piece), is_added=True))
             else:
                 allowed = "it may yield str, dict, a pydantic model, FileWrite or Usage"
                 raise _WrongPiece(f"{_article(type(piece).__name__)}; {allowed}")
-            yield Partial(text, news, usage=usage, is_added=True)
     except TurnFailure as failure:
-        failure.usage = usage
-        raise
+        return failure
     except (Exception, SystemExit) as error:  # a library may call sys.exit(); the worker goes on
-        failed = _failure(error, turn.function, _place_of_yield(pieces))
-        failed.usage = usage
-        raise failed from error
-    finally:
-        try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await pieces.aclose()
-        except Exception as error:
-            # The reply has ended already, so this failure does not change it.
-            place, _ = place_of(error)
-            log.error("the handler for %s failed while being closed: %s: %s", turn.function, place, describe(error))
-    yield Completion("".join(texts), data, tuple(files), usage)
+        failed = _failure(error, function, _place_of_yield(pieces))
+        failed.__cause__ = error
+        return failed
+    return None
+
+
+async def _comes_to_rest(task: asyncio.Task[Any], steps: Steps) -> bool:
+    """Whether nothing else begins beside what the handler waits for."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+    return steps.is_waiting and not task.done()
+
+
+async def _wait_for_news(steps: Steps) -> bool:
+    """Wait until the handler does something; False if it is a step that runs, from time to time."""
+    try:
+        async with asyncio.timeout(SIGN_SECONDS if steps.is_running else None):
+            await steps.news.wait()
+    except TimeoutError:
+        return False
+    steps.news.clear()
+    return True
+
+
+async def _close(
+    task: asyncio.Task[TurnFailure | None], pieces: AsyncGenerator[Any, None], steps: Steps, function: str
+) -> None:
+    """End a handler, wherever it is. The reply has ended already, so no failure here changes it."""
+    is_running = not task.done()
+    steps.close()
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            if is_running:
+                task.cancel()
+                await asyncio.wait({task})
+                if not task.cancelled() and (failure := task.result()) is not None:
+                    raise failure.__cause__ or failure
+            await pieces.aclose()
+    except Exception as error:
+        place, _ = place_of(error)
+        log.error("the handler for %s failed while being closed: %s: %s", function, place, describe(error))
 
 
 class _WrongPiece(Exception):
     """A handler has yielded something that is no part of a reply: what it was."""
 
 
+_UNRESOLVED: Mapping[type[StepFailure], tuple[str, str]] = {
+    StepFailure: ("tool_failed", "A tool that the answer needs has failed."),
+    NoAnswer: ("no_answer", "There was no answer in time."),
+    MaybeDone: ("maybe_done", "A step that must not run twice may have run. It was not repeated."),
+}
+
+
 def _failure(error: BaseException, function: str, at: str) -> TurnFailure:
     """The failure of an attempt whose handler raised `error`, or yielded at `at` what cannot be stored."""
     place, is_own = place_of(error)
+    if isinstance(error, StepFailure):
+        code, message = _UNRESOLVED[type(error)] if type(error) in _UNRESOLVED else _UNRESOLVED[StepFailure]
+        return StepUnresolved(code, message, detail=f"{place}: {describe(error)}, in the handler for {function}")
     is_bug, detail = is_own and isinstance(error, BUGS), f"{place}: {describe(error)}, in the handler for {function}"
     if isinstance(error, _WrongPiece):
         is_bug, detail = True, f"{at}: the handler for {function} yielded {error}"

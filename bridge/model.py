@@ -3,12 +3,15 @@
 Where a value mirrors a row, its fields are named as the columns in `supabase/schemas`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 Role = Literal["user", "assistant"]
-Outcome = Literal["done", "failed", "cancelled", "released"]
+Outcome = Literal["done", "failed", "cancelled", "released", "waiting"]
+StepKind = Literal["done", "failed", "begun", "ask", "sleep", "run"]
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,57 @@ class FileWrite:
     language: str | None = None
 
 
+class Answer(dict[str, Any]):
+    """A user's answer to `Turn.ask`: the JSON object that was sent."""
+
+    @property
+    def approved(self) -> bool:
+        """Whether its key `approved` is true."""
+        return self.get("approved") is True
+
+
+class StepRunner(Protocol):
+    """What runs the steps of a handler: `bridge.steps.Steps`."""
+
+    async def step(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], *, seconds: float | None, once: bool
+    ) -> Any:
+        """See `Turn.step`."""
+
+    async def tool(self, name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        """See `Turn.tool`."""
+
+    async def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any], *, is_said: bool
+    ) -> Any:
+        """See `Turn.call` and `Turn.say`."""
+
+    async def ask(
+        self, name: str, prompt: str | Mapping[str, Any], choices: tuple[str, ...] | None, within: float | None
+    ) -> Answer:
+        """See `Turn.ask`."""
+
+    async def sleep(self, name: str, seconds: float) -> None:
+        """See `Turn.sleep`."""
+
+    async def run(self, function: str, message: str, data: Mapping[str, Any] | None, within: float) -> Message:
+        """See `Turn.run`."""
+
+    def show(self, part: Mapping[str, Any]) -> None:
+        """See `Turn.show`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """The input of a BAML function or a handler: one question with its context.
 
-    `question_id` is the same in every attempt at a question, also when its user asks for another reply. So a tool that
-    must not act twice can use it as a key. `attempt` grows with each attempt.
+    `question_id` is the same in every attempt at a question, also when its user asks for another reply. `attempt` grows
+    with each attempt.
+
+    A handler's worker may vanish at any time, and another one runs the handler again from its first line. What the
+    methods here gave is remembered under a name, and given again at once: each is a *step*. The second step of a name
+    is `name#2`. Steps that run side by side need names of their own. What a step gives must be JSON, a pydantic model
+    or a dataclass; it comes back in the type of the function's return annotation. See docs/functions.md.
     """
 
     function: str
@@ -70,6 +118,70 @@ class Turn:
     data: Mapping[str, Any] = field(default_factory=dict)  # the question's extra named arguments
     question_id: str = ""  # a UUID; empty outside of a worker
     attempt: int = 1
+    steps: StepRunner | None = field(default=None, repr=False, compare=False)  # of a handler, in a worker
+
+    async def step(
+        self, name: str, function: Callable[..., Any], *args: Any, seconds: float | None = None, once: bool = False
+    ) -> Any:
+        """Run `function(*args)`, and remember what it gives.
+
+        It may run again if its worker vanishes before that is remembered: use `step_key()` as an idempotency key. With
+        `once`, it never runs twice: if nobody knows whether it has run, MaybeDone is raised. `seconds` is how long it
+        may take (BRIDGE_STEP_SECONDS by default). If the function raises ToolFailed, that is remembered and raised
+        again; any other exception ends the attempt, and the next one tries this step again.
+        """
+        return await self._runner.step(name, function, args, seconds=seconds, once=once)
+
+    async def tool(self, name: str, function: Callable[..., Any], **given: Any) -> Any:
+        """Run `function(**given)` as a step that the user sees: its name, its input, and what it gave."""
+        return await self._runner.tool(name, function, given)
+
+    async def call(self, function: Callable[..., Awaitable[Value]], *args: Any, **named: Any) -> Value:
+        """Call a BAML function, `turn.call(b.Plan, turn.message)`, as a step: charged, cancelled and made safe."""
+        value: Value = await self._runner.call(function, args, named, is_said=False)
+        return value
+
+    async def say(self, function: Callable[..., Awaitable[Value]], *args: Any, **named: Any) -> Value:
+        """As `call`, and stream what it gives into the reply: its text, and all other fields as data."""
+        value: Value = await self._runner.call(function, args, named, is_said=True)
+        return value
+
+    async def ask(
+        self,
+        name: str,
+        prompt: str | Mapping[str, Any],
+        choices: tuple[str, ...] | list[str] | None = None,
+        within: float | None = None,
+    ) -> Answer:
+        """Ask the user, and wait up to `within` seconds (BRIDGE_ASK_SECONDS by default, 90 days at most).
+
+        No worker holds the question meanwhile: the handler is cancelled here, and runs again with the answer. Raises
+        NoAnswer if there is none in time.
+        """
+        return await self._runner.ask(name, prompt, None if choices is None else tuple(choices), within)
+
+    async def sleep(self, name: str, seconds: float) -> None:
+        """Go on after so many seconds, 90 days at most. No worker holds the question meanwhile."""
+        await self._runner.sleep(name, seconds)
+
+    async def run(
+        self, function: str, message: str, data: Mapping[str, Any] | None = None, within: float = 86_400
+    ) -> Message:
+        """Ask another function, in a session of its own, and wait for its reply without holding a slot.
+
+        Raises ToolFailed if it failed or was cancelled, and NoAnswer if it has not ended `within` so many seconds.
+        """
+        return await self._runner.run(function, message, data, within)
+
+    def show(self, part: Mapping[str, Any]) -> None:
+        """Add a part of the AI SDK to the reply, or replace the one with the same `toolCallId` or `id`."""
+        self._runner.show(part)
+
+    @property
+    def _runner(self) -> StepRunner:
+        if self.steps is None:
+            raise RuntimeError("This turn has no worker. Run the handler with `bridge.handlers.run_handler`.")
+        return self.steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +207,7 @@ class Partial:
     has_begun: bool = True
     usage: Usage = Usage()
     is_added: bool = False
+    part: Mapping[str, Any] | None = None  # to add behind the text so far, or to replace the one of the same key
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +219,85 @@ class Completion:
     files: tuple[FileWrite, ...] = ()
     usage: Usage = Usage()
     is_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an attempt keeps of what earlier ones have shown."""
+
+    seq: int
+    text: str
+    data: Any
+    parts: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that an earlier attempt has done, or waits for: a row of `bridge.steps`.
+
+    `is_due`: nobody has given it in time.
+    """
+
+    name: str
+    ordinal: int
+    kind: StepKind
+    value: Any
+    is_done: bool
+    is_due: bool
+    emitted_before: int
+    emitted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A reply at a moment: how much of it there is, and whatever of it the row may not have.
+
+    `seq` is None if the row has all of it; `parts` if it has these.
+    """
+
+    chars: int
+    part_count: int
+    seq: int | None = None
+    text: str = ""
+    data: Any = None
+    parts: tuple[Mapping[str, Any], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepWrite:
+    """A step to remember, with the reply as it is then."""
+
+    question_id: str
+    attempt: int
+    name: str
+    ordinal: int
+    kind: StepKind
+    value: Any
+    emitted_before: int
+    emitted: int
+    settled: Settled
+    usage: Usage | None = None  # of a model call
+
+
+@dataclass(frozen=True, slots=True)
+class StepAck:
+    """The state of each step that was sent, by question and name, and whose users have used up their tokens."""
+
+    states: Mapping[tuple[str, str], str]
+    used_up: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A step that somebody else gives: a user, the clock, or another reply (`value` says which)."""
+
+    name: str
+    ordinal: int
+    kind: StepKind
+    value: Any
+    emitted_before: int
+    emitted: int
+    within_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +316,9 @@ class Job:
     revisions: Mapping[str, int] = field(default_factory=dict)  # of all files, also of those too large for `turn.files`
     broken: str | None = None  # why its payload could not be built
     is_used_up: bool = False  # its user has used up the tokens of the day
+    since: int = 0  # the attempt after which its steps began
+    steps: int = 0  # how many are remembered
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +388,7 @@ class Checkpoint:
     seq: int | None = None
     text: str = ""
     data: Any = None
+    parts: tuple[Mapping[str, Any], ...] | None = None  # None: the row has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +423,8 @@ class Result:
     wants_title: bool = False  # of a done one: its session may need a title
     is_unconfirmed: bool = False  # the database may not see yet that it was dispatched
     stats: AttemptStats = AttemptStats()
+    parts: tuple[Mapping[str, Any], ...] = ()
+    waits: tuple[Wait, ...] = ()  # of one that waits
 
 
 @dataclass(frozen=True, slots=True)

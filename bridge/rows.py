@@ -4,7 +4,7 @@ Answers are read by name: a newer schema may add keys that this worker does not 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from bridge.model import (
@@ -13,12 +13,16 @@ from bridge.model import (
     CodeFile,
     Dispatch,
     Job,
+    Kept,
     Message,
     QueueHints,
     Result,
     Session,
     Snapshot,
+    Step,
+    StepWrite,
     Turn,
+    Wait,
 )
 from bridge.sanitize import MAX_FILE_BYTES, sanitize_json, sanitize_text, truncate_utf8
 
@@ -29,6 +33,12 @@ def decode_claim(answer: Mapping[str, Any]) -> Claim:
     jobs = tuple(_job(item) for item in answer["jobs"])
     elsewhere = frozenset(answer.get("elsewhere", ()))
     return Claim(jobs, decode_hints(answer), snapshot, answer.get("held_back", False), elsewhere)
+
+
+def _kept(item: Mapping[str, Any]) -> Kept | None:
+    if not item.get("steps") or item.get("seq") is None:
+        return None
+    return Kept(item["seq"], item["content"], item["reply_data"], tuple(item["parts"] or ()))
 
 
 def decode_hints(answer: Mapping[str, Any]) -> QueueHints:
@@ -62,6 +72,8 @@ def encode_checkpoint(item: Checkpoint) -> dict[str, Any]:
         encoded |= {"seq": item.seq, "content": truncate_utf8(item.text)}
         if item.data is not None:
             encoded["data"] = sanitize_json(item.data)
+        if item.parts is not None:
+            encoded["parts"] = list(item.parts)
     return encoded
 
 
@@ -74,6 +86,10 @@ def encode_result(item: Result) -> dict[str, Any]:
         encoded["data"] = sanitize_json(item.data)
     if item.seq is not None:
         encoded["seq"] = item.seq
+    if item.parts:
+        encoded["parts"] = list(item.parts)
+    if item.waits:
+        encoded["waits"] = [_wait(item, wait) for wait in item.waits]
     if item.error is not None:
         encoded["error"] = sanitize_json(item.error)
     if item.retry_ms is not None:
@@ -98,6 +114,43 @@ def encode_result(item: Result) -> dict[str, Any]:
     return encoded
 
 
+def _wait(item: Result, wait: Wait) -> dict[str, Any]:
+    """An item of `waits`: with how much of the reply there is."""
+    place = {"chars": len(truncate_utf8(item.text or "")), "n_parts": len(item.parts)}
+    return asdict(wait) | place
+
+
+def encode_step(item: StepWrite) -> dict[str, Any]:
+    """An item of `bridge_step`."""
+    settled = item.settled
+    encoded: dict[str, Any] = {
+        "question_id": item.question_id,
+        "attempt": item.attempt,
+        "name": item.name,
+        "ordinal": item.ordinal,
+        "kind": item.kind,
+        "value": item.value,
+        "emitted_before": item.emitted_before,
+        "emitted": item.emitted,
+        "chars": settled.chars,
+        "n_parts": settled.part_count,
+    }
+    if item.usage is not None:
+        encoded["run"] = {key: value for key, value in asdict(item.usage).items() if value is not None}
+    if settled.seq is not None:
+        encoded |= {"seq": settled.seq, "content": truncate_utf8(settled.text)}
+        if settled.data is not None:
+            encoded["data"] = settled.data
+        if settled.parts is not None:
+            encoded["parts"] = list(settled.parts)
+    return encoded
+
+
+def decode_step(row: Mapping[str, Any]) -> Step:
+    """An item of the answer of `bridge_steps`. A malformed one raises KeyError or TypeError."""
+    return Step(**{field.name: row[field.name] for field in fields(Step)})
+
+
 def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
 
@@ -112,6 +165,7 @@ def _job(item: Mapping[str, Any]) -> Job:
     base = {key: item[key] for key in ("question_id", "attempt", "failures", "cancel")}
     base["taken_over"] = item.get("taken_over", False)
     base["is_used_up"] = item.get("used_up", False)
+    base |= {"since": item.get("since", 0), "steps": item.get("steps", 0)}
     if item.get("broken"):
         return Job(**base, broken=item["broken"])
     row, files = item["session"], item["files"]
@@ -139,5 +193,6 @@ def _job(item: Mapping[str, Any]) -> Job:
         queued_ms=item["queued_ms"],
         ready_ms=item.get("ready_ms", 0),
         turn=turn,
+        kept=_kept(item),
         revisions={file["path"]: file["revision"] for file in files},
     )

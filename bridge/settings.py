@@ -80,6 +80,8 @@ class Settings(BaseModel):
     first_token_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 60
     idle_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 30
     total_seconds: Annotated[float, Field(ge=1, le=86400)] = 600
+    step_seconds: Annotated[float, Field(ge=0.1, le=86400)] = 120
+    ask_seconds: Annotated[float, Field(ge=1, le=7776000)] = 86_400
     history: Annotated[int, Field(ge=0, le=1000)] = 100
     delta_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     events_per_second: Annotated[float, Field(ge=2, le=1_000_000)] = 80

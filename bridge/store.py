@@ -17,9 +17,17 @@ from supabase import AsyncClient, AuthError
 
 from bridge.breaker import Plan
 from bridge.errors import SetupError, StoreRefused, StoreUnavailable
-from bridge.model import BatchAck, Checkpoint, Claim, Dispatch, Result, Session, Usage
+from bridge.model import BatchAck, Checkpoint, Claim, Dispatch, Result, Session, Step, StepAck, StepWrite, Usage
 from bridge.rest import CALL_SECONDS, Rpc, connect, unexpected, unreachable
-from bridge.rows import decode_claim, decode_dispatch, decode_hints, encode_checkpoint, encode_result
+from bridge.rows import (
+    decode_claim,
+    decode_dispatch,
+    decode_hints,
+    decode_step,
+    encode_checkpoint,
+    encode_result,
+    encode_step,
+)
 from bridge.sanitize import sanitize_text
 from bridge.settings import Settings
 
@@ -80,7 +88,7 @@ class Store:
         lease = {"lease_seconds": self._settings.lease_seconds, "history": self._settings.history}
         arguments = {"worker": self._worker, "slots": slots, "holding": list(holding), **lease}
         arguments["functions"] = None if functions is None else list(functions)
-        arguments |= {"reserve": reserve, **asdict(plan), "capacity": capacity}
+        arguments |= {"reserve": reserve, **asdict(plan), "capacity": capacity, "knows_steps": True}
         # it claims at least once a sweep
         arguments["hears_seconds"] = math.ceil(max(LEAST_HEARS_SECONDS, 1.5 * self._settings.sweep_seconds))
         answer = await self._call("bridge_claim", arguments, dict)
@@ -135,6 +143,49 @@ class Store:
         States are `ok`, `lost`, `gone` (deleted), `refused` (ended as failed instead) or `busy` (locked: send again).
         """
         return await self._batch("bridge_finish", "results", results, encode_result, knows_busy=True)
+
+    async def remember(self, steps: Sequence[StepWrite]) -> StepAck:
+        """Remember steps.
+
+        States are `ok`, `lost`, `cancel`, `busy` (locked: send again), `too_many_steps`, `step_too_large` or `refused`.
+        """
+        arguments = {"worker": self._worker, "steps": [encode_step(step) for step in steps]}
+        try:
+            answer = await self._call("bridge_step", arguments, dict)
+        except StoreRefused as error:
+            if not _CONTENT_REFUSED.fullmatch(error.code or ""):
+                raise StoreUnavailable(str(error), code=error.code) from error
+            if len(steps) < 2:
+                log.error("bridge_step refused a step: %s", error)
+                return StepAck({(step.question_id, step.name): "refused" for step in steps}, frozenset())
+            half = len(steps) // 2
+            parts = [await self.remember(part) for part in (steps[:half], steps[half:])]
+            return StepAck(
+                {key: state for part in parts for key, state in part.states.items()},
+                frozenset().union(*(part.used_up for part in parts)),
+            )
+        try:
+            results = answer["results"]
+            states = {(step.question_id, step.name): results[f"{step.question_id} {step.name}"] for step in steps}
+            return StepAck(states, frozenset(answer["used_up"]))
+        except (KeyError, TypeError) as error:
+            raise StoreUnavailable(f"bridge_step: an answer of another version ({error!r})") from error
+
+    async def steps(self, question_id: str, attempt: int) -> Sequence[Step] | None:
+        """What earlier attempts at a question have done, in their order; None if this worker does not hold it."""
+        arguments = {"worker": self._worker, "question_id": question_id, "attempt": attempt}
+        answer = await self._rpc.call("bridge_steps", arguments)
+        if answer is None:
+            return None
+        try:
+            return [decode_step(row) for row in answer]
+        except (KeyError, TypeError) as error:
+            raise StoreUnavailable(f"bridge_steps: an answer of another version ({error!r})") from error
+
+    async def list_steps(self, question_id: str) -> Mapping[str, Any] | None:
+        """The steps of a question, for operators; None if there is no such question."""
+        answer: Mapping[str, Any] | None = await self._rpc.call("bridge_list_steps", {"question_id": question_id})
+        return answer
 
     async def title(self, session: Session, title: str | None, usage: Usage) -> bool:
         """Set the title of a session that has none (None: no title was found), and charge what it cost.

@@ -4,11 +4,14 @@ A delta gets its `seq` when it is cut, and text that could not be sent stays for
 `(seq, text)` holds exactly the deltas up to its `seq`: a client reads the row and continues with the next delta.
 """
 
+import json
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
-from bridge.model import Checkpoint, Partial
+from bridge.model import Checkpoint, Kept, Partial, Settled
 from bridge.sanitize import sanitize_json, sanitize_text, truncate_utf8
 
 # A checkpoint writes the whole text. If the text grew by less than this share since the last one, it may skip one beat:
@@ -16,6 +19,12 @@ from bridge.sanitize import sanitize_json, sanitize_text, truncate_utf8
 SMALL_GROWTH = 1 / 8
 # Larger fields are left out of an event and named in `omitted`; as `bridge.event_payload` in supabase/schemas.
 FIELD_BYTES = 32_768
+# Of all parts of a reply, as JSON. What does not fit is not shown; messages_parts_size allows twice as much.
+PARTS_BYTES = 1 << 20
+STEP_START: Mapping[str, Any] = {"type": "step-start"}  # what finished steps have shown ends here
+LEFT_OUT = "(left out: the reply has too many parts)"
+
+Part = Mapping[str, Any]
 
 
 class _Place(NamedTuple):
@@ -27,6 +36,20 @@ class _Place(NamedTuple):
 
 
 _START = _Place()
+
+
+class _Before(NamedTuple):
+    """What was sent before the last delta, and the part that this one has."""
+
+    seq: int
+    sent: "_Sent"
+    data: Any
+    parts: tuple[Part, ...]
+    closed: int
+    part_bytes: int
+    part: Part | None = None
+
+
 # What of the text was cut: up to a place in it, or a text of its own, which the model has revised since.
 _Sent = _Place | str
 
@@ -49,9 +72,16 @@ class Stream:
     _data: Any = None
     _sent: _Sent = _START
     _sent_data: Any = None
-    _before_delta: tuple[int, _Sent, Any] = (0, _START, None)
+    _parts: tuple[Part, ...] = ()  # of what was sent; text behind them is open
+    _closed: int = 0  # characters of the text that are in parts
+    _pending: deque[tuple[int, Part]] = field(default_factory=deque)  # parts to send, behind so many characters of text
+    _part_bytes: int = 0  # of all parts, sent or not, and of the texts that they close
+    _begins_step: bool = False  # what comes next was not shown by a finished step
+    _stored_seq: int = 0  # the row is known to have so much, and these parts
+    _stored_parts: tuple[Part, ...] = ()
+    _before_delta: "_Before" = field(default_factory=lambda: _Before(0, _START, None, (), 0, 0))
     _checkpointed_seq: int = 0
-    _stored: tuple[int, Any] = (0, None)  # the characters and the data of the last checkpoint
+    _written: tuple[int, Any] = (0, None)  # the characters and the data of the last checkpoint
     _skipped: bool = False  # the last beat left a small growth to the next one
     _highest_seq: int = 0  # the highest seq of any checkpoint, whether it arrived or not
 
@@ -61,16 +91,87 @@ class Stream:
         if not partial.is_added:
             self._replace(text)
         elif text:
+            self._begin_step()
             self._pieces.append(text)
             self._length += len(text)
+        if partial.part is not None:
+            self._show(sanitize_json(partial.part))
         if partial.data is not None and (data := sanitize_json(partial.data)) != self._data:
             self._data = data
 
-    def _replace(self, text: str) -> None:
-        seq, place, data = self._before_delta
-        sent, before = self._read(self._sent), self._read(place)
+    def resume(self, kept: Kept) -> None:
+        """Begin behind what earlier attempts have shown and the row keeps."""
+        text = sanitize_text(kept.text)
+        self.seq = self._checkpointed_seq = self._highest_seq = self._stored_seq = kept.seq
         self._pieces, self._length = [text], len(text)
-        self._sent, self._before_delta = self._find(sent), (seq, self._find(before), data)
+        self._sent = _Place(len(text), 1)
+        self._data = self._sent_data = kept.data
+        self._written = (len(text), kept.data)
+        self._parts = self._stored_parts = kept.parts
+        self._closed = sum(len(part["text"]) for part in kept.parts if part.get("type") == "text")
+        self._part_bytes = sum(map(_size, kept.parts))
+        self._begins_step = True
+        self._before_delta = self._snapshot()
+
+    def end_step(self) -> None:
+        """What was shown so far stays, whatever becomes of this attempt."""
+        self._begins_step = True
+
+    def has_part(self, key: str) -> bool:
+        """Whether a part of this key was shown."""
+        return any(_key(part) == key for part in self._parts) or any(_key(part) == key for _, part in self._pending)
+
+    def _begin_step(self) -> None:
+        if self._begins_step:
+            self._begins_step = False
+            if self._length or self._parts or self._pending:
+                self._append(STEP_START)
+
+    def _show(self, part: Part) -> None:
+        """Take a part. One that is too much is shown without its output, or not at all."""
+        key = _key(part)
+        if not isinstance(key, str) or not self.has_part(key):
+            self._begin_step()
+        elif part in self._parts and all(_key(other) != key for _, other in self._pending):
+            return  # shown already
+        if not self._fits(part) and "output" in part:
+            part = {**part, "output": LEFT_OUT}
+        if self._fits(part):
+            self._append(part)
+
+    def _fits(self, part: Part) -> bool:
+        text = self._length - self._closed  # which the part may close
+        return self._part_bytes + text * 4 + _size(part) <= PARTS_BYTES
+
+    def _append(self, part: Part) -> None:
+        self._part_bytes += _size(part)
+        self._pending.append((self._length, part))
+
+    def _place_part(self, part: Part) -> None:
+        """Put a part that was cut into its place: that of the same key, or behind the text, which it closes."""
+        key = _key(part)
+        for at, other in enumerate(self._parts):
+            if key is not None and _key(other) == key:
+                self._part_bytes -= _size(other)
+                self._parts = (*self._parts[:at], part, *self._parts[at + 1 :])
+                return
+        self._close_text()
+        self._parts = (*self._parts, part)
+
+    def _close_text(self) -> None:
+        text = self._read(self._sent)[self._closed :]
+        if text:
+            self._closed += len(text)
+            closed = {"type": "text", "text": text}
+            self._part_bytes += _size(closed)
+            self._parts = (*self._parts, closed)
+
+    def _replace(self, text: str) -> None:
+        sent, before = self._read(self._sent), self._read(self._before_delta.sent)
+        if text != "".join(self._pieces):
+            self._begin_step()
+        self._pieces, self._length = [text], len(text)
+        self._sent, self._before_delta = self._find(sent), self._before_delta._replace(sent=self._find(before))
 
     def _read(self, sent: _Sent) -> str:
         if isinstance(sent, str):
@@ -93,7 +194,7 @@ class Stream:
     @property
     def is_dirty(self) -> bool:
         """Whether there is more than was cut."""
-        return self._has_text or self._data is not self._sent_data
+        return self._has_text or bool(self._pending) or self._data is not self._sent_data
 
     @property
     def _has_text(self) -> bool:
@@ -102,11 +203,19 @@ class Stream:
         return isinstance(self._sent, str) or self._sent.characters != self._length
 
     def next_delta(self) -> dict[str, Any] | None:
-        """Cut the next delta: its payload, or None. Text comes before data; long text in several pieces."""
+        """Cut the next delta: its payload, or None.
+
+        Text and parts come in their order, and before data; long text in several pieces.
+        """
         delta: dict[str, Any]
         has_text = self._has_text
-        self._before_delta = (self.seq, self._sent, self._sent_data)
-        if has_text and isinstance(self._sent, _Place):
+        self._before_delta = self._snapshot()
+        if self._pending and isinstance(self._sent, _Place) and self._pending[0][0] <= self._sent.characters:
+            _, part = self._pending.popleft()
+            self._before_delta = self._before_delta._replace(part=part)
+            self._place_part(part)
+            delta = {"part": part}
+        elif has_text and isinstance(self._sent, _Place):
             delta = {"text": self._cut(self._sent)}
         elif has_text:  # the model revised what it wrote before: send all of it
             (text,) = self._pieces
@@ -122,8 +231,10 @@ class Stream:
         return about | _omit_large_field(delta)
 
     def _cut(self, place: _Place) -> str:
-        """Cut text for one delta, at most FIELD_BYTES."""
+        """Cut text for one delta, at most FIELD_BYTES, and not beyond the next part."""
         taken, room = [], FIELD_BYTES
+        if self._pending:
+            room = min(room, self._pending[0][0] - place.characters)
         at, offset = place.piece, place.offset
         while room and at < len(self._pieces):
             taken.append(self._pieces[at][offset : offset + room])
@@ -139,7 +250,7 @@ class Stream:
             _, at, offset = self._sent
             self._pieces[: at + 1] = [text, *(piece[offset:] for piece in self._pieces[at : at + 1])]
             self._sent = _Place(len(text), 1)
-            self._before_delta = (self.seq, self._sent, self._sent_data)
+            self._before_delta = self._snapshot()
 
     def _move(self, place: _Place, count: int) -> _Place:
         at, offset, left = place.piece, place.offset, count
@@ -151,7 +262,10 @@ class Stream:
     def undo_delta(self) -> None:
         """The last delta was not sent: it becomes part of the next one, unless a checkpoint holds it already."""
         if self._highest_seq < self.seq:
-            self.seq, self._sent, self._sent_data = self._before_delta
+            before = self._before_delta
+            self.seq, self._sent, self._sent_data, self._parts, self._closed, self._part_bytes, part = before
+            if part is not None and isinstance(before.sent, _Place):
+                self._pending.appendleft((before.sent.characters, part))
 
     def checkpoint(self, *, undelivered: bool) -> Checkpoint:
         """The lease's extension, with the reply so far if it grew since the last one.
@@ -165,21 +279,69 @@ class Stream:
         self._skipped = not undelivered and not self._skipped and self._grew_little()
         if self._skipped:
             return Checkpoint(self.question_id, self.attempt)
+        text = self._write()
+        return Checkpoint(self.question_id, self.attempt, self.seq, text, self._sent_data, self._unstored_parts)
+
+    def settle(self) -> Settled:
+        """Cut all that there is: the reply for a write that the next attempt begins behind."""
+        while self.next_delta() is not None:
+            pass
+        text = self._write()
+        if self.seq == self._stored_seq:
+            return Settled(len(text), len(self._parts))
+        return Settled(len(text), len(self._parts), self.seq, text, self._sent_data, self._unstored_parts)
+
+    def on_stored(self, seq: int, parts: tuple[Part, ...] | None) -> None:
+        """The row has the reply up to `seq`, and these parts of it."""
+        if seq > self._stored_seq:
+            self._stored_seq = seq
+            if parts is not None:
+                self._stored_parts = parts
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts that were cut."""
+        return self._parts
+
+    def end(self) -> tuple[Part, ...]:
+        """The parts of a reply that has ended, with the rest of its text if there is room."""
+        if self._parts and self._part_bytes + (self._length - self._closed) * 4 <= PARTS_BYTES:
+            self._close_text()
+        return self._parts
+
+    def _snapshot(self) -> _Before:
+        return _Before(self.seq, self._sent, self._sent_data, self._parts, self._closed, self._part_bytes)
+
+    @property
+    def _unstored_parts(self) -> tuple[Part, ...] | None:
+        return None if self._parts is self._stored_parts else self._parts
+
+    def _write(self) -> str:
+        """The text that was cut, for a checkpoint."""
         text = self._read(self._sent)
-        self._stored = (len(text), self._sent_data)
+        self._written = (len(text), self._sent_data)
         self._checkpointed_seq = self._highest_seq = self.seq
         self._join(text)
-        return Checkpoint(self.question_id, self.attempt, self.seq, text, self._sent_data)
+        return text
 
     def forget_checkpoint(self) -> None:
         """The last checkpoint did not arrive: the next beat carries one again."""
         self._checkpointed_seq = -1
-        self._stored = (0, None)
+        self._written = (0, None)
 
     def _grew_little(self) -> bool:
-        stored, data = self._stored
+        stored, data = self._written
         length = len(self._sent) if isinstance(self._sent, str) else self._sent.characters
-        return self._sent_data is data and length - stored < SMALL_GROWTH * stored
+        has_parts = self._parts is not self._stored_parts
+        return not has_parts and self._sent_data is data and length - stored < SMALL_GROWTH * stored
+
+
+def _key(part: Part) -> object:
+    return part.get("toolCallId") or part.get("id")
+
+
+def _size(part: Part) -> int:
+    return len(json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _omit_large_field(delta: dict[str, Any]) -> dict[str, Any]:

@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+from bridge.baml.functions import BamlFunctions
 from bridge.errors import HandlerFailed, ModelUnavailable, TurnFailure, UsedUp, verdict
 from bridge.functions import Functions
 from bridge.jobs import RunningJob
-from bridge.model import Completion, Partial, Result, Turn, Usage
+from bridge.model import Completion, Partial, Result, Step, Turn, Usage
 from bridge.sanitize import MAX_TEXT_BYTES, is_too_large
 from bridge.settings import Settings
+from bridge.steps import Steps, Store, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -24,21 +26,37 @@ CHARACTERS_PER_TOKEN = 4
 TITLE = "Title"  # the function that names sessions
 
 
+class Memory(Store, Protocol):
+    """Where steps are remembered, and read: `bridge.step_writes.StepWrites`."""
+
+    async def read(self, running: RunningJob) -> Sequence[Step]:
+        """What earlier attempts have done. Does not return if the job has to stop."""
+
+    def forget(self, question_id: str) -> None:
+        """An attempt has ended."""
+
+
 async def run_attempt(
-    running: RunningJob, functions: Functions, settings: Settings, on_life: Callable[[], None] = lambda: None
+    running: RunningJob,
+    functions: Functions,
+    settings: Settings,
+    on_life: Callable[[], None] = lambda: None,
+    memory: Memory | None = None,
 ) -> Result:
     """Answer the question, publish the reply as it grows, and return the result, whatever happens.
 
     When the job is stopped, the provider's connection is closed and the text so far is kept.
     Only when the process leaves without a drain is CancelledError raised: the lease will run out. `on_life` is called
-    when the model has written its first word or thought.
+    when the model has written its first word or thought. `memory` is where the steps of a handler are remembered.
     """
     try:
         if running.job.cancel:  # taken over after its user stopped it: the row keeps the text of the last checkpoint
             return running.result("cancelled")
         if not running.start():
             return await _stopped(running)
-        return await _answer(running, functions, settings, on_life)
+        return await _answer(running, functions, settings, on_life, memory)
+    except Waiting as waiting:
+        return await _wait(running, waiting)
     except asyncio.CancelledError:
         if running.stop_reason is not None:
             return await _stopped(running)
@@ -73,7 +91,13 @@ def failed(running: RunningJob, error: Exception, settings: Settings) -> Result:
     return running.result("failed", price(running, usage), for_operators, error=shown, **next_attempt)
 
 
-async def _answer(running: RunningJob, functions: Functions, settings: Settings, on_life: Callable[[], None]) -> Result:
+async def _answer(
+    running: RunningJob,
+    functions: Functions,
+    settings: Settings,
+    on_life: Callable[[], None],
+    memory: Memory | None,
+) -> Result:
     job, reply = running.job, running.reply
     if job.turn is None:
         raise TurnFailure("unreadable", "The conversation could not be read.", detail=job.broken or "no payload")
@@ -82,15 +106,24 @@ async def _answer(running: RunningJob, functions: Functions, settings: Settings,
     if job.failures >= settings.max_failures:
         # it was taken over so often that answering it seems to kill its worker
         raise TurnFailure("gave_up", "The message could not be answered.", detail="its workers vanished")
-    completion = await _run_function(running, job.turn, functions, settings, on_life)
+    completion = await _run_function(running, job.turn, functions, settings, on_life, memory)
     reply.publish(Partial(completion.text))  # the data comes with the row's event, all at once
     await reply.flush()
     data, note = _mark_truncated(completion)
-    written = {"text": completion.text, "data": data, "seq": reply.stream.seq}
-    is_empty = not completion.text and data is None
+    written = {"text": completion.text, "data": data, "parts": reply.stream.end(), "seq": reply.stream.seq}
+    is_empty = not completion.text and data is None and not written["parts"]
     written["wants_title"] = TITLE in functions.names and not job.turn.session.title and not is_empty
     usage = price(running, completion.usage)
     return running.result("done", usage, note, files=completion.files, revisions=job.revisions, **written)
+
+
+async def _wait(running: RunningJob, waiting: Waiting) -> Result:
+    """The result of an attempt that waits for an answer, a time or another reply."""
+    await running.reply.flush()
+    stream = running.reply.stream
+    newest = stream.newest
+    written = {"text": newest.text, "data": newest.data, "parts": stream.parts, "seq": stream.seq}
+    return running.result("waiting", price(running, running.usage), waits=waiting.waits, **written)
 
 
 def _mark_truncated(completion: Completion) -> tuple[Any, dict[str, str] | None]:
@@ -114,8 +147,10 @@ async def _stopped(running: RunningJob) -> Result:
         return running.result("released", usage)
     if running.stop_reason == "cancelled":
         await running.reply.flush()
-    newest = running.reply.stream.newest
-    return running.result("cancelled", usage, text=newest.text, data=newest.data, seq=running.reply.stream.seq)
+    stream = running.reply.stream
+    newest = stream.newest
+    written = {"text": newest.text, "data": newest.data, "parts": stream.end(), "seq": stream.seq}
+    return running.result("cancelled", usage, **written)
 
 
 def price(running: RunningJob, usage: Usage) -> Usage:
@@ -131,48 +166,94 @@ def price(running: RunningJob, usage: Usage) -> Usage:
 
 
 async def _run_function(
-    running: RunningJob, turn: Turn, functions: Functions, settings: Settings, on_life: Callable[[], None]
+    running: RunningJob,
+    turn: Turn,
+    functions: Functions,
+    settings: Settings,
+    on_life: Callable[[], None],
+    memory: Memory | None,
 ) -> Completion:
-    pieces: AsyncGenerator[Partial | Completion, None] = functions.run(turn)
+    loop = asyncio.get_running_loop()
+    reader = _Reader(settings, on_life)
+    steps: Steps | None = None
     try:
-        async with asyncio.timeout(settings.total_seconds), aclosing(pieces):
+        async with asyncio.timeout(settings.total_seconds) as limit:
+            if memory is not None and functions.has_handler(turn.function):
+                job = running.job
+                steps = Steps(
+                    *(job, await memory.read(running) if job.steps else (), memory, running.reply),
+                    *(_Calls(functions.calls, turn), reader.read),
+                    step_seconds=settings.step_seconds,
+                    ask_seconds=settings.ask_seconds,
+                    on_progress=lambda: limit.reschedule(loop.time() + settings.total_seconds),
+                )
             running.prompt_characters = functions.characters_of(turn)
-            return await _read(running, pieces, settings, on_life)
+
+            def on_piece(piece: Partial) -> None:
+                running.reply.publish(piece)
+                running.usage = piece.usage
+
+            return await reader.read(functions.run(turn, steps), on_piece)
     except TimeoutError:
         detail = f"over {settings.total_seconds:g} s"
         raise ModelUnavailable("model_slow", "The model took too long to answer.", detail=detail) from None
+    finally:
+        if memory is not None:
+            memory.forget(running.job.question_id)
 
 
-async def _read(
-    running: RunningJob,
-    pieces: AsyncGenerator[Partial | Completion, None],
-    settings: Settings,
-    on_life: Callable[[], None],
-) -> Completion:
-    """Publish the pieces as they come, and return the last."""
-    patience, code = settings.first_token_seconds, "model_silent"
-    shown: Partial | None = None
-    loop = asyncio.get_running_loop()
-    try:
-        while True:  # a function may catch what ends its silence, and go on
-            async with asyncio.timeout(None) as silence:  # of many pieces: one for each would cost four times as much
-                while not silence.expired():
-                    silence.reschedule(loop.time() + patience)
-                    piece = await anext(pieces)
-                    if isinstance(piece, Completion):
-                        return piece
-                    if piece is not shown:  # otherwise a sign of life, without news
-                        running.reply.publish(piece)
-                    shown = piece
-                    running.usage = piece.usage
-                    if piece.has_begun and code == "model_silent":
-                        patience, code = settings.idle_seconds, "model_stalled"
-                        on_life()
-    except TimeoutError:
-        if not silence.expired():
-            raise
-        detail = f"nothing for {patience:g} s"
-        raise ModelUnavailable(code, "The model did not answer in time.", detail=detail) from None
-    except StopAsyncIteration:
-        detail = "the function ended without a completion"
-        raise ModelUnavailable("model_cut", "The model's answer was cut off.", detail=detail) from None
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """The BAML functions that a handler can call while it answers `turn`."""
+
+    functions: BamlFunctions
+    turn: Turn
+
+    def result_of(self, function: Callable[..., Any]) -> Any:
+        return self.functions.result_of(function)
+
+    def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> AsyncGenerator[Partial | Completion, None]:
+        return self.functions.call(self.turn, function, args, named)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads what functions say, and gives up on one that is silent."""
+
+    settings: Settings
+    on_life: Callable[[], None]
+
+    async def read(
+        self, pieces: AsyncGenerator[Partial | Completion, None], on_piece: Callable[[Partial], None]
+    ) -> Completion:
+        """Hand on the pieces as they come, and return the last. Raises ModelUnavailable."""
+        patience, code = self.settings.first_token_seconds, "model_silent"
+        shown: Partial | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            async with aclosing(pieces):
+                while True:  # a function may catch what ends its silence, and go on
+                    async with asyncio.timeout(
+                        None
+                    ) as silence:  # of many pieces: one for each costs four times as much
+                        while not silence.expired():
+                            silence.reschedule(loop.time() + patience)
+                            piece = await anext(pieces)
+                            if isinstance(piece, Completion):
+                                return piece
+                            if piece is not shown:  # otherwise a sign of life, without news
+                                on_piece(piece)
+                            shown = piece
+                            if piece.has_begun and code == "model_silent":
+                                patience, code = self.settings.idle_seconds, "model_stalled"
+                                self.on_life()
+        except TimeoutError:
+            if not silence.expired():
+                raise
+            detail = f"nothing for {patience:g} s"
+            raise ModelUnavailable(code, "The model did not answer in time.", detail=detail) from None
+        except StopAsyncIteration:
+            detail = "the function ended without a completion"
+            raise ModelUnavailable("model_cut", "The model's answer was cut off.", detail=detail) from None

@@ -25,6 +25,7 @@ from bridge.realtime.publisher import DeltaPublisher
 from bridge.rest import CALL_SECONDS, TRIES
 from bridge.results import Results
 from bridge.settings import Settings
+from bridge.step_writes import StepWrites
 from bridge.store import Store
 from bridge.watch import Watch
 from bridge.watchdog import Watchdog
@@ -68,6 +69,7 @@ class Worker:
         self._dispatches = Dispatches(store, self.jobs, self.claims, self.metrics)
         self._watch = Watch(self.jobs.is_known, lambda: self.claims.wake("watch"))
         self._beats = Beats(store, self.jobs, self.claims, settings)
+        self._step_writes = StepWrites(store, self.jobs)
         self._results = Results(store, self.jobs, self.claims, settings, self._dispatches.take)
         self._store = store
         self._functions = functions
@@ -107,7 +109,15 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `drain` is called and done. An error of a loop is raised, in a group."""
-        parts = (self.listener, self.publisher, self.claims, self._dispatches, self._beats, self._results)
+        parts = (
+            self.listener,
+            self.publisher,
+            self.claims,
+            self._dispatches,
+            self._beats,
+            self._results,
+            self._step_writes,
+        )
         loops = [part.run for part in parts] + [self._handle_signals, self._feed_watchdog, self._describe]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop(), name=loop.__qualname__) for loop in loops]
@@ -232,7 +242,7 @@ class Worker:
                 self.claims.wake("more")
 
         try:
-            result = await turn.run_attempt(running, self._functions, self.settings, on_life)
+            result = await turn.run_attempt(running, self._functions, self.settings, on_life, self._step_writes)
         except Exception as error:  # whatever is wrong with this job, it must not end the others
             result = turn.failed(running, error, self.settings)
         finally:

@@ -11,6 +11,7 @@ from typing import Any, ForwardRef, Literal, NamedTuple, get_args, get_origin, g
 from baml_py import Audio, Image, Pdf, Video
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
+from pydantic_core import to_jsonable_python
 
 from bridge.baml.delimiters import defuse_all
 from bridge.errors import BadRequest, SetupError
@@ -101,6 +102,44 @@ def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, A
         elif parameter.required:
             raise BadRequest("bad_arguments", f"The argument `{name}` is missing. Add it to the message's `data`.")
     return bound
+
+
+def read_types(function: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """Read the parameters of a generated method that a handler calls with arguments of its own."""
+    hints = read_hints(function)
+    names = [name for name in inspect.signature(function).parameters if name not in ("self", "baml_options")]
+    return tuple(
+        Parameter(name, hints[name], TypeAdapter[Any](hints[name]), False, _may_hold_media(hints[name]))
+        for name in names
+    )
+
+
+def bind_given(parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a handler gave, checked and without BAML's delimiters.
+
+    Raises ValidationError, and BadRequest of media by URL, which may come from a user.
+    """
+    bound = {}
+    for parameter in parameters:
+        if parameter.name not in given:
+            continue
+        value = given[parameter.name]
+        if _is_history(value):
+            value = _fit(value, _class_of_items(parameter.hint))
+        bound[parameter.name] = parameter.adapter.validate_python(defuse_all(_to_plain(value)))
+        if parameter.has_media:
+            _refuse_media_url(parameter.name, bound[parameter.name])
+    return bound
+
+
+def _is_history(value: Any) -> bool:
+    """Whether a value is some of `Turn.messages`."""
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, Message) for item in value)
+
+
+def _to_plain(value: Any) -> Any:
+    """A value as JSON has it, but with media as they are."""
+    return to_jsonable_python(value, fallback=lambda other: other)
 
 
 def _class_of_items(hint: Any) -> type[BaseModel] | None:

@@ -2,11 +2,13 @@
 
 import asyncio
 import importlib
+import importlib.util
+import inspect
 import json
 import logging
 import os
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -17,7 +19,15 @@ from baml_py.baml_py import BamlError, get_version, set_log_level
 from pydantic_core import to_jsonable_python
 
 from bridge.baml.answer import without_reasoning
-from bridge.baml.arguments import Parameter, bind_arguments, complete_types, read_hints, read_parameters
+from bridge.baml.arguments import (
+    Parameter,
+    bind_arguments,
+    bind_given,
+    complete_types,
+    read_hints,
+    read_parameters,
+    read_types,
+)
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.failures import Response, bad_output, complete, known_model, name_error, translate_error
@@ -25,7 +35,16 @@ from bridge.baml.parsing import Parser
 from bridge.baml.results import describe_result
 from bridge.baml.running import Running
 from bridge.baml.unparsed import Unparsed, copy_unparsed
-from bridge.errors import BadOutput, BadRequest, ContextTooLong, ModelEmpty, ModelUnavailable, SetupError, TurnFailure
+from bridge.errors import (
+    BadOutput,
+    BadRequest,
+    ContextTooLong,
+    HandlerBroken,
+    ModelEmpty,
+    ModelUnavailable,
+    SetupError,
+    TurnFailure,
+)
 from bridge.model import Completion, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
@@ -50,27 +69,33 @@ class BamlFunction(NamedTuple):
 class BamlFunctions:
     """BAML functions that are ready to run. `close` them before the process ends."""
 
-    def __init__(self, functions: Mapping[str, BamlFunction], env: Mapping[str, str]) -> None:
+    def __init__(
+        self, functions: Mapping[str, BamlFunction], env: Mapping[str, str], called: "Called | None" = None
+    ) -> None:
         self.names = tuple(functions)
-        self._functions, self._env = functions, env
+        self._functions, self._env, self._called = functions, env, called
         self._running = Running()
         self._calls: set[Call] = set()
         self._closed = False
 
     @classmethod
-    def load(cls, client: Client, names: Sequence[str], env: Mapping[str, str]) -> Self:
-        """Prepare functions of `client`; SetupError if a parameter cannot be filled or a variable is not set."""
+    def load(cls, client: Client, names: Sequence[str], env: Mapping[str, str], *, is_called: bool = False) -> Self:
+        """Prepare functions of `client`; SetupError if a parameter cannot be filled or a variable is not set.
+
+        With `is_called`, handlers may call every function of the client.
+        """
         complete_types(client.types)
         methods = {name: client.methods[name] for name in names}
         returned = {name: read_hints(method)["return"] for name, method in methods.items()}
         parameters = {name: read_parameters(method, _place(client, name)) for name, method in methods.items()}
-        _check_variables(client, env)
+        if names:
+            _check_variables(client, env)
         unparsed = copy_unparsed(client.sources, names, [name for name, hint in returned.items() if hint is not str])
         functions = {
             name: BamlFunction(client, unparsed, parameters[name], hint is str, describe_result(hint))
             for name, hint in returned.items()
         }
-        return cls(functions, env)
+        return cls(functions, env, Called(client) if is_called else None)
 
     @property
     def results(self) -> Mapping[str, Mapping[str, Any] | None]:
@@ -85,7 +110,8 @@ class BamlFunctions:
             raise BadRequest("unknown_function", f"There is no function named `{turn.function[:80]}`.", detail=remedy)
         while True:
             try:
-                async with aclosing(self._ask(function, turn)) as pieces:
+                arguments = bind_arguments(function.parameters, turn)
+                async with aclosing(self._ask(function, turn, arguments)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, Completion):
                             piece = replace(piece, usage=self._named(piece.usage, turn))
@@ -102,6 +128,34 @@ class BamlFunctions:
                 counts = (len(turn.messages), len(turn.files), len(shorter.messages), len(shorter.files))
                 log.info("too long for the model: %d messages and %d files, now %d and %d", *counts)
                 turn = shorter
+
+    def result_of(self, function: Callable[..., Any]) -> Any:
+        """The type that a function returns, which a handler calls. Raises HandlerBroken if it is no BAML function."""
+        return self._of_call(function).result
+
+    async def call(
+        self, turn: Turn, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> AsyncGenerator[Partial | Completion, None]:
+        """Call a function with arguments of a handler, which answers `turn`: as `run`. Raises TurnFailure."""
+        called = self._of_call(function)
+        arguments = called.bind(args, named)
+        turn = replace(turn, function=called.name, data=to_jsonable_python(arguments, fallback=str))
+        try:
+            async with aclosing(self._ask(called.function, turn, arguments)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Completion):
+                        piece = replace(piece, usage=self._named(piece.usage, turn))
+                    yield piece
+        except TurnFailure as failure:
+            complete(failure, turn, self._env)
+            failure.usage = failure.usage and self._named(failure.usage, turn)
+            raise
+
+    def _of_call(self, function: Callable[..., Any]) -> "CalledFunction":
+        if self._called is None:
+            detail = "it calls a BAML function, and there is no generated BAML client"
+            raise HandlerBroken("internal", "Something went wrong while answering.", detail=detail)
+        return self._called.find(function)
 
     def _named(self, usage: Usage, turn: Turn) -> Usage:
         return replace(usage, model=known_model(usage.model, turn, self._env))
@@ -121,9 +175,10 @@ class BamlFunctions:
             + _length(turn.data)
         )
 
-    async def _ask(self, function: BamlFunction, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
+    async def _ask(
+        self, function: BamlFunction, turn: Turn, arguments: dict[str, Any]
+    ) -> AsyncGenerator[Partial | Completion, None]:
         """Call the model once."""
-        arguments = bind_arguments(function.parameters, turn)
         if self._closed:
             raise ModelUnavailable("shutting_down", "The service is restarting.")
         try:
@@ -224,6 +279,62 @@ class BamlFunctions:
             _, late = await asyncio.wait(pending, timeout=CLOSE_SECONDS)
             if late:
                 log.error("%d calls to the model did not end within %g s", len(late), CLOSE_SECONDS)
+
+
+class CalledFunction(NamedTuple):
+    """A function that a handler calls. `result` is the type that it returns."""
+
+    name: str
+    function: BamlFunction
+    signature: inspect.Signature
+    result: Any
+
+    def bind(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments, checked and without BAML's delimiters. Raises HandlerBroken."""
+        try:
+            bound = self.signature.bind(*args, **named).arguments
+            return bind_given(self.function.parameters, bound)
+        except (TypeError, ValueError, BadRequest) as error:
+            detail = f"it calls {self.name} with an argument that does not fit: {str(error).partition(chr(10))[0]}"
+            raise HandlerBroken("internal", "Something went wrong while answering.", detail=detail) from None
+
+
+class Called:
+    """The functions of a client that handlers call, prepared when each is called first."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._found: dict[str, CalledFunction] = {}
+
+    def find(self, function: Callable[..., Any]) -> CalledFunction:
+        """Prepare a method of the client. Raises HandlerBroken if it is none, or cannot be called."""
+        name = getattr(function, "__name__", "")
+        method = self._client.methods.get(name)
+        if (found := self._found.get(name)) is not None:
+            return found
+        if method is None or getattr(function, "__module__", None) != method.__module__:
+            raise _not_callable(f"{function!r:.100} is not a function of the generated client: pass `b.Name` itself")
+        hint = read_hints(method)["return"]
+        try:
+            unparsed = copy_unparsed(self._client.sources, [name], [] if hint is str else [name])
+            parameters = read_types(method)
+        except SetupError as error:
+            raise _not_callable(str(error)) from error
+        signature = inspect.signature(function)
+        without_options = [p for p in signature.parameters.values() if p.name != "baml_options"]
+        signature = signature.replace(parameters=without_options)
+        prepared = BamlFunction(self._client, unparsed, parameters, hint is str, None)
+        found = self._found[name] = CalledFunction(name, prepared, signature, hint)
+        return found
+
+
+def _not_callable(detail: str) -> HandlerBroken:
+    return HandlerBroken("internal", "Something went wrong while answering.", detail=detail)
+
+
+def has_client() -> bool:
+    """Whether there is a package `baml_client` here."""
+    return importlib.util.find_spec("baml_client") is not None
 
 
 def load_client(module: ModuleType | None = None) -> Client:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from bridge.metrics import Metrics
-from bridge.model import Checkpoint, Job, Partial
+from bridge.model import Checkpoint, Job, Partial, Settled
 from bridge.pacing import EVENTS_PER_DELTA, Quota
 from bridge.realtime.channels import SessionChannels
 from bridge.realtime.connection import JOIN_SECONDS
@@ -40,6 +40,19 @@ class OutgoingReply:
         self.join_deadline = 0.0  # until then its channel may be joining for the first time
         self._publisher = publisher
 
+    def has_part(self, key: str) -> bool:
+        """Whether a part of this key was shown."""
+        return self.stream.has_part(key)
+
+    def end_step(self) -> None:
+        """What was shown so far stays, whatever becomes of this attempt."""
+        self.stream.end_step()
+
+    async def settle(self) -> Settled:
+        """Send all that there is of the reply, whatever the pace, and return it; what cannot be sent is in the row."""
+        await self._send_rest(0)
+        return self.stream.settle()
+
     def publish(self, partial: Partial) -> None:
         """Take the reply so far; it is sent when it is due."""
         self.stream.set_partial(partial)
@@ -50,8 +63,12 @@ class OutgoingReply:
 
         What the socket does not take in time is left to the row.
         """
+        await self._send_rest(JOIN_PATIENCE_SECONDS)
+        self.stream.checkpoint(undelivered=True)
+
+    async def _send_rest(self, join_patience: float) -> None:
         begun = time.monotonic()
-        deadline = begun + JOIN_PATIENCE_SECONDS
+        deadline = begun + join_patience
         while self.stream.is_dirty and time.monotonic() < begun + FLUSH_SECONDS:
             if (connection := self._publisher.connection(self)) is not None:
                 if not await self._publisher.send(connection, self):
@@ -61,7 +78,6 @@ class OutgoingReply:
                 await asyncio.sleep(0.005)
             else:
                 break
-        self.stream.checkpoint(undelivered=True)
 
     def checkpoint(self) -> Checkpoint:
         """The lease's extension, with the reply so far if it grew.
@@ -106,6 +122,8 @@ class DeltaPublisher:
         """Start a reply: its channel is joined while the model is still thinking."""
         session_id = job.turn.session.id if job.turn is not None else ""
         reply = OutgoingReply(self, Stream(job.question_id, job.reply_id, session_id, job.attempt))
+        if job.kept is not None:
+            reply.stream.resume(job.kept)
         self._open.add(reply)
         self._quota.spend_reply()
         if job.turn is None or job.cancel:

@@ -80,14 +80,14 @@ isOneToOne: false
                   ]
                 },"messages": {
                   Row: {
-                    "attempt": number,"content": string,"created_at": string,"data": Json | null,"error": Json | null,"id": string,"ordinal": number,"reply_to": string | null,"role": string,"seq": number,"session_id": string,"status": string,"updated_at": string
+                    "attempt": number,"content": string,"created_at": string,"data": Json | null,"error": Json | null,"id": string,"ordinal": number,"parts": Json | null,"reply_to": string | null,"role": string,"run_at": string | null,"seq": number,"session_id": string,"status": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "attempt"?: number,"content"?: string,"created_at"?: string,"data"?: Json | null,"error"?: Json | null,"id"?: string,"ordinal": number,"reply_to"?: string | null,"role"?: string,"seq"?: number,"session_id": string,"status"?: string,"updated_at"?: string
+                    "attempt"?: number,"content"?: string,"created_at"?: string,"data"?: Json | null,"error"?: Json | null,"id"?: string,"ordinal": number,"parts"?: Json | null,"reply_to"?: string | null,"role"?: string,"run_at"?: string | null,"seq"?: number,"session_id": string,"status"?: string,"updated_at"?: string
                   }
                   Update: {
-                    "attempt"?: number,"content"?: string,"created_at"?: string,"data"?: Json | null,"error"?: Json | null,"id"?: string,"ordinal"?: number,"reply_to"?: string | null,"role"?: string,"seq"?: number,"session_id"?: string,"status"?: string,"updated_at"?: string
+                    "attempt"?: number,"content"?: string,"created_at"?: string,"data"?: Json | null,"error"?: Json | null,"id"?: string,"ordinal"?: number,"parts"?: Json | null,"reply_to"?: string | null,"role"?: string,"run_at"?: string | null,"seq"?: number,"session_id"?: string,"status"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -106,17 +106,23 @@ isOneToOne: false
                   ]
                 },"sessions": {
                   Row: {
-                    "created_at": string,"function": string,"id": string,"last_ordinal": number,"metadata": NonNullable<Json>,"on_new_message": string,"title": string | null,"updated_at": string,"user_id": string
+                    "created_at": string,"function": string,"id": string,"last_ordinal": number,"metadata": NonNullable<Json>,"on_new_message": string,"parent": string | null,"title": string | null,"updated_at": string,"user_id": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"function"?: string,"id"?: string,"last_ordinal"?: number,"metadata"?: NonNullable<Json>,"on_new_message"?: string,"title"?: string | null,"updated_at"?: string,"user_id"?: string
+                    "created_at"?: string,"function"?: string,"id"?: string,"last_ordinal"?: number,"metadata"?: NonNullable<Json>,"on_new_message"?: string,"parent"?: string | null,"title"?: string | null,"updated_at"?: string,"user_id"?: string
                   }
                   Update: {
-                    "created_at"?: string,"function"?: string,"id"?: string,"last_ordinal"?: number,"metadata"?: NonNullable<Json>,"on_new_message"?: string,"title"?: string | null,"updated_at"?: string,"user_id"?: string
+                    "created_at"?: string,"function"?: string,"id"?: string,"last_ordinal"?: number,"metadata"?: NonNullable<Json>,"on_new_message"?: string,"parent"?: string | null,"title"?: string | null,"updated_at"?: string,"user_id"?: string
                   }
                   Relationships: [
-                    
+                    {
+      foreignKeyName: "sessions_parent_fkey"
+      columns: ["parent"]
+isOneToOne: false
+      referencedRelation: "messages"
+      referencedColumns: ["id"]
+    }
                   ]
                 }
           }
@@ -124,11 +130,14 @@ isOneToOne: false
             [_ in never]: never
           }
           Functions: {
-            "bridge_beat":
+            "answer_message":
+{ Args: { "answer"?: Json,"ask": string,"message_id": string }; Returns: string
+                           },
+"bridge_beat":
 { Args: { "jobs": Json,"worker": string }; Returns: Json
                            },
 "bridge_claim":
-{ Args: { "capacity"?: number,"failing"?: (string)[],"functions"?: (string)[],"hears_seconds"?: number,"history": number,"holding": (string)[],"lease_seconds": number,"paused"?: (string)[],"probing"?: (string)[],"reserve"?: number,"slots": number,"worker": string }; Returns: Json
+{ Args: { "capacity"?: number,"failing"?: (string)[],"functions"?: (string)[],"hears_seconds"?: number,"history": number,"holding": (string)[],"knows_steps"?: boolean,"lease_seconds": number,"paused"?: (string)[],"probing"?: (string)[],"reserve"?: number,"slots": number,"worker": string }; Returns: Json
                            },
 "bridge_dead_drop":
 { Args: { "question_ids"?: (string)[] }; Returns: number
@@ -151,17 +160,26 @@ isOneToOne: false
 "bridge_leave":
 { Args: { "worker": string }; Returns: undefined
                            },
+"bridge_list_steps":
+{ Args: { "question_id": string }; Returns: Json
+                           },
 "bridge_probe":
 { Args: { "nonce": string,"row_event"?: boolean }; Returns: undefined
                            },
 "bridge_status":
 { Args: Record<PropertyKey, never>; Returns: Json
                            },
+"bridge_step":
+{ Args: { "steps": Json,"worker": string }; Returns: Json
+                           },
+"bridge_steps":
+{ Args: { "attempt": number,"question_id": string,"worker": string }; Returns: Json
+                           },
 "bridge_title":
 { Args: { "run": Json,"session_id": string,"title": string,"user_id": string }; Returns: string
                            },
 "bridge_trim":
-{ Args: { "dead_letters_days"?: number,"max_rows"?: number,"runs_days"?: number,"versions_days"?: number }; Returns: Json
+{ Args: { "dead_letters_days"?: number,"max_rows"?: number,"runs_days"?: number,"steps_days"?: number,"versions_days"?: number }; Returns: Json
                            },
 "cancel_message":
 { Args: { "message_id": string }; Returns: string

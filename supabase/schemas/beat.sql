@@ -7,15 +7,16 @@ begin
     update public.messages m
        set content = coalesce(i.content, m.content),
            data = case when e.value ? 'data' then i.data else m.data end,
+           parts = case when e.value ? 'parts' then i.parts else m.parts end,
            seq = i.seq,
            updated_at = clock_timestamp()
       from jsonb_array_elements(write_checkpoints.items) e
-     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, seq int, content text, data jsonb)
+     cross join jsonb_to_record(e.value) i (question_id uuid, attempt int, seq int, content text, data jsonb, parts jsonb)
      where m.reply_to = i.question_id and m.attempt = i.attempt and m.status = 'running' and m.seq < i.seq;
 end
 $$;
 comment on function bridge.write_checkpoints is
-    'Writes partial replies [{question_id, attempt, seq, content?, data?}]. The caller holds their jobs, so none is stale.';
+    'Writes partial replies [{question_id, attempt, seq, content?, data?, parts?}]. The caller holds their jobs, so none is stale.';
 
 create function public.bridge_beat(worker text, jobs jsonb) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
@@ -71,4 +72,4 @@ begin
 end
 $$;
 comment on function public.bridge_beat is
-    'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel|busy}, next_in_ms, lease_in_ms?, workers, ready, watches, missed, at_ms}; busy: a user keeps it locked, try again.';
+    'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?, parts?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel|busy}, next_in_ms, lease_in_ms?, workers, ready, watches, missed, at_ms}; busy: a user keeps it locked, try again.';

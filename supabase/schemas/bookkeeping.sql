@@ -21,6 +21,9 @@ create table bridge.jobs (
     failed_by text,
     slot int,
     is_confirmed boolean not null default true,
+    steps int not null default 0,
+    step_bytes int not null default 0,
+    since int not null default 0,
     constraint jobs_question_id_key unique (question_id),
     constraint jobs_held_is_head check (worker is null or (run_at is not null and lease_until is not null)),
     constraint jobs_head_has_function check (run_at is null or function is not null)
@@ -40,6 +43,11 @@ comment on column bridge.jobs.slot is
     'Which of its worker''s slots it takes, from 1 to the worker''s capacity; null: its worker has an older version.';
 comment on column bridge.jobs.is_confirmed is
     'Whether its worker has shown that it knows of it. A dispatched job is confirmed by the first beat or claim.';
+comment on column bridge.jobs.steps is
+    'How many steps are remembered. A job that has any is given only to workers that know steps.';
+comment on column bridge.jobs.step_bytes is 'How many bytes of values its steps have.';
+comment on column bridge.jobs.since is
+    'The attempt after which its steps began: it is part of their keys, so that those of a regenerated reply are others.';
 comment on column bridge.jobs.cancel is 'The user asked to stop; whichever worker touches the job next ends it.';
 
 -- At most one head per session, and only a head can be held: two jobs of one session never run at once.
@@ -76,7 +84,7 @@ create table bridge.runs (
     error jsonb,
     created_at timestamptz not null default now(),
     primary key (question_id, attempt),
-    constraint runs_outcome check (outcome in ('done', 'failed', 'cancelled', 'released', 'lost'))
+    constraint runs_outcome check (outcome in ('done', 'failed', 'cancelled', 'released', 'lost', 'waiting'))
 );
 comment on table bridge.runs is 'One row per attempt: what it ran, what it cost, how it ended.';
 comment on column bridge.runs.queue_ms is 'From the insert (or the time of the retry) to the claim, in milliseconds.';
@@ -93,8 +101,10 @@ create table bridge.dead_letters (
     failures int not null,
     error jsonb not null,
     created_at timestamptz not null default now(),
+    since int not null default 0,
     constraint dead_letters_question_id_key unique (question_id)
 );
+comment on column bridge.dead_letters.since is 'As in bridge.jobs: a retry goes on with the steps of the question.';
 comment on table bridge.dead_letters is 'Questions that the worker gave up on; their attempts are in bridge.runs.';
 
 create index dead_letters_of_session on bridge.dead_letters (session_id);
@@ -114,6 +124,7 @@ create table bridge.workers (
     history int not null default 0,
     hears interval not null default '15 seconds',
     hears_until timestamptz not null default '-infinity',
+    knows_steps boolean not null default false,
     constraint workers_lease check (lease > interval '0')
 ) with (fillfactor = 50);
 comment on table bridge.workers is 'Workers by their names, which are unique to a process, and when each last called.';
@@ -138,6 +149,9 @@ comment on column bridge.workers.hears is 'How long it counts as hearing its top
 comment on column bridge.workers.hears_until is
     'Until when jobs are dispatched to it. Its calls extend it; a job that it has not confirmed in time ends it.';
 
+comment on column bridge.workers.knows_steps is
+    'Whether it can go on with a question that has steps; false of a worker of an older version.';
+
 create table bridge.functions (
     name text primary key,
     known_until timestamptz not null
@@ -157,6 +171,48 @@ create table bridge.titles (
 comment on table bridge.titles is
     'Sessions for which a model was asked for a title. It is asked until it has given one, three times at most.';
 comment on column bridge.titles.charged is 'The last try whose tokens were charged: repeating a call charges nothing.';
+
+create table bridge.steps (
+    question_id uuid not null references public.messages (id) on delete cascade,
+    name text not null,
+    ordinal int not null,
+    kind text not null,
+    value jsonb,
+    is_done boolean not null default true,
+    attempt int not null,
+    chars int not null,
+    parts int not null,
+    emitted_before int not null default 0,
+    emitted int not null default 0,
+    due_at timestamptz,
+    run jsonb,
+    created_at timestamptz not null default now(),
+    primary key (question_id, name),
+    constraint steps_name_size check (octet_length(name) between 1 and 200),
+    constraint steps_kind check (kind in ('done', 'failed', 'begun', 'ask', 'sleep', 'run')),
+    constraint steps_value_size check (octet_length(value::text) <= 1048576)
+);
+comment on table bridge.steps is 'What handlers have done for questions, or wait for; see docs/functions.md.';
+comment on column bridge.steps.name is 'Its name in the handler; `name#2` is the second step of that name.';
+comment on column bridge.steps.ordinal is 'The order in which steps ended or began to wait. The highest one says what the next attempt keeps of the reply.';
+comment on column bridge.steps.kind is
+    'done, failed (the value says why), begun (a step that may run once only), or what it waits for: ask, sleep, run.';
+comment on column bridge.steps.is_done is 'False while it waits, or while a step that may run once only is running.';
+comment on column bridge.steps.chars is 'How many characters of text the reply had then.';
+comment on column bridge.steps.parts is 'How many parts the reply had then.';
+comment on column bridge.steps.emitted_before is 'How many times the handler had added to the reply before it came to the step.';
+comment on column bridge.steps.emitted is 'How many times the handler had added to the reply when the step ended.';
+comment on column bridge.steps.due_at is 'Until when it waits.';
+comment on column bridge.steps.run is '{model, input_tokens, output_tokens, cached_tokens} of a model call.';
+
+create index steps_by_time on bridge.steps using brin (created_at);
+
+create table bridge.ended_children (
+    question_id uuid primary key,
+    parent uuid not null
+);
+comment on table bridge.ended_children is
+    'Questions of handlers that have ended, until a worker''s claim gives their replies to the handlers. Whoever ends one must not wait for its parent''s locks.';
 
 create view bridge.live_workers with (security_invoker = true) as
 select w.name, w.started_at, w.seen_at, w.hears_until from bridge.workers w

@@ -126,6 +126,8 @@ begin
         'taken_over', payload.taken_over,
         'queued_ms', least(extract(epoch from clock_timestamp() - job.queued_at) * 1000, 2147483647)::int,
         'ready_ms', least(extract(epoch from clock_timestamp() - job.run_at) * 1000, 2147483647)::int,
+        'since', job.since,
+        'steps', job.steps,
         'message', question.content,
         'data', question.data,
         'session', jsonb_build_object(
@@ -147,14 +149,24 @@ as $$
 declare
     question public.messages;
     reply_id uuid;
+    kept bridge.steps;
     opened jsonb;
 begin
     if is_new and not job.cancel then
+        if job.steps > 0 then
+            select s.* into kept from bridge.steps s
+             where s.question_id = job.question_id order by s.ordinal desc limit 1;
+        end if;
         insert into public.messages as m (session_id, ordinal, role, status, reply_to, attempt)
         values (job.session_id, job.ordinal + 1, 'assistant', 'running', job.question_id, job.attempt)
         on conflict on constraint messages_reply_to_key do update
-           set status = 'running', attempt = excluded.attempt, content = '', data = null, seq = 0, error = null,
-               updated_at = clock_timestamp()
+           set status = 'running', attempt = excluded.attempt, error = null, updated_at = clock_timestamp(),
+               -- What finished steps have shown stays, and counts as the first delta. With seq 0, a client that is
+               -- sent the next delta before this row would take it for the first.
+               content = left(m.content, coalesce(kept.chars, 0)),
+               parts = bridge.first_parts(m.parts, kept.parts),
+               data = case when kept.name is not null then m.data end,
+               seq = (kept.name is not null)::int
         returning m.id into reply_id;
     end if;
     if reply_id is null then  -- it had one, and perhaps a trigger of the project keeps that as it is
@@ -167,6 +179,11 @@ begin
         select m.* into strict question from public.messages m where m.id = job.question_id;
     end if;
     opened := bridge.payload(job, question, reply_id, history, taken_over, is_older, most_bytes);
+    if job.steps > 0 then
+        opened := opened || (
+            select jsonb_build_object('seq', r.seq, 'content', r.content, 'reply_data', r.data, 'parts', r.parts)
+              from public.messages r where r.reply_to = job.question_id);
+    end if;
     -- there were some left when it was asked; the replies before it may have used them up since
     if (is_new or not job.is_confirmed) and not job.cancel and not bridge.tokens_left(job.user_id) then
         opened := opened || jsonb_build_object('used_up', true);
@@ -278,7 +295,7 @@ comment on function bridge.record_lost is
     'Records the attempts of jobs whose leases have ended as lost, with an estimate of what they cost. A worker that did not confirm one is given no more until it calls.';
 
 create function bridge.take_expired(
-    worker text, horizon timestamptz, functions text[], known text[], due timestamptz, slots int
+    worker text, horizon timestamptz, functions text[], known text[], due timestamptz, slots int, knows_steps boolean
 ) returns bigint[]
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
@@ -288,6 +305,7 @@ declare
             select h.id, h.lease_until from bridge.jobs h
              where h.worker is not null and h.run_at >= take_expired.horizon
                and h.worker <> take_expired.worker and h.lease_until < now()
+               and (h.steps = 0 or h.cancel or take_expired.knows_steps)
                -- one that was cancelled needs no function to end
                and (take_expired.functions is null or h.cancel or h.function = any (take_expired.functions)
                     or (h.function <> all (take_expired.known) and h.run_at <= take_expired.due))
@@ -399,7 +417,7 @@ comment on function bridge.ready_jobs is
     'Jobs that no worker holds and that could be claimed: the `most` oldest of the `functions`, and of those due at `due` whose function is not `known`; if there are more, also the oldest ones of each user.';
 
 create function bridge.in_fair_order(
-    ready bigint[], horizon timestamptz, worker text, elsewhere text[], others uuid[],
+    ready bigint[], horizon timestamptz, worker text, elsewhere text[], others uuid[], knows_steps boolean,
     out jobs bigint[], out functions text[], out newcomers bigint[]
 )
 language plpgsql set search_path = '' set enable_hashjoin = on set plan_cache_mode = force_generic_plan
@@ -411,7 +429,7 @@ begin
         select j.* from unnest(in_fair_order.ready) e (id)
          cross join lateral (
             select h.id, h.user_id, h.function, h.run_at from bridge.jobs h
-             where h.id = e.id and h.worker is null
+             where h.id = e.id and h.worker is null and (h.steps = 0 or in_fair_order.knows_steps)
                -- whose last attempt failed here: another worker makes the next, if one does within eight seconds
                and (h.failed_by is null or h.failed_by <> in_fair_order.worker
                     or h.function <> all (in_fair_order.elsewhere) or h.run_at < now() - interval '8 seconds')) j
@@ -492,7 +510,7 @@ comment on function bridge.lock_ready is 'Locks up to `most` of the jobs, in the
 
 create function bridge.take_ready(
     worker text, horizon timestamptz, functions text[], known text[], due timestamptz, slots int, reserve int,
-    probing text[], elsewhere text[], out taken bigint[], out is_held_back boolean
+    probing text[], elsewhere text[], knows_steps boolean, out taken bigint[], out is_held_back boolean
 )
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
@@ -511,7 +529,7 @@ begin
     if take_ready.functions is null then
         select coalesce(array_agg(r.id), '{}') into taken from (
             select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
-             where j.worker is null and j.run_at >= take_ready.horizon and j.run_at <= now()
+             where j.worker is null and j.run_at >= take_ready.horizon and j.run_at <= now() and j.steps = 0
              order by j.run_at, j.id
              limit take_ready.slots
                for key share of s skip locked
@@ -523,7 +541,7 @@ begin
         ready := bridge.ready_jobs(horizon, functions, known, due, most);
         exit when ready = '{}';
         select f.* into fair from bridge.in_fair_order(
-            ready, horizon, worker, elsewhere, bridge.claimed_by_others(ready, horizon)) f;
+            ready, horizon, worker, elsewhere, bridge.claimed_by_others(ready, horizon), knows_steps) f;
         -- of a function that is probing, as many as it is named times
         taken := '{}';
         wanted := 0;
@@ -559,7 +577,7 @@ comment on function bridge.take_ready is
 create function public.bridge_claim(
     worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null,
     reserve int default 0, probing text[] default '{}', paused text[] default '{}', failing text[] default '{}',
-    capacity int default null, hears_seconds int default 15
+    capacity int default null, hears_seconds int default 15, knows_steps boolean default false
 ) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 -- The queue is short-lived and its statistics are always stale: this and the functions it calls walk the indexes.
@@ -572,7 +590,8 @@ declare
         array(select n.name from unnest(bridge_claim.probing || bridge_claim.paused) n (name)
                where n.name <> all (bridge_claim.failing) or n.name = any (bridge_claim.probing)
                group by n.name order by n.name),
-        bridge_claim.capacity, bridge_claim.history, make_interval(secs => bridge_claim.hears_seconds));
+        bridge_claim.capacity, bridge_claim.history, make_interval(secs => bridge_claim.hears_seconds),
+        bridge_claim.knows_steps);
     lease_end timestamptz := now() + alive.lease;
     horizon timestamptz := bridge.claim_horizon(bridge_claim.worker, bridge_claim.functions);
     held bigint[] := bridge.held_by(bridge_claim.worker, horizon);
@@ -591,6 +610,9 @@ declare
     jobs jsonb[] := '{}';  -- appending to an array does not copy it, unlike appending to a jsonb
 begin
     set constraints all immediate;  -- so that a deferred trigger fails only its job, not the whole claim
+    if exists (select from bridge.ended_children) then
+        perform bridge.wake_parents();
+    end if;
     -- Return again, under the same attempt, jobs whose claim answer was lost. They use slots like any other, so a worker
     -- that now asks for fewer gets them in parts. Even without a free slot it gets one.
     for job in
@@ -625,10 +647,10 @@ begin
         free := bridge.lock_slots(bridge_claim.worker, horizon, bridge_claim.capacity, slots);
         slots := cardinality(free);
     end if;
-    expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots);
+    expired := bridge.take_expired(bridge_claim.worker, horizon, takes, known, due, slots, knows_steps);
     select r.* into ready from bridge.take_ready(
         bridge_claim.worker, horizon, takes, known, due, slots - cardinality(expired), bridge_claim.reserve,
-        array(select f.name from unnest(probes) f (name) where f.name = any (elsewhere)), elsewhere) r;
+        array(select f.name from unnest(probes) f (name) where f.name = any (elsewhere)), elsewhere, knows_steps) r;
     for job in
         update bridge.jobs j
            set worker = bridge_claim.worker,
@@ -660,4 +682,4 @@ begin
 end
 $$;
 comment on function public.bridge_claim is
-    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes as many jobs as `probing` names it times, or none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. `capacity`: how many jobs can be dispatched to it while it calls at least every `hears_seconds` (0: it does not hear its topic, or drains; null: it has none, as it has an older version). Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, lease_in_ms, workers, ready, watches, missed, at_ms, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';
+    'Takes up to `slots` jobs: first those the worker holds without knowing it (not in `holding`; at least one), then others that it can answer, as their function is one of `functions` (null: any), and those whose function no worker has known for half a minute, so that they fail. Of functions that other workers answer well, it takes as many jobs as `probing` names it times, or none if it is `paused`. Those that are `failing` are noted. The last `reserve` slots are for users who have asked little. `capacity`: how many jobs can be dispatched to it while it calls at least every `hears_seconds` (0: it does not hear its topic, or drains; null: it has none, as it has an older version). `knows_steps`: it can go on with questions that have steps; others do not get these. Returns {jobs: [{question_id, …}], held_back, elsewhere, next_in_ms, lease_in_ms, workers, ready, watches, missed, at_ms, snapshot}. held_back: claim again when a reply has ended. elsewhere: the functions that other workers answer well. The snapshot shows which transactions the claim has seen.';

@@ -161,7 +161,7 @@ comment on function bridge.has_backlog is
 
 create function bridge.choose_worker(
     session_id uuid, user_id uuid, function text, finisher text, failed_by text, excluded uuid[],
-    may_take_last boolean,
+    may_take_last boolean, has_steps boolean,
     out worker text, out slot int, out lease interval
 )
 language plpgsql set search_path = ''
@@ -186,6 +186,7 @@ begin
            and choose_worker.function = any (w.functions)
            and (choose_worker.function <> all (w.failing) or choose_worker.function = any (w.unproven))
            and w.name is distinct from choose_worker.failed_by
+           and (w.knows_steps or not choose_worker.has_steps)
          order by w.name is distinct from choose_worker.finisher,
                   hashtextextended(w.name, hashtextextended(choose_worker.session_id::text, 0))
          limit 3
@@ -342,7 +343,7 @@ begin
     loop
         chosen := bridge.choose_worker(
             job.session_id, job.user_id, job.function, finisher, coalesce(dispatch.released_by, job.failed_by),
-            dispatch.question_ids, true);
+            dispatch.question_ids, true, job.steps > 0);
         if chosen.worker is null then
             rest := rest || job.question_id;
             continue;

@@ -6,11 +6,20 @@ as $$
 begin
     insert into bridge.runs (question_id, attempt, worker, outcome, function, model, input_tokens, output_tokens,
                              cached_tokens, queue_ms, first_delta_ms, duration_ms, error)
-    select job.question_id, job.attempt, job.worker, record_run.outcome, r.function, r.model, r.input_tokens,
-           r.output_tokens, r.cached_tokens, r.queue_ms, r.first_delta_ms, r.duration_ms, r.error
+    select job.question_id, job.attempt, job.worker, record_run.outcome, r.function, coalesce(r.model, s.model),
+           coalesce(r.input_tokens + s.input_tokens, r.input_tokens, s.input_tokens),
+           coalesce(r.output_tokens + s.output_tokens, r.output_tokens, s.output_tokens),
+           coalesce(r.cached_tokens + s.cached_tokens, r.cached_tokens, s.cached_tokens), r.queue_ms, r.first_delta_ms, r.duration_ms, r.error
       from jsonb_to_record(record_run.run) r (
                function text, model text, input_tokens int, output_tokens int, cached_tokens int, queue_ms int,
                first_delta_ms int, duration_ms int, error jsonb)
+      -- with what the model calls of its steps have cost, which has been charged
+      left join lateral (
+        select max(x.run ->> 'model') as model, sum((x.run ->> 'input_tokens')::int)::int as input_tokens,
+               sum((x.run ->> 'output_tokens')::int)::int as output_tokens,
+               sum((x.run ->> 'cached_tokens')::int)::int as cached_tokens
+          from bridge.steps x
+         where x.question_id = job.question_id and x.attempt = job.attempt) s on job.steps > 0
         on conflict on constraint runs_pkey do nothing;
 end
 $$;
@@ -42,6 +51,11 @@ begin
         update bridge.workers w set failing = w.failing || job.function
          where w.name = job.worker and job.function <> all (w.failing);
     end if;
+    if outcome = 'waiting' then
+        perform bridge.set_status(job.question_id, 'waiting', reply => result);
+        perform bridge.wait(job, coalesce(nullif(result -> 'waits', 'null'), '[]'));
+        return false;
+    end if;
     if retry_at is not null then
         -- the text so far stays visible until the next attempt opens the reply again
         perform bridge.set_status(job.question_id, 'queued');
@@ -69,6 +83,9 @@ begin
     end if;
     if outcome = 'failed' then
         job.failures := job.failures + 1;
+    end if;
+    if outcome = 'cancelled' and job.steps > 0 then
+        perform bridge.cancel_children(job.question_id);
     end if;
     perform bridge.end_job(
         job, outcome, case when outcome = 'failed' then result -> 'error' end, result, deletes => false);
@@ -233,6 +250,7 @@ declare
     finished record;
     deleted bigint[] := '{}';
     released uuid[] := '{}';
+    woken uuid[] := '{}';
     is_repeated boolean := false;  -- the answer was lost, and with it what was dispatched
     jobs jsonb[] := '{}';
 begin
@@ -297,6 +315,10 @@ begin
         end if;
         if result.outcome = 'released' and state = 'ok' and job.id is not null then
             released := released || result.question_id;
+        elsif result.outcome = 'waiting' and state = 'ok' and job.id is not null and exists (
+            select from bridge.jobs j where j.id = job.id and j.worker is null and j.run_at <= now())
+        then
+            woken := woken || result.question_id;
         end if;
         if result.name and state = 'ok' and job.id is not null and bridge.begin_title(job.session_id) then
             untitled := untitled || result.question_id;
@@ -325,6 +347,7 @@ begin
                and not j.is_confirmed and j.run_at <> now());
     end if;
     perform bridge.dispatch(released, released_by => bridge_finish.worker);
+    perform bridge.dispatch(woken);
     perform bridge.announce_work(bridge.next_of_users(bridge_finish.worker, ended));
     update bridge.workers w set seen_at = now(), hears_until = now() + w.hears
      where w.name = any (array(
@@ -337,4 +360,4 @@ begin
 end
 $$;
 comment on function public.bridge_finish is
-    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, seq?, files?, error?, retry_in_ms?, hand_over_in_ms?, name?, unconfirmed?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. unconfirmed: it was dispatched a moment ago, so busy if it is not seen yet. jobs: the next questions of these sessions, dispatched to the caller; only {question_id, attempt} of a large one and, if a finish is repeated, of whatever the caller has not confirmed.';
+    'Ends attempts [{question_id, attempt, outcome, user_id, content?, data?, parts?, seq?, files?, waits?, error?, retry_in_ms?, hand_over_in_ms?, name?, unconfirmed?, run?}]. Returns {results: {question_id: ok|lost|gone|refused|busy}, untitled: [question_id], jobs: [{question_id, …}], next_in_ms, workers, ready, watches, at_ms}. busy: a user keeps it locked, send it again; a call without `knows_busy` waits instead, but not for files. waits: of the outcome waiting, see bridge.wait. hand_over_in_ms: as retry_in_ms, if another worker can answer. untitled: of those with `name`, the ones whose session needs a title. unconfirmed: it was dispatched a moment ago, so busy if it is not seen yet. jobs: the next questions of these sessions, dispatched to the caller; only {question_id, attempt} of a large one and, if a finish is repeated, of whatever the caller has not confirmed.';

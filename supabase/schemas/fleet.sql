@@ -27,6 +27,7 @@ comment on function bridge.note_functions is 'Records until when a worker that k
 create function bridge.heartbeat(
     worker text, lease_seconds int default null, functions text[] default null, failing text[] default '{}',
     unproven text[] default '{}', capacity int default null, history int default 0, hears interval default '15 seconds',
+    knows_steps boolean default false,
     out lease interval, out missed boolean
 )
 language plpgsql set search_path = ''
@@ -45,7 +46,8 @@ begin
                 and before.functions is not distinct from heartbeat.functions
                 and before.failing = heartbeat.failing and before.unproven = heartbeat.unproven
                 and before.capacity is not distinct from heartbeat.capacity
-                and before.history = heartbeat.history and before.hears = heartbeat.hears))
+                and before.history = heartbeat.history and before.hears = heartbeat.hears
+                and before.knows_steps = heartbeat.knows_steps))
     then
         lease := before.lease;
         missed := false;
@@ -64,10 +66,10 @@ begin
              where (j.worker, j.run_at) >= (o.name, '-infinity') and (j.worker, j.run_at) <= (o.name, 'infinity'))
            for update skip locked));
     insert into bridge.workers as w (
-        name, lease, functions, failing, unproven, capacity, history, hears, hears_until)
+        name, lease, functions, failing, unproven, capacity, history, hears, knows_steps, hears_until)
     values (heartbeat.worker, make_interval(secs => coalesce(heartbeat.lease_seconds, 30)), heartbeat.functions,
             heartbeat.failing, heartbeat.unproven, heartbeat.capacity, heartbeat.history, heartbeat.hears,
-            case when heartbeat.capacity > 0 then now() + heartbeat.hears else '-infinity' end)
+            heartbeat.knows_steps, case when heartbeat.capacity > 0 then now() + heartbeat.hears else '-infinity' end)
     on conflict (name) do update
        set seen_at = now(),
            lease = case when heartbeat.lease_seconds is null then w.lease else excluded.lease end,
@@ -79,6 +81,7 @@ begin
                            when heartbeat.lease_seconds is null then w.capacity else excluded.capacity end,
            history = case when heartbeat.lease_seconds is null then w.history else excluded.history end,
            hears = case when heartbeat.lease_seconds is null then w.hears else excluded.hears end,
+           knows_steps = case when heartbeat.lease_seconds is null then w.knows_steps else excluded.knows_steps end,
            hears_until = case
                when missed then '-infinity'
                when heartbeat.lease_seconds is not null then excluded.hears_until
@@ -218,6 +221,7 @@ declare
     horizon timestamptz := '-infinity';
     own text[];
     capacity int;
+    knows_steps boolean;
     known text[];
     fleet bigint;
     watchers bigint;
@@ -226,7 +230,7 @@ declare
     unknown_at timestamptz;
     held bigint[];
 begin
-    select w.horizon, w.functions, w.capacity into horizon, own, capacity
+    select w.horizon, w.functions, w.capacity, w.knows_steps into horizon, own, capacity, knows_steps
       from bridge.workers w where w.name = queue_hints.worker;
     horizon := coalesce(horizon, '-infinity');
     -- the two first of those that hear; whoever does not hear watches too
@@ -238,7 +242,8 @@ begin
     -- horizon, and the statistics that plans are made from are always stale.
     if own is null then
         ready := (
-            select j.run_at from bridge.jobs j where j.worker is null and j.run_at >= horizon and j.run_at <= now()
+            select j.run_at from bridge.jobs j
+             where j.worker is null and j.run_at >= horizon and j.run_at <= now() and j.steps = 0
              order by j.run_at, j.id limit 1) is not null;
         next_at := (
             select j.run_at from bridge.jobs j where j.worker is null and j.run_at > now()
@@ -251,6 +256,7 @@ begin
             select (select j.run_at from bridge.jobs j
                      where j.worker is null and j.function is not null
                        and (j.function, j.run_at) >= (n.name, horizon) and (j.function, j.run_at) <= (n.name, now())
+                       and (j.steps = 0 or knows_steps)
                      order by j.function, j.run_at, j.id limit 1) is not null,
                    (select min(case when capacity is null then d.run_at
                                     else bridge.due_for(queue_hints.worker, fleet, d.id, d.run_at) end)
@@ -280,6 +286,7 @@ begin
              where j.id = any (held) and j.worker is not distinct from queue_hints.worker
                and not j.is_confirmed and j.lease_until < now());
     end if;
+    ready := ready or exists (select from bridge.ended_children);  -- its claim wakes their parents
     if capacity is null then  -- it does not know lease_in_ms
         next_at := least(next_at, bridge.next_lease_end(queue_hints.worker, ready));
     end if;

@@ -89,6 +89,10 @@ begin
            attempt = greatest(m.attempt, set_status.attempt),
            content = coalesce(set_status.reply ->> 'content', m.content),
            data = case when set_status.reply ? 'data' then nullif(set_status.reply -> 'data', 'null') else m.data end,
+           parts = case when coalesce(set_status.reply -> 'parts', m.parts) is null then null
+                        when set_status.status in ('done', 'failed', 'cancelled')
+                        then bridge.end_parts(coalesce(set_status.reply -> 'parts', m.parts))
+                        else coalesce(set_status.reply -> 'parts', m.parts) end,
            seq = coalesce((set_status.reply ->> 'seq')::int, m.seq),
            updated_at = clock_timestamp()
      where m.reply_to = set_status.question_id;
@@ -98,7 +102,7 @@ begin
 end
 $$;
 comment on function bridge.set_status is
-    'Gives a question and its reply their status, and the reply its text {content?, data?, seq?}. The caller holds session and job.';
+    'Gives a question and its reply their status, and the reply its text {content?, data?, parts?, seq?}. The caller holds session and job.';
 
 create function bridge.force_status(question_id uuid, status text, error jsonb, attempt int) returns void
 language plpgsql set search_path = ''
@@ -139,21 +143,23 @@ begin
             job.question_id, end_job.status, end_job.error, job.attempt, coalesce(end_job.reply, '{}'));
     exception when others then
         -- a caller without a result reports the error; a result is first tried again with less in it
-        if end_job.reply is null or end_job.status = 'done' or end_job.reply ?| array['content', 'data', 'seq']
+        if end_job.reply is null or end_job.status = 'done' or end_job.reply ?| array['content', 'data', 'parts', 'seq']
            or bridge.is_transient(sqlstate) then
             raise;
         end if;
         perform bridge.force_status(job.question_id, end_job.status, end_job.error, job.attempt);
     end;
     if end_job.status = 'failed' then
-        insert into bridge.dead_letters as d (question_id, session_id, attempt, failures, error)
+        insert into bridge.dead_letters as d (question_id, session_id, attempt, failures, since, error)
         -- without what the model or the user said: operators read it
-        values (job.question_id, job.session_id, job.attempt, job.failures, case
+        values (job.question_id, job.session_id, job.attempt, job.failures, job.since, case
                     when end_job.error ->> 'code' in ('model_filtered', 'bad_arguments')
                     then end_job.error || jsonb_build_object('message', '') else end_job.error end)
         on conflict on constraint dead_letters_question_id_key do update
-           set attempt = excluded.attempt, failures = excluded.failures, error = excluded.error, created_at = now();
+           set attempt = excluded.attempt, failures = excluded.failures, since = excluded.since, error = excluded.error,
+               created_at = now();
     end if;
+    perform bridge.note_child(job);
     if end_job.deletes then
         delete from bridge.jobs j where j.id = job.id;
     end if;
@@ -170,6 +176,7 @@ set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
     heads uuid[];
+    scheduled uuid[];
 begin
     -- an administrator's delete comes without the session's lock; a deleted session has none left to take
     perform from public.sessions s
@@ -182,10 +189,16 @@ begin
            and not exists (select from bridge.jobs h where h.session_id = j.session_id and h.run_at is not null)
          order by j.session_id, j.ordinal
     ), promoted as (
-        update bridge.jobs j set run_at = now() from head where j.id = head.id returning j.question_id
+        update bridge.jobs j
+           set run_at = greatest(now(), (select m.run_at from public.messages m where m.id = j.question_id))
+          from head where j.id = head.id
+        returning j.question_id, j.run_at
     )
-    select array_agg(p.question_id) into heads from promoted p;
+    select array_agg(p.question_id) filter (where p.run_at <= now()),
+           array_agg(p.question_id) filter (where p.run_at > now())
+      into heads, scheduled from promoted p;
     perform bridge.dispatch(heads);
+    perform bridge.announce_due(j, j.run_at, '') from bridge.jobs j where j.question_id = any (scheduled);
     return null;
 end
 $$;
@@ -259,6 +272,9 @@ begin
         values (job.question_id, job.attempt, job.worker, 'lost', job.function) on conflict do nothing;
     end if;
     perform bridge.end_job(job, 'cancelled');
+    if job.steps > 0 then
+        perform bridge.cancel_children(job.question_id);
+    end if;
     return 'cancelled';
 end
 $$;
@@ -275,6 +291,7 @@ declare
     waits boolean := exists (
         select from bridge.jobs j where j.session_id = question.session_id and j.run_at is not null);
     session public.sessions;
+    job bridge.jobs;
 begin
     select s.* into strict session from public.sessions s where s.id = question.session_id;
     if enqueue.charged then
@@ -288,9 +305,14 @@ begin
     insert into bridge.jobs (
         question_id, session_id, user_id, ordinal, run_at, function, attempt, worker, slot, lease_until, is_confirmed)
     values (question.id, session.id, session.user_id, question.ordinal,
-            case when not waits then now() end, case when not waits then session.function end,
+            case when not waits then greatest(question.run_at, now()) end, case when not waits then session.function end,
             enqueue.attempt + (enqueue.worker is not null)::int, enqueue.worker, enqueue.slot,
             clock_timestamp() + enqueue.lease, enqueue.worker is null);
+    if not waits and question.run_at > now() then
+        select j.* into job from bridge.jobs j where j.question_id = question.id;
+        perform bridge.announce_due(job, question.run_at, '');
+        return false;
+    end if;
     return not waits;
 end
 $$;
@@ -300,18 +322,34 @@ comment on function bridge.enqueue is
 create function bridge.requeue(question public.messages, charged boolean) returns boolean
 language plpgsql set search_path = ''
 as $$
-begin
-    perform bridge.set_status(question.id, 'queued');
-    delete from bridge.dead_letters d where d.question_id = question.id;
-    return bridge.enqueue(question, coalesce(
+declare
+    attempt int := coalesce(
         (select r.attempt from public.messages r where r.reply_to = question.id),
         -- an attempt whose reply could not be opened has left only a run
         (select max(r.attempt) from bridge.runs r where r.question_id = question.id),
-        0), requeue.charged);
+        0);
+    first int;
+    is_ready boolean;
+begin
+    -- One that failed goes on with what its steps have done. One that ended is answered anew.
+    delete from bridge.dead_letters d where d.question_id = question.id returning d.since into first;
+    if not found or question.status <> 'failed' then
+        first := attempt;
+        delete from bridge.steps s where s.question_id = question.id;
+    end if;
+    question.run_at := null;
+    perform bridge.set_status(question.id, 'queued');
+    is_ready := bridge.enqueue(question, attempt, requeue.charged);
+    update bridge.jobs j
+       set since = first, steps = s.steps, step_bytes = s.bytes
+      from (select count(*) as steps, coalesce(sum(octet_length(x.value::text)), 0) as bytes
+              from bridge.steps x where x.question_id = question.id) s
+     where j.question_id = question.id;
+    return is_ready;
 end
 $$;
 comment on function bridge.requeue is
-    'Starts a new attempt at an ended question; true if it may run at once. The caller holds the session.';
+    'Starts a new attempt at an ended question, which goes on with its steps if it failed; true if it may run at once. The caller holds the session.';
 
 create function bridge.end_jobs_of_session() returns trigger
 language plpgsql security definer set search_path = ''

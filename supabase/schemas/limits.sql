@@ -9,7 +9,8 @@ create table bridge.limits (
     constraint limits_key unique nulls not distinct (name, user_id),
     constraint limits_name check (name in (
         'messages_per_minute', 'sessions_per_minute', 'changes_per_minute', 'unfinished_replies', 'running_replies',
-        'tokens_per_day', 'sessions', 'files_per_session', 'versions_per_file', 'message_bytes', 'file_bytes')),
+        'tokens_per_day', 'sessions', 'files_per_session', 'versions_per_file', 'message_bytes', 'file_bytes',
+        'steps_per_message', 'step_bytes', 'steps_bytes')),
     constraint limits_value check (value >= 0)
 );
 comment on table bridge.limits is
@@ -30,7 +31,10 @@ insert into bridge.limits (name, value) values
     ('files_per_session', 200),
     ('versions_per_file', 50),
     ('message_bytes', 32768),
-    ('file_bytes', 262144);
+    ('file_bytes', 262144),
+    ('steps_per_message', 500),
+    ('step_bytes', 262144),
+    ('steps_bytes', 8388608);
 
 create table bridge.rates (
     user_id uuid primary key references auth.users (id) on delete cascade,

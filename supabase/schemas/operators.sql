@@ -7,7 +7,15 @@ begin
     return jsonb_build_object(
         'queued', (select count(*) from bridge.jobs j where j.worker is null and j.run_at <= now()),
         'waiting', (select count(*) from bridge.jobs j where j.run_at is null),
-        'retrying', (select count(*) from bridge.jobs j where j.worker is null and j.run_at > now()),
+        'retrying', (
+            select count(*) from bridge.jobs j join public.messages m on m.id = j.question_id
+             where j.worker is null and j.run_at > now() and m.status <> 'waiting' and m.run_at is null),
+        'asking', (
+            select count(*) from bridge.jobs j join public.messages m on m.id = j.question_id
+             where j.worker is null and j.run_at > now() and m.status = 'waiting'),
+        'scheduled', (
+            select count(*) from bridge.jobs j join public.messages m on m.id = j.question_id
+             where j.worker is null and j.run_at > now() and m.status <> 'waiting' and m.run_at is not null),
         'running', (select count(*) from bridge.jobs j where j.worker is not null),
         'unknown_function', (
             select count(*) from bridge.jobs j
@@ -33,7 +41,7 @@ begin
 end
 $$;
 comment on function public.bridge_status is
-    'The queue, the live workers and the last hour. unknown_function: how many questions wait for a function that no live worker knows.';
+    'The queue, the live workers and the last hour. asking: how many replies wait for an answer, a time or another reply; scheduled: how many questions for their run_at. unknown_function: how many questions wait for a function that no live worker knows.';
 
 create function public.bridge_dead_letters(max_rows int default 100) returns jsonb
 language plpgsql stable security definer set search_path = '' set statement_timeout = '5s'
@@ -56,6 +64,28 @@ end
 $$;
 comment on function public.bridge_dead_letters is
     'The questions that the worker gave up on, newest first, each with all its attempts.';
+
+create function public.bridge_list_steps(question_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = '' set statement_timeout = '5s'
+as $$
+begin
+    return (
+        select jsonb_build_object(
+                   'question_id', m.id, 'session_id', m.session_id, 'status', m.status, 'attempt', r.attempt,
+                   'run_at', j.run_at, 'steps', (
+                       select coalesce(jsonb_agg(to_jsonb(s) - 'question_id' - 'value' || jsonb_build_object(
+                                  'bytes', coalesce(octet_length(s.value::text), 0)) order by s.ordinal), '[]')
+                         from bridge.steps s where s.question_id = m.id))
+          from public.messages m
+          left join public.messages r on r.reply_to = m.id
+          left join bridge.jobs j on j.question_id = m.id
+         where m.id = coalesce(
+            (select x.reply_to from public.messages x where x.id = bridge_list_steps.question_id),
+            bridge_list_steps.question_id));
+end
+$$;
+comment on function public.bridge_list_steps is
+    'The steps of a question (by its own id or its reply''s) in their order, without what they gave, which may be the users''; null: there is no such question.';
 
 create function public.bridge_dead_retry(question_ids uuid[] default null) returns int
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'

@@ -30,9 +30,12 @@ begin
     if jsonb_typeof(question.data) <> 'object' or octet_length(question.data::text) > 32768 then
         raise exception '"data" must be a JSON object of at most 32768 bytes (32 KiB)' using errcode = 'PT400';
     end if;
+    if question.run_at > now() + interval '90 days' then
+        raise exception '"run_at" must be within 90 days' using errcode = 'PT400';
+    end if;
 end
 $$;
-comment on function bridge.check_question is 'Refuses a question that is empty or too long.';
+comment on function bridge.check_question is 'Refuses a question that is empty, too long or too far ahead.';
 
 create function bridge.accept_question() returns trigger
 language plpgsql security definer set search_path = ''
@@ -62,14 +65,16 @@ begin
     new.attempt := 0;
     new.seq := 0;
     new.error := null;
+    new.parts := null;
     new.created_at := now();
     -- Its worker is chosen before the row is written, so that it need not be written again. Only the first of a
     -- statement: the choice for the others has to see what became of this one.
     if coalesce(current_setting('bridge.chosen', true), '') = ''
+       and (new.run_at is null or new.run_at <= now())
        and not exists (select from bridge.jobs j where j.session_id = session.id and j.run_at is not null)
     then
         -- of the slots that are for users who ask little none: what else the statement asks is not seen yet
-        chosen := bridge.choose_worker(session.id, session.user_id, session.function, null, null, '{}', false);
+        chosen := bridge.choose_worker(session.id, session.user_id, session.function, null, null, '{}', false, false);
         if chosen.worker is not null then
             new.status := 'running';
         end if;

@@ -14,6 +14,7 @@ create table public.sessions (
     last_ordinal bigint not null default 0,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default clock_timestamp(),
+    parent uuid,
     constraint sessions_title_size check (octet_length(title) <= 1024),
     constraint sessions_function_size check (octet_length(function) between 1 and 128),
     -- it is shown to operators: no control characters, no line separators, nothing that changes the direction of text
@@ -30,7 +31,11 @@ comment on column public.sessions.on_new_message is
     'What a new message does while a reply runs: enqueue (wait), interrupt (cancel the reply) or reject (refuse the insert).';
 comment on column public.sessions.last_ordinal is 'The ordinal of the newest question; assigned under the row''s lock.';
 
+comment on column public.sessions.parent is
+    'The question whose handler has opened this session, to ask another function; null: a user has opened it.';
+
 create index sessions_of_user on public.sessions (user_id, updated_at desc);
+create index sessions_of_parent on public.sessions (parent) where parent is not null;
 
 alter table public.sessions enable row level security;
 revoke all on public.sessions from public, anon, authenticated, service_role;
@@ -59,26 +64,37 @@ create table public.messages (
     error jsonb,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default clock_timestamp(),
+    parts jsonb,
+    run_at timestamptz,
     constraint messages_reply_to_key unique (reply_to),
     constraint messages_session_ordinal_key unique (session_id, ordinal),
     constraint messages_role check (role in ('user', 'assistant')),
-    constraint messages_status check (status in ('queued', 'running', 'done', 'failed', 'cancelled')),
+    constraint messages_status check (status in ('queued', 'running', 'waiting', 'done', 'failed', 'cancelled')),
     -- bridge.check_question reports a question's size with a better message; this one covers every writer
     constraint messages_content_size check (octet_length(content) <= case role when 'user' then 131072 else 1048576 end),
-    constraint messages_data_size check (octet_length(data::text) <= 1048576)
+    constraint messages_data_size check (octet_length(data::text) <= 1048576),
+    constraint messages_parts_size check (
+        parts is null or (jsonb_typeof(parts) = 'array' and octet_length(parts::text) <= 2097152))
 );
 comment on table public.messages is 'Questions (role user) and replies (role assistant) of a session.';
 comment on column public.messages.ordinal is 'The order in the session: questions are even, a reply is its question + 1.';
 comment on column public.messages.data is 'On a question: extra named arguments. On a reply: the structured result.';
-comment on column public.messages.status is 'queued, running, done, failed or cancelled; a question mirrors its reply.';
+comment on column public.messages.status is 'queued, running, waiting, done, failed or cancelled; a question mirrors its reply. waiting: for an answer of the user, a time or another reply.';
 comment on column public.messages.attempt is 'The attempt that wrote this reply. It only grows: it is the fence, and orders updates for clients.';
 comment on column public.messages.seq is 'The last delta that content and data contain.';
 comment on column public.messages.error is 'On a failed reply: {code, message}, safe to show to users.';
 
+comment on column public.messages.parts is
+    'What a reply consists of, in order, if that is more than text and data: parts of the AI SDK. content is the texts in it and, behind all parts, the text that is being written.';
+comment on column public.messages.run_at is 'On a question: it is not answered before this time.';
+
+alter table public.sessions add constraint sessions_parent_fkey
+    foreign key (parent) references public.messages (id) on delete cascade;
+
 alter table public.messages enable row level security;
 revoke all on public.messages from public, anon, authenticated, service_role;
 grant select on public.messages to authenticated;
-grant insert (id, session_id, content, data) on public.messages to authenticated;
+grant insert (id, session_id, content, data, run_at) on public.messages to authenticated;
 grant select, insert, update, delete on public.messages to service_role;
 
 create policy "users read messages of their own sessions" on public.messages

@@ -21,11 +21,31 @@ $$;
 comment on function bridge.trim_runs is
     'Deletes up to `most` runs older than `days` whose question is answered and has no dead letter; returns how many.';
 
+create function bridge.trim_steps(days int, most int) returns int
+language plpgsql set search_path = ''
+as $$
+declare
+    deleted int;
+begin
+    delete from bridge.steps s where s.ctid = any (array(
+        select x.ctid from bridge.steps x
+         where x.created_at < now() - make_interval(days => trim_steps.days)
+           and not exists (select from bridge.jobs j where j.question_id = x.question_id)
+           and not exists (select from bridge.dead_letters d where d.question_id = x.question_id)
+         limit trim_steps.most for update skip locked));
+    get diagnostics deleted = row_count;
+    return deleted;
+end
+$$;
+comment on function bridge.trim_steps is
+    'Deletes up to `most` steps older than `days` whose question has ended and has no dead letter; returns how many.';
+
 create function public.bridge_trim(
     runs_days int default 30,
     dead_letters_days int default 90,
     versions_days int default null,
-    max_rows int default 5000
+    max_rows int default 5000,
+    steps_days int default 7
 ) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '20s'
 as $$
@@ -34,11 +54,12 @@ declare
     runs int;
     letters int;
     versions int;
+    steps int;
 begin
     if rest not between 1 and 50000 then
         raise exception 'max_rows must be from 1 to 50000' using errcode = '22023';
     end if;
-    if least(bridge_trim.runs_days, bridge_trim.dead_letters_days, bridge_trim.versions_days) < 1 then
+    if least(bridge_trim.runs_days, bridge_trim.dead_letters_days, bridge_trim.versions_days, bridge_trim.steps_days) < 1 then
         raise exception 'days must be at least 1; null keeps all' using errcode = '22023';
     end if;
     -- An array, because it is computed once. As a joined subquery that locks, it would run again for each row where the
@@ -51,6 +72,8 @@ begin
     rest := rest - letters;
     runs := bridge.trim_runs(bridge_trim.runs_days, rest);  -- after the letters, which keep their runs
     rest := rest - runs;
+    steps := bridge.trim_steps(bridge_trim.steps_days, rest);
+    rest := rest - steps;
     delete from public.code_file_versions v where v.id = any (array(
         select x.id from public.code_file_versions x
          where x.created_at < now() - make_interval(days => bridge_trim.versions_days)
@@ -60,10 +83,10 @@ begin
     -- deletions forget ids as well, but one that deletes many sessions leaves more than it forgets
     rest := rest - bridge.forget_ids(rest);
     return jsonb_build_object(
-        'runs', runs, 'dead_letters', letters, 'versions', versions, 'more', rest = 0,
+        'runs', runs, 'dead_letters', letters, 'versions', versions, 'steps', steps, 'more', rest = 0,
         'broadcasts', bridge.forget_broadcasts(array(
             select d.id from bridge.deleted_ids d where d.deleted_at > now() - interval '4 days')));
 end
 $$;
 comment on function public.bridge_trim is
-    'Deletes attempts, dead letters and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows; and what Realtime still stores of broadcasts about deleted sessions. Returns {runs, dead_letters, versions, broadcasts, more}; if `more`, call it again.';
+    'Deletes attempts, dead letters, steps and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows; and what Realtime still stores of broadcasts about deleted sessions. Returns {runs, dead_letters, versions, steps, broadcasts, more}; if `more`, call it again.';

@@ -29,10 +29,12 @@ MIGRATIONS = (
     "20261130000004_functions",
     "20261130000005_validate_long_messages",
     "20261130000006_dispatch",
+    "20261201000001_steps",
+    "20261201000002_validate_steps",
 )
 SCHEMAS = (
     *("tables", "bookkeeping", "announce", "probe", "limits", "guards", "jobs", "questions", "code_files", "fleet"),
-    *("functions", "claim", "dispatch", "beat", "finish", "operators", "trim", "grants", "topics"),
+    *("functions", "claim", "dispatch", "beat", "steps", "finish", "operators", "trim", "grants", "topics"),
 )
 
 

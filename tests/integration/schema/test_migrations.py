@@ -57,7 +57,8 @@ async def test_functions_are_hardened(db: psycopg.AsyncConnection[Row]) -> None:
     for function in functions:
         assert 'search_path=""' in (function["config"] or []), function["name"]
         assert function["anon"] is False, function["name"]
-        assert function["authenticated"] is (function["name"] in ("cancel_message", "retry_message")), function
+        is_for_users = function["name"] in ("cancel_message", "retry_message", "answer_message")
+        assert function["authenticated"] is is_for_users, function
         assert function["overloads"] == 1, function["name"]
         if function["schema"] == "public":
             assert any(item.startswith("statement_timeout=") for item in function["config"]), function["name"]

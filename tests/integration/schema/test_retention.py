@@ -48,7 +48,14 @@ async def test_only_old_attempts_are_deleted(
         await user.reply(young)
     await age(db, "bridge.runs", 31, old)
     await age(db, "bridge.runs", 29, young)
-    assert await trim(server) == {"runs": 1, "dead_letters": 0, "versions": 0, "broadcasts": 0, "more": False}
+    assert await trim(server) == {
+        "runs": 1,
+        "dead_letters": 0,
+        "versions": 0,
+        "steps": 0,
+        "broadcasts": 0,
+        "more": False,
+    }
     assert [await count(db, "runs", id_) for id_ in (old, young)] == [0, 1]
     assert (await user.rows("messages", id=old))[0]["content"] == "[[text=0]]"
     async with working(environment):  # a question without runs can still be retried
@@ -67,7 +74,14 @@ async def test_dead_letter_keeps_its_attempts(
     await age(db, "bridge.runs", 400, given_up)
     assert (await trim(server))["runs"] == 0
     await age(db, "bridge.dead_letters", 91, given_up)
-    assert await trim(server) == {"runs": 1, "dead_letters": 1, "versions": 0, "broadcasts": 0, "more": False}
+    assert await trim(server) == {
+        "runs": 1,
+        "dead_letters": 1,
+        "versions": 0,
+        "steps": 0,
+        "broadcasts": 0,
+        "more": False,
+    }
     assert (await user.rows("messages", reply_to=given_up))[0]["status"] == "failed"
     async with working(environment):
         await user.client.rpc("retry_message", {"message_id": given_up}).execute()

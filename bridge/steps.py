@@ -1,0 +1,712 @@
+"""The steps of one attempt: what a handler has done is remembered, so that the next attempt does not do it again.
+
+    attempt 1   "Hello. " ─ plan ─ "I fetch. " ─ fetch ✕         plan is remembered, with "Hello. I …" as it was shown
+    attempt 2   (Hello. ) ─ plan returns ─ "I fetch. " ─ fetch ─ …
+
+A handler runs again from its first line. A step that is remembered returns at once, and what the handler adds to the
+reply is left out as far as it was shown when the last of these steps ended. Texts may differ from attempt to attempt,
+and so may their number: whatever was added before the handler came to a remembered step was shown. What it adds while
+steps run side by side is known by its number: each remembered step has the numbers at which it began and ended.
+
+Nothing is kept of a step that fails with another exception than ToolFailed. The attempt ends, and the next one, which
+comes after the pause of every failed attempt, tries the step again.
+"""
+
+import asyncio
+import inspect
+import json
+import logging
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Protocol, Self, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic_core import to_jsonable_python
+
+from bridge.errors import (
+    HandlerBroken,
+    HandlerFailed,
+    MaybeDone,
+    NoAnswer,
+    ToolFailed,
+    TurnFailure,
+    Unstorable,
+    UsedUp,
+)
+from bridge.model import (
+    Answer,
+    Completion,
+    Job,
+    Message,
+    Partial,
+    Settled,
+    Step,
+    StepKind,
+    StepWrite,
+    Turn,
+    Usage,
+    Wait,
+)
+from bridge.sanitize import sanitize_json, truncate_utf8
+
+log = logging.getLogger(__name__)
+
+SHOWN_BYTES = 16_384  # of a tool's input or output, as JSON
+NAME_BYTES = 200
+PROMPT_BYTES = 16_384
+LONGEST_WAIT_SECONDS = 90 * 86_400.0
+CHARACTERS_PER_TOKEN = 4
+# Turns of the event loop for which a new step waits: others that begin beside it may be remembered.
+TURNS = 3
+
+# Reads what a function says to its end, hands each piece on, and gives up on one that is silent.
+Read = Callable[[AsyncGenerator[Partial | Completion, None], Callable[[Partial], None]], Awaitable[Completion]]
+
+_key: ContextVar[str | None] = ContextVar("step_key", default=None)
+# How many times the handler had added to the reply when the task that asks was made, or last added to it.
+_added: ContextVar[int] = ContextVar("added", default=0)
+
+
+def step_key() -> str:
+    """The key of the step that runs: a UUID, the same however often the step is tried. Use it as an idempotency key.
+
+    Raises RuntimeError outside of a step.
+    """
+    key = _key.get()
+    if key is None:
+        raise RuntimeError("step_key() is for the function of a step.")
+    return key
+
+
+class Calls(Protocol):
+    """The BAML functions that a handler can call: `bridge.baml.functions.BamlFunctions`."""
+
+    def result_of(self, function: Callable[..., Any]) -> Any:
+        """The type that a BAML function returns. Raises HandlerBroken if it is none of these."""
+
+    def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> AsyncGenerator[Partial | Completion, None]:
+        """Call it with these arguments: partials as they come, and the completion last. Raises TurnFailure."""
+
+
+class Store(Protocol):
+    """Where steps are remembered."""
+
+    async def remember(self, write: StepWrite) -> str:
+        """Write a step. Returns `ok`, or the limit that refuses it. Does not return if the attempt has to stop."""
+
+    def has_used_up(self, question_id: str) -> bool:
+        """Whether its user has used up the tokens of the day."""
+
+
+class Reply(Protocol):
+    """The reply as it is shown."""
+
+    async def settle(self) -> Settled:
+        """Send all that there is, and return it."""
+
+    def has_part(self, key: str) -> bool:
+        """Whether a part of this key was shown."""
+
+    def end_step(self) -> None:
+        """What was shown so far stays."""
+
+
+class Waiting(Exception):
+    """The attempt ends here: somebody else has to give what it needs."""
+
+    def __init__(self, waits: tuple[Wait, ...]) -> None:
+        super().__init__()
+        self.waits = waits
+
+
+class Steps:
+    """The steps of one attempt, and all that its handler adds to the reply.
+
+    `news` is set whenever there is something to `take`, or somebody to wait for.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        known: Sequence[Step],
+        store: Store,
+        reply: Reply,
+        calls: Calls,
+        read: Read,
+        *,
+        step_seconds: float = 120,
+        ask_seconds: float = 86_400,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.news = asyncio.Event()
+        self._job, self._store, self._reply, self._calls, self._read = job, store, reply, calls, read
+        self._step_seconds, self._ask_seconds, self._on_progress = step_seconds, ask_seconds, on_progress
+        self._known = {step.name: step for step in known}  # those that the handler has not come to
+        self._ordinal = max((step.ordinal for step in known), default=0)
+        self._shown = max(known, key=lambda step: step.ordinal).emitted if known else 0
+        self._names: Counter[str] = Counter()
+        self._count = 0  # how many times the handler has added to the reply in this attempt
+        self._offset = 0  # from its numbers in this attempt to those in the attempts before
+        self._synced = 0
+        self._is_replaying = bool(known)
+        self._held: list[tuple[int, Partial]] = []  # what may have been shown, by number
+        self._pieces: list[str] = [job.kept.text] if job.kept else []
+        self._data = job.kept.data if job.kept else None
+        self._out: list[Partial] = []
+        self._taken = asyncio.Event()
+        self._taken.set()
+        self._waits: dict[str, Wait] = {}
+        self._futures: set[asyncio.Future[Any]] = set()
+        self._is_closed = False
+        self._running = 0
+        self._is_saying = False
+        self._ended = asyncio.Event()  # a step has: each event is set once
+        self._said_from = 0  # the pieces that a call streams begin here
+        self._later: list[Partial] = []  # what is added while a call streams into the reply
+        self._reported = Usage()  # by the handler
+        self._failed: list[Usage] = []  # what calls cost that are not remembered
+        self._asked: dict[str, Usage] = {}  # what running calls have cost so far
+
+    @classmethod
+    def unremembered(cls, turn: Turn) -> Self:
+        """Steps outside of a worker, as in a test: nothing is remembered, and no BAML function can be called."""
+        job = Job(turn.question_id or str(uuid.UUID(int=0)), turn.attempt, 0, cancel=False, turn=turn)
+        nothing = _Nothing()
+        return cls(job, (), nothing, nothing, nothing, nothing.read)
+
+    # -- what its reader does ----------------------------------------------------------------------------
+
+    def take(self) -> list[Partial]:
+        """Return what is new of the reply. Call `on_taken` when it has been published."""
+        taken, self._out = self._out, []
+        return taken
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something to `take`."""
+        return bool(self._out)
+
+    def on_taken(self) -> None:
+        """What was taken has been published."""
+        if not self._out:
+            self._taken.set()
+
+    def add(self, partial: Partial) -> None:
+        """The handler adds to the reply."""
+        number = self._count
+        self._count += 1
+        _added.set(self._count)
+        self.news.set()  # a sign of life, whether it is shown or not
+        if number + self._offset < self._shown:
+            return
+        if self._is_replaying:
+            self._held.append((number, partial))
+        elif self._is_saying:
+            self._later.append(partial)
+        else:
+            self._publish(partial)
+
+    def report(self, usage: Usage) -> None:
+        """The handler reports what it has spent."""
+        self._reported = usage
+        self.news.set()
+
+    @property
+    def cost(self) -> Usage:
+        """What the attempt has cost that no remembered step has been charged with."""
+        return _sum([self._reported, *self._failed, *self._asked.values()])
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a step is running: the handler is not stalled."""
+        return self._running > 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing goes on but what somebody else has to give."""
+        return bool(self._waits) and self._running == 0
+
+    def waiting(self) -> Waiting:
+        """The end of an attempt that waits."""
+        self._go_on()
+        waits = []
+        for wait in self._waits.values():
+            self._ordinal += 1
+            waits.append(replace(wait, ordinal=self._ordinal, emitted=self._count + self._offset))
+        return Waiting(tuple(waits))
+
+    def end(self) -> tuple[str, Any]:
+        """The handler has ended: the text and the data of its reply."""
+        self._go_on()
+        return "".join(self._pieces), self._data
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the attempt has ended."""
+        return self._is_closed
+
+    def close(self) -> None:
+        """End whatever still waits."""
+        self._is_closed = True
+        for future in self._futures:
+            future.cancel()
+
+    # -- what the handler calls --------------------------------------------------------------------------
+
+    async def step(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], *, seconds: float | None, once: bool
+    ) -> Any:
+        """See `bridge.model.Turn.step`."""
+        name, hint = self._name(name), _result_hint(function)
+        known, before = self._come_to(name)
+        if known is not None and known.is_done:
+            return _result(known, hint)
+        if known is not None:
+            raise MaybeDone(f"The step {name} has begun, and may have run.")
+        await self._begin()
+        with self._run():
+            if once:
+                await self._remember(name, "begun", None, before)
+            value = await self._try(name, function, args, {}, seconds)
+            return await self._end(name, value, hint, before)
+
+    async def tool(self, name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        """See `bridge.model.Turn.tool`."""
+        tool, name, hint = name, self._name(name), _result_hint(function)
+        known, before = self._come_to(name)
+        if known is not None:
+            return _result(known, hint)
+        part = {"type": "dynamic-tool", "toolName": tool, "toolCallId": name}
+        await self._begin()
+        with self._run():
+            part["input"] = _shown(_to_json(f"the input of the tool {name}", given))
+            self._publish(_part({**part, "state": "input-available"}))
+            value = await self._try(name, function, (), given, None)
+            if isinstance(value, ToolFailed):
+                ended = {"state": "output-error", "errorText": truncate_utf8(str(value), SHOWN_BYTES)}
+            else:
+                value = _to_json(f"the step {name}", value)
+                ended = {"state": "output-available", "output": _shown(value)}
+            self._publish(_part({**part, **ended}))
+            return await self._end(name, value, hint, before)
+
+    async def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any], *, is_said: bool
+    ) -> Any:
+        """See `bridge.model.Turn.call` and `bridge.model.Turn.say`."""
+        hint = self._calls.result_of(function)
+        name = self._name(function.__name__)
+        known, before = self._come_to(name)
+        if known is not None:
+            return _result(known, hint)
+        if self._store.has_used_up(self._job.question_id):
+            raise UsedUp("tokens_used_up", "The daily limit of tokens is reached. Try again tomorrow.")
+        await self._begin(says=is_said)
+        with self._run(says=is_said):
+            completion, usage = await self._converse(name, function, args, named, is_said=is_said)
+            value = completion.data
+            if value is None and (completion.text or hint is str):
+                value = completion.text
+            return await self._end(name, value, hint, before, usage)
+
+    async def ask(
+        self, name: str, prompt: str | Mapping[str, Any], choices: tuple[str, ...] | None, within: float | None
+    ) -> Answer:
+        """See `bridge.model.Turn.ask`."""
+        name = self._name(name)
+        asked = {"title": prompt} if isinstance(prompt, str) else dict(prompt)
+        asked = _to_json(f"the question {name}", asked | ({"choices": list(choices)} if choices else {}))
+        if _size(asked) > PROMPT_BYTES:
+            raise _broken(f"the question {name} is longer than {PROMPT_BYTES:,} bytes")
+        part = {"type": "dynamic-tool", "toolName": "ask", "toolCallId": name, "input": asked}
+        known, before = self._come_to(name)
+        if known is None:
+            await self._begin()
+            self._publish(_part({**part, "state": "approval-requested", "approval": {"id": name}}))
+        elif known.is_done and known.kind != "failed":
+            answer = Answer(known.value if isinstance(known.value, dict) else {})
+            approval = {"id": name, "approved": answer.approved}
+            self._update({**part, "state": "output-available", "output": answer, "approval": approval})
+            return answer
+        elif known.is_done or known.is_due:
+            self._update({**part, "state": "output-error", "errorText": "No answer in time."})
+            await self._give_up(known, before)
+        return Answer(await self._wait(name, "ask", None, before, self._ask_seconds if within is None else within))
+
+    async def sleep(self, name: str, seconds: float) -> None:
+        """See `bridge.model.Turn.sleep`."""
+        name = self._name(name)
+        known, before = self._come_to(name)
+        if known is not None and (known.is_done or known.is_due):
+            if not known.is_done:
+                with self._run():
+                    await self._remember(name, "sleep", None, before)
+            return
+        if known is None:
+            await self._begin()
+        await self._wait(name, "sleep", None, before, seconds)
+
+    async def run(self, function: str, message: str, data: Mapping[str, Any] | None, within: float) -> Message:
+        """See `bridge.model.Turn.run`."""
+        name = self._name(function)
+        known, before = self._come_to(name)
+        if known is not None and known.is_done and known.kind != "failed":
+            return _message(name, known.value)
+        if known is not None and (known.is_done or known.is_due):
+            await self._give_up(known, before)
+        key = uuid.UUID(self._key_of(name))
+        ids = {"session_id": str(uuid.uuid5(key, "session")), "question_id": str(uuid.uuid5(key, "question"))}
+        asked = {"function": function, "message": message, "data": data and _to_json(f"the data for {name}", data)}
+        if known is None:
+            await self._begin()
+        return _message(name, await self._wait(name, "run", ids | asked, before, within))
+
+    def show(self, part: Mapping[str, Any]) -> None:
+        """See `bridge.model.Turn.show`."""
+        shown = _to_json("a part", part)
+        if not isinstance(shown, dict) or not isinstance(shown.get("type"), str):
+            raise _broken("a part is not an object with a `type`")
+        if shown["type"] == "text":
+            raise _broken("a part is a text: yield the text instead")
+        self.add(_part(shown))
+
+    # -- where the handler is ----------------------------------------------------------------------------
+
+    def _name(self, name: str) -> str:
+        if _key.get() is not None:
+            raise _broken(f"the step {name!r} is inside of another step")
+        if not isinstance(name, str) or not 1 <= len(name.encode("utf-8", "replace")) <= NAME_BYTES - 10:
+            raise _broken(f"the name of a step is a text of 1 to {NAME_BYTES - 10} bytes, and not {name!r:.100}")
+        if sanitize_json(name) != name:
+            raise _broken(f"the name of the step {name!r} has a character that cannot be stored")
+        self._names[name] += 1
+        count = self._names[name]
+        return name if count == 1 else f"{name}#{count}"
+
+    def _key_of(self, name: str) -> str:
+        return str(uuid.uuid5(uuid.UUID(self._job.question_id), f"{self._job.since}/{name}"))
+
+    def _come_to(self, name: str) -> tuple[Step | None, int]:
+        """The handler comes to a step: what is remembered of it, and the number of what was added before it."""
+        before = _added.get()
+        step = self._known.pop(name, None)
+        if step is not None and before >= self._synced:
+            # Whatever was added before it was shown, and what comes next has the number that it had.
+            self._synced, self._offset = before, step.emitted_before - before
+            self._held = [
+                (number, held)
+                for number, held in self._held
+                if number >= before and number + self._offset >= self._shown
+            ]
+        if step is not None and not self._known:
+            self._go_on()
+        return step, before + self._offset
+
+    async def _begin(self, *, says: bool = False) -> None:
+        """Come to a step that is not remembered: from here on, what the handler adds is shown."""
+        for _ in range(TURNS if self._is_replaying else 0):
+            await asyncio.sleep(0)
+        self._go_on()
+        # What a call streams is one piece of the reply, which a takeover keeps or drops: no step ends in between.
+        while self._is_saying or (says and self._running):
+            await self._ended.wait()
+
+    @contextmanager
+    def _run(self, *, says: bool = False) -> Iterator[None]:
+        """A step runs within the block."""
+        self._running += 1
+        if says:
+            self._is_saying, self._said_from = True, len(self._pieces)
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if says:
+                self._is_saying = False
+                later, self._later = self._later, []
+                for partial in later:
+                    self._publish(partial)
+            self.news.set()
+            self._ended.set()
+            self._ended = asyncio.Event()
+
+    def _go_on(self) -> None:
+        """What the handler adds from here on was not shown yet."""
+        if self._is_replaying:
+            self._is_replaying = False
+            held, self._held = self._held, []
+            for _, partial in held:
+                self._publish(partial)
+
+    # -- the reply ---------------------------------------------------------------------------------------
+
+    def _publish(self, partial: Partial) -> None:
+        if not partial.is_added:  # of a call that streams: what it has said so far is replaced
+            self._pieces[self._said_from :] = [partial.text]
+            partial = replace(partial, text="".join(self._pieces))
+        elif partial.text:
+            self._pieces.append(partial.text)
+        if partial.data is not None:
+            self._data = partial.data
+        self._out.append(partial)
+        self._taken.clear()
+        self.news.set()
+
+    def _update(self, part: dict[str, Any]) -> None:
+        """Show the new state of a part that an earlier attempt has shown."""
+        if not self._is_replaying or self._reply.has_part(part["toolCallId"]):
+            self._publish(_part(part))
+
+    # -- how a step ends ---------------------------------------------------------------------------------
+
+    async def _try(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        named: Mapping[str, Any],
+        seconds: float | None,
+    ) -> Any:
+        """Run the function of a step. Returns what it gave, or the ToolFailed that it raised."""
+        token = _key.set(self._key_of(name))
+        seconds = self._step_seconds if seconds is None else seconds
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                if inspect.iscoroutinefunction(function):
+                    return await function(*args, **named)
+                value = await asyncio.to_thread(function, *args, **named)
+                return await value if inspect.isawaitable(value) else value
+        except ToolFailed as failed:
+            return failed
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            detail = f"the step {name} took longer than {seconds:g} s"
+            raise HandlerFailed("internal", "Something went wrong while answering.", detail=detail) from None
+        finally:
+            _key.reset(token)
+
+    async def _converse(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        named: Mapping[str, Any],
+        *,
+        is_said: bool,
+    ) -> tuple[Completion, Usage]:
+        """Call a BAML function, and return what it gave and cost."""
+        read = (_length(args) + _length(named)) // CHARACTERS_PER_TOKEN + 1
+        written = 0
+
+        def price(usage: Usage) -> Usage:
+            output = usage.output_tokens or -(-written // CHARACTERS_PER_TOKEN)
+            return replace(usage, input_tokens=usage.input_tokens or read, output_tokens=output)
+
+        def on_piece(piece: Partial) -> None:
+            nonlocal written
+            written = written + len(piece.text) if piece.is_added else len(piece.text)
+            self._asked[name] = price(piece.usage)
+            if is_said and (piece.text or piece.data is not None):
+                self._publish(Partial(piece.text, piece.data, is_added=piece.is_added))
+            self.news.set()
+
+        try:
+            completion: Completion = await self._read(self._calls.call(function, args, named), on_piece)
+        except TurnFailure as failure:
+            if failure.was_asked:
+                self._failed.append(price(failure.usage or Usage()))
+            self._asked.pop(name, None)
+            raise
+        written = len(completion.text) or _length(completion.data)
+        if is_said:
+            self._publish(Partial(completion.text, _without_text(completion.data)))
+        usage = self._asked[name] = price(completion.usage)
+        return completion, usage
+
+    async def _end(self, name: str, value: Any, hint: Any, before: int, usage: Usage | None = None) -> Any:
+        """Remember what a step gave, and return it as the next attempt would get it."""
+        kind: StepKind = "failed" if isinstance(value, ToolFailed) else "done"
+        stored = str(value) if kind == "failed" else _to_json(f"the step {name}", value)
+        ended = Step(name, 0, kind, sanitize_json(stored), True, False, before, before)
+        result: Any = None
+        failed: Exception | None = None
+        try:
+            result = _result(ended, hint)
+        except ToolFailed as error:
+            failed = error
+        await self._remember(name, kind, ended.value, before, usage)
+        if failed is not None:
+            raise failed
+        return result
+
+    async def _remember(self, name: str, kind: StepKind, value: Any, before: int, usage: Usage | None = None) -> None:
+        await self._taken.wait()
+        settled = await self._reply.settle()
+        self._ordinal += 1
+        emitted = self._count + self._offset
+        job = self._job
+        write = StepWrite(
+            job.question_id, job.attempt, name, self._ordinal, kind, value, before, emitted, settled, usage
+        )
+        state = await self._store.remember(write)
+        if state != "ok":
+            raise Unstorable(*_REFUSED.get(state, _REFUSED["refused"]), detail=f"the step {name}: {state}")
+        self._asked.pop(name, None)
+        self._reply.end_step()
+        self._on_progress()
+
+    async def _give_up(self, step: Step, before: int) -> None:
+        if not step.is_done:
+            with self._run():
+                await self._remember(step.name, "failed", "no answer", before)
+        raise NoAnswer(f"There was no answer to {step.name} in time.")
+
+    async def _wait(self, name: str, kind: StepKind, value: Any, before: int, seconds: float) -> Any:
+        """Wait for what somebody else gives: the attempt ends when no step is running."""
+        if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
+            raise _broken(f"{name} waits {seconds:g} s: it may wait 0 to {LONGEST_WAIT_SECONDS:,.0f} s")
+        self._waits[name] = Wait(name, 0, kind, value, before, before, seconds * 1000)
+        future = asyncio.get_running_loop().create_future()
+        self._futures.add(future)
+        self.news.set()
+        return await future
+
+
+class _Nothing:
+    """In place of a worker."""
+
+    def result_of(self, function: Callable[..., Any]) -> Any:
+        raise _broken("it calls a BAML function, and has no worker")
+
+    async def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> AsyncGenerator[Partial | Completion, None]:
+        raise _broken("it calls a BAML function, and has no worker")
+        yield Partial("")
+
+    async def read(
+        self, pieces: AsyncGenerator[Partial | Completion, None], on_piece: Callable[[Partial], None]
+    ) -> Completion:
+        raise _broken("it calls a BAML function, and has no worker")
+
+    async def remember(self, write: StepWrite) -> str:
+        return "ok"
+
+    def has_used_up(self, question_id: str) -> bool:
+        return False
+
+    async def settle(self) -> Settled:
+        return Settled(0, 0)
+
+    def has_part(self, key: str) -> bool:
+        return True
+
+    def end_step(self) -> None:
+        pass
+
+
+_REFUSED = {
+    "too_many_steps": ("too_many_steps", "The reply took too many steps."),
+    "step_too_large": ("step_too_large", "A step of the reply gave too much."),
+    "refused": ("unstorable", "The reply could not be stored."),
+}
+
+
+def _broken(detail: str) -> HandlerBroken:
+    return HandlerBroken("internal", "Something went wrong while answering.", detail=detail)
+
+
+def _part(part: Mapping[str, Any]) -> Partial:
+    return Partial("", is_added=True, part=part)
+
+
+def _to_json(what: str, value: Any) -> Any:
+    try:
+        return sanitize_json(to_jsonable_python(value))
+    except (ValueError, RecursionError):
+        raise _broken(f"{what} is not JSON: {type(value).__name__}") from None
+
+
+def _size(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False).encode())
+
+
+def _length(value: Any) -> int:
+    """About how many characters a model reads of a value, or writes."""
+    return len(json.dumps(to_jsonable_python(value, fallback=str), ensure_ascii=False)) if value else 0
+
+
+def _shown(value: Any) -> Any:
+    """A value to show: all of it, or the beginning of its JSON."""
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) * 4 <= SHOWN_BYTES or len(text.encode()) <= SHOWN_BYTES:
+        return value
+    return truncate_utf8(text, SHOWN_BYTES) + "…"
+
+
+def _without_text(data: Any) -> Any:
+    """The data of a structured reply beside its text and its files, as while it streams."""
+    if not isinstance(data, dict):
+        return data
+    return {key: value for key, value in data.items() if key not in ("reply", "files")} or None
+
+
+def _message(name: str, reply: Any) -> Message:
+    status, error = reply.get("status"), reply.get("error") or {}
+    if status != "done":
+        raise ToolFailed(
+            f"{name} {'was cancelled' if status == 'cancelled' else 'failed'}: {error.get('message', '')}".rstrip(": ")
+        )
+    return Message("assistant", reply.get("content") or "", reply.get("data"))
+
+
+def _result(step: Step, hint: Any) -> Any:
+    """What a step gave, in the type that its function is annotated with."""
+    if step.kind == "failed":
+        raise ToolFailed(step.value)
+    try:
+        return _adapter(hint).validate_python(step.value)
+    except (ValidationError, PydanticUserError) as error:
+        first = str(error).partition("\n")[0]
+        raise _broken(f"the step {step.name} gave what its annotation does not allow: {first}") from None
+
+
+@lru_cache(maxsize=256)
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return TypeAdapter(Any)
+
+
+def _result_hint(function: Callable[..., Any]) -> Any:
+    """The type that a function says it returns; Any if it does not say, or names what cannot be found."""
+    target = inspect.unwrap(getattr(function, "func", function))
+    try:
+        hint = get_type_hints(target).get("return", Any)
+        hash(hint)
+    except (NameError, TypeError, AttributeError):
+        return Any
+    return hint
+
+
+def _sum(usages: Sequence[Usage]) -> Usage:
+    def total(values: list[int | None]) -> int | None:
+        reported = [value for value in values if value is not None]
+        return sum(reported) if reported else None
+
+    return Usage(
+        next((usage.model for usage in reversed(usages) if usage.model), None),
+        total([usage.input_tokens for usage in usages]),
+        total([usage.output_tokens for usage in usages]),
+        total([usage.cached_tokens for usage in usages]),
+    )
