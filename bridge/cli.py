@@ -85,8 +85,10 @@ It asks as a user of its own, bridge-ask-…@example.com, which it creates, and 
         action.add_argument("ids", nargs="*", metavar="QUESTION_ID", help="ids as shown by `list`")
         action.add_argument("--all", action="store_true", help="all dead letters")
         action.set_defaults(parser=action)
+    steps = _add(commands, "steps", "list the steps of a question: what its handler has done, and what it waits for")
+    steps.add_argument("question", type=_uuid, metavar="QUESTION_ID", help="the id of the question or of its reply")
     ask.add_argument("--json", action="store_true", help="print the reply's row as JSON, at its end")
-    for command in (status, doctor, listing):
+    for command in (status, doctor, listing, steps):
         command.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     if getattr(options, "action", None) in ("retry", "drop") and bool(options.ids) == options.all:
@@ -123,7 +125,7 @@ def _uuid(text: str) -> str:
     try:
         return str(uuid.UUID(text))
     except ValueError as error:
-        raise argparse.ArgumentTypeError("not the id of a session (a UUID)") from error
+        raise argparse.ArgumentTypeError("not an id (a UUID)") from error
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -43,6 +43,8 @@ async def run_command(options: argparse.Namespace, env: Mapping[str, str]) -> in
     try:
         if options.command == "status":
             await reports.status(store, as_json=options.json)
+        elif options.command == "steps":
+            return await reports.steps(store, options.question, as_json=options.json)
         elif options.action == "list":
             await reports.dead_letters(store, options.most, as_json=options.json)
         else:

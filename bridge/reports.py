@@ -38,6 +38,7 @@ async def status(store: Store, *, as_json: bool) -> None:
     _show(
         f"queued {answer['queued']} (oldest {answer['oldest_seconds']:.1f} s), running {answer['running']}, "
         f"behind an earlier question {answer['waiting']}, waiting to retry {answer['retrying']}, "
+        f"waiting for a user or a time {answer.get('asking', 0) + answer.get('scheduled', 0)}, "
         f"dead letters {answer['dead_letters']}"
     )
     if unknown := answer.get("unknown_function", 0):  # absent in an older schema
@@ -71,6 +72,36 @@ async def dead_letters(store: Store, most: int, *, as_json: bool) -> None:
             print(escape_lines(attempt, "        "))  # a handler's traceback has several lines
     if not letters:
         print("no dead letters")
+
+
+async def steps(store: Store, question_id: str, *, as_json: bool) -> int:
+    """Print the steps of a question. Returns the exit code: 1 if there is no such question. Raises StoreError."""
+    answer = await store.list_steps(question_id)
+    if answer is None:
+        print("There is no such question.", file=sys.stderr)
+        return 1
+    if as_json:
+        print(dumps(answer))
+        return 0
+    _show(f"question {answer['question_id']}: {answer['status']}, attempt {answer['attempt'] or 0}")
+    for step in answer["steps"]:
+        cost = step["run"] or {}
+        tokens = sum(cost.get(f"{kind}_tokens") or 0 for kind in ("input", "output"))
+        about = [f"attempt {step['attempt']}", _state(step), f"{step['bytes']} bytes"]
+        if tokens:
+            about.append(f"{tokens} tokens")
+        _show(f"{step['created_at'][:19]}  {step['name']}  {', '.join(about)}")
+    if not answer["steps"]:
+        print("no steps")
+    return 0
+
+
+def _state(step: Mapping[str, Any]) -> str:
+    """What became of a step."""
+    if step["kind"] in ("done", "failed", "begun"):
+        return str(step["kind"])
+    what = {"ask": "an answer", "sleep": "a time", "run": "another reply"}[step["kind"]]
+    return f"{what} came" if step["is_done"] else f"waits for {what} until {step['due_at'][:19]}"
 
 
 async def retry(store: Store, ids: Sequence[str] | None) -> None:

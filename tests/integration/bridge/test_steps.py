@@ -57,6 +57,10 @@ def tried(ledger: Path) -> list[str]:
     return [json.loads(line)[2] for line in ledger.read_text().splitlines()]
 
 
+def keys(ledger: Path) -> set[str]:
+    return {json.loads(line)[3] for line in ledger.read_text().splitlines()}
+
+
 async def test_steps_run_once_and_show_themselves(environment: dict[str, str], user: Person, ledger: Path) -> None:
     async with working(environment, **AGENTS):
         question = await walk(user, ["text", "Hello. "], ["step", "a"], ["tool", "b"], ["tool", "b"], ["refuse", "c"])
@@ -80,8 +84,7 @@ async def test_attempt_that_failed_goes_on_with_its_steps(
         row = await user.reply(question)
         assert (row["status"], row["content"]) == ("done", "Hello. a! b! Bye.")
         assert tried(ledger) == ["a", "b", "b"]
-        keys = {(json.loads(line)[2], json.loads(line)[3]) for line in ledger.read_text().splitlines()}
-        assert len(keys) == 2  # each try of a step has the same key
+        assert len(keys(ledger)) == 2  # each try of a step has the same key
 
 
 async def test_worker_that_is_killed_loses_no_step(

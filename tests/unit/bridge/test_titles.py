@@ -98,7 +98,7 @@ async def test_title_is_charged_if_a_model_was_asked(
         def characters_of(self, _: Turn) -> int:
             return characters
 
-        async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
+        async def run(self, _: Turn, steps: object = None) -> AsyncGenerator[Partial | Completion, None]:
             raise failure
             yield
 

@@ -60,7 +60,7 @@ class Script(Stand):
         self.words, self.end = words, end
         self.closed = False
 
-    async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
+    async def run(self, _: Turn, steps: object = None) -> AsyncGenerator[Partial | Completion, None]:
         try:
             for count in range(self.words):
                 await asyncio.sleep(0)
@@ -171,7 +171,7 @@ class Pieces(Stand):
     def __init__(self, *pieces: tuple[float, Partial | Completion]) -> None:
         self.pieces = pieces
 
-    async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
+    async def run(self, _: Turn, steps: object = None) -> AsyncGenerator[Partial | Completion, None]:
         for seconds, piece in self.pieces:
             await asyncio.sleep(seconds)
             yield piece
@@ -204,7 +204,7 @@ class Stubborn(Stand):
     def __init__(self, times: int) -> None:
         self.times = times
 
-    async def run(self, _: Turn) -> AsyncGenerator[Partial | Completion, None]:
+    async def run(self, _: Turn, steps: object = None) -> AsyncGenerator[Partial | Completion, None]:
         for _number in range(self.times):
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(60)
