@@ -8,20 +8,22 @@
         yield {"letters": len(turn.message)}        # the reply's data so far; the last one is kept
         yield FileWrite("shout.txt", turn.message)  # a file that the reply writes
 
-A handler may also yield a `Usage`, to report what it spent on models. A handler that yields nothing for
-BRIDGE_IDLE_SECONDS counts as stalled, so yield `""` now and then during long work. When the reply is cancelled, the
-handler is closed at its current `yield` or `await`: clean up in `finally`. A `TurnFailure` that it raises is shown to
-the user unchanged. A bug (a value of a wrong type, a name that does not exist) fails at once, and the log names its
-line. Any other exception is logged, and the message is retried.
+What a handler does in steps (`turn.step` and the like, see `bridge.model.Turn`) is remembered, and not done again if
+its worker vanishes. A handler may also yield a `Usage`, to report what it spent on models without `turn.call`. One that
+yields nothing and runs no step for BRIDGE_IDLE_SECONDS counts as stalled. When the reply is cancelled, the handler is
+cancelled where it waits: clean up in `finally`. A `TurnFailure` that it raises is shown to the user unchanged. A bug (a
+value of a wrong type, a name that does not exist) fails at once, and the log names its line. Any other exception is
+logged, and the message is retried.
 """
 
 import asyncio
+import functools
 import inspect
 import logging
 import os
 import sysconfig
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
@@ -45,7 +47,7 @@ from bridge.steps import TURNS, Steps, Waiting
 log = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Turn], AsyncIterator[Any]]
-Function = TypeVar("Function", bound=Handler)
+Function = TypeVar("Function", bound=Callable[[Turn], AsyncIterator[Any] | Awaitable[Any]])
 Checked = TypeVar("Checked", FileWrite, Usage)
 
 CLOSE_SECONDS = 5.0  # how long a handler may take to clean up
@@ -60,28 +62,43 @@ _handlers: dict[str, Handler] = {}
 
 
 def handler(name: str) -> Callable[[Function], Function]:
-    """Register an async generator function as the handler `name`. BRIDGE_FUNCTIONS must name it too.
+    """Register an async generator function, or a coroutine function, as the handler `name`.
 
-    Raises SetupError if it is not an async generator function of one parameter, or if another handler has that name.
+    BRIDGE_FUNCTIONS must name it too. What a coroutine function returns counts as if it were yielded. Raises SetupError
+    if it is neither, if it does not take one parameter, or if another handler has that name.
     """
 
     def register(function: Function) -> Function:
         where = f"{function.__module__}.{function.__qualname__} ({_place_of_code(function)})"
-        generator: bool = inspect.isasyncgenfunction(function)
-        if not generator:
-            remedy = "Define it with `async def` and `yield`."
-            raise SetupError(f"The handler {where} is not an async generator function.", remedy)
+        generator = _as_generator(function)
+        if generator is None:
+            raise SetupError(f"The handler {where} is not an async function.", "Define it with `async def`.")
         try:
             inspect.signature(function).bind(None)
         except TypeError:
             remedy = "Define it with one parameter: `async def name(turn: Turn)`."
             raise SetupError(f"The handler {where} cannot be called with a turn.", remedy) from None
-        if name in _handlers and _handlers[name] is not function:
+        if name in _handlers and inspect.unwrap(_handlers[name]) is not inspect.unwrap(function):
             raise SetupError(f"Two handlers are named {name}; the second is {where}.", "Rename one of them.")
-        _handlers[name] = function
+        _handlers[name] = generator
         return function
 
     return register
+
+
+def _as_generator(function: Callable[[Turn], Any]) -> Handler | None:
+    """An async generator function, also of a coroutine function; None if it is neither."""
+    if inspect.isasyncgenfunction(function):
+        return function
+    if not inspect.iscoroutinefunction(function):
+        return None
+
+    @functools.wraps(function)
+    async def generator(turn: Turn) -> AsyncIterator[Any]:
+        if (returned := await function(turn)) is not None:
+            yield returned
+
+    return generator
 
 
 def registered() -> dict[str, Handler]:

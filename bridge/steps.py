@@ -381,6 +381,8 @@ class Steps:
     # -- where the handler is ----------------------------------------------------------------------------
 
     def _name(self, name: str) -> str:
+        if self._is_closed:  # the handler has caught its cancellation, and goes on
+            raise asyncio.CancelledError
         if _key.get() is not None:
             raise _broken(f"the step {name!r} is inside of another step")
         if not isinstance(name, str) or not 1 <= len(name.encode("utf-8", "replace")) <= NAME_BYTES - 10:

@@ -163,13 +163,13 @@ async def test_investigate_reads_file_and_answers(worker: WorkerProcess, user: P
         .insert({"session_id": session_id, "path": "a.py", "content": f"answer = 42  # {finish}"})
         .execute()
     )
-    step = json.dumps({"tool": "read_file", "path": "a.py"})
+    step = json.dumps({"tool": "open_file", "path": "a.py"})
     known = len(model.requests)
     reply = await user.reply(await user.ask(session_id, f"What is the answer? [[json={step}]]"))
-    assert (reply["status"], reply["content"]) == ("done", "It is 42.")
+    assert (reply["status"], reply["content"]) == ("done", "It is 42."), (reply["error"], worker.lines()[-3:])
     assert len(model.requests) - known == 2
     assert "answer = 42" in asked(model, "user")
-    endless = f"[[json={json.dumps({'tool': 'read_file', 'path': 'none'})}]] "
+    endless = f"[[json={json.dumps({'tool': 'open_file', 'path': 'none'})}]] "
     await user.client.table("code_files").delete().eq("session_id", session_id).execute()
     await (
         user.client.table("code_files").insert({"session_id": session_id, "path": "none", "content": endless}).execute()
@@ -222,4 +222,6 @@ def test_documented_parameters_match_worker() -> None:
 
 def test_documented_turn_fields_exist() -> None:
     (line,) = re.findall(r"^`turn` has (.*?)\.", PAGE.read_text(), re.M)
-    assert set(re.findall(r"`(\w+)`", line)) | {"function"} == set(Turn.__dataclass_fields__)
+    assert set(re.findall(r"`(\w+)`", line)) | {"function"} == {
+        name for name, field in Turn.__dataclass_fields__.items() if field.repr
+    }

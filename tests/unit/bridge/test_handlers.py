@@ -196,9 +196,9 @@ async def test_handler_that_will_not_close_does_not_block_the_worker(
 
     async def h(turn: Turn) -> AsyncIterator[Any]:
         yield "first"
-        for _ in range(3):
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
 
     pieces = run_handler(h, TURN)
     await anext(pieces)
@@ -221,12 +221,20 @@ def test_second_handler_of_a_name_is_refused() -> None:
             yield ""
 
 
-def test_handler_must_be_an_async_generator() -> None:
-    async def coroutine(turn: Turn) -> str:
+def test_handler_must_be_async() -> None:
+    def function(turn: Turn) -> str:
         return ""
 
-    with pytest.raises(SetupError, match="is not an async generator"):
-        handler("H")(coroutine)  # type: ignore[type-var]  # the mistake that is tested
+    with pytest.raises(SetupError, match="is not an async function"):
+        handler("H")(function)  # type: ignore[type-var]  # the mistake that is tested
+
+
+async def test_coroutine_function_returns_its_reply() -> None:
+    async def h(turn: Turn) -> str:
+        return turn.message
+
+    handler("H")(h)
+    assert (await collect(registered()["H"]))[-1] == Completion("hello")
 
 
 def test_handler_without_a_parameter_is_refused() -> None:
