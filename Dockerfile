@@ -24,7 +24,8 @@ COPY --from=build /venv /venv
 WORKDIR /app
 COPY --from=build /app/baml_client baml_client
 COPY baml_src baml_src
-# to add your handlers: `COPY handlers.py ./`, and set BRIDGE_HANDLERS=handlers
+# answers if BRIDGE_HANDLERS=handlers, and BRIDGE_FUNCTIONS names its functions
+COPY handlers.py ./
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001
 # /healthz, /readyz and /metrics, for your own network only
