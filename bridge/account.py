@@ -103,6 +103,11 @@ class Account:
         request = self._client.table("code_files").select("path, content, language").eq("message_id", reply_id)
         return _rows(await send("code_files", request.order("path")))
 
+    async def answer(self, question_id: str, name: str, answer: Mapping[str, Any]) -> str:
+        """Answer a question of the reply; `taken`, or why not."""
+        arguments = {"message_id": question_id, "ask": name, "answer": dict(answer)}
+        return str(await send("answer_message", self._client.rpc("answer_message", arguments)))
+
     async def cancel(self, question_id: str) -> None:
         """Stop the reply."""
         await send("cancel_message", self._client.rpc("cancel_message", {"message_id": question_id}))

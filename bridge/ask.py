@@ -45,6 +45,8 @@ class Question:
     keep: bool = False
     token: str | None = None
     as_json: bool = False
+    answer: str | None = None
+    is_from_stdin: bool = False  # its text or token: then nobody can answer there
 
     @classmethod
     def read(cls, options: argparse.Namespace) -> Self:
@@ -59,8 +61,9 @@ class Question:
             token = sys.stdin.buffer.readline(STDIN_BYTES).decode("ascii", "replace").strip()
         if token is not None and not _TOKEN.fullmatch(token):
             raise SetupError("What --token got is not an access token.", "Pass the `access_token` of a user's session.")
-        others = (sanitize_json(options.data), options.session, options.keep, token, options.json)
-        return cls(sanitize_text(options.function), sanitize_text(text), *others)
+        others = (sanitize_json(options.data), options.session, options.keep, token, options.json, options.answer)
+        is_from_stdin = "-" in (options.question, options.token)
+        return cls(sanitize_text(options.function), sanitize_text(text), *others, is_from_stdin)
 
 
 class Interrupt:
@@ -143,6 +146,7 @@ class Reply:
         self._has_gap = False
         self._printed = ""
         self._is_noted = False
+        self._answered: set[str] = set()
 
     @property
     def _ended(self) -> Row | None:
@@ -189,6 +193,7 @@ class Reply:
                 if not self._has_gap:
                     read_at = loop.time()
             self._show()
+            await self._answer()
             if self._interrupt.happened.done():
                 return
             if live is None or self._has_gap or loop.time() - read_at >= pause - 0.01 or self._ended is not None:
@@ -255,6 +260,49 @@ class Reply:
             self._printed = ""
         print(_shown(text[len(self._printed) :]), end="", flush=True)
         self._printed = text
+
+    async def _answer(self) -> None:
+        """Answer what the reply asks: as --answer says, or as whoever sits at the terminal says."""
+        for part in self._row.get("parts") or () if self._row.get("status") == "waiting" else ():
+            name = part.get("toolCallId")
+            if part.get("state") != "approval-requested" or name in self._answered:
+                continue
+            self._answered.add(name)
+            asked = part.get("input") or {}
+            if not self._question.as_json:
+                print(flush=True)
+            title, choices = str(asked.get("title") or name), asked.get("choices")
+            ways = [str(choice) for choice in choices or ("yes", "no")]
+            said = self._question.answer
+            if said is None and sys.stdin.isatty() and not self._question.is_from_stdin:
+                print(escape(f"{title} ({'/'.join(ways)}) "), end="", file=sys.stderr, flush=True)
+                said = await self._read_line()
+            if self._interrupt.happened.done():
+                return
+            if said is None:
+                problem = f"The reply asks: {title}"
+                raise SetupError(problem, f"Answer in a terminal, or with --answer {ways[0]}.")
+            approved = {"approved": said in ways} if choices else {"approved": said.casefold() in ("y", "yes")}
+            state = await self._account.answer(self._id, name, approved | ({"choice": said} if choices else {}))
+            if state != "taken":
+                _note(f"the answer was not taken: {state}")
+
+    async def _read_line(self) -> str | None:
+        """A line from the terminal; None if the command was interrupted."""
+        loop = asyncio.get_running_loop()
+        line: asyncio.Future[str] = loop.create_future()
+
+        def read() -> None:
+            if not line.done():
+                line.set_result(sys.stdin.readline())
+
+        loop.add_reader(sys.stdin, read)  # not in a thread, which would keep the process from ending
+        try:
+            either: set[asyncio.Future[Any]] = {line, self._interrupt.happened}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            loop.remove_reader(sys.stdin)
+        return line.result().strip() if line.done() else None
 
     async def _explain(self) -> None:
         with contextlib.suppress(StoreError):

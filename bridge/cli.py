@@ -75,6 +75,7 @@ It asks as a user of its own, bridge-ask-…@example.com, which it creates, and 
     )
     ask.add_argument("--session", type=_uuid, metavar="ID", help="continue a session that was kept")
     ask.add_argument("--keep", action="store_true", help="keep the session, and print its id")
+    ask.add_argument("--answer", metavar="TEXT", help="answer whatever the reply asks: yes, no, or one of its choices")
     ask.add_argument("--token", metavar="JWT", help="ask as the user of this access token; `-` reads it from stdin")
     dead = _add(commands, "dead", "list, retry or drop dead letters: questions that were given up")
     actions = dead.add_subparsers(dest="action", required=True, metavar="action")

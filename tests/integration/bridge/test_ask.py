@@ -467,3 +467,42 @@ async def test_reply_is_whole_without_realtime(
     async with working(environment, functions="Chat"):
         code = await asking.ask(load(environment), asking.Question("Chat", "[[tokens=30 delay=0.05]]"))
     assert (code, capsys.readouterr().out) == (0, "".join(f"word{n:02d} " for n in range(30)) + "\n")
+
+
+@pytest.fixture
+async def _agent(environment: dict[str, str]) -> AsyncIterator[None]:
+    async with working(environment, functions="Walk", handlers="tests.support.agents"):
+        yield
+
+
+@pytest.mark.usefixtures("_agent")
+async def test_ask_answers_what_the_reply_asks(environment: dict[str, str]) -> None:
+    text = json.dumps([["text", "Hello. "], ["ask", "send"]])
+    code, out, err = await ask(environment, "Walk", text, "--answer", "yes")
+    assert (code, out.split(), err) == (0, ["Hello.", "send:yes"], "")
+    code, out, err = await ask(environment, "Walk", text, "--answer", "no")
+    assert (code, out.split()) == (0, ["Hello.", "send:no"])
+    code, out, err = await ask(environment, "Walk", text)  # nobody sits at a terminal
+    assert code == 2
+    assert "The reply asks: May I send? Answer in a terminal, or with --answer yes." in err
+
+
+@pytest.mark.usefixtures("_agent")
+async def test_ask_reads_the_answer_from_the_terminal(environment: dict[str, str]) -> None:
+    main, terminal = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bridge.cli", "ask", "Walk", json.dumps([["ask", "send"]])),
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+        stdin=terminal,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(MOST_WAIT):
+        assert b"May I send? (yes/no) " in await process.stderr.readuntil(b") ")
+        os.write(main, b"yes\n")
+        out, _ = await process.communicate()
+    os.close(main)
+    os.close(terminal)
+    assert (process.returncode, out.split()) == (0, [b"send:yes"])

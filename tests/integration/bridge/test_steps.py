@@ -13,6 +13,7 @@ import pytest
 from postgrest.exceptions import APIError
 
 from devstack.model import ModelServer
+from tests.support.commands import run_bridge, wait_for_exit
 from tests.support.database import Row
 from tests.support.users import Person
 from tests.support.waiting import until
@@ -129,6 +130,26 @@ async def test_question_to_the_user_holds_no_worker(environment: dict[str, str],
         assert tried(ledger) == ["a", "b"]
         (shown,) = [part for part in row["parts"] if part.get("toolCallId") == "send"]
         assert (shown["state"], shown["output"]) == ("output-available", {"approved": True})
+
+
+async def test_bridge_steps_lists_what_a_handler_has_done(environment: dict[str, str], user: Person) -> None:
+    async def steps(question: str, *options: str) -> tuple[int, str, str]:
+        return await wait_for_exit(await run_bridge("steps", question, *options, **environment), 30)
+
+    async with working(environment, **AGENTS):
+        question = await walk(user, ["step", "a"], ["refuse", "b"], ["ask", "send"])
+        await user.reply(question, is_waiting)
+        code, out, _ = await steps(question)
+        assert code == 0
+        assert out.startswith(f"question {question}: waiting, attempt 1\n")
+        a, b, send = out.splitlines()[1:]
+        assert "  a  attempt 1, done, 4 bytes" in a
+        assert "  b  attempt 1, failed, " in b
+        assert "  send  attempt 1, waits for an answer until " in send
+        code, out, _ = await steps(question, "--json")
+        assert [step["name"] for step in json.loads(out)["steps"]] == ["a", "b", "send"]
+        assert "value" not in json.loads(out)["steps"][0]
+    assert await steps(user.id) == (1, "", "There is no such question.\n")
 
 
 async def test_several_questions_wait_for_all_answers(environment: dict[str, str], user: Person) -> None:
