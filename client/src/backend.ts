@@ -11,6 +11,7 @@ import { storable } from "./storable.ts";
 import { withTimeout } from "./timeout.ts";
 import { listen, type TopicListener } from "./topic.ts";
 import type {
+  Answer,
   AnySupabaseClient,
   CodeFileRow,
   CodeFileVersion,
@@ -59,6 +60,8 @@ export interface Backend {
   insertMessage(message: NewMessage): Promise<MessageRow>;
   cancelMessage(id: string): Promise<void>;
   retryMessage(id: string): Promise<void>;
+  /** `taken`, `answered` (somebody was first), `late`, or the status that the reply has ended with. */
+  answerMessage(id: string, ask: string, answer: Answer): Promise<string>;
   readFiles(sessionId: string): Promise<CodeFileRow[]>;
   readFile(id: string): Promise<CodeFileRow | null>;
   insertFile(file: NewFile): Promise<CodeFileRow>;
@@ -90,9 +93,9 @@ export function unwrap<T>({ data, error, status }: Outcome): T {
 
 /** What a query answers with: its rows, one row, one or null, or nothing that matters. */
 type Kind = "rows" | "single" | "maybeSingle" | "any";
-type Answer = PromiseLike<Outcome>;
+type Response = PromiseLike<Outcome>;
 interface Query {
-  abortSignal(signal: AbortSignal): Answer & { single(): Answer; maybeSingle(): Answer };
+  abortSignal(signal: AbortSignal): Response & { single(): Response; maybeSingle(): Response };
 }
 
 async function request<T>(query: Query, kind: Kind = "any"): Promise<T> {
@@ -164,6 +167,9 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
     cancelMessage: (id) => request(db.rpc("cancel_message", { message_id: storable(id) })),
 
     retryMessage: (id) => request(db.rpc("retry_message", { message_id: storable(id) })),
+
+    answerMessage: (id, ask, answer) =>
+      request(db.rpc("answer_message", storable({ message_id: id, ask, answer }))),
 
     readFiles: (sessionId) => read(() => db.from("code_files").select().eq("session_id", sessionId)),
 

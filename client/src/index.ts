@@ -5,7 +5,10 @@ export { newId } from "./id.ts";
 export { hasEnded } from "./merge.ts";
 export {
   RequestError,
+  type Answer,
   type AnySupabaseClient,
+  type Approval,
+  type Ask,
   type CodeFile,
   type CodeFileRow,
   type CodeFileVersion,
@@ -17,6 +20,7 @@ export {
   type MessageRow,
   type MessageStatus,
   type NewSession,
+  type Part,
   type Question,
   type Reply,
   type ReplyError,
@@ -25,4 +29,6 @@ export {
   type SessionRow,
   type SessionSnapshot,
   type Streamed,
+  type ToolPart,
+  type ToolState,
 } from "./types.ts";

@@ -29,6 +29,7 @@ const NO_SESSION = {
   ready: false,
   hasOlder: false,
   busy: false,
+  asks: [],
   error: null,
 } satisfies SessionSnapshot;
 

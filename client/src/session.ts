@@ -12,10 +12,13 @@ import { canonicalId, newId } from "./id.ts";
 import { UNKNOWN, hasEnded, mergeDelta, mergeHint, mergeRow, needsRead, type Entry } from "./merge.ts";
 import { Outbox } from "./outbox.ts";
 import { MAX_ROWS } from "./pages.ts";
+import { isAsk, partsOf } from "./parts.ts";
 import { Poller, now } from "./poller.ts";
 import { withTimeout } from "./timeout.ts";
 import type {
+  Answer,
   AnySupabaseClient,
+  Ask,
   Connection,
   Json,
   Message,
@@ -147,6 +150,17 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     await this.#showEffect(canonicalId(id));
   }
 
+  /**
+   * Answers a question of a reply (see the snapshot's `asks`). `answer` is a JSON object: `{approved: true}`, or
+   * `{choice}` if there are choices. Resolves to `taken`; `answered` (somebody was first); `late`; or the status that
+   * the reply has ended with. Throws `RequestError`.
+   */
+  async answer(messageId: string, ask: string, answer: Answer): Promise<string> {
+    const outcome = await this.#backend.answerMessage(canonicalId(messageId), ask, answer);
+    await this.#showEffect(canonicalId(messageId));
+    return outcome;
+  }
+
   /** Reads the page before the oldest message shown. Throws `RequestError`. */
   async loadOlder(): Promise<void> {
     if (!this.#hasOlder || this.#floor === null) return;
@@ -165,7 +179,7 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     const unsent = this.#outbox.list();
     const busy = rows.some(isLive) || unsent.some(({ status }) => status === "sending");
     // the cast: the caller asserts what `data` is
-    const messages = rows as readonly unknown[] as readonly Message<Data>[];
+    const messages = rows.map(shown) as readonly unknown[] as readonly Message<Data>[];
     return {
       messages: [...messages, ...unsent],
       files: this.files.list(),
@@ -173,6 +187,7 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
       ready: this.#floor !== null,
       hasOlder: this.#hasOlder,
       busy,
+      asks: rows.flatMap(asksOf),
       error: this.error,
     };
   }
@@ -186,6 +201,7 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
       ordinal: null,
       role: "user",
       content: text,
+      parts: partsOf({ content: text }),
       data: data ?? null,
       status: "sending",
       reply_to: null,
@@ -364,4 +380,18 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
 
 function isLive(message: { status: string }): boolean {
   return !hasEnded(message);
+}
+
+const shownRows = new WeakMap<MessageRow, object>();
+
+/** A row as a message to show: the same object for the same row. */
+function shown(row: MessageRow): object {
+  const known = shownRows.get(row) ?? { ...row, parts: partsOf(row) };
+  shownRows.set(row, known);
+  return known;
+}
+
+function asksOf(row: MessageRow): Ask[] {
+  if (hasEnded(row)) return [];
+  return (row.parts ?? []).filter(isAsk).map(({ toolCallId: name, input }) => ({ messageId: row.id, name, input }));
 }

@@ -23,7 +23,8 @@ export interface NewSession {
   on_new_message?: "enqueue" | "interrupt" | "reject";
 }
 
-export type MessageStatus = "queued" | "running" | "done" | "failed" | "cancelled";
+/** `waiting`: for the user's answer, for a time, or for another reply. No worker holds it. */
+export type MessageStatus = "queued" | "running" | "waiting" | "done" | "failed" | "cancelled";
 
 /** Why a reply failed. Safe to show to the user. */
 export interface ReplyError {
@@ -31,11 +32,41 @@ export interface ReplyError {
   message: string;
 }
 
+/** Whether the user has agreed. */
+export interface Approval {
+  id: string;
+  approved?: boolean;
+}
+
+/** How far a tool's call, or a question to the user, has come. */
+export type ToolState =
+  | { state: "input-available"; input: Json }
+  | { state: "approval-requested"; input: Json; approval: Approval }
+  | { state: "approval-responded"; input: Json; approval: Approval & { approved: boolean } }
+  | { state: "output-available"; input: Json; output: Json; approval?: Approval }
+  | { state: "output-error"; input: Json; errorText: string; approval?: Approval };
+
+/** A tool's call. One with `toolName` `ask` is a question to the user: `toolCallId` is its name. */
+export type ToolPart = { type: "dynamic-tool"; toolName: string; toolCallId: string } & ToolState;
+
+/** A piece of a message, as in a `UIMessage` of the AI SDK 7. */
+export type Part =
+  | { type: "text"; text: string }
+  | { type: "reasoning"; id?: string; text: string }
+  | ToolPart
+  | { type: "source-url"; sourceId: string; url: string; title?: string }
+  | { type: "file"; id?: string; mediaType: string; filename?: string; url: string }
+  | { type: `data-${string}`; id?: string; data: Json }
+  | { type: "step-start" };
+
 /** A row of `messages`, narrowed to the values its check constraints allow. */
-export interface MessageRow extends Omit<Tables["messages"]["Row"], "role" | "status" | "error"> {
+export interface MessageRow extends Omit<Tables["messages"]["Row"], "role" | "status" | "error" | "parts" | "run_at"> {
   role: "user" | "assistant";
   status: MessageStatus;
   error: ReplyError | null;
+  /** The parts that are complete. Null, or absent in rows of an older schema: there is nothing but text. */
+  parts?: Part[] | null;
+  run_at?: string | null;
 }
 
 /** A structured result while it streams: any field may still be missing or null. */
@@ -47,9 +78,11 @@ export type Streamed<T> = Json extends T
       ? { [Key in keyof T]?: Streamed<T[Key]> | null }
       : T;
 
-interface MessageBase extends Omit<MessageRow, "ordinal" | "role" | "status" | "data"> {
+interface MessageBase extends Omit<MessageRow, "ordinal" | "role" | "status" | "data" | "parts"> {
   /** Null until the database has confirmed it. */
   ordinal: number | null;
+  /** What to show, in order. The text that is being written comes last. */
+  parts: readonly Part[];
 }
 
 /**
@@ -104,12 +137,30 @@ export interface Delta {
   content?: string;
   /** The whole structured result so far. */
   data?: Json;
+  /** A part to append, or to put in the place of the one with its `toolCallId` or `id`. */
+  part?: Part;
+  /** Reasoning to append. */
+  reasoning?: string;
   /** The fields that were too large to send. */
   omitted?: string[];
 }
 
 /** `live`: events arrive. `offline`: they do not, the client keeps trying, and the snapshot may be out of date. */
 export type Connection = "connecting" | "live" | "offline";
+
+/** A question that a reply has for the user, and that has no answer yet: see `ChatSession.answer`. */
+export interface Ask {
+  /** The reply's id. */
+  readonly messageId: string;
+  readonly name: string;
+  /** What is asked: usually `{title, choices?}`. */
+  readonly input: Json;
+}
+
+/** The usual one is `{approved: true}`; with choices it is `{choice: "…"}`. */
+export interface Answer {
+  [key: string]: Json | undefined;
+}
 
 export interface SessionSnapshot<Data = Json> {
   /** Oldest first. Messages that the database has not confirmed come last. */
@@ -121,8 +172,10 @@ export interface SessionSnapshot<Data = Json> {
   readonly ready: boolean;
   /** Whether there are messages before the first one here (see `loadOlder`). */
   readonly hasOlder: boolean;
-  /** Whether a message is waiting for its reply, or a reply is running. */
+  /** Whether a message is waiting for its reply, or a reply is running or waits. */
   readonly busy: boolean;
+  /** The questions that replies have for the user, oldest first. */
+  readonly asks: readonly Ask[];
   /** Why the last read failed. It is retried. */
   readonly error: string | null;
 }

@@ -5,7 +5,7 @@ import type { MessageRow, SessionSnapshot } from "../src/types.ts";
 import { question, reply, timeAt } from "./world.ts";
 
 function snapshot(...messages: MessageRow[]): SessionSnapshot {
-  const rest = { files: [], connection: "live", ready: true, hasOlder: false, busy: false, error: null } as const;
+  const rest = { files: [], connection: "live", ready: true, hasOlder: false, busy: false, asks: [], error: null } as const;
   return { messages: messages as readonly unknown[] as SessionSnapshot["messages"], ...rest };
 }
 

@@ -3,6 +3,7 @@
 import fc from "fast-check";
 import { expect, test, vi } from "vitest";
 import { hasEnded } from "../src/merge.ts";
+import { partsOf } from "../src/parts.ts";
 import { ChatSession } from "../src/session.ts";
 import type { Message } from "../src/types.ts";
 import { Supabase } from "./stand-in.ts";
@@ -115,7 +116,7 @@ async function play(
     await vi.advanceTimersByTimeAsync(15_000 + 5_000 + 4_000);
     const rows = [...supabase.rows.values()].sort((a, b) => a.ordinal - b.ordinal);
     expect(session.getSnapshot()).toMatchObject({ error: null, busy: false, ready: true });
-    expect(session.getSnapshot().messages).toEqual(rows);
+    expect(session.getSnapshot().messages).toEqual(rows.map((row) => ({ ...row, parts: partsOf(row) })));
     const { reads } = supabase; // an idle session makes no requests
     await vi.advanceTimersByTimeAsync(60_000);
     expect(supabase.reads).toBe(reads);

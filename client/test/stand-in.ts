@@ -5,6 +5,7 @@ import type { Backend, NewFile, NewMessage } from "../src/backend.ts";
 import type { TopicListener } from "../src/topic.ts";
 import {
   RequestError,
+  type Answer,
   type CodeFileRow,
   type CodeFileVersion,
   type Delta,
@@ -122,6 +123,12 @@ export class Supabase implements Backend {
 
   async retryMessage(id: string): Promise<void> {
     this.calls.push(`retry ${id}`);
+  }
+
+  async answerMessage(id: string, ask: string, answer: Answer): Promise<string> {
+    this.calls.push(`answer ${id} ${ask} ${JSON.stringify(answer)}`);
+    if (this.refuse) throw this.refuse;
+    return "taken";
   }
 
   listen(topic: string, listener: TopicListener): () => void {

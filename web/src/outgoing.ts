@@ -101,12 +101,14 @@ export function useOutbox(
 /** How an outgoing message is shown in the conversation. */
 export function shownQuestion(sessionId: string, { id, text, files }: Outgoing): Question {
   const time = new Date().toISOString();
+  const content = withFiles(text, files);
   return {
     id,
     session_id: sessionId,
     ordinal: null,
     role: "user",
-    content: withFiles(text, files),
+    content,
+    parts: [{ type: "text", text: content }],
     data: null,
     status: "sending",
     reply_to: null,
