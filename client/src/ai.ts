@@ -9,9 +9,10 @@ import { supabaseBackend } from "./backend.ts";
 import { ReplyChunks } from "./chunks.ts";
 import { canonicalId, isId, newId } from "./id.ts";
 import { hasEnded } from "./merge.ts";
+import { partsOf } from "./parts.ts";
 import { openSession, type ChatSession } from "./session.ts";
 import { withTimeout } from "./timeout.ts";
-import type { AnySupabaseClient, Json, Message, RequestError, SessionSnapshot } from "./types.ts";
+import type { AnySupabaseClient, Answer, Json, Message, MessageRow, Part, RequestError, SessionSnapshot } from "./types.ts";
 
 /** How long a session stays subscribed after its last stream has ended. */
 const LINGER_MS = 30_000;
@@ -27,15 +28,17 @@ type ReconnectOptions<M extends UIMessage> = Parameters<ChatTransport<M>["reconn
 /** The newest 200 messages of a session, as `useChat` takes them. Throws `RequestError`. */
 export async function readUIMessages(client: AnySupabaseClient, sessionId: string): Promise<UIMessage[]> {
   const rows = await supabaseBackend(client).readPage(sessionId, null, MAX_INITIAL);
-  return rows.reverse().map(toUIMessage);
+  return rows.reverse().map((row) => toUIMessage(row));
 }
 
+/** A row, or a message of a session. */
+type Row = Pick<Message | MessageRow, "id" | "role" | "content" | "data"> & { parts?: readonly Part[] | null };
+
 /** Converts a row to a message of the AI SDK. A structured result becomes a part of type `data-result`. */
-export function toUIMessage({ id, role, content, data }: Pick<Message, "id" | "role" | "content" | "data">): UIMessage {
-  const parts: UIMessage["parts"] = [];
-  if (content !== "") parts.push({ type: "text", text: content });
-  if (role === "assistant" && data !== null) parts.push({ type: "data-result", id: "result", data });
-  return { id, role, parts };
+export function toUIMessage({ id, role, content, data, parts }: Row): UIMessage {
+  const shown = partsOf({ content, parts: parts as Part[] | null }) as UIMessage["parts"];
+  if (role === "assistant" && data !== null) shown.push({ type: "data-result", id: "result", data });
+  return { id, role, parts: shown };
 }
 
 /**
@@ -62,8 +65,12 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
     const { chatId, trigger, messages, messageId, abortSignal, body } = options;
     const question = lastQuestion(messages);
     if (question === undefined) throw new Error("There is no user message to answer.");
+    const last = messages.find(({ id }) => id === messageId) ?? messages[messages.length - 1]!;
     const handle = this.#acquire(chatId);
     try {
+      if (trigger === "submit-message" && last.role === "assistant") {
+        return streamReply(handle, await answer(handle, last), abortSignal, [], partsOfUI(last));
+      }
       // rows are immutable: an edited message is a new row, and the reply to the old one is stopped
       const isEdited = trigger === "submit-message" && messageId === question.id;
       if (isEdited) {
@@ -193,6 +200,26 @@ async function send({ session, closed }: SessionHandle, id: string, text: string
   throw new Error(message.error?.message);
 }
 
+/** Sends the user's answers to the questions of a reply. Returns the id of the question that the reply is to. */
+async function answer(handle: SessionHandle, { id, parts }: UIMessage): Promise<string> {
+  const { session } = handle;
+  const { asks } = await read(handle);
+  for (const part of parts) {
+    if (part.type !== "dynamic-tool") continue;
+    const { state, toolCallId: name, approval, output } = part;
+    if (state === "approval-responded") {
+      const { approved, reason } = approval;
+      await session.answer(id, approval.id, { approved, reason });
+    } else if (state === "output-available" && asks.some((ask) => ask.messageId === id && ask.name === name)) {
+      await session.answer(id, name, output as Answer);
+    }
+  }
+  await reveal(handle, id);
+  const reply = session.getSnapshot().messages.find((message) => message.id === id);
+  if (!reply?.reply_to) throw new Error("This reply was deleted.");
+  return reply.reply_to;
+}
+
 /** Stops the reply to a question, if it has not ended, and waits for its end. */
 async function stop(handle: SessionHandle, id: string): Promise<void> {
   const { session, closed } = handle;
@@ -223,28 +250,38 @@ async function retry(handle: SessionHandle, id: string): Promise<readonly Messag
 /** Loads older pages until a question is shown. Throws `RequestError` if there is no such question. */
 async function show(handle: SessionHandle, id: string): Promise<void> {
   const { session } = handle;
-  let snapshot = await read(handle);
-  const isShown = (): boolean => snapshot.messages.some((message) => message.id === id);
-  if (isShown()) return;
+  const { messages } = await read(handle);
+  if (messages.some((message) => message.id === id)) return;
   await session.cancel(id); // throws if there is no such question, and does nothing to a reply that has ended
+  await reveal(handle, id);
+}
+
+/** Loads older pages until a message is shown, or there are no more. */
+async function reveal({ session }: SessionHandle, id: string): Promise<void> {
+  let snapshot = session.getSnapshot();
+  const isShown = (): boolean => snapshot.messages.some((message) => message.id === id);
   for (let before; !isShown() && snapshot !== before; snapshot = session.getSnapshot()) {
     before = snapshot;
     await session.loadOlder();
   }
 }
 
-/** Streams the reply to a question from its beginning, without the messages that it replaces. */
+/**
+ * Streams the reply to a question, without the messages that it replaces: from its beginning, or from the parts that
+ * are known.
+ */
 function streamReply(
   handle: SessionHandle,
   questionId: string,
   signal: AbortSignal | undefined,
   replaced: readonly Message[],
+  known?: readonly Part[],
 ): ReadableStream<UIMessageChunk> {
   const { session, closed } = handle;
   let leave!: () => void;
   return new ReadableStream<UIMessageChunk>({
     start(controller) {
-      const chunks = new ReplyChunks(questionId, replaced);
+      const chunks = new ReplyChunks(questionId, replaced, known);
       const end = (): void => {
         leave();
         controller.close();
@@ -292,4 +329,9 @@ function lastQuestion<M extends { role: string }>(messages: readonly M[]): M | u
 function textOf({ parts }: UIMessage): string {
   if (parts.some(({ type }) => type === "file")) throw new Error("File attachments are not supported.");
   return parts.map((part) => (part.type === "text" ? part.text : "")).join("");
+}
+
+/** The parts of a message that came from a reply. */
+function partsOfUI({ parts }: UIMessage): Part[] {
+  return parts.filter((part) => part.type !== "data-result") as Part[];
 }

@@ -7,6 +7,7 @@
  * changed.
  */
 
+import { withPart, withReasoning } from "./parts.ts";
 import type { CodeFile, CodeFileRow, Delta, MessageRow } from "./types.ts";
 
 /** The most deltas kept for one message while one is missing. */
@@ -52,7 +53,7 @@ export function mergeRow(entry: Entry, row: MessageRow): Entry {
   }
   // text only grows within an attempt, so a row behind the deltas does not replace it
   const behind = shown !== null && shown.attempt === row.attempt && row.seq < shown.seq && !hasEnded(row);
-  const message = behind ? { ...row, content: shown.content, data: shown.data, seq: shown.seq } : row;
+  const message = behind ? { ...row, ...writtenOf(shown) } : row;
   return applyPending({ ...entry, message, unread });
 }
 
@@ -122,7 +123,8 @@ function applyPending(entry: Entry): Entry {
   if (message === null || pending.size === 0) return entry;
   if (pendingAttempt > message.attempt && pending.has(1)) {
     // the old text stays until the first delta, or the row, of the new attempt
-    message = { ...message, attempt: pendingAttempt, seq: 0, status: "running", content: "", data: null, error: null };
+    const nothing = { seq: 0, content: "", parts: null, data: null, error: null };
+    message = { ...message, ...nothing, attempt: pendingAttempt, status: "running" };
   }
   if (pendingAttempt > message.attempt) return { ...entry, message };
   if (pendingAttempt < message.attempt || hasEnded(message)) return { ...entry, message, pending: NOTHING_PENDING };
@@ -135,11 +137,14 @@ function applyPending(entry: Entry): Entry {
   return { ...entry, message, pending: left.length > 0 ? new Map(left) : NOTHING_PENDING };
 }
 
-function apply(message: MessageRow, delta: Delta): MessageRow {
-  return {
-    ...message,
-    seq: delta.seq,
-    content: delta.content ?? message.content + (delta.text ?? ""),
-    data: delta.data ?? message.data,
-  };
+function apply(message: MessageRow, { seq, content, text = "", data, part, reasoning }: Delta): MessageRow {
+  let next = { ...message, seq, content: content ?? message.content + text, data: data ?? message.data };
+  if (part !== undefined) next = { ...next, parts: withPart(next, part) };
+  if (reasoning !== undefined) next = { ...next, parts: withReasoning(next, reasoning) };
+  return next;
+}
+
+/** What deltas write. */
+function writtenOf({ seq, content, parts, data }: MessageRow): Partial<MessageRow> {
+  return { seq, content, parts: parts ?? null, data };
 }

@@ -2,7 +2,7 @@
  * One session: its messages with their streaming replies, and its code files.
  *
  * It listens to the session's topic, and reads the rows whenever it may have missed events: after each subscription,
- * while a delta is missing, and when a running reply has been silent for a while.
+ * while a delta is missing, and when an unfinished reply has been silent for a while.
  */
 
 import { FIRST_ORDINAL, supabaseBackend, type Backend } from "./backend.ts";
@@ -38,6 +38,8 @@ export interface SessionOptions {
 
 /** How long an edited question waits for the old reply to stop. */
 const STOP_MS = 3_000;
+/** The longest pause between reads while a reply waits. */
+const MAX_SILENCE_MS = 300_000;
 /** The most ids in one request, which keeps its URL short. */
 const MAX_IDS = 50;
 
@@ -320,13 +322,23 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   }
 
   protected override due(): number {
-    const { gapMs, silenceMs } = this.#options;
+    const { gapMs } = this.#options;
     if (this.#pageDue || this.#rowsDue) return 0;
     // after a failure as well, to clear `error`, even if events have brought everything since
     const hasGap = this.#filesDue || this.failures > 0 || this.#incomplete().length > 0;
     const gap = hasGap ? this.lastRead + gapMs : Infinity;
-    const silence = this.#live().length > 0 ? Math.max(this.#lastEvent, this.lastRead) + silenceMs : Infinity;
-    return Math.min(gap, silence);
+    return Math.min(gap, this.#silenceEnds());
+  }
+
+  /** When the rows of unfinished messages are read although nothing has announced a change. */
+  #silenceEnds(): number {
+    const [first] = this.#rows(isLive);
+    if (first === undefined) return Infinity;
+    const since = Math.max(this.#lastEvent, this.lastRead);
+    const { silenceMs } = this.#options;
+    if (first.status !== "waiting") return since + silenceMs;
+    // that may take days: each silence is as long as all before it
+    return since + Math.min(Math.max(silenceMs, since - this.#lastEvent), MAX_SILENCE_MS);
   }
 
   protected override async read(): Promise<void> {
@@ -392,6 +404,7 @@ function shown(row: MessageRow): object {
 }
 
 function asksOf(row: MessageRow): Ask[] {
-  if (hasEnded(row)) return [];
+  // one that is shown already cannot be answered before the reply waits
+  if (row.status !== "waiting") return [];
   return (row.parts ?? []).filter(isAsk).map(({ toolCallId: name, input }) => ({ messageId: row.id, name, input }));
 }

@@ -1,12 +1,13 @@
 import type { UIMessageChunk } from "ai";
 import { expect, test } from "vitest";
 import { ReplyChunks } from "../src/chunks.ts";
+import { partsOf } from "../src/parts.ts";
 import type { MessageRow, SessionSnapshot } from "../src/types.ts";
 import { question, reply, timeAt } from "./world.ts";
 
 function snapshot(...messages: MessageRow[]): SessionSnapshot {
   const rest = { files: [], connection: "live", ready: true, hasOlder: false, busy: false, asks: [], error: null } as const;
-  return { messages: messages as readonly unknown[] as SessionSnapshot["messages"], ...rest };
+  return { messages: messages.map((row) => ({ ...row, parts: partsOf(row) })) as readonly unknown[] as SessionSnapshot["messages"], ...rest };
 }
 
 function update(chunks: ReplyChunks, change: Partial<MessageRow>): UIMessageChunk[] {
@@ -43,7 +44,8 @@ test("a new attempt and a revised text reset the step", () => {
     { type: "text-delta", id: "text-2", delta: "Good" },
   ]);
   expect(types(update(chunks, { attempt: 2, content: "Bad" }))).toEqual(["reset-step", "text-start", "text-delta"]);
-  expect(types(update(chunks, { attempt: 3, content: "Badly" }))).toEqual(["reset-step", "text-start", "text-delta"]);
+  // what a new attempt keeps is not taken back
+  expect(types(update(chunks, { attempt: 3, content: "Badly" }))).toEqual(["text-delta"]);
 });
 
 test("the replaced reply produces no chunks and does not end the stream", () => {

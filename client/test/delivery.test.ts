@@ -65,8 +65,8 @@ async function play(
         expect(message.attempt).toBeGreaterThanOrEqual(then.attempt);
         if (message.attempt === then.attempt && !hasEnded(message)) expect(message.seq).toBeGreaterThanOrEqual(then.seq);
       }
-      for (const { id, attempt, seq, content, data } of messages) {
-        if (states.has(id) && attempt > 0) expect({ content, data }).toEqual(states.get(id)!.get(`${attempt}:${seq}`));
+      for (const { id, attempt, seq, content, data, parts } of messages) {
+        if (states.has(id) && attempt > 0) expect(states.get(id)!.get(`${attempt}:${seq}`)).toContainEqual({ content, data, parts });
       }
       before = now;
     };
@@ -112,8 +112,8 @@ async function play(
     }
     if (!connected) supabase.listener!.onConnection("live");
     supabase.responses = [];
-    // the maximum backoff plus the silence timeout
-    await vi.advanceTimersByTimeAsync(15_000 + 5_000 + 4_000);
+    // the maximum backoff, the silence timeout, and the longest pause while a reply waits
+    await vi.advanceTimersByTimeAsync(15_000 + 5_000 + 4_000 + 300_000);
     const rows = [...supabase.rows.values()].sort((a, b) => a.ordinal - b.ordinal);
     expect(session.getSnapshot()).toMatchObject({ error: null, busy: false, ready: true });
     expect(session.getSnapshot().messages).toEqual(rows.map((row) => ({ ...row, parts: partsOf(row) })));

@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { MAX_PENDING, UNKNOWN, compareTimes, hasEnded, mergeDelta, mergeFile, mergeHint, mergeRow, needsRead } from "../src/merge.ts";
 import type { Entry } from "../src/merge.ts";
+import { partsOf } from "../src/parts.ts";
 import type { Delta } from "../src/types.ts";
 import { ReplyLife, file, reply, step, timeAt, type Event } from "./world.ts";
 
@@ -185,7 +186,7 @@ describe("with random histories and deliveries", () => {
     return "hint" in event ? mergeHint(entry, event.hint) : mergeRow(entry, event.row);
   }
 
-  function run({ events, states, row }: ReplyLife, order: readonly number[]): void {
+  function run({ events, states, kept, row }: ReplyLife, order: readonly number[]): void {
     let entry = UNKNOWN;
     const rows = new Map(events.flatMap((event) => ("row" in event ? [[event.row.updated_at, event.row]] : [])));
     const check = (next: Entry): void => {
@@ -193,7 +194,8 @@ describe("with random histories and deliveries", () => {
       const after = next.message;
       if (after !== null) {
         const { content, data, attempt, seq } = after;
-        expect({ content, data }).toEqual(states.get(`${attempt}:${seq}`));
+        expect(states.get(`${attempt}:${seq}`)).toContainEqual({ content, data, parts: partsOf(after) });
+        if (!hasEnded(after)) expect(after.content.startsWith(kept.get(attempt)?.content ?? "")).toBe(true);
         if (hasEnded(after)) expect(after).toEqual(rows.get(after.updated_at));
         if (before !== null) {
           expect(after.attempt).toBeGreaterThanOrEqual(before.attempt);
