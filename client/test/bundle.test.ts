@@ -23,7 +23,7 @@ async function size(entry: string): Promise<number> {
 test.each([
   ["index.ts", 10_000],
   ["react.ts", 10_000],
-  ["ai.ts", 10_000],
+  ["ai.ts", 12_000],
 ])("%s stays below %d bytes gzipped", async (entry, limit) => {
   const bytes = await size(entry);
   console.log(`${entry}: ${bytes} bytes gzipped`);

@@ -1,8 +1,8 @@
 import type { UIMessageChunk } from "ai";
-import { expect, test } from "vitest";
+import { beforeEach, describe, expect, test } from "vitest";
 import { ReplyChunks } from "../src/chunks.ts";
 import { partsOf } from "../src/parts.ts";
-import type { MessageRow, SessionSnapshot } from "../src/types.ts";
+import type { MessageRow, Part, SessionSnapshot } from "../src/types.ts";
 import { question, reply, timeAt } from "./world.ts";
 
 function snapshot(...messages: MessageRow[]): SessionSnapshot {
@@ -88,4 +88,71 @@ test("deleting the conversation ends the stream", () => {
   update(chunks, { content: "Good" });
   expect([...chunks.next(snapshot())]).toEqual([{ type: "error", errorText: "This conversation was deleted." }]);
   expect(chunks.ended).toBe(true);
+});
+
+describe("a message that continues", () => {
+  const ask = { type: "dynamic-tool", toolName: "ask", toolCallId: "send", input: { title: "Send it?" } } as const;
+  const asked: Part = { ...ask, state: "approval-requested", approval: { id: "send" } };
+  const yes: Part = { ...ask, state: "approval-responded", approval: { id: "send", approved: true } };
+  const waiting = { status: "waiting", content: "May I? ", parts: [{ type: "text", text: "May I? " }, asked] } as const;
+  const known: Part[] = [{ type: "text", text: "May I? " }, yes];
+  let chunks: ReplyChunks;
+
+  beforeEach(() => {
+    chunks = new ReplyChunks("q", [], known);
+  });
+
+  test("starts with nothing that is known, and does not ask again before the row has the answer", () => {
+    expect(update(chunks, { ...waiting, parts: [...waiting.parts] })).toEqual([{ type: "start", messageId: "r" }]);
+    expect(chunks.ended).toBe(false);
+    const parts: Part[] = [known[0]!, yes, { type: "step-start" }];
+    expect(update(chunks, { attempt: 2, content: "May I? Sent.", parts })).toEqual([
+      { type: "finish-step" },
+      { type: "start-step" },
+      { type: "text-start", id: "text-1" },
+      { type: "text-delta", id: "text-1", delta: "Sent." },
+    ]);
+  });
+
+  test("shows what the row says of the answer", () => {
+    const no = { id: "send", approved: false };
+    expect(update(chunks, { content: "May I? ", parts: [known[0]!, { ...ask, state: "approval-responded", approval: no }] })).toEqual([
+      { type: "start", messageId: "r" },
+      { type: "tool-approval-response", approvalId: "send", approved: false },
+    ]);
+    const late = { ...ask, state: "output-error", errorText: "No answer in time.", approval: { id: "send" } } as const;
+    expect(types(update(chunks, { content: "May I? ", parts: [known[0]!, late] }))).toEqual(["tool-approval-request", "tool-output-error"]);
+  });
+
+  test("ends again with the next question", () => {
+    const next: Part = { ...asked, toolCallId: "more", approval: { id: "more" } };
+    const change = { ...waiting, parts: [known[0]!, yes, next] };
+    expect(update(chunks, change).slice(1)).toEqual([
+      { type: "tool-input-available", toolCallId: "more", toolName: "ask", input: ask.input, dynamic: true },
+      { type: "tool-approval-request", toolCallId: "more", approvalId: "more" },
+      { type: "finish-step" },
+      { type: "finish", finishReason: "tool-calls" },
+    ]);
+  });
+});
+
+test("a reply that waits for a time is not at its end", () => {
+  const chunks = new ReplyChunks("q");
+  expect(types(update(chunks, { status: "waiting", content: "Later. " }))).toEqual(["start", "start-step", "text-start", "text-delta"]);
+  expect(chunks.ended).toBe(false);
+});
+
+test("rows that are read again produce no chunks", () => {
+  const chunks = new ReplyChunks("q");
+  const parts = (): Part[] => [
+    { type: "reasoning", text: "Hm" },
+    { type: "dynamic-tool", toolName: "fetch", toolCallId: "fetch", state: "output-available", input: { a: 1, b: [2] }, output: { c: 3 } },
+    { type: "data-chart", id: "chart", data: { d: [4] } },
+    { type: "source-url", sourceId: "s", url: "https://example.com" },
+  ];
+  expect(update(chunks, { parts: parts() })).toHaveLength(9);
+  expect(update(chunks, { parts: parts() })).toEqual([]);
+  const changed = parts();
+  changed[2] = { type: "data-chart", id: "chart", data: { d: [5] } };
+  expect(update(chunks, { parts: changed })).toEqual([changed[2]]);
 });

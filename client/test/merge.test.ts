@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { MAX_PENDING, UNKNOWN, compareTimes, hasEnded, mergeDelta, mergeFile, mergeHint, mergeRow, needsRead } from "../src/merge.ts";
 import type { Entry } from "../src/merge.ts";
 import { partsOf } from "../src/parts.ts";
-import type { Delta } from "../src/types.ts";
+import type { Delta, Part } from "../src/types.ts";
 import { ReplyLife, file, reply, step, timeAt, type Event } from "./world.ts";
 
 function delta(seq: number, text: string, attempt = 1): Delta {
@@ -98,6 +98,59 @@ describe("deltas", () => {
     for (let seq = 2; seq < MAX_PENDING + 10; seq++) entry = mergeDelta(entry, delta(seq, "x"));
     expect(entry.pending.size).toBe(MAX_PENDING);
     expect(needsRead(entry)).toBe(true);
+  });
+});
+
+describe("parts", () => {
+  const call = { type: "dynamic-tool", toolName: "fetch", toolCallId: "fetch", input: {} } as const;
+  const running: Part = { ...call, state: "input-available" };
+  const ended: Part = { ...call, state: "output-available", output: 1 };
+  const shown = (entry: Entry) => partsOf(entry.message!);
+
+  test("close the text before them, and replace the one with their key", () => {
+    let entry = feed(mergeRow(UNKNOWN, reply()), delta(1, "a"), { ...delta(2, ""), part: running }, delta(3, "b"));
+    expect(shown(entry)).toEqual([{ type: "text", text: "a" }, running, { type: "text", text: "b" }]);
+    entry = feed(entry, { ...delta(4, ""), part: ended }, { ...delta(5, ""), content: "acd" }, delta(6, "e"));
+    expect(shown(entry)).toEqual([{ type: "text", text: "a" }, ended, { type: "text", text: "cde" }]);
+    expect(entry.message).toMatchObject({ content: "acde", parts: [{ type: "text", text: "a" }, ended] });
+  });
+
+  test("of reasoning grow until something else comes", () => {
+    const [hm, so] = [{ ...delta(1, ""), reasoning: "H" }, { ...delta(2, ""), reasoning: "m" }];
+    const entry = feed(mergeRow(UNKNOWN, reply()), hm, so, delta(3, "a"), { ...delta(4, ""), reasoning: "So" });
+    expect(shown(entry)).toEqual([{ type: "reasoning", text: "Hm" }, { type: "text", text: "a" }, { type: "reasoning", text: "So" }]);
+  });
+
+  test("that are too large to send wait for the row", () => {
+    const entry = feed(mergeRow(UNKNOWN, reply()), { ...delta(1, ""), omitted: ["part"] }, delta(2, "b"));
+    expect([needsRead(entry), shown(entry)]).toEqual([true, []]);
+    expect(shown(mergeRow(entry, reply({ seq: 1, parts: [ended], updated_at: timeAt(1) })))).toEqual([ended, { type: "text", text: "b" }]);
+  });
+
+  test("are absent in rows of an older schema", () => {
+    const row = reply({ content: "a", seq: 1 });
+    delete row.parts;
+    expect(shown(feed(mergeRow(UNKNOWN, row), delta(2, "b")))).toEqual([{ type: "text", text: "ab" }]);
+    expect(shown(feed(mergeRow(UNKNOWN, row), { ...delta(2, ""), part: ended }))).toEqual([{ type: "text", text: "a" }, ended]);
+  });
+
+  describe("of finished steps are kept when another worker takes over", () => {
+    const kept = { attempt: 2, seq: 1, content: "a", parts: [{ type: "text", text: "a" }, ended] as Part[], updated_at: timeAt(2) };
+    const half = (): Entry => feed(mergeRow(UNKNOWN, reply()), delta(1, "a"), { ...delta(2, ""), part: ended }, delta(3, " half"));
+
+    test("with the row first", () => {
+      const entry = mergeRow(half(), reply(kept));
+      expect(entry.message).toMatchObject({ content: "a", parts: kept.parts });
+      expect(mergeDelta(entry, delta(2, " whole", 2)).message).toMatchObject({ content: "a whole", parts: kept.parts });
+    });
+
+    test("with a delta first: nothing is taken back before the row is read", () => {
+      const early = mergeDelta(half(), delta(2, " whole", 2));
+      expect([early.message?.content, needsRead(early)]).toEqual(["a half", true]);
+      const entry = mergeRow(early, reply(kept));
+      expect([entry.message?.content, needsRead(entry)]).toEqual(["a whole", false]);
+      expect(shown(entry)).toEqual([...kept.parts, { type: "text", text: " whole" }]);
+    });
   });
 });
 

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { ChatSession } from "../src/session.ts";
-import { RequestError, type SaveOutcome } from "../src/types.ts";
+import { RequestError, type Part, type SaveOutcome } from "../src/types.ts";
 import { Supabase } from "./stand-in.ts";
 import { file, question, reply, timeAt } from "./world.ts";
 
@@ -530,5 +530,76 @@ describe("code files", () => {
     expect(session.getSnapshot().files).toMatchObject([{ path: "a.py", language: "python" }]);
     await session.files.remove(added.id);
     expect(session.getSnapshot().files).toEqual([]);
+  });
+});
+
+describe("a reply that waits", () => {
+  const ask = { type: "dynamic-tool", toolName: "ask", toolCallId: "send", input: { title: "Send it?" } } as const;
+  const parts: Part[] = [{ type: "text", text: "May I? " }, { ...ask, state: "approval-requested", approval: { id: "send" } }];
+
+  beforeEach(async () => {
+    supabase.set(question({ status: "running" }));
+    supabase.set(reply());
+    await open();
+    supabase.delta(1, "May I? ");
+    supabase.send("delta", { message_id: "r", reply_to: "q", attempt: 1, seq: 2, part: parts[1] });
+    expect(session.getSnapshot().asks).toEqual([]); // it cannot be answered yet
+    supabase.change("r", { status: "waiting", seq: 2, content: "May I? ", parts });
+  });
+
+  test("shows its parts, and what it asks until there is an answer", async () => {
+    expect(session.getSnapshot()).toMatchObject({ busy: true, asks: [{ messageId: "r", name: "send", input: ask.input }] });
+    expect(last()).toMatchObject({ status: "waiting", content: "May I? ", parts });
+    expect(await session.answer("r", "send", { approved: true })).toBe("taken");
+    expect(supabase.calls.at(-1)).toBe('answer r send {"approved":true}');
+    expect(session.getSnapshot()).toMatchObject({ busy: true, asks: [] });
+    expect(last()).toMatchObject({ status: "queued", parts: [parts[0], { state: "approval-responded" }] });
+    expect(await session.answer("r", "send", { approved: false })).toBe("answered");
+
+    supabase.change("r", { status: "running", attempt: 2, seq: 1 });
+    supabase.delta(2, "Sent", { attempt: 2 });
+    supabase.delta(3, ".", { attempt: 2 });
+    expect(last()).toMatchObject({ content: "May I? Sent.", parts: [parts[0], { toolCallId: "send" }, { text: "Sent." }] });
+  });
+
+  test("has its answer shown although no event comes and the read fails", async () => {
+    supabase.listener = null;
+    supabase.refuseReads = new RequestError("Could not reach the server.", null, true);
+    expect(await session.answer("r", "send", { approved: true })).toBe("taken");
+    expect(last()?.status).toBe("waiting");
+    supabase.refuseReads = null;
+    await vi.advanceTimersByTimeAsync(1_000);
+    expect(last()?.status).toBe("queued");
+  });
+
+  test("rejects an answer to what was not asked", async () => {
+    await expect(session.answer("r", "another", {})).rejects.toMatchObject({ code: "PT404" });
+  });
+
+  test("is read seldom, however long it waits, and often again when it runs", async () => {
+    const { reads } = supabase;
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(supabase.reads - reads).toBeLessThan(6);
+    expect(supabase.reads - reads).toBeGreaterThan(2);
+    await vi.advanceTimersByTimeAsync(24 * 3_600_000);
+    expect(supabase.reads - reads).toBeLessThan(300);
+    supabase.change("r", { status: "running", attempt: 2, seq: 1 });
+    supabase.rows.set("r", { ...supabase.rows.get("r")!, seq: 2, content: "May I? Sent", updated_at: timeAt(2_000) });
+    await vi.advanceTimersByTimeAsync(5_000);
+    expect(last()?.content).toBe("May I? Sent");
+  });
+
+  test("that goes on unheard is found within five minutes", async () => {
+    await vi.advanceTimersByTimeAsync(3_600_000);
+    supabase.set({ ...supabase.rows.get("r")!, status: "done", content: "May I? Sent.", updated_at: timeAt(3_000) }, false);
+    await vi.advanceTimersByTimeAsync(300_000);
+    expect(last()?.status).toBe("done");
+  });
+
+  test("does not slow the reads of a reply that runs before it", async () => {
+    supabase.set(question({ id: "q0", ordinal: 0, status: "running" }));
+    const { reads } = supabase;
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(supabase.reads - reads).toBeGreaterThan(10);
   });
 });

@@ -2,6 +2,8 @@
 
 import { expect } from "vitest";
 import type { Backend, NewFile, NewMessage } from "../src/backend.ts";
+import { hasEnded } from "../src/merge.ts";
+import { isAsk } from "../src/parts.ts";
 import type { TopicListener } from "../src/topic.ts";
 import {
   RequestError,
@@ -27,6 +29,10 @@ export class Supabase implements Backend {
   delays: number[] = [];
   /** The outcome of each read of messages: its delay in ms, and whether the response is lost. */
   responses: { delay: number; lost: boolean }[] = [];
+
+  /** Whether an answer comes too late. */
+  isLate = false;
+  #clock = 1_000;
 
   set(row: MessageRow, announced = true): void {
     this.rows.set(row.id, row);
@@ -128,7 +134,25 @@ export class Supabase implements Backend {
   async answerMessage(id: string, ask: string, answer: Answer): Promise<string> {
     this.calls.push(`answer ${id} ${ask} ${JSON.stringify(answer)}`);
     if (this.refuse) throw this.refuse;
+    const row = this.rows.get(id)!;
+    const part = row.parts?.find((one) => one.type === "dynamic-tool" && one.toolCallId === ask);
+    if (part?.type !== "dynamic-tool") throw new RequestError("Nothing of this name was asked.", "PT404");
+    if (hasEnded(row)) return row.status;
+    if (part.state !== "approval-requested") return "answered";
+    if (this.isLate) return "late";
+    const approval = { id: ask, approved: answer["approved"] === true };
+    const parts = row.parts!.map((one) => (one === part ? { ...part, state: "approval-responded", approval } as const : one));
+    const status = parts.some(isAsk) ? "waiting" : "queued";
+    this.change(id, { parts, status });
     return "taken";
+  }
+
+  /** Changes a reply, and the status of its question. */
+  change(id: string, values: Partial<MessageRow>): void {
+    const updated_at = timeAt(this.#clock++);
+    const row = { ...this.rows.get(id)!, ...values, updated_at };
+    this.set({ ...this.rows.get(row.reply_to!)!, status: row.status, updated_at });
+    this.set(row);
   }
 
   listen(topic: string, listener: TopicListener): () => void {
