@@ -63,7 +63,7 @@ export function mergeDelta(entry: Entry, delta: Delta): Entry {
   if (delta.attempt < entry.pendingAttempt) return entry;
   if (message !== null) {
     if (delta.attempt < message.attempt) return entry;
-    if (delta.attempt === message.attempt && (delta.seq <= message.seq || hasEnded(message))) return entry;
+    if (delta.attempt === message.attempt && (delta.seq <= message.seq || isOver(message))) return entry;
   }
   const kept = delta.attempt === entry.pendingAttempt ? entry.pending : NOTHING_PENDING;
   if (kept.has(delta.seq) || kept.size >= MAX_PENDING) return entry;
@@ -104,13 +104,17 @@ function isOlder(a: Version, b: Version): boolean {
   return a.attempt !== b.attempt ? a.attempt < b.attempt : compareTimes(a.updated_at, b.updated_at) < 0;
 }
 
+/** Whether the message's attempt is over. It runs once, at its start, so its deltas come too late. */
+function isOver(message: MessageRow): boolean {
+  return message.status !== "running";
+}
+
 /** Whether `row` is newer than the message shown. */
 function replaces(row: MessageRow, shown: MessageRow): boolean {
   if (row.attempt !== shown.attempt) return row.attempt > shown.attempt;
   if (row.role === "assistant") {
-    // a reply runs once per attempt, at its start: any other status is later
-    const [runs, ran] = [row.status === "running", shown.status === "running"];
-    if (runs !== ran) return ran;
+    const [over, wasOver] = [isOver(row), isOver(shown)];
+    if (over !== wasOver) return over;
   }
   const order = compareTimes(row.updated_at, shown.updated_at);
   return order !== 0 ? order > 0 : row.status !== shown.status ? hasEnded(row) : row.seq > shown.seq;
@@ -127,7 +131,7 @@ function applyPending(entry: Entry): Entry {
     message = { ...message, ...nothing, attempt: pendingAttempt, status: "running" };
   }
   if (pendingAttempt > message.attempt) return { ...entry, message };
-  if (pendingAttempt < message.attempt || hasEnded(message)) return { ...entry, message, pending: NOTHING_PENDING };
+  if (pendingAttempt < message.attempt || isOver(message)) return { ...entry, message, pending: NOTHING_PENDING };
   // a delta that left something out needs the row
   for (let next = pending.get(message.seq + 1); next && !next.omitted; next = pending.get(message.seq + 1)) {
     message = apply(message, next);

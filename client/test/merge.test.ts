@@ -69,6 +69,12 @@ describe("deltas", () => {
     expect(mergeDelta(second, delta(2, "zombie"))).toBe(second);
   });
 
+  test("after the attempt are ignored, and need no reads", () => {
+    const queued = mergeRow(feed(running, delta(1, "a")), reply({ status: "queued", seq: 1, content: "a", updated_at: timeAt(1) }));
+    expect(mergeDelta(queued, delta(2, "b"))).toBe(queued);
+    expect(needsRead(mergeRow(feed(UNKNOWN, delta(3, "c")), queued.message!))).toBe(false);
+  });
+
   test("after the end are ignored", () => {
     const done = mergeRow(running, reply({ status: "done", seq: 2, content: "ab", updated_at: timeAt(1) }));
     expect(mergeDelta(done, delta(3, "c"))).toBe(done);
