@@ -147,8 +147,9 @@ function* change(sent: Sent, part: Part): Generator<UIMessageChunk> {
 /** A tool's call, from what was sent of it to its present state. */
 function* call(part: ToolPart, old?: ToolPart): Generator<UIMessageChunk> {
   const { toolCallId, toolName, input } = part;
-  const approval = "approval" in part ? part.approval : undefined;
   const known = old && "approval" in old ? old.approval : undefined;
+  // a question that nobody answered in time has none
+  const approval = "approval" in part ? part.approval : known && { id: known.id };
   const approved = approval?.approved;
   if (!old) yield { type: "tool-input-available", toolCallId, toolName, input, dynamic: true };
   if (approval && (!known || known.approved !== approved)) {

@@ -131,7 +131,7 @@ describe("a reply that asks", () => {
     await until(() => expect(answers()).toHaveLength(1));
     await until(() => expect(chat.status).toBe("submitted"));
     expect(shown(chat)).toEqual(["May I? ", ["send", "approval-responded", true]]);
-    resume({ part: { ...ask("send"), state: "output-error", errorText: "No answer in time.", approval: { id: "send" } } });
+    resume({ part: { ...ask("send"), state: "output-error", errorText: "No answer in time." } });
     await until(() => expect(shown(chat)).toEqual(["May I? ", ["send", "output-error", "No answer in time."]]));
   });
 

@@ -120,7 +120,7 @@ describe("a message that continues", () => {
       { type: "start", messageId: "r" },
       { type: "tool-approval-response", approvalId: "send", approved: false },
     ]);
-    const late = { ...ask, state: "output-error", errorText: "No answer in time.", approval: { id: "send" } } as const;
+    const late = { ...ask, state: "output-error", errorText: "No answer in time." } as const;
     expect(types(update(chunks, { content: "May I? ", parts: [known[0]!, late] }))).toEqual(["tool-approval-request", "tool-output-error"]);
   });
 

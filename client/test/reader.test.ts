@@ -53,12 +53,14 @@ class Reader {
 }
 
 /**
- * What is compared: not the states of texts, what has no content, nor where the structured result is. `row`: the one
- * that the message is of. If a takeover has dropped the result of a finished step, it stays until there is another.
+ * What is compared: not the states of texts, what has no content, approvals without an answer, nor where the structured
+ * result is. `row`: the one that the message is of. If a takeover has dropped its result, that of a finished step stays
+ * until there is another.
  */
 function comparable({ parts }: Pick<UIMessage, "parts">, row: MessageRow): unknown[] {
   const plain = parts.map((part) => {
-    const { state, id, providerMetadata: _, ...rest } = part as Record<string, unknown>;
+    const { state, id, providerMetadata: _, approval, ...rest } = part as Record<string, unknown>;
+    if ((approval as { approved?: boolean } | undefined)?.approved !== undefined) rest["approval"] = approval;
     const isText = part.type === "text" || part.type === "reasoning";
     return JSON.parse(JSON.stringify(isText ? rest : { ...rest, id, state })) as Part;
   });

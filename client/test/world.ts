@@ -191,8 +191,8 @@ export class ReplyLife {
       const { approval } = ask as { approval: { id: string; approved: boolean } };
       this.#show({ ...ask, state: "output-available", output: { approved: approval.approved }, approval });
     }
-    for (const ask of this.#asks("approval-requested")) {
-      this.#show({ ...ask, state: "output-error", errorText: "No answer in time." });
+    for (const { type, toolCallId, toolName, input } of this.#asks("approval-requested")) {
+      this.#show({ type, toolCallId, toolName, input, state: "output-error", errorText: "No answer in time." });
     }
   }
 
