@@ -102,9 +102,11 @@ def _codes() -> dict[str, bool]:
         for name, code in re.findall(r"\b([A-Z]\w+)\(\s*\"([a-z_]+)\",", source)
         if isinstance(found := getattr(errors, name, None), type) and issubclass(found, TurnFailure)
     }
-    # only one class takes its code from a variable
-    assert set(re.findall(r"\b([A-Z]\w+)\(\s*code,", source)) == {"ModelUnavailable"}
+    # these classes take their codes from variables: the others have them in tables
+    assert set(re.findall(r"\b([A-Z]\w+)\(\s*code,", source)) == {"ModelUnavailable", "StepUnresolved"}
+    codes |= {code: False for code in re.findall(r'^    \S+: \("(\w+)", "', source, re.M)}
     codes |= {code: True for code in re.findall(r'\bcode(?:, text)? = .*?"(model_\w+)"', source)}
     codes |= {code: retry == "True" for retry, code in re.findall(r'Verdict\((True|False), "(\w+)"', source)}
     sql = "".join(path.read_text() for path in (PROJECT / "supabase" / "migrations").glob("*.sql"))
-    return codes | {code: False for code in re.findall(r"'code', '(\w+)', 'message'", sql)}
+    written = set(re.findall(r"'code', '(\w+)', 'message'", sql)) - {"not_begun"}  # only handlers get that
+    return codes | {code: False for code in written}
