@@ -66,14 +66,14 @@ isOneToOne: false
                   ]
                 },"functions": {
                   Row: {
-                    "name": string,"result": Json | null,"updated_at": string
+                    "description": string | null,"name": string,"parameters": Json | null,"reads_files": boolean,"result": Json | null,"suggestions": NonNullable<Json>,"title": string | null,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "name": string,"result"?: Json | null,"updated_at"?: string
+                    "description"?: string | null,"name": string,"parameters"?: Json | null,"reads_files"?: boolean,"result"?: Json | null,"suggestions"?: NonNullable<Json>,"title"?: string | null,"updated_at"?: string
                   }
                   Update: {
-                    "name"?: string,"result"?: Json | null,"updated_at"?: string
+                    "description"?: string | null,"name"?: string,"parameters"?: Json | null,"reads_files"?: boolean,"result"?: Json | null,"suggestions"?: NonNullable<Json>,"title"?: string | null,"updated_at"?: string
                   }
                   Relationships: [
                     

@@ -31,6 +31,7 @@ MIGRATIONS = (
     "20261130000006_dispatch",
     "20261201000001_steps",
     "20261201000002_validate_steps",
+    "20261201000003_catalogue",
 )
 SCHEMAS = (
     *("tables", "bookkeeping", "announce", "probe", "limits", "guards", "jobs", "questions", "code_files", "fleet"),

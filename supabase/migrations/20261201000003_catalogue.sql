@@ -1,0 +1,91 @@
+-- The catalogue says all that users see of a function: its title, what it does, its arguments, questions to start with.
+
+alter table public.functions
+    add column title text,
+    add column description text,
+    add column parameters json,  -- in the order in which a form shows them
+    add column suggestions jsonb not null default '[]',
+    add column reads_files boolean not null default false;
+
+-- what the constraints would refuse: workers describe it again
+delete from public.functions
+ where name ~ '[\u0001-\u001f\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]'
+    or result::text ~* '\\(u00[0189]|u007f|[bf]|u20|ufeff)|[\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]';
+
+alter table public.functions
+    add constraint functions_title_size check (octet_length(title) between 1 and 256),
+    add constraint functions_description_size check (octet_length(description) between 1 and 1024),
+    add constraint functions_parameters_size check (octet_length(parameters::text) <= 65536),
+    add constraint functions_suggestions_size check (
+        jsonb_typeof(suggestions) = 'array' and jsonb_array_length(suggestions) <= 8
+        and octet_length(suggestions::text) <= 8192),
+    add constraint functions_suggestions_text check (not jsonb_path_exists(suggestions, '$[*] ? (@.type() != "string")')),
+    add constraint functions_printable check (
+        concat_ws(' ', name, title, description)
+            !~ '[\u0001-\u001f\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]'),
+    add constraint functions_suggestions_printable check (
+        suggestions::text
+            !~ '(^|[^\\])(\\\\)*\\[bfnrtu]|[\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]'),
+    add constraint functions_parameters_printable check (
+        parameters::jsonb::text
+            !~ '(^|[^\\])(\\\\)*\\[bfu]|[\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]'),
+    add constraint functions_result_printable check (
+        result::jsonb::text
+            !~ '(^|[^\\])(\\\\)*\\[bfu]|[\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]');
+
+comment on column public.functions.title is 'What to call it; null: its name.';
+comment on column public.functions.description is 'What it does, in one line.';
+comment on column public.functions.parameters is
+    'The JSON schema (an object) of the arguments that it takes from a question''s data; null if there are none.';
+comment on column public.functions.suggestions is 'Questions to start with: a list of texts.';
+comment on column public.functions.reads_files is 'Whether it reads the session''s files.';
+
+create or replace function public.bridge_describe(functions json) returns void
+language plpgsql security definer set search_path = '' set statement_timeout = '6s'
+as $$
+declare
+    item json;
+    its record;
+begin
+    for item in
+        select distinct on (x.item ->> 'name') x.item
+          from json_array_elements(bridge_describe.functions) x (item)
+         where octet_length(x.item ->> 'name') between 1 and 128
+           and x.item ->> 'name' !~ '[\u0001-\u001f\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]'
+         order by x.item ->> 'name'
+         limit 1000
+    loop
+        begin
+            select * into its from json_to_record(item) x (
+                name text, title text, description text, parameters json, result json, suggestions jsonb,
+                reads_files boolean, internal boolean);
+            if its.internal then
+                delete from public.functions f where f.name = its.name;
+            elsif item -> 'title' is null then  -- an older worker knows of nothing but the result
+                insert into public.functions as f (name, result) values (its.name, its.result)
+                on conflict (name) do update set result = excluded.result, updated_at = now();
+            else
+                insert into public.functions as f (
+                    name, title, description, parameters, result, suggestions, reads_files)
+                values (its.name, its.title, its.description, its.parameters, its.result,
+                        coalesce(its.suggestions, '[]'), coalesce(its.reads_files, false))
+                on conflict (name) do update
+                   set title = excluded.title, description = excluded.description, parameters = excluded.parameters,
+                       result = excluded.result, suggestions = excluded.suggestions,
+                       reads_files = excluded.reads_files, updated_at = now();
+            end if;
+        exception when data_exception or integrity_constraint_violation then  -- of the rest, something is too large
+            insert into public.functions as f (name) values (item ->> 'name')
+            on conflict (name) do update set result = null, updated_at = now();
+        end;
+    end loop;
+    -- what no worker has known within the last day
+    delete from public.functions f
+     where f.updated_at < now() - interval '1 day'
+       and not exists (select from bridge.functions b where b.name = f.name);
+end
+$$;
+comment on function public.bridge_describe is
+    'Describes the functions [{name, title, description, parameters, result, suggestions, reads_files}] of a worker that '
+    'starts. An item without the key title, as older workers send it, changes only the result. One that is internal is '
+    'removed. Of one that breaks a bound of the table, only the name is kept.';
