@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Self
+from typing import Self
 
 from bridge.baml.functions import BamlFunctions, answerable, has_client, load_client
 from bridge.errors import SetupError
-from bridge.handlers import Handler, describe, place_of, registered, run_handler
-from bridge.model import Completion, Partial, Turn
+from bridge.handlers import Handler, describe, description_of, place_of, registered, run_handler
+from bridge.model import Completion, Description, Partial, Turn
 from bridge.settings import ALL_FUNCTIONS
 from bridge.steps import Steps
 
@@ -67,9 +67,9 @@ class Functions:
         return cls(chosen, BamlFunctions.load(found, others, env or {}, is_called=bool(chosen)))
 
     @property
-    def results(self) -> Mapping[str, Any]:
-        """The JSON schema of each function's result; None of a handler, which declares none."""
-        return {**dict.fromkeys(self.names), **self._baml.results}
+    def descriptions(self) -> Mapping[str, Description]:
+        """What users see of each function."""
+        return {**self._baml.descriptions, **{name: description_of(name) for name in self._handlers}}
 
     def run(self, turn: Turn, steps: Steps | None = None) -> AsyncGenerator[Partial | Completion, None]:
         """Answer a turn: yield the newest partial each time the reader asks, and the completion last.

@@ -14,6 +14,15 @@ yields nothing and runs no step for BRIDGE_IDLE_SECONDS counts as stalled. When 
 cancelled where it waits: clean up in `finally`. A `TurnFailure` that it raises is shown to the user unchanged. A bug (a
 value of a wrong type, a name that does not exist) fails at once, and the log names its line. Any other exception is
 logged, and the message is retried.
+
+What users see of it, and the arguments that it takes from a question's data, are told to the decorator:
+
+    class Options(BaseModel):
+        tone: Literal["plain", "formal"] = "plain"
+
+    @handler("Shout", title="Shouting", description="Repeats it, louder.", suggestions=["Hello"], parameters=Options)
+    async def shout(turn: Turn):
+        options = Options.model_validate(turn.data)  # it fits: a question that does not has failed
 """
 
 import asyncio
@@ -23,12 +32,13 @@ import logging
 import os
 import sysconfig
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel
+from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
 from bridge.errors import (
@@ -41,7 +51,8 @@ from bridge.errors import (
     StepUnresolved,
     TurnFailure,
 )
-from bridge.model import Completion, FileWrite, Partial, Turn, Usage
+from bridge.model import Completion, Description, FileWrite, Partial, Turn, Usage
+from bridge.parameters import check_data, describe_model
 from bridge.steps import TURNS, Steps, Waiting
 
 log = logging.getLogger(__name__)
@@ -59,14 +70,32 @@ _BRIDGE = os.path.dirname(__file__) + os.sep
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib", "stdlib", "platstdlib")})
 
 _handlers: dict[str, Handler] = {}
+_descriptions: dict[str, Description] = {}
+_parameters: dict[str, type[BaseModel]] = {}
 
 
-def handler(name: str) -> Callable[[Function], Function]:
+def handler(
+    name: str,
+    *,
+    title: str | None = None,
+    description: str | None = None,
+    suggestions: Sequence[str] = (),
+    parameters: type[BaseModel] | None = None,
+    reads_files: bool = False,
+) -> Callable[[Function], Function]:
     """Register an async generator function, or a coroutine function, as the handler `name`.
 
-    BRIDGE_FUNCTIONS must name it too. What a coroutine function returns counts as if it were yielded. Raises SetupError
-    if it is neither, if it does not take one parameter, or if another handler has that name.
+    BRIDGE_FUNCTIONS must name it too. What a coroutine function returns counts as if it were yielded.
+
+    Users see the `title`, the `description` (by default, the first line of the docstring) and the `suggestions`, which
+    are questions to start with. `parameters` declares what a question's data may hold: one that does not fit fails with
+    `bad_arguments`. With `reads_files`, the chat page makes a long paste a file.
+
+    Raises SetupError if it is no async function of one parameter, if another handler has that name, or if JSON schema
+    cannot express the parameters.
     """
+    if isinstance(suggestions, str):
+        raise SetupError(f"The suggestions of the handler {name} are a text.", "Give a list of texts.")
 
     def register(function: Function) -> Function:
         where = f"{function.__module__}.{function.__qualname__} ({_place_of_code(function)})"
@@ -80,7 +109,16 @@ def handler(name: str) -> Callable[[Function], Function]:
             raise SetupError(f"The handler {where} cannot be called with a turn.", remedy) from None
         if name in _handlers and inspect.unwrap(_handlers[name]) is not inspect.unwrap(function):
             raise SetupError(f"Two handlers are named {name}; the second is {where}.", "Rename one of them.")
+        try:
+            schema = None if parameters is None else describe_model(parameters)
+        except PydanticUserError as error:
+            problem = f"The parameters of the handler {where} cannot be described ({error.message.splitlines()[0]})."
+            raise SetupError(problem, "Use types that JSON schema can express.") from error
+        says = description or (inspect.getdoc(function) or "").partition("\n")[0] or None
         _handlers[name] = generator
+        _descriptions[name] = Description(name, title, says, schema, None, tuple(suggestions), reads_files)
+        if parameters is not None:
+            _parameters[name] = parameters
         return function
 
     return register
@@ -106,6 +144,11 @@ def registered() -> dict[str, Handler]:
     return dict(_handlers)
 
 
+def description_of(name: str) -> Description:
+    """What users see of a registered handler."""
+    return _descriptions[name]
+
+
 async def run_handler(
     function: Handler, turn: Turn, steps: Steps | None = None
 ) -> AsyncGenerator[Partial | Completion, None]:
@@ -113,6 +156,8 @@ async def run_handler(
 
     Raises TurnFailure, and Waiting if the handler waits for somebody else. Without `steps`, nothing is remembered.
     """
+    if parameters := _parameters.get(turn.function):
+        check_data(parameters, turn.data)
     steps = steps or Steps.unremembered(turn)
     files: list[FileWrite] = []
     pieces = cast("AsyncGenerator[Any, None]", function(replace(turn, steps=steps)))  # `handler` registers nothing else

@@ -3,7 +3,7 @@
 Where a value mirrors a row, its fields are named as the columns in `supabase/schemas`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self, TypeVar
 
@@ -94,6 +94,23 @@ class StepRunner(Protocol):
 
     def show(self, part: Mapping[str, Any]) -> None:
         """See `Turn.show`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What users see of a function: a row of `public.functions`. `parameters` and `result` are JSON schemas.
+
+    One that `is_internal` is for handlers or the worker alone, and is not shown.
+    """
+
+    name: str
+    title: str | None = None
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None
+    suggestions: Sequence[str] = ()
+    reads_files: bool = False
+    is_internal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

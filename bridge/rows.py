@@ -3,6 +3,8 @@
 Answers are read by name: a newer schema may add keys that this worker does not know.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -11,6 +13,7 @@ from bridge.model import (
     Checkpoint,
     Claim,
     CodeFile,
+    Description,
     Dispatch,
     Job,
     Kept,
@@ -24,7 +27,20 @@ from bridge.model import (
     Turn,
     Wait,
 )
-from bridge.sanitize import MAX_FILE_BYTES, sanitize_json, sanitize_text, truncate_utf8
+from bridge.sanitize import (
+    MAX_FILE_BYTES,
+    UNPRINTABLE,
+    sanitize_json,
+    sanitize_line,
+    sanitize_text,
+    truncate_utf8,
+)
+
+# The bounds of `public.functions`, in bytes; a suggestion has its share of those of all.
+MAX_NAME, MAX_TITLE, MAX_DESCRIPTION, MAX_SCHEMA, MAX_SUGGESTION = 128, 256, 1024, 60_000, 400
+MAX_SUGGESTIONS = 8
+# In JSON: a control character that is not a newline, a return or a tab.
+_CONTROL = re.compile(r"(?<!\\)(?:\\\\)*\\[bfu]")
 
 
 def decode_claim(answer: Mapping[str, Any]) -> Claim:
@@ -149,6 +165,34 @@ def encode_step(item: StepWrite) -> dict[str, Any]:
 def decode_step(row: Mapping[str, Any]) -> Step:
     """An item of the answer of `bridge_steps`. A malformed one raises KeyError or TypeError."""
     return Step(**{field.name: row[field.name] for field in fields(Step)})
+
+
+def encode_description(item: Description) -> dict[str, Any] | None:
+    """Encode an item of `bridge_describe`: what is too long is cut, and a schema left out. None if it has no name."""
+    name = sanitize_line(item.name, MAX_NAME)
+    if name != item.name:
+        return None
+    if item.is_internal:
+        return {"name": name, "internal": True}
+    suggestions = [sanitize_line(text, MAX_SUGGESTION) for text in item.suggestions]
+    return {
+        "name": name,
+        "title": item.title and sanitize_line(item.title, MAX_TITLE),
+        "description": item.description and sanitize_line(item.description, MAX_DESCRIPTION),
+        "parameters": _schema(item.parameters),
+        "result": _schema(item.result),
+        "suggestions": [text for text in suggestions if text][:MAX_SUGGESTIONS],
+        "reads_files": item.reads_files,
+    }
+
+
+def _schema(schema: Mapping[str, Any] | None) -> Any:
+    if schema is None:
+        return None
+    value = sanitize_json(schema)
+    text = json.dumps(value, ensure_ascii=False)
+    is_storable = len(text.encode()) <= MAX_SCHEMA and not _CONTROL.search(text) and not UNPRINTABLE.search(text)
+    return value if is_storable else None
 
 
 def _seconds(milliseconds: float | None) -> float | None:

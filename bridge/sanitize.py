@@ -1,5 +1,6 @@
 """Makes values acceptable to Postgres and JSON: one bad character would get a whole batch refused."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,16 @@ from typing import Any
 MAX_TEXT_BYTES = 1_000_000
 MAX_FILE_BYTES = 262_144
 MAX_DEPTH = 64  # Python's own JSON parser fails near 1,000, pydantic's at 200
+
+
+# Control characters, and those that turn the direction of text or have no width; as in `public.functions`.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def sanitize_line(text: str, limit: int) -> str | None:
+    """Return the text as one line of at most `limit` bytes that can be shown; None if nothing is left."""
+    line = " ".join(UNPRINTABLE.sub(" ", text).split())
+    return truncate_utf8(line, limit).rstrip() or None
 
 
 def sanitize_text(text: str) -> str:

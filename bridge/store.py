@@ -17,7 +17,19 @@ from supabase import AsyncClient, AuthError
 
 from bridge.breaker import Plan
 from bridge.errors import SetupError, StoreRefused, StoreUnavailable
-from bridge.model import BatchAck, Checkpoint, Claim, Dispatch, Result, Session, Step, StepAck, StepWrite, Usage
+from bridge.model import (
+    BatchAck,
+    Checkpoint,
+    Claim,
+    Description,
+    Dispatch,
+    Result,
+    Session,
+    Step,
+    StepAck,
+    StepWrite,
+    Usage,
+)
 from bridge.rest import CALL_SECONDS, Rpc, connect, unexpected, unreachable
 from bridge.rows import (
     decode_claim,
@@ -25,6 +37,7 @@ from bridge.rows import (
     decode_hints,
     decode_step,
     encode_checkpoint,
+    encode_description,
     encode_result,
     encode_step,
 )
@@ -119,12 +132,9 @@ class Store:
             raise
         return True
 
-    async def describe(self, results: Mapping[str, Any]) -> None:
-        """Publish the functions that it answers, each with the JSON schema of its result (None: not known).
-
-        A schema that is too old for it keeps none.
-        """
-        functions = [{"name": name, "result": result} for name, result in results.items()]
+    async def describe(self, descriptions: Sequence[Description]) -> None:
+        """Publish what users see of the functions that it answers. A schema that is too old for it keeps none."""
+        functions = [item for item in map(encode_description, descriptions) if item is not None]
         try:
             await self._rpc.call("bridge_describe", {"functions": functions})
         except StoreRefused as error:

@@ -196,7 +196,7 @@ class Worker:
         pause = 1.0
         while True:
             try:
-                await self._store.describe(self._functions.results)
+                await self._store.describe(list(self._functions.descriptions.values()))
                 break
             except StoreRefused as error:
                 log.warning("the functions are not in the catalogue: %s", error)

@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 from bridge.baml.delimiters import defuse_all
 from bridge.errors import BadRequest, SetupError
 from bridge.model import CodeFile, Message, Session, Turn
+from bridge.parameters import first_complaint
 
 # The arguments that the turn fills. All others come from its `data`. `_fit` then fits the messages to their class.
 _FROM_TURN: Mapping[str, Callable[[Turn], Any]] = {
@@ -41,6 +42,11 @@ class Parameter(NamedTuple):
     adapter: TypeAdapter[Any]
     required: bool
     has_media: bool
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether the turn fills it. Other parameters come from the question's `data`."""
+        return self.name in _FROM_TURN
 
     def validate(self, value: Any) -> Any:
         """Defuse the value, and return it in the parameter's type. Raises ValidationError."""
@@ -70,15 +76,16 @@ def read_parameters(function: Callable[..., Any], place: str = "") -> tuple[Para
         if name in ("self", "baml_options"):
             continue
         try:
-            is_required = parameter.default is inspect.Parameter.empty
             hint = hints[name]
+            # BAML 0.226.3 writes a default for an optional parameter only if no other one follows
+            is_required = parameter.default is inspect.Parameter.empty and NoneType not in get_args(hint)
             found.append(Parameter(name, hint, TypeAdapter[Any](hint), is_required, _may_hold_media(hint)))
             if fill := _FROM_TURN.get(name):
                 found[-1].validate(fill(_SAMPLE))
         except (ValidationError, PydanticUserError) as error:
             raise SetupError(
                 f"The parameter `{name}` of the BAML function {function.__name__}{place and f' ({place})'} has a type "
-                f"that the bridge cannot fill: {_first_complaint(error)}.",
+                f"that the bridge cannot fill: {first_complaint(error)}.",
                 "See baml_src/types.baml for the types of `messages` and `files`.",
             ) from error
     return tuple(found)
@@ -94,7 +101,7 @@ def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, A
             try:
                 bound[name] = parameter.validate(turn.data[name] if fill is None else fill(turn))
             except ValidationError as error:
-                problem = f"The argument `{name}` is invalid: {_first_complaint(error)}."
+                problem = f"The argument `{name}` is invalid: {first_complaint(error)}."
                 # neither the cause nor the complaint, which may name the user's own keys, belongs into the log
                 raise BadRequest("bad_arguments", problem, detail=f"the argument `{name}` is invalid") from None
             if parameter.has_media:
@@ -213,16 +220,6 @@ def _fit(messages: Iterable[Message], cls: type[BaseModel] | None) -> list[dict[
                 item["data"] = None
         fitted.append(item)
     return fitted
-
-
-def _first_complaint(error: ValidationError | PydanticUserError) -> str:
-    """Return the first complaint, without the value that caused it."""
-    if isinstance(error, PydanticUserError):
-        return error.message.partition("\n")[0]
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    complaint = first["msg"][:1].lower() + first["msg"][1:]
-    return f"at {where}, {complaint}" if where else complaint
 
 
 def _refuse_media_url(name: str, value: Any) -> None:

@@ -30,10 +30,11 @@ from bridge.baml.arguments import (
 )
 from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
+from bridge.baml.doc_comments import DocComment, read_doc_comments
 from bridge.baml.failures import Response, bad_output, complete, known_model, name_error, translate_error
 from bridge.baml.parsing import Parser
-from bridge.baml.results import describe_result
 from bridge.baml.running import Running
+from bridge.baml.schemas import describe_parameters, describe_result
 from bridge.baml.unparsed import Unparsed, copy_unparsed
 from bridge.errors import (
     BadOutput,
@@ -45,7 +46,7 @@ from bridge.errors import (
     SetupError,
     TurnFailure,
 )
-from bridge.model import Completion, FileWrite, Partial, Turn, Usage
+from bridge.model import Completion, Description, FileWrite, Partial, Turn, Usage
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +57,14 @@ CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about
 class BamlFunction(NamedTuple):
     """One function of a generated client. `is_text` means that it returns a plain string.
 
-    `result` is the JSON schema of what it returns.
+    `description` is what users see of it.
     """
 
     client: Client
     unparsed: Unparsed
     parameters: tuple[Parameter, ...]
     is_text: bool
-    result: Mapping[str, Any] | None
+    description: Description
 
 
 class BamlFunctions:
@@ -91,16 +92,20 @@ class BamlFunctions:
         if names:
             _check_variables(client, env)
         unparsed = copy_unparsed(client.sources, names, [name for name, hint in returned.items() if hint is not str])
+        comments = read_doc_comments(client.sources)
         functions = {
-            name: BamlFunction(client, unparsed, parameters[name], hint is str, describe_result(hint))
+            name: BamlFunction(
+                *(client, unparsed, parameters[name], hint is str),
+                _describe(name, comments.get(name, DocComment()), parameters[name], hint),
+            )
             for name, hint in returned.items()
         }
         return cls(functions, env, Called(client) if is_called else None)
 
     @property
-    def results(self) -> Mapping[str, Mapping[str, Any] | None]:
-        """The JSON schema of each function's result; None if it cannot be described."""
-        return {name: function.result for name, function in self._functions.items()}
+    def descriptions(self) -> Mapping[str, Description]:
+        """What users see of each function."""
+        return {name: function.description for name, function in self._functions.items()}
 
     async def run(self, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
         """Run the function that `turn` names; see `bridge.functions.Functions.run`."""
@@ -323,7 +328,7 @@ class Called:
         signature = inspect.signature(function)
         without_options = [p for p in signature.parameters.values() if p.name != "baml_options"]
         signature = signature.replace(parameters=without_options)
-        prepared = BamlFunction(self._client, unparsed, parameters, hint is str, None)
+        prepared = BamlFunction(self._client, unparsed, parameters, hint is str, Description(name))
         found = self._found[name] = CalledFunction(name, prepared, signature, hint)
         return found
 
@@ -371,6 +376,19 @@ def answerable(client: Client) -> tuple[str, ...]:
         else:
             names.append(name)
     return tuple(names)
+
+
+def _describe(name: str, comment: DocComment, parameters: Sequence[Parameter], returned: Any) -> Description:
+    return Description(
+        name,
+        comment.title,
+        comment.description,
+        describe_parameters(parameters),
+        describe_result(returned),
+        comment.suggestions,
+        reads_files=any(parameter.name == "files" for parameter in parameters),
+        is_internal=comment.is_internal,
+    )
 
 
 def _place(client: Client, name: str) -> str:

@@ -25,14 +25,14 @@ from baml_py.baml_py import BamlError
 
 from bridge.errors import SetupError
 
-_TOKEN = re.compile(
+TOKEN = re.compile(
     r"""//[^\n]*+ | \{//.*?//\}             # comments
       | (?P<raw>\#++)".*?"(?P=raw)          # #"a raw string"#
       | "(?:[^"\\]|\\.)*+"                  # "a string"
       | -> | \w++ | [^\s]""",
     re.S | re.X,
 )
-_OPENS, _CLOSES = frozenset("([{"), frozenset(")]}")
+OPENS, CLOSES = frozenset("([{"), frozenset(")]}")
 _FORMAT = re.compile(r"\bctx\s*\.\s*output_format\b")
 # In its arguments: literals, the arguments' names, and anything else, which is not known here.
 _ARGUMENT = re.compile(
@@ -92,11 +92,11 @@ def copy_unparsed(sources: Mapping[str, str], names: Sequence[str], structured: 
 
 def _functions_in(text: str) -> Iterator[tuple[str, _Function]]:
     """Find the functions of a source file that have a prompt."""
-    tokens = [token for token in _TOKEN.finditer(text) if not token[0].startswith(("//", "{//"))]
+    tokens = [token for token in TOKEN.finditer(text) if not token[0].startswith(("//", "{//"))]
     at = depth = 0
     while at < len(tokens):
         token = tokens[at][0]
-        depth += (token in _OPENS) - (token in _CLOSES)
+        depth += (token in OPENS) - (token in CLOSES)
         if token == "function" and depth == 0 and at + 2 < len(tokens):
             opening = at + 2
             arrow = _skip(tokens, opening)
@@ -125,7 +125,7 @@ def _skip(tokens: Sequence[re.Match[str]], at: int) -> int:
     depth = 0
     while at < len(tokens):
         token = tokens[at][0]
-        depth += (token in _OPENS) - (token in _CLOSES)
+        depth += (token in OPENS) - (token in CLOSES)
         at += 1
         if depth <= 0:
             break
@@ -137,7 +137,7 @@ def _expressions_in(body: str) -> Iterator[tuple[int, int]]:
     for found in _FORMAT.finditer(body):
         end = found.end()
         if body.startswith("(", end):
-            tokens = list(_TOKEN.finditer(body, end))
+            tokens = list(TOKEN.finditer(body, end))
             end = tokens[_skip(tokens, 0) - 1].end()
         yield found.start(), end
 

@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import AsyncGenerator
 
+from pydantic import BaseModel
+
 from bridge import FileWrite, Turn, TurnFailure, Usage, handler
 
 _lags: list[float] = []  # how late the event loop was, in seconds
@@ -76,7 +78,13 @@ async def faulty(turn: Turn) -> AsyncGenerator[str | Usage, None]:
     raise Bare
 
 
-@handler("Loud")
+class Loudness(BaseModel):
+    """What a question to `Loud` may say beside its text."""
+
+    exclamation: bool = False
+
+
+@handler("Loud", title="Loud words", suggestions=["good morning"], parameters=Loudness)
 async def loud(turn: Turn) -> AsyncGenerator[str | FileWrite | dict[str, int], None]:
     """Yield text, a structured value and a file."""
     for word in turn.message.split():

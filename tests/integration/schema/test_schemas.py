@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from bridge.model import Description
+from bridge.rows import encode_description
 from devstack import migrations
 from devstack.realtime import SCHEMA_SQL
 from devstack.stack import Stack
@@ -50,6 +53,23 @@ async def test_schemas_and_migrations_make_the_same_database(stack: Stack) -> No
     ):
         found = difference(await catalogue(schemas), await catalogue(migrated))
     assert not found, "\n\n".join(found)
+
+
+async def test_schema_before_the_catalogue_takes_what_a_worker_says_now(stack: Stack) -> None:
+    files = migrations.files(shipped.project())
+    before = files[: next(n for n, file in enumerate(files) if file.name.endswith("_catalogue.sql"))]
+    new = encode_description(Description("New", "A title", "What it does", {}, {"type": "string"}, ["Why?"]))
+    async with made_of(stack, "before_the_catalogue", before) as db:
+        describe = "select public.bridge_describe(%s::json)"
+        await db.execute(describe, (json.dumps([new]),))
+        read = await db.execute("select name, result from public.functions")
+        assert await read.fetchall() == [{"name": "New", "result": {"type": "string"}}]
+        # what has been described by then stays, but for what could never be shown
+        await db.execute(describe, (r'[{"name": "a\u001b"}, {"name": "Old", "result": {"a": "\u202e"}}]',))
+        for file in files[len(before) :]:
+            await db.execute(file.read_bytes())
+        read = await db.execute("select name, result, suggestions from public.functions")
+        assert await read.fetchall() == [{"name": "New", "result": {"type": "string"}, "suggestions": []}]
 
 
 def test_every_schema_file_is_listed() -> None:

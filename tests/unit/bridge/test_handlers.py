@@ -6,17 +6,18 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from baml_py.errors import BamlValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bridge import handlers
 from bridge.errors import BadRequest, SetupError, TurnFailure, verdict
-from bridge.handlers import handler, registered, run_handler
-from bridge.model import Completion, FileWrite, Partial, Session, Turn, Usage
+from bridge.handlers import description_of, handler, registered, run_handler
+from bridge.model import Completion, Description, FileWrite, Partial, Session, Turn, Usage
 
 SOURCE = Path(__file__).read_text()
 CIRCLE: dict[str, Any] = {}
@@ -26,7 +27,8 @@ TURN = Turn("H", "hello", (), (), Session("s", "u", None, "H", {}), "u")
 
 @pytest.fixture(autouse=True)
 def no_other_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "_handlers", {})
+    for registry in ("_handlers", "_descriptions", "_parameters"):
+        monkeypatch.setattr(handlers, registry, {})
 
 
 class Step(BaseModel):
@@ -243,3 +245,73 @@ def test_handler_without_a_parameter_is_refused() -> None:
 
     with pytest.raises(SetupError, match=r"\(\S*test_handlers\.py:\d+\) cannot be called with a turn"):
         handler("H")(h)  # type: ignore[type-var]  # the mistake that is tested
+
+
+class Options(BaseModel):
+    """A note of the developer."""
+
+    max_price: float = Field(1.5, ge=0, description="In euros")
+    tone: Literal["plain", "formal"]
+
+
+def test_handler_is_described_by_its_decorator_and_docstring() -> None:
+    @handler("Bare")
+    async def bare(turn: Turn) -> AsyncIterator[str]:
+        yield ""
+
+    @handler("Documented")
+    async def documented(turn: Turn) -> AsyncIterator[str]:
+        """Say it.
+
+        A note.
+        """
+        yield ""
+
+    register = handler(
+        "Whole", title="T", description="D", suggestions=["a", "b"], parameters=Options, reads_files=True
+    )
+    register(documented)
+    assert description_of("Bare") == Description("Bare")
+    assert description_of("Documented") == Description("Documented", description="Say it.")
+    schema = {
+        "type": "object",
+        "properties": {
+            "max_price": {"type": "number", "minimum": 0, "default": 1.5, "description": "In euros"},
+            "tone": {"type": "string", "enum": ["plain", "formal"]},
+        },
+        "required": ["tone"],
+    }
+    assert description_of("Whole") == Description("Whole", "T", "D", schema, None, ("a", "b"), reads_files=True)
+
+
+async def test_data_that_does_not_fit_the_parameters_is_refused_before_the_handler_begins() -> None:
+    begun = []
+
+    @handler("H", parameters=Options)
+    async def h(turn: Turn) -> AsyncIterator[str]:
+        begun.append(turn)
+        yield Options.model_validate(turn.data).tone
+
+    for data in ({}, {"tone": "secret"}, {"tone": "plain", "max_price": -1}):
+        with pytest.raises(BadRequest) as caught:
+            await anext(run_handler(h, replace(TURN, data=data)))
+        assert caught.value.code == "bad_arguments"
+        assert "secret" not in f"{caught.value.message}{caught.value.detail}"
+    assert "at max_price, input should be greater than or equal to 0" in caught.value.message
+    assert begun == []
+    piece = await anext(run_handler(h, replace(TURN, data={"tone": "plain", "other": 1})))
+    assert piece == Partial("plain", is_added=True)
+
+
+def test_parameters_and_suggestions_that_cannot_be_described_are_refused() -> None:
+    class Odd(BaseModel):
+        f: Callable[[], None]
+
+    async def h(turn: Turn) -> AsyncIterator[str]:
+        yield ""
+
+    with pytest.raises(SetupError, match=r"test_handlers\.py:\d+\) cannot be described"):
+        handler("H", parameters=Odd)(h)
+    with pytest.raises(SetupError, match="suggestions of the handler H are a text"):
+        handler("H", suggestions="Why?")(h)
+    assert registered() == {}

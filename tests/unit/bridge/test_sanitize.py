@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_core import from_json, to_json
 
 from bridge.model import FileWrite, Result
 from bridge.rows import encode_result
-from bridge.sanitize import sanitize_json, sanitize_text, truncate_utf8
+from bridge.sanitize import sanitize_json, sanitize_line, sanitize_text, truncate_utf8
 
 ANY_TEXT = st.text(st.characters())  # surrogates too
 ANY_JSON: st.SearchStrategy[Any] = st.recursive(
@@ -72,3 +73,21 @@ def test_file_that_is_too_large_is_sent_so_that_it_is_refused() -> None:
         assert len(file["content"].encode()) > 262_144
     (file,) = encode_result(Result("q", 1, "done", files=(FileWrite("a", "é" * 131_072),)))["files"]
     assert file["content"] == "é" * 131_072
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("  a \n\t b ", "a b"),
+        ("a\x1b[31mb\x00", "a [31mb"),
+        ("\u202ea\u2066\u200b\ufeff", "a"),
+        ("\x9b\x7f", None),
+        ("", None),
+        ("x" * 30, "x" * 20),
+        ("é" * 30, "é" * 10),
+        ("x" * 19 + " y", "x" * 19),
+        ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),  # a joiner is part of what is shown
+    ],
+)
+def test_line_has_no_character_that_cannot_be_shown(text: str, line: str | None) -> None:
+    assert sanitize_line(text, 20) == line

@@ -92,6 +92,7 @@ async def provider_functions(
 async def other_functions(other_client: ModuleType, model: ModelServer) -> AsyncIterator[Functions]:
     """The functions of other_functions.baml."""
     names = ["MakePlan", "List", "Tags", "Rate", "Spell", "See", "Recall", "Replan", "Keyless", "Taste", "Anything"]
+    names += ["Journey", "Mutter", "Silent"]
     loaded = Functions.load(names, client=other_client, env=variables(model.url))
     yield loaded
     await loaded.close()
