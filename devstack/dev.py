@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devstack import DevstackError, PortInUse, clients, local_model, state, unanswered
+from devstack import DevstackError, PortInUse, catalogue, clients, local_model, state, unanswered
 from devstack.__main__ import plan_limits, port_number, postgres_version
 from devstack.env_dev import ENV_DEV, EnvDev
 from devstack.generate import Problem
@@ -187,7 +187,7 @@ class Run:
 
     async def _watch(self, working: asyncio.Task[str], source: Source) -> str:
         self._board.show("build", ())
-        web = await self._start_page(source)
+        web = await self._start_page()
         began = asyncio.create_task(self._reload.began.wait())
         try:
             await asyncio.wait((working, began), return_when=asyncio.FIRST_COMPLETED)
@@ -219,7 +219,7 @@ class Run:
         self._reload.kill()
         self._env_dev.remove()
 
-    async def _start_page(self, source: Source) -> Part:
+    async def _start_page(self) -> Part:
         free = _next_free(self._options.web_port)
         if free != self._options.web_port:
             self._console.say(f"port {self._options.web_port} is in use, so the web app uses {free}")
@@ -227,7 +227,6 @@ class Run:
             **self._env,
             "VITE_SUPABASE_URL": self._project["SUPABASE_URL"],
             "VITE_SUPABASE_PUBLISHABLE_KEY": self._project["SUPABASE_PUBLISHABLE_KEY"],
-            "VITE_FUNCTIONS": self._env.get("BRIDGE_FUNCTIONS") or ",".join(source.names),
             "DEV_STATUS": str(self._board.file),
         }
         vite = PROJECT / "node_modules" / "vite" / "bin" / "vite.js"
@@ -283,6 +282,7 @@ class Run:
         if self._stack is not None:
             llm = {name: value for name, value in shown.items() if name.startswith("LLM_")}
             await asyncio.to_thread(state.add, self._options.data, llm)
+            await catalogue.keep(self._project["SUPABASE_DB_URL"], version.functions)
         if self._is_greeted:
             self._console.say(f"using what was saved: {', '.join(version.functions)} answer")
 

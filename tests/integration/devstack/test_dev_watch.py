@@ -18,6 +18,7 @@ import pytest
 from tests.support import ROOT, users
 from tests.support.dev import Terminal, copy_functions, interrupt, terminal
 from tests.support.users import Person
+from tests.support.waiting import until
 
 NEW = r"using what was saved"
 PROMISED = 3.0  # seconds from a change to its use, or to what is wrong with it
@@ -238,6 +239,20 @@ async def test_deleted_and_renamed_files_count(dev: Dev) -> None:
     mark = len(dev.running.text)
     (dev.folder / "baml_gone").rename(dev.folder / "baml_src")
     await dev.shows("fixed", mark)
+
+
+async def test_catalogue_has_what_is_answered_now(dev: Dev) -> None:
+    async def described() -> bool:
+        rows = await dev.user.rows("functions", name="Renamed")
+        return [row["description"] for row in rows] == ["Says one"]
+
+    await dev.used(dev.write("baml_src/hi.baml", "/// Says one\n" + baml("Renamed", "one")))
+    await until(described, within=10)
+    mark = dev.write("baml_src/hi.baml", baml("Hi", "one"))
+    await dev.shows(rf"{NEW}.*\bHi\b", mark)
+    names = {row["name"] for row in await dev.user.rows("functions")}
+    assert "Renamed" not in names
+    assert {"Chat", "Code", "Compare"} <= names
 
 
 async def test_many_files_at_once_are_one_restart(dev: Dev) -> None:
