@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, async_playwright, expect
 
+from bridge.functions import Functions
+from bridge.rows import encode_description
 from devstack.migrations import PROJECT
 from devstack.stack import Stack
-from tests.e2e.tab import Tab, build, served
+from tests.e2e.tab import FUNCTIONS, Tab, build, served
 from tests.support import database
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -66,7 +69,18 @@ async def examples_address(
 
 
 @pytest.fixture
-async def context(browser: Browser, stack: Stack) -> AsyncIterator[BrowserContext]:
+async def described(stack: Stack) -> None:
+    """The page offers the shipped functions, also where no worker runs."""
+    loaded = Functions.load(FUNCTIONS.split(","), env={"LLM_BASE_URL": "-", "LLM_API_KEY": "-", "LLM_MODEL": "-"})
+    items = [encode_description(description) for description in loaded.descriptions.values()]
+    await loaded.close()
+    async with database.database(stack.admin_url) as db:
+        await db.execute("delete from public.functions")
+        await db.execute("select public.bridge_describe(%s)", (json.dumps(items),))
+
+
+@pytest.fixture
+async def context(browser: Browser, stack: Stack, described: None) -> AsyncIterator[BrowserContext]:
     """A browser profile for one test. Its users are deleted afterwards."""
     context = await browser.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(_PATIENCE_MS)

@@ -61,7 +61,6 @@ async def build(folder: Path, out: Path, environment: Mapping[str, str], mode: s
         NODE_ENV=mode,
         VITE_SUPABASE_URL=environment["SUPABASE_URL"],
         VITE_SUPABASE_PUBLISHABLE_KEY=environment["SUPABASE_PUBLISHABLE_KEY"],
-        VITE_FUNCTIONS=FUNCTIONS,
     )
     assert code == 0, output + errors
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import time
 from collections.abc import AsyncGenerator
+from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bridge import FileWrite, Turn, TurnFailure, Usage, handler
 
@@ -76,6 +78,35 @@ async def faulty(turn: Turn) -> AsyncGenerator[str | Usage, None]:
         return
     yield "so long"
     raise Bare
+
+
+class Note(BaseModel):
+    """Part of the options of `Tell`."""
+
+    text: str
+
+
+class Options(BaseModel):
+    """What a question to `Tell` may say beside its text: a field of each kind."""
+
+    tone: Literal["plain", "formal"]
+    copies: int = Field(1, ge=1, le=9, title="Number of copies", description="At most nine")
+    budget: float | None = None
+    is_urgent: bool = False
+    language: str | None = Field(None, max_length=20)
+    notes: list[Note] = []
+
+
+@handler(
+    "Tell",
+    title="Tell me",
+    description="Says what it was told",
+    suggestions=["What did I say?"],
+    parameters=Options,
+)
+async def tell(turn: Turn) -> AsyncGenerator[str, None]:
+    """Repeat the arguments, in the order of the alphabet."""
+    yield json.dumps(turn.data, sort_keys=True)
 
 
 class Loudness(BaseModel):

@@ -1,16 +1,17 @@
-import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import { useContext, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import { hasEnded, newId, type SessionList, type SessionRow } from "supabase-baml-bridge-client";
 import { useSession } from "supabase-baml-bridge-client/react";
 import { useAction } from "./action.ts";
-import { ResultShape, useResultShape } from "./catalogue.ts";
+import { Catalogue, ResultShape, useResultShape } from "./catalogue.ts";
 import { Composer } from "./Composer.tsx";
 import { Conversation } from "./Conversation.tsx";
 import { Files, useKeptFile } from "./Files.tsx";
 import { useDraft } from "./draft.ts";
-import { functionNamed, lastFunction, rememberFunction } from "./functions.ts";
+import { functionNamed, functionToStart, lastFunction, rememberFunction } from "./functions.ts";
 import type { MessageActions } from "./Message.tsx";
 import { shownQuestion, useOutbox } from "./outgoing.ts";
 import { freePath, isLongMessage, isLongPaste, tooLarge, withFiles } from "./pasted.ts";
+import { useArguments } from "./Parameters.tsx";
 import type { Client } from "./supabase.ts";
 import { FunctionChoices, Suggestions } from "./Welcome.tsx";
 
@@ -33,13 +34,15 @@ interface Props {
 /** A session: its conversation, the message box and its code files. Or the start of a new one. */
 export function Chat({ client, list, id, row, shown, menuOpen, onMenu, onWaiting }: Props) {
   const { session, ...snapshot } = useSession(client, row === null ? null : id);
+  const functions = useContext(Catalogue);
   const [chosen, choose] = useState(lastFunction);
-  const asks = row === null ? chosen : functionNamed(row.function);
+  const asks = row === null ? functionToStart(functions, chosen) : functionNamed(functions, row.function);
+  const args = useArguments(asks);
   const shape = useResultShape(client, asks.name);
   const outbox = useOutbox(
     session,
     row !== null,
-    () => list.create({ id, function: chosen.name }),
+    () => list.create({ id, function: asks.name }),
     (message) => draft.takeBack(message),
   );
   const outgoing = outbox.messages.filter((next) => !snapshot.messages.some((message) => message.id === next.id));
@@ -100,15 +103,21 @@ export function Chat({ client, list, id, row, shown, menuOpen, onMenu, onWaiting
     const messageId = draft.idOf(text) ?? newId();
     draft.set("");
     draft.setPasted([]);
-    if (session !== null && files.length === 0 && !isWaiting) void session.send(text, undefined, messageId);
-    else outbox.add({ id: messageId, text: isFile ? "" : text, files });
+    if (session !== null && files.length === 0 && !isWaiting) void session.send(text, args.data, messageId);
+    else outbox.add({ id: messageId, text: isFile ? "" : text, data: args.data, files });
   }
 
-  /** Starts with a suggested question. What has been typed stays. */
+  /** Starts with a suggested question, unless an argument is missing. What has been typed stays. */
   function ask(question: string): void {
     if (sent.current) return;
+    const form = section.current?.querySelector("form");
+    if (form?.checkValidity() === false) {
+      if (draft.text === "") draft.set(question);
+      form.reportValidity();
+      return;
+    }
     sent.current = true;
-    outbox.add({ id: newId(), text: question, files: [] });
+    outbox.add({ id: newId(), text: question, data: args.data, files: [] });
     section.current?.querySelector("textarea")?.focus();
   }
 
@@ -138,7 +147,7 @@ export function Chat({ client, list, id, row, shown, menuOpen, onMenu, onWaiting
         {!isNew && (
           <>
             <h1>{row?.title || "New session"}</h1>
-            <span className="badge">{asks.name}</span>
+            <span className="badge">{asks.title}</span>
           </>
         )}
         {files.length > 0 && (
@@ -156,10 +165,11 @@ export function Chat({ client, list, id, row, shown, menuOpen, onMenu, onWaiting
           )}
           {isNew ? (
             <FunctionChoices
-              chosen={chosen}
-              onChoose={(choice) => {
-                choose(choice);
-                rememberFunction(choice);
+              choices={functions}
+              chosen={asks}
+              onChoose={({ name }) => {
+                choose(name);
+                rememberFunction(name);
               }}
             />
           ) : (
@@ -179,6 +189,7 @@ export function Chat({ client, list, id, row, shown, menuOpen, onMenu, onWaiting
           <Composer
             draft={edit?.text ?? draft.text}
             pasted={draft.pasted}
+            args={args}
             editing={edit !== null}
             onDraft={(text) => (edit === null ? draft.set(text) : setEdit({ ...edit, text }))}
             onPaste={paste}
@@ -187,7 +198,7 @@ export function Chat({ client, list, id, row, shown, menuOpen, onMenu, onWaiting
             onCancelEdit={() => setEdit(null)}
             onStop={stoppable ? () => void run(async () => session?.cancel(stoppable.id)) : null}
           />
-          {isNew && <Suggestions of={chosen} onAsk={ask} />}
+          {isNew && <Suggestions of={asks} onAsk={ask} />}
         </section>
         {session !== null && files.length > 0 && (
           <Files session={session} files={files} deletedId={deletedId} onEdit={keep} onEdited={release} />

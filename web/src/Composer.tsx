@@ -1,11 +1,14 @@
 import { useEffect, useRef, useState, type ClipboardEvent, type KeyboardEvent } from "react";
 import { isComposing } from "./keys.ts";
+import { Parameters, type Arguments } from "./Parameters.tsx";
 import type { Pasted } from "./pasted.ts";
 
 interface Props {
   draft: string;
   /** Long texts to send along, as files. */
   pasted: readonly Pasted[];
+  /** The arguments to send along. An edited question keeps its own. */
+  args: Arguments;
   /** Whether the draft is an edit of an earlier question. */
   editing: boolean;
   onDraft(text: string): void;
@@ -19,7 +22,7 @@ interface Props {
 }
 
 /** The message box. Enter sends, Shift+Enter starts a new line, Escape cancels an edit. */
-export function Composer({ draft, pasted, editing, onDraft, onPaste, onRemove, onSend, onCancelEdit, onStop }: Props) {
+export function Composer({ draft, pasted, args, editing, onDraft, onPaste, onRemove, onSend, onCancelEdit, onStop }: Props) {
   const box = useRef<HTMLTextAreaElement>(null);
   const files = editing ? [] : pasted;
   const announcement = useAnnouncement(pasted);
@@ -47,12 +50,12 @@ export function Composer({ draft, pasted, editing, onDraft, onPaste, onRemove, o
     box.current?.focus();
   }
 
-  function onKeyDown(event: KeyboardEvent): void {
+  function onKeyDown(event: KeyboardEvent<HTMLTextAreaElement>): void {
     if (isComposing(event.nativeEvent)) return;
     if (event.key === "Escape" && editing) onCancelEdit();
     if (event.key !== "Enter" || event.shiftKey) return;
     event.preventDefault();
-    send();
+    if (!isEmpty) event.currentTarget.form!.requestSubmit(); // it checks the arguments
   }
 
   function insert(event: ClipboardEvent): void {
@@ -99,6 +102,7 @@ export function Composer({ draft, pasted, editing, onDraft, onPaste, onRemove, o
           ))}
         </ul>
       )}
+      {!editing && <Parameters of={args} />}
       <div className="line">
         <textarea
           ref={box}

@@ -2,6 +2,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { User } from "@supabase/supabase-js";
 import { newId } from "supabase-baml-bridge-client";
 import { useSessions } from "supabase-baml-bridge-client/react";
+import { Catalogue, useCatalogue } from "./catalogue.ts";
 import { Chat } from "./Chat.tsx";
 import { Sidebar } from "./Sidebar.tsx";
 import { preloadText } from "./Text.tsx";
@@ -16,6 +17,7 @@ interface Props {
 
 /** The page of a signed-in user: the list of sessions, and the selected session or the start of a new one. */
 export function Workspace({ client, user }: Props) {
+  const functions = useCatalogue(client);
   const { list, ...snapshot } = useSessions(client, user.id);
   const [selectedId, select] = useSelectedId();
   /** The id that the next new session gets. */
@@ -73,20 +75,22 @@ export function Workspace({ client, user }: Props) {
             </button>
           </header>
         ) : (
-          [...hidden, shownId].map((id) => (
-            <div key={id} hidden={id !== shownId}>
-              <Chat
-                client={client}
-                list={list}
-                id={id}
-                row={rowOf(id)}
-                shown={id === shownId}
-                menuOpen={menuOpen}
-                onMenu={toggleMenu}
-                onWaiting={onWaiting}
-              />
-            </div>
-          ))
+          <Catalogue value={functions}>
+            {[...hidden, shownId].map((id) => (
+              <div key={id} hidden={id !== shownId}>
+                <Chat
+                  client={client}
+                  list={list}
+                  id={id}
+                  row={rowOf(id)}
+                  shown={id === shownId}
+                  menuOpen={menuOpen}
+                  onMenu={toggleMenu}
+                  onWaiting={onWaiting}
+                />
+              </div>
+            ))}
+          </Catalogue>
         )}
       </main>
     </div>

@@ -1,76 +1,61 @@
+/** The functions that a session can have, as the table `functions` describes them. */
+
+import type { Json } from "supabase-baml-bridge-client";
 import { storage } from "./storage.ts";
 
-/** What the page knows of a BAML function. Of one that it does not know, it shows only the name. */
+/** What the page knows of a function. Of one that no worker has described, it knows only the name. */
 export interface FunctionChoice {
   name: string;
-  hint?: string;
-  /** Whether it has the parameter `files`. Of one that has not, the model would not see a file. */
-  readsFiles: boolean;
+  title: string;
+  description: string | null;
+  /** The JSON schema of the arguments that a question's data can carry; null: none. */
+  parameters: Json;
   /** First questions to choose from. */
   suggestions: readonly string[];
+  /** Whether it reads the session's files. Of one that does not, the model would not see a file. */
+  readsFiles: boolean;
 }
 
-const KNOWN: readonly FunctionChoice[] = [
-  {
-    name: "Chat",
-    hint: "Replies with text",
-    readsFiles: true,
-    suggestions: [
-      "How does a reply stream to this page?",
-      "How do I add a function of my own?",
-      "What happens to my question if a worker crashes?",
-      "Explain row level security with an example.",
-    ],
-  },
-  {
-    name: "Code",
-    hint: "Replies with text and code files",
-    readsFiles: true,
-    suggestions: [
-      "Write a Fibonacci generator in Python.",
-      "Write a notes table in SQL, private to its owner.",
-      "Write a debounce function in TypeScript.",
-    ],
-  },
-  {
-    name: "Compare",
-    hint: "Replies with a table",
-    readsFiles: true,
-    suggestions: [
-      "Train, bus or bicycle to work?",
-      "Which laptop for a student: light, cheap or fast?",
-      "Compare Postgres, SQLite and DuckDB.",
-    ],
-  },
-];
-/** Functions that only the worker calls. */
-const NOT_FOR_USERS = ["Title"];
+/** A row of the table, as far as it is read. */
+export interface FunctionRow {
+  name: string;
+  title: string | null;
+  description: string | null;
+  parameters: Json;
+  suggestions: Json;
+  reads_files: boolean;
+}
+
+/** The function of a session that names none, in the database too. */
+const DEFAULT = "Chat";
 const KEY = "function";
 
+export function choiceOf({ title, suggestions, reads_files, ...row }: FunctionRow): FunctionChoice {
+  const texts = Array.isArray(suggestions) ? suggestions.filter((text) => typeof text === "string") : [];
+  return { ...row, title: title ?? row.name, suggestions: texts, readsFiles: reads_files };
+}
+
+export function functionNamed(choices: readonly FunctionChoice[], name: string): FunctionChoice {
+  const unknown = { name, title: name, description: null, parameters: null, suggestions: [], readsFiles: false };
+  return choices.find((choice) => choice.name === name) ?? unknown;
+}
+
 /**
- * The BAML functions to choose from for a new session: `VITE_FUNCTIONS`, in the format of the worker's
- * `BRIDGE_FUNCTIONS`, or the worker's defaults.
+ * The function for a new session: the one that was last chosen in this tab, so that a reload keeps it. If it is not there
+ * any more, the default, or else the first one.
  */
-export function functionsOf(env: ImportMetaEnv): FunctionChoice[] {
-  const names = String(env["VITE_FUNCTIONS"] || "Chat,Code").split(",").map((name) => name.trim());
-  const wanted = new Set(names.filter((name) => name !== "" && !NOT_FOR_USERS.includes(name)));
-  const choices = [...wanted].map(functionNamed);
-  return choices.length > 0 ? choices : [functionNamed("Chat")];
+export function functionToStart(choices: readonly FunctionChoice[], chosen: string | null): FunctionChoice {
+  const isThere = (name: string | null): name is string =>
+    name !== null && (choices.length === 0 || choices.some((choice) => choice.name === name));
+  const name = [chosen, DEFAULT].find(isThere) ?? choices[0]?.name ?? DEFAULT;
+  return functionNamed(choices, name);
 }
 
-export function functionNamed(name: string): FunctionChoice {
-  return KNOWN.find((known) => known.name === name) ?? { name, readsFiles: false, suggestions: [] };
+export function lastFunction(): string | null {
+  return storage("sessionStorage")?.getItem(KEY) ?? null;
 }
 
-export const FUNCTIONS = functionsOf(import.meta.env);
-
-/** The function that was last chosen in this tab, so that a reload keeps it, or the first one. */
-export function lastFunction(): FunctionChoice {
-  const last = storage("sessionStorage")?.getItem(KEY);
-  return FUNCTIONS.find(({ name }) => name === last) ?? FUNCTIONS[0]!;
-}
-
-export function rememberFunction({ name }: FunctionChoice): void {
+export function rememberFunction(name: string): void {
   try {
     storage("sessionStorage")?.setItem(KEY, name);
   } catch {

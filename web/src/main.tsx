@@ -6,6 +6,7 @@ import { restoreTheme } from "./theme.ts";
 import "./base.css";
 import "./workspace.css";
 import "./conversation.css";
+import "./parameters.css";
 import "./prose.css";
 import "./files.css";
 import "./narrow.css";

@@ -1,5 +1,5 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "react";
-import type { ChatSession, Question } from "supabase-baml-bridge-client";
+import type { ChatSession, Json, Question } from "supabase-baml-bridge-client";
 import { messageOf } from "./action.ts";
 import { addFiles, withFiles, type Pasted } from "./pasted.ts";
 
@@ -10,6 +10,8 @@ const LATE_MS = 1_000;
 export interface Outgoing {
   id: string;
   text: string;
+  /** The function's arguments. */
+  data: Json | undefined;
   files: readonly Pasted[];
 }
 
@@ -70,7 +72,7 @@ export function useOutbox(
       await created();
       for (let next = waiting.current[0]; next !== undefined; next = waiting.current[0]) {
         const files = await addFiles(to.files, next.files);
-        void to.send(withFiles(next.text, files), undefined, next.id);
+        void to.send(withFiles(next.text, files), next.data, next.id);
         change(waiting.current.slice(1));
       }
     } catch (reason) {
@@ -99,7 +101,7 @@ export function useOutbox(
 }
 
 /** How an outgoing message is shown in the conversation. */
-export function shownQuestion(sessionId: string, { id, text, files }: Outgoing): Question {
+export function shownQuestion(sessionId: string, { id, text, data, files }: Outgoing): Question {
   const time = new Date().toISOString();
   const content = withFiles(text, files);
   return {
@@ -109,7 +111,7 @@ export function shownQuestion(sessionId: string, { id, text, files }: Outgoing):
     role: "user",
     content,
     parts: [{ type: "text", text: content }],
-    data: null,
+    data: data ?? null,
     status: "sending",
     reply_to: null,
     attempt: 0,

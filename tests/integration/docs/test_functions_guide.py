@@ -18,6 +18,7 @@ from tests.integration.docs.conftest import CLI, SIGN_IN, Program, write_project
 from tests.support.blocks import code_of, in_page, rows_of
 from tests.support.database import Row
 from tests.support.users import Person
+from tests.support.waiting import until
 from tests.support.workers import WorkerProcess
 
 PAGE = PROJECT / "docs" / "functions.md"
@@ -186,6 +187,25 @@ async def test_cancel_ends_loop_and_model_call(worker: WorkerProcess, user: Pers
     await user.client.rpc("cancel_message", {"message_id": question}).execute()
     assert (await user.reply(question))["status"] == "cancelled"
     await model.until(lambda m: m.open == 0)
+
+
+async def test_functions_are_described_as_promised(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
+    async def are_described() -> bool:
+        return len(await user.rows("functions", name="Letter")) == 1
+
+    await until(are_described, within=20)
+    (journey,) = await user.rows("functions", name="Journey")
+    assert (journey["title"], journey["description"]) == ("Journey", "Plans a journey, day by day")
+    assert journey["suggestions"] == ["Three days in Rome?", "A week in Norway, by train?"]
+    assert journey["parameters"]["required"] == ["pace"]
+    (letter,) = await user.rows("functions", name="Letter")
+    assert (letter["title"], letter["description"]) == ("Write a letter", "Writes letters in the tone you like.")
+    assert await user.rows("functions", name="Title") == []
+    await ask(worker, user, "Journey", "Rome", data={"pace": "slow"})
+    assert asked(model, "user").strip() == "Rome Make it slow."
+    assert (await ask(worker, user, "Letter", "x", data={"copies": 2}))["content"] == "A plain letter, 2 times."
+    refused = await ask(worker, user, "Letter", "x", data={"copies": 10})
+    assert (refused["status"], refused["error"]["code"]) == ("failed", "bad_arguments")
 
 
 @pytest.mark.parametrize("data", [None, {"language": 5}, {"message": "French"}])
