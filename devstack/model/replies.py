@@ -6,8 +6,10 @@ import json
 import re
 
 from . import code, compare
+from .loops import next_step
 from .output_format import without_schema
 from .prompt import Prompt, Tool, quote
+from .script import without_directives
 from .shapes import Record, Scalar, sample
 
 
@@ -22,7 +24,8 @@ def answer(prompt: Prompt) -> str:
     if prompt.kind == "own":
         return _unfollowed(prompt)
     if prompt.wanted is not None:
-        value = sample(prompt.wanted, without_schema(prompt.last))
+        wanted, question = next_step(prompt, prompt.wanted)
+        value = sample(wanted, without_schema(question), prompt.system)
         is_word = isinstance(value, str) and not prompt.is_json
         return str(value) if is_word else json.dumps(value, indent=1, ensure_ascii=False)
     return _chat(prompt)
@@ -154,7 +157,7 @@ _THANKS = re.compile(r"\b(thanks|thank you|great|perfect|nice|cool)\b", re.I)
 
 
 def _chat(prompt: Prompt) -> str:
-    last = prompt.last
+    last = without_directives(prompt.last)
     name = _name(prompt)
     if re.search(r"\bmy name\b", last, re.I) and re.search(r"\b(what|know|remember)\b", last, re.I):
         return f"Your name is {name}." if name else "You haven't mentioned your name yet."
@@ -192,7 +195,7 @@ def _chat(prompt: Prompt) -> str:
 
 def _unfollowed(prompt: Prompt) -> str:
     """Say why a function's own prompt is not followed: once in a conversation."""
-    said = f"You wrote: “{quote(prompt.last)}”"
+    said = f"You wrote: “{quote(without_directives(prompt.last))}”"
     if any(_UNFOLLOWED in text for role, text in prompt.earlier if role == "assistant"):
         return f"{said}\n\n*The demo model cannot follow a prompt.*"
     return f"{said}\n\n{_UNFOLLOWED}; {_REAL}"

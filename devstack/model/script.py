@@ -37,7 +37,7 @@ Example: [[tokens=50 delay=0.01 cut=10 times=2]]
 
 Several calls about one question, as an agent makes them, play one step each:
   [[json={"tool": "search"}]] [[then error=503 times=1 text="It is 42."]]
-After the last step, the demo model answers by itself.
+After the last step, the demo model answers by itself. Without a script, a loop takes each class of a union once.
 """
 
 
@@ -147,6 +147,22 @@ def read_steps(message: str) -> Steps:
         start = message.find("[[", end)
     scripts = [] if first is None and not later else [first or Script(), *later]
     return Steps(scripts, None, line)
+
+
+def without_directives(message: str) -> str:
+    """Return the message without what it tells the demo model."""
+    kept, start = "", message.find("[[")
+    while start >= 0:
+        at = start + 2
+        is_step = message.startswith(_STEP, at)
+        try:
+            _, end = _read(message, at + len(_STEP) if is_step else at)
+        except (_NoDirective, Mistake):
+            kept, message = kept + message[:at], message[at:]
+        else:
+            kept, message = kept + message[:start].rstrip(" "), message[end:]
+        start = message.find("[[")
+    return (kept + message).strip()
 
 
 def _quote(message: str, start: int) -> str:

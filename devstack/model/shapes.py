@@ -104,17 +104,21 @@ class _Endless(Exception):
     """A type contains itself, without a way out."""
 
 
-def sample(wanted: Wanted, question: str) -> Any:
-    """Return a value of the wanted shape. Text is made of the fields' names and of the question's words."""
+def sample(wanted: Wanted, question: str, instructions: str = "") -> Any:
+    """Return a value of the wanted shape. Text is made of the fields' names and of the question's words.
+
+    An address or a path is the first in the question or in the instructions, which may list those that there are.
+    """
     try:
-        return _Sampler(wanted.definitions, " ".join(question.split())).value(wanted.shape, "", ())
+        return _Sampler(wanted.definitions, " ".join(question.split()), instructions).value(wanted.shape, "", ())
     except _Endless:
         return {}
 
 
 class _Sampler:
-    def __init__(self, definitions: Mapping[str, Shape], question: str) -> None:
+    def __init__(self, definitions: Mapping[str, Shape], question: str, instructions: str) -> None:
         self._definitions = definitions
+        self._mentioned = f"{question}\n{instructions}"
         self._question = question if len(question) <= 200 else question[:199] + "…"
         self._values = 0
 
@@ -210,8 +214,14 @@ class _Sampler:
     def text(self, name: str, number: int) -> str:
         plain = re.sub(r"(?<=[a-z])(?=[A-Z])|[_\-]+", " ", name).lower().strip()
         last = plain.rpartition(" ")[2]
+        if last in _FOUND and (found := _FOUND[last].findall(self._mentioned)):
+            return str(found[min(number, len(found) - 1)])
         if last in _EXACT:
             return _EXACT[last]
+        if self._question and last in _ASKED:
+            return self._question if number == 0 else f"{self._question} ({number + 1})"
+        if self._question and last in _STEPS:
+            return (f"Look into “{self._question}”", "Check what was found", "Write the answer")[min(number, 2)]
         count = f" {number + 1}" if number else ""
         if last in ("title", "name", "subject", "topic", "headline", "label"):
             words = re.findall(r"[\w'’-]+", self._question)[:5]
@@ -221,6 +231,13 @@ class _Sampler:
             return f"This is sample data from the demo model.{said}{count}"
         return f"sample {plain}{count}"
 
+
+# What a field is called that repeats the question, or plans an answer to it.
+_ASKED = ("query", "question", "search", "goal", "task", "objective", "request", "input", "keywords")
+_STEPS = ("step", "todo", "action", "instruction")
+_URL = re.compile(r"https?://[^\s<>\"'`)\]]+[^\s<>\"'`)\].,;:!?]")
+_PATH = re.compile(r"(?<![\w/.@:-])(?:[\w-]+/)*[\w-]+\.[A-Za-z]\w{0,9}(?![\w/@])")
+_FOUND = {"url": _URL, "link": _URL, "website": _URL, "path": _PATH, "file": _PATH, "filename": _PATH}
 
 _LONG = ("reply", "answer", "response", "summary", "text", "message", "description", "body", "content", "explanation")
 _EXACT = {

@@ -5,16 +5,17 @@ it is the number of answers (assistant messages) behind the message with the scr
 prompt, and plays the same step; nothing is counted, and other conversations do no harm.
 
 A prompt may also say what came before in words of its own, without assistant messages. Then the calls about this
-question are remembered by what they contain. A call that was seen before plays its step again. A new one plays the
-step after those that it can follow: calls whose text it contains, or calls of another function. If it follows none, it
-plays the step after all of them.
+question are remembered by what they contain, in runs: the first call of a run, seen again, begins another one, as when
+the question is asked anew. Any other call that was seen before plays its step again. A new one belongs to the run that
+has most of its text, or else to the latest. There it plays the step after those that it can follow: calls whose text it
+contains, or calls of another function. If it follows none, it plays the step after all of them.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .prompt import Prompt
 from .script import Script, Steps, read_steps
@@ -44,7 +45,7 @@ class Player:
     """Finds the step of each call."""
 
     def __init__(self) -> None:
-        self._calls: OrderedDict[str, list[_Call]] = OrderedDict()
+        self._runs: OrderedDict[str, list[list[_Call]]] = OrderedDict()
 
     def step(self, prompt: Prompt) -> Step:
         """Return what this call plays: without a script, an empty one."""
@@ -71,22 +72,36 @@ class Player:
         return Step(script, f"{number} of {sources}")
 
     def _remember(self, prompt: Prompt, steps: Steps) -> int:
-        calls = self._calls.setdefault(steps.line, [])
-        self._calls.move_to_end(steps.line)
-        if len(self._calls) > MOST_QUESTIONS:
-            self._calls.popitem(last=False)
+        runs = self._runs.setdefault(steps.line, [])  # the latest last
+        self._runs.move_to_end(steps.line)
+        if len(self._runs) > MOST_QUESTIONS:
+            self._runs.popitem(last=False)
         words = [word for role, text in prompt.conversation for word in (role, *text.split())]
-        for call in calls:
-            if call.system == prompt.system and call.words == words:
-                return call.number
-        before = [call for call in calls if call.system != prompt.system or _contains(words, call.words)]
-        number = 1 + max((call.number for call in before or calls), default=-1)
-        if len(calls) < MOST_CALLS:
-            calls.append(_Call(prompt.system, words, number))
+        new = _Call(prompt.system, words, 0)
+        for run in reversed(runs):
+            for call in run:
+                if replace(call, number=0) == new:
+                    runs.remove(run)
+                    runs.extend([run] if call.number or len(run) == 1 else [run, [call]])
+                    return call.number
+
+        def depth(run: Sequence[_Call]) -> int:
+            return max(
+                (call.number for call in run if call.system == new.system and _contains(words, call)), default=-1
+            )
+
+        if not runs:
+            runs.append([])
+        latest = max(reversed(runs), key=depth)
+        before = [call for call in latest if call.system != new.system or _contains(words, call)]
+        number = 1 + max((call.number for call in before or latest), default=-1)
+        latest.append(replace(new, number=number))
+        while sum(map(len, runs)) > MOST_CALLS:
+            runs.pop(0) if runs[0] is not latest else latest.pop(0)
         return number
 
 
-def _contains(words: Sequence[str], others: Sequence[str]) -> bool:
-    """Whether `words` has all the others, in their order."""
+def _contains(words: Sequence[str], call: _Call) -> bool:
+    """Whether `words` has all of a call's, in their order."""
     rest = iter(words)
-    return all(other in rest for other in others)
+    return all(word in rest for word in call.words)

@@ -186,3 +186,26 @@ async def test_prompt_of_its_own_is_not_followed_and_says_so_once(call: Caller) 
 
 async def test_prompt_without_a_question_is_the_question(call: Caller) -> None:
     assert await call(("system", "Translate this: [[text=Salut]]")) == "Salut"
+
+
+async def test_question_that_is_asked_anew_plays_its_script_from_the_start(call: Caller) -> None:
+    """Also if its tools give other results than before, and its first run did not come to its end."""
+    for results, last in (("ab", 2), ("cd", 1), ("ef", 2), ("gh", 2)):
+        assert await call(("system", "Plan."), ("user", SCRIPT)) == "first"
+        assert await call(("system", "Write."), ("user", f"{SCRIPT}\nFound: {results[0]}")) == "the second"
+        if last == 2:
+            assert await call(("system", "Check."), ("user", f"{SCRIPT}\nFound: {results[1]}")) == STEPS[2]
+
+
+async def test_two_runs_at_once_of_several_functions_do_not_disturb_each_other(call: Caller) -> None:
+    for _ in range(2):
+        assert await call(("system", "Plan."), ("user", SCRIPT)) == "first"
+    for result in ("a", "b"):
+        assert await call(("system", "Write."), ("user", f"{SCRIPT}\nFound: {result}")) == "the second"
+    for result in ("a", "b"):
+        assert await call(("system", "Check."), ("user", f"{SCRIPT}\nText: {result}")) == STEPS[2]
+
+
+async def test_answer_of_its_own_does_not_repeat_the_script(call: Caller) -> None:
+    answer = await call(("system", "Translate."), ("user", "Good [[then text=x]] morning [[a link]]"))
+    assert "“Good morning [[a link]]”" in answer

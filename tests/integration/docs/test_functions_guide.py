@@ -179,6 +179,18 @@ async def test_investigate_reads_file_and_answers(worker: WorkerProcess, user: P
     assert (reply["status"], reply["error"]["code"]) == ("failed", "too_many_steps")
 
 
+async def test_loop_ends_with_the_demo_model_alone(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
+    session_id = await user.open_session("Investigate", title="named")
+    await (
+        user.client.table("code_files").insert({"session_id": session_id, "path": "a.py", "content": "x = 1"}).execute()
+    )
+    known = len(model.requests)
+    reply = await user.reply(await user.ask(session_id, "What is x?"))
+    assert (reply["status"], len(model.requests) - known) == ("done", 2)
+    assert "You wrote: “What is x?”" in reply["content"]
+    assert "x = 1" in asked(model, "user")  # the file that it read
+
+
 async def test_cancel_ends_loop_and_model_call(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
     session_id = await user.open_session("Investigate", title="named")
     known = len(model.requests)
