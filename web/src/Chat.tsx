@@ -81,6 +81,10 @@ export function Chat({ client, list, id, row, shown, menuOpen, onMenu, onWaiting
           if (isOwn) await session?.cancel(messageId);
         }),
       edit: ({ id: messageId, content }) => setEdit({ id: messageId, text: content }),
+      answer: async (messageId, ask, answer) => {
+        if (session === null) throw new Error("The session is not open.");
+        return session.answer(messageId, ask, answer);
+      },
     }),
     [session, run],
   );

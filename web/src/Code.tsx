@@ -1,4 +1,4 @@
-import { lazy, memo, Suspense } from "react";
+import { lazy, memo, Suspense, type ReactNode } from "react";
 import { pieces } from "./blocks.ts";
 import { CopyButton } from "./Copy.tsx";
 
@@ -35,13 +35,45 @@ const PlainCode = memo(function PlainCode({ code }: { code: string }) {
 /** A code block in a reply. */
 export function CodeBox({ code, language }: { code: string; language: string }) {
   return (
+    <Box
+      label={language ? `Code block (${language})` : "Code block"}
+      caption={language || "code"}
+      text={code}
+      what={language ? `${language} code` : "code"}
+    >
+      <Code code={code} language={language} />
+    </Box>
+  );
+}
+
+/** Text as it is. */
+export function TextBox({ text }: { text: string }) {
+  return (
+    <Box label="Text" caption="text" text={text} what="text">
+      <PlainCode code={text} />
+    </Box>
+  );
+}
+
+interface BoxProps {
+  label: string;
+  caption: string;
+  /** What the button copies, */
+  text: string;
+  /** and its name for screen readers. */
+  what: string;
+  children: ReactNode;
+}
+
+function Box({ label, caption, text, what, children }: BoxProps) {
+  return (
     <figure className="code">
       <figcaption>
-        <span>{language || "code"}</span>
-        <CopyButton text={code} what={language ? `${language} code` : "code"} />
+        <span>{caption}</span>
+        <CopyButton text={text} what={what} />
       </figcaption>
-      <pre tabIndex={0} role="group" aria-label={language ? `Code block (${language})` : "Code block"}>
-        <Code code={code} language={language} />
+      <pre tabIndex={0} role="group" aria-label={label}>
+        {children}
       </pre>
     </figure>
   );

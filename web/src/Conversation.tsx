@@ -1,6 +1,7 @@
 import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { Message, SessionSnapshot } from "supabase-baml-bridge-client";
 import { Follower } from "./follow.ts";
+import { titleOf } from "./items.ts";
 import { MessageItem, type MessageActions } from "./Message.tsx";
 
 interface Props {
@@ -17,15 +18,20 @@ const MOST_AT_ONCE = 2_000;
 
 /** The messages, oldest first. Scrolls with new text unless the user has scrolled up. */
 export function Conversation({ snapshot, actions, onOlder }: Props) {
-  const { messages, ready, busy, hasOlder } = snapshot;
+  const { messages, asks, ready, busy, hasOlder } = snapshot;
   const shown = useGrowing(messages);
   const { log, column, away, toEnd } = useFollow(messages, shown[0]?.id);
   const answered = new Set(messages.map(({ reply_to }) => reply_to));
   const lastReply = messages.findLast(({ role }) => role === "assistant");
+  const isWaiting = messages.some(({ status }) => status === "waiting");
+  const isWriting = busy && !isWaiting; // while it waits there is nothing to come that a screen reader should await
   const isHeldUp = messages.some(({ status, error }) => status === "sending" && error !== null);
   return (
     <div className="log-frame">
-      <div ref={log} className="log" role="log" aria-label="Messages" aria-busy={busy} tabIndex={0}>
+      <p className="visually-hidden" role="status">
+        {asks.map(({ input }) => `The assistant asks: ${titleOf(input)}`).join(" ")}
+      </p>
+      <div ref={log} className="log" role="log" aria-label="Messages" aria-busy={isWriting} tabIndex={0}>
         <div ref={column} className="column">
           {hasOlder && shown.length === messages.length && (
             <button className="older" onClick={onOlder}>
@@ -39,7 +45,7 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
               message={message}
               answered={message.role === "user" && answered.has(message.id)}
               last={message === lastReply}
-              waiting={isHeldUp && message.status === "sending" ? reasonToWait(message) : null}
+              waiting={reasonToWait(message, isHeldUp, asks.length > 0)}
               actions={actions}
             />
           ))}
@@ -54,8 +60,13 @@ export function Conversation({ snapshot, actions, onOlder }: Props) {
   );
 }
 
-/** Why a message is not sent at once. One at a time is sent, so those behind one that fails wait too. */
-function reasonToWait({ error }: Message): string {
+/**
+ * Why a message is not sent or answered at once; null: it is. One at a time is sent, so those behind one that fails wait
+ * too, and one at a time is answered, so they wait for what the reply before them asks.
+ */
+function reasonToWait({ status, error }: Message, isHeldUp: boolean, isAsked: boolean): string | null {
+  if (status === "queued" && isAsked) return "Waiting for your answer above.";
+  if (status !== "sending" || !isHeldUp) return null;
   if (!navigator.onLine) return "Waiting for the connection…";
   return error === null ? "Waiting for the message before it…" : `Not sent yet: ${error.message} Trying again…`;
 }
@@ -86,8 +97,8 @@ function batchBefore(messages: readonly Message[], end: number): number {
   let characters = 0;
   let first = end;
   while (first > 0 && end - first < BATCH && characters < BATCH_CHARACTERS) {
-    const { content, data, role } = messages[--first]!;
-    const isHeavy = role === "assistant" && data !== null;
+    const { content, data, parts, role } = messages[--first]!;
+    const isHeavy = role === "assistant" && (data !== null || parts.length > 1);
     characters += isHeavy ? MOST_AT_ONCE : Math.min(content.length, MOST_AT_ONCE);
   }
   return first;

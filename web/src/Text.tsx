@@ -13,9 +13,9 @@ export function preloadText(): void {
 
 /**
  * A reply's text as Markdown, also while it streams. It is plain text while the renderer loads, and where it is too
- * heavy to render. Never HTML.
+ * heavy to render. Never HTML. Without `atOnce` the whole of it waits until the page is idle.
  */
-export function Text({ text }: { text: string }) {
+export function Text({ text, atOnce = true }: { text: string; atOnce?: boolean }) {
   const before = useRef<Split>(null);
   before.current = split(text, before.current);
   const { sections } = before.current;
@@ -23,8 +23,8 @@ export function Text({ text }: { text: string }) {
     <SectionView
       key={index}
       section={section}
-      last={index === sections.length - 1}
-      next={index === sections.length - 2}
+      last={atOnce && index === sections.length - 1}
+      next={index >= sections.length - 2}
       only={sections.length === 1}
     />
   ));

@@ -8,6 +8,7 @@ import "./workspace.css";
 import "./conversation.css";
 import "./parameters.css";
 import "./prose.css";
+import "./parts.css";
 import "./files.css";
 import "./narrow.css";
 
