@@ -17,13 +17,14 @@ from tests.support.database import Row
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its reply. `data` is the reply's structured result."""
+    """A question and its reply. `data` is the reply's structured result; `parts` are its parts, if it has any."""
 
     question: str
     reply: str
     data: Any = None
     status: str = "done"
     error: dict[str, str] | None = None
+    parts: Sequence[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,14 @@ async def _write_turn(db: psycopg.AsyncConnection[Row], session_id: str, ordinal
     )
     await db.execute(
         "insert into public.messages"
-        " (session_id, ordinal, role, content, data, status, error, reply_to, attempt, seq)"
-        " values (%s, %s, 'assistant', %s, %s, %s, %s, %s, 1, 1)",
+        " (session_id, ordinal, role, content, data, parts, status, error, reply_to, attempt, seq)"
+        " values (%s, %s, 'assistant', %s, %s, %s, %s, %s, %s, 1, 1)",
         (
             session_id,
             ordinal + 1,
             turn.reply,
             None if turn.data is None else json.dumps(turn.data),
+            None if turn.parts is None else json.dumps(turn.parts),
             turn.status,
             error,
             question,

@@ -217,6 +217,20 @@ _HEAVY_DATA: dict[str, Any] = {
     "text": {"x": "a" * 500_000},
     "depth": json.loads('{"a": ' * 200 + "1" + "}" * 200),
 }
+_CALL = {"type": "dynamic-tool", "toolName": "x", "state": "output-available", "input": {"x": "y"}, "output": 1}
+_CALLS = [{**_CALL, "toolCallId": str(n)} for n in range(5_000)]
+_TEXT = {"type": "text", "text": "# A\n\n" + "- *a* **b** `c`\n" * 10 + "\n| a | b |\n|---|---|\n" + "| 1 | 2 |\n" * 10}
+_ASK = {**_CALL, "state": "approval-requested", "approval": {"id": "x"}}
+_HEAVY_PARTS: dict[str, list[dict[str, Any]]] = {
+    "tools": _CALLS,
+    "texts between tools": [part for call in _CALLS[:1_000] for part in (_TEXT, call)],
+    "thoughts between tools": [part for call in _CALLS for part in ({"type": "reasoning", "text": "a"}, call)],
+    "sources": [{"type": "source-url", "sourceId": str(n), "url": f"https://example.com/{n}"} for n in range(5_000)],
+    "files": [{"type": "file", "url": f"https://example.com/{n}", "mediaType": "a/b"} for n in range(5_000)],
+    "questions": [{**_ASK, "toolCallId": str(n)} for n in range(2_000)],
+    "choices": [{**_ASK, "toolCallId": "a", "input": {"title": "x", "choices": [str(n) for n in range(3_000)]}}],
+    "steps": [{"type": "step-start"}] * 20_000,
+}
 _LONG_TASKS = """() => {
   window.longTasks = [];
   new PerformanceObserver((list) => window.longTasks.push(...list.getEntries().map(({ duration }) => duration)))
@@ -234,17 +248,26 @@ _LONGEST_TASK_MS = 200
 
 @pytest.mark.quiet
 @pytest.mark.parametrize(
-    ("text", "data"),
-    [*((text, None) for text in _HEAVY.values()), *(("", data) for data in _HEAVY_DATA.values())],
-    ids=[*_HEAVY, *(f"data: {name}" for name in _HEAVY_DATA)],
+    ("text", "data", "parts"),
+    [
+        *((text, None, None) for text in _HEAVY.values()),
+        *(("", data, None) for data in _HEAVY_DATA.values()),
+        *(("", None, parts) for parts in _HEAVY_PARTS.values()),
+    ],
+    ids=[*_HEAVY, *(f"data: {name}" for name in _HEAVY_DATA), *(f"parts: {name}" for name in _HEAVY_PARTS)],
 )
 async def test_no_reply_keeps_the_page_busy(
-    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row], text: str, data: Any
+    environment: dict[str, str],
+    tab: Tab,
+    db: psycopg.AsyncConnection[Row],
+    text: str,
+    data: Any,
+    parts: list[dict[str, Any]] | None,
 ) -> None:
     """A model that repeats itself writes such text."""
     user = await rows.user_id(db, await tab.sign_up())
     reply = text and f"{text}\n\n{_END}"
-    heavy = await rows.write(db, user, Conversation("Heavy", [Turn("Question?", reply, data)]))
+    heavy = await rows.write(db, user, Conversation("Heavy", [Turn("Question?", reply, data, parts=parts)]))
     light = await rows.write(db, user, Conversation("Light", [Turn("Question?", "# One\n\n```python\nimport os\n```")]))
     longest = []
     for _ in range(2):

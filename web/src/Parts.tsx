@@ -18,10 +18,12 @@ interface Props {
 }
 
 /** The most items that are shown without being asked for. */
-const MOST = 200;
-const STEP = 100;
+const MOST = 100;
+const STEP = 50;
 /** So much text is rendered at once, the newest first, and the rest when the page is idle. */
-const CHARACTERS_AT_ONCE = 4_000;
+const CHARACTERS_AT_ONCE = 2_000;
+/** What a text counts besides: it may be a table. */
+const PART = 300;
 
 /** What a reply shows, in order: its texts, what it did, and what it asks. Of very many items the last ones. */
 export function Parts({ items, status, onAnswer }: Props) {
@@ -61,7 +63,7 @@ function textsAtOnce(groups: readonly Group[]): Set<Group> {
   let left = CHARACTERS_AT_ONCE;
   for (const group of groups.toReversed()) {
     if (group.kind !== "text") continue;
-    left -= group.text.length + 100;
+    left -= group.text.length + PART;
     if (left < 0) break;
     texts.add(group);
   }

@@ -1,12 +1,17 @@
+import { useState } from "react";
 import type { Source } from "./items.ts";
 import { webUrl } from "./links.ts";
 import { WebLink } from "./WebLink.tsx";
 
+/** The most sources that are shown without being asked for. */
+const MOST = 20;
+
 /** The pages that a reply relies on. */
 export function Sources({ sources }: { sources: readonly Source[] }) {
+  const [most, setMost] = useState(MOST);
   return (
     <ul className="links" aria-label="Sources">
-      {sources.map(({ url, title }) => (
+      {sources.slice(0, most).map(({ url, title }) => (
         <li key={url}>
           <WebLink url={url}>
             {title && (
@@ -18,6 +23,13 @@ export function Sources({ sources }: { sources: readonly Source[] }) {
           </WebLink>
         </li>
       ))}
+      {sources.length > most && (
+        <li>
+          <button className="quiet small" onClick={() => setMost(most + 5 * MOST)}>
+            More sources
+          </button>
+        </li>
+      )}
     </ul>
   );
 }
