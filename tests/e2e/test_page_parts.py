@@ -122,6 +122,22 @@ async def test_a_running_reply_shows_what_it_does(
     assert await tab.page.evaluate("document.getAnimations().length") == 0
 
 
+async def test_what_is_opened_stays_in_its_place(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    lines = "\n".join(f"line {n}" for n in range(200))
+    calls = [tool(f"fetch#{n}", "output-available", input={"n": n}, output=lines) for n in range(30)]
+    await rows.show(tab, db, Conversation("Long", [reply(*calls)]))
+    last = tab.page.locator("summary").last
+    await expect(last).to_be_in_viewport()
+    await last.click()
+    await expect(tab.page.get_by_role("group", name="Text")).to_be_visible()
+    await expect(last).to_be_in_viewport()
+    await expect(tab.page.get_by_role("button", name="Jump to the newest")).to_be_visible()
+    await last.click()
+    await expect(tab.page.get_by_role("button", name="Jump to the newest")).to_have_count(0)
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_axe_finds_nothing_in_parts(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row], theme: Literal["light", "dark"]

@@ -40,6 +40,7 @@ export class Follower {
     this.#view.addEventListener("touchstart", ({ touches }) => (this.#touch = touches[0]!.clientY), options);
     this.#view.addEventListener("touchmove", ({ touches }) => this.#touched(touches[0]!.clientY), options);
     this.#view.addEventListener("keydown", ({ key }) => this.#pressed(key), options);
+    this.#view.addEventListener("click", ({ target }) => this.#clicked(target), options);
     const observer = new ResizeObserver(() => this.#resized());
     observer.observe(this.#view);
     observer.observe(this.#text);
@@ -97,6 +98,11 @@ export class Follower {
   #pressed(key: string): void {
     if (UP.includes(key)) this.#leave();
     else if (key === "End") this.follow();
+  }
+
+  /** What is unfolded is read from its beginning. */
+  #clicked(target: EventTarget | null): void {
+    if (target instanceof Element && target.closest("summary, [aria-expanded]") !== null) this.#set(false);
   }
 
   #touched(y: number): void {
