@@ -110,7 +110,7 @@ describe("questions to the user", () => {
     ["gone on: rejected", gave({ approved: false }), null, "You rejected"],
     ["gone on: chosen", { ...choices, ...gave({ approved: true, choice: "a" }) }, null, "You chose “a”"],
     ["gone on: something else", gave({ amount: 3 }), null, "You answered"],
-    ["too late", { state: "output-error", errorText: "No answer in time." }, null, "No answer in time."],
+    ["too late", { state: "output-error", errorText: "No answer in time.", approval: undefined }, null, "No answer in time."],
     ["stopped", { state: "output-error", errorText: "Stopped." }, null, "Not answered"],
   ])("%s", (_, rest, given, outcome) => {
     expect(outcomeOf(ask(rest), given)).toBe(outcome);

@@ -55,7 +55,7 @@ DONE = reply(
     ask("publish", "output-available", approved=True, input={"title": "Publish it?"}, output={"approved": True}),
     ask("mail", "output-available", approved=False, input={"title": "Mail it?"}, output={"approved": False}),
     ask("tone", "output-available", input={"title": "Which tone?", "choices": ["a", "b"]}, output={"choice": "b"}),
-    ask("more", "output-error", input={"title": "More?"}, errorText="No answer in time."),
+    tool("more", "output-error", "ask", input={"title": "More?"}, errorText="No answer in time."),
     text("That is all."),
 )
 WAITING = reply(

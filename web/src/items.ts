@@ -158,7 +158,7 @@ export function titleOf(input: Json | undefined): string {
 function itemOf(part: JsonObject): CallItem | AskItem | FileItem | null {
   if (part["type"] === "file") return fileOf(part);
   if (part["type"] !== "dynamic-tool") return null;
-  const isAsk = isObject(part["approval"]) || textOf(part["state"]).startsWith("approval-");
+  const isAsk = part["toolName"] === "ask" || isObject(part["approval"]);
   return isAsk ? askOf(part) : callOf(part);
 }
 
