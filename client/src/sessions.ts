@@ -93,6 +93,7 @@ export class SessionList extends Poller<SessionListSnapshot> {
 
   #merge(row: SessionRow): void {
     const known = this.#sessions.get(row.id);
+    if (row.parent) return; // a function has opened it, to ask another one
     if (this.#deleted.has(row.id) || (known && compareTimes(row.updated_at, known.updated_at) < 0)) return;
     this.#sessions.set(row.id, row);
     this.changed();

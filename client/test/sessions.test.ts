@@ -59,3 +59,11 @@ test("a session that changes while the list is read stays in it", async () => {
   await vi.advanceTimersByTimeAsync(0);
   expect(list.getSnapshot().sessions).toMatchObject([{ title: "new" }]);
 });
+
+test("a session that a function has opened is not listed", async () => {
+  await vi.advanceTimersByTimeAsync(0);
+  supabase.send("session", { id: "own", title: null, parent: null, updated_at: timeAt(1) });
+  supabase.send("session", { id: "inner", title: null, parent: "question", updated_at: timeAt(2) });
+  await vi.advanceTimersByTimeAsync(0);
+  expect(list.getSnapshot().sessions.map(({ id }) => id)).toEqual(["own"]);
+});
