@@ -7,7 +7,7 @@
 import { createClient, type RealtimeChannel, type SupabaseClient } from "@supabase/supabase-js";
 import { expect, vi } from "vitest";
 import WebSocket from "ws";
-import type { Database } from "../src/index.ts";
+import type { Database, Delta } from "../src/index.ts";
 
 const { SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_SECRET_KEY } = process.env;
 const WORKER = "client-test";
@@ -77,14 +77,15 @@ export class Worker {
   }
 
   async claim(): Promise<Job> {
-    const args = { worker: WORKER, slots: 1, holding: [], lease_seconds: 30, history: 10 };
+    const args = { worker: WORKER, slots: 1, holding: [], lease_seconds: 30, history: 10, knows_steps: true };
     const { jobs } = await this.#call<{ jobs: Job[] }>("bridge_claim", args);
     expect(jobs).toHaveLength(1);
     return jobs[0]!;
   }
 
-  async delta(job: Job, seq: number, text: string): Promise<void> {
-    const payload = { message_id: job.reply_id, reply_to: job.question_id, attempt: job.attempt, seq, text };
+  async delta(job: Job, seq: number, piece: string | Partial<Delta>): Promise<void> {
+    const at = { message_id: job.reply_id, reply_to: job.question_id, attempt: job.attempt, seq };
+    const payload = { ...at, ...(typeof piece === "string" ? { text: piece } : piece) };
     expect(await this.#channel!.send({ type: "broadcast", event: "delta", payload })).toBe("ok");
   }
 
@@ -96,6 +97,15 @@ export class Worker {
 
   async finish({ question_id, attempt }: Job, result: object): Promise<void> {
     await this.#call("bridge_finish", { worker: WORKER, results: [{ question_id, attempt, ...result }] });
+  }
+
+  /** Ends the attempt with a question to the user, which comes after all of the text. */
+  async ask(job: Job, name: string, content: string, seq: number): Promise<void> {
+    const asked = { type: "dynamic-tool", toolName: "ask", toolCallId: name, input: { title: `${name}?` } };
+    const parts = [{ type: "text", text: content }, { ...asked, state: "approval-requested", approval: { id: name } }];
+    const place = { chars: content.length, n_parts: 2, emitted_before: 0, emitted: 0 };
+    const waits = [{ name, ordinal: 1, kind: "ask", value: null, within_ms: 60_000, ...place }];
+    await this.finish(job, { outcome: "waiting", content, parts, seq, waits });
   }
 
   async setTitle(sessionId: string, title: string): Promise<void> {

@@ -2,7 +2,7 @@
 
 import { Chat } from "@ai-sdk/react";
 import type { SupabaseClient } from "@supabase/supabase-js";
-import type { UIMessage } from "ai";
+import { lastAssistantMessageIsCompleteWithApprovalResponses, type UIMessage } from "ai";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { SupabaseChatTransport, readUIMessages } from "../src/ai.ts";
 import { newId, openSessionList, type Database, type SessionList } from "../src/index.ts";
@@ -230,6 +230,44 @@ describe.skipIf(absent)("with Supabase", () => {
     await chat.regenerate();
     expect(chat.error?.message).toBe("The current reply is still stopping. Try again in a moment.");
     await worker.finish(job, { outcome: "done", content: "", seq: 0 });
+  });
+
+  test("a question of the reply is answered, and the reply goes on in the same message", async () => {
+    const sendAutomaticallyWhen = lastAssistantMessageIsCompleteWithApprovalResponses;
+    const [chat, other] = [0, 1].map(() => new Chat({ id, transport, generateId: newId, sendAutomaticallyWhen }));
+    const states = (of: Chat<UIMessage>) => of.messages.at(-1)!.parts.flatMap((part) => ("state" in part ? [part.state] : []));
+    const sent = chat!.sendMessage({ text: "Write to Ann" });
+    await until(async () => expect(await rows()).toHaveLength(1));
+    const first = await worker.claim();
+    await worker.delta(first, 1, "May I? ");
+    await worker.ask(first, "send", "May I? ", 2);
+    await sent;
+    expect(chat!.status).toBe("ready");
+    expect(states(chat!)).toEqual(["done", "approval-requested"]);
+
+    other!.messages = await readUIMessages(client, id);
+    await other!.resumeStream();
+    expect(states(other!)).toEqual(["done", "approval-requested"]);
+    await chat!.addToolApprovalResponse({ id: "send", approved: true });
+    await until(async () => expect((await rows()).at(-1)?.status).toBe("queued"));
+    await other!.addToolApprovalResponse({ id: "send", approved: false });
+    // a claim passes over a job that is locked, as it is while the other answer is refused
+    const second = await vi.waitFor(() => worker.claim(), { timeout: 8_000, interval: 20 });
+    expect([second.reply_id, second.attempt]).toEqual([first.reply_id, 2]);
+    const part = { type: "dynamic-tool", toolName: "ask", toolCallId: "send", input: { title: "send?" } } as const;
+    const answered = { ...part, state: "output-available", output: { approved: true }, approval: { id: "send", approved: true } } as const;
+    await worker.delta(second, 2, { part: answered });
+    await worker.delta(second, 3, { part: { type: "step-start" } });
+    await worker.delta(second, 4, "Sent");
+    for (const one of [chat!, other!]) await until(() => expect(texts(one)).toEqual(["Write to Ann", "May I? Sent"]));
+    const parts = [{ type: "text", text: "May I? " }, answered, { type: "step-start" }, { type: "text", text: "Sent." }];
+    await worker.finish(second, { outcome: "done", content: "May I? Sent.", parts, seq: 5 });
+    for (const one of [chat!, other!]) {
+      await until(() => expect(one.status).toBe("ready"));
+      expect(texts(one)).toEqual(["Write to Ann", "May I? Sent."]);
+      expect(one.messages.at(-1)!.parts.find(({ type }) => type === "dynamic-tool")).toMatchObject(answered);
+    }
+    expect(await rows()).toHaveLength(2);
   });
 
   test("deleting the session ends the stream", async () => {

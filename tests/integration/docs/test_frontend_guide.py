@@ -97,14 +97,13 @@ def test_documented_error_codes_match_code() -> None:
 def _codes() -> dict[str, bool]:
     """Every error code that the bridge or the database writes into a reply, and whether the attempt is retried."""
     source = "".join(path.read_text() for path in (PROJECT / "bridge").rglob("*.py"))
-    codes = {
-        code: bool(getattr(errors, name).retryable)
-        for name, code in re.findall(r"\b([A-Z]\w+)\(\s*\"([a-z_]+)\",", source)
-        if isinstance(found := getattr(errors, name, None), type) and issubclass(found, TurnFailure)
-    }
+    codes: dict[str, bool] = {}
+    for name, code in re.findall(r"\b([A-Z]\w+)\(\s*\"([a-z_]+)\",", source):
+        if isinstance(found := getattr(errors, name, None), type) and issubclass(found, TurnFailure):
+            codes[code] = codes.get(code, False) or found.retryable  # some classes share one
     # these classes take their codes from variables: the others have them in tables
     assert set(re.findall(r"\b([A-Z]\w+)\(\s*code,", source)) == {"ModelUnavailable", "StepUnresolved"}
-    codes |= {code: False for code in re.findall(r'^    \S+: \("(\w+)", "', source, re.M)}
+    codes = {code: False for code in re.findall(r'^    \S+: \("(\w+)", "', source, re.M)} | codes
     codes |= {code: True for code in re.findall(r'\bcode(?:, text)? = .*?"(model_\w+)"', source)}
     codes |= {code: retry == "True" for retry, code in re.findall(r'Verdict\((True|False), "(\w+)"', source)}
     sql = "".join(path.read_text() for path in (PROJECT / "supabase" / "migrations").glob("*.sql"))
