@@ -8,7 +8,7 @@ import { Conversation } from "./Conversation.tsx";
 import { Files, useKeptFile } from "./Files.tsx";
 import { useDraft } from "./draft.ts";
 import { functionNamed, functionToStart, lastFunction, rememberFunction } from "./functions.ts";
-import type { MessageActions } from "./Message.tsx";
+import type { MessageActions } from "./messageActions.ts";
 import { shownQuestion, useOutbox } from "./outgoing.ts";
 import { freePath, isLongMessage, isLongPaste, tooLarge, withFiles } from "./pasted.ts";
 import { useArguments } from "./Parameters.tsx";

@@ -2,7 +2,8 @@ import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { Message, SessionSnapshot } from "supabase-baml-bridge-client";
 import { Follower } from "./follow.ts";
 import { titleOf } from "./items.ts";
-import { MessageItem, type MessageActions } from "./Message.tsx";
+import { MessageItem } from "./Message.tsx";
+import type { MessageActions } from "./messageActions.ts";
 
 interface Props {
   snapshot: SessionSnapshot;

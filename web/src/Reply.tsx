@@ -3,7 +3,7 @@ import { hasEnded, type Reply } from "supabase-baml-bridge-client";
 import type { Answer } from "./asks.ts";
 import { DataView, restOf } from "./DataView.tsx";
 import { itemsOf, sourcesOf, type Item } from "./items.ts";
-import type { MessageActions } from "./Message.tsx";
+import type { MessageActions } from "./messageActions.ts";
 import { Parts } from "./Parts.tsx";
 import { Sources } from "./Sources.tsx";
 import { Status } from "./Status.tsx";

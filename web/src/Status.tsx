@@ -1,6 +1,6 @@
 import type { Message } from "supabase-baml-bridge-client";
 import { isTruncated } from "./DataView.tsx";
-import type { MessageActions } from "./Message.tsx";
+import type { MessageActions } from "./messageActions.ts";
 
 interface Props {
   message: Message;
