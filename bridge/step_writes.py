@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bridge.errors import StoreError, StoreRefused
-from bridge.jobs import Jobs, RunningJob
+from bridge.jobs import Jobs, RunningJob, StopReason
 from bridge.model import Step, StepAck, StepWrite
 from bridge.store import Store
 
@@ -16,6 +16,8 @@ BATCH = 32
 BATCH_BYTES = 1 << 20  # about: of texts and values
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+# Why an attempt has to stop, by the state of its step. One that was given goes on with the next attempt.
+_REASONS: Mapping[str, StopReason] = {"lost": "lost", "cancel": "cancelled", "given": "released"}
 
 
 class StepWrites:
@@ -100,7 +102,7 @@ class StepWrites:
             running = self._jobs.get(write.question_id, write.attempt)
             if state == "busy" or (state == "lost" and running is not None and running.may_be_invisible):
                 busy.append((write, acknowledged))
-            elif state in ("lost", "cancel"):
+            elif state in ("lost", "cancel", "given"):
                 self._stop(write.question_id, write.attempt, state)
             elif not acknowledged.done():
                 if state == "ok" and running is not None and write.settled.seq is not None:
@@ -113,7 +115,7 @@ class StepWrites:
     def _stop(self, question_id: str, attempt: int, state: str) -> None:
         running = self._jobs.get(question_id, attempt)
         if running is not None:
-            self._jobs.stop(running, "cancelled" if state == "cancel" else "lost")
+            self._jobs.stop(running, _REASONS[state])
 
 
 def _size(write: StepWrite) -> int:

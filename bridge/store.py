@@ -157,7 +157,8 @@ class Store:
     async def remember(self, steps: Sequence[StepWrite]) -> StepAck:
         """Remember steps.
 
-        States are `ok`, `lost`, `cancel`, `busy` (locked: send again), `too_many_steps`, `step_too_large` or `refused`.
+        States are `ok`, `lost`, `cancel`, `busy` (locked: send again), `given` (meanwhile, by somebody else),
+        `too_many_steps`, `step_too_large` or `refused`.
         """
         arguments = {"worker": self._worker, "steps": [encode_step(step) for step in steps]}
         try:

@@ -1083,7 +1083,11 @@ begin
          where not known.is_done
     returning known.xmax = 0 into is_new;
     if is_new is null then
-        return 'known';  -- sent again, as the answer was lost
+        -- sent again, as the answer was lost; or given at the deadline, by whoever the attempt no longer waits for
+        return case when step ->> 'kind' = 'failed' and exists (
+            select from bridge.steps s
+             where s.question_id = job.question_id and s.name = step ->> 'name' and s.kind <> 'failed')
+            then 'given' else 'known' end;
     end if;
     if step ? 'seq' then
         perform bridge.write_checkpoints(jsonb_build_array(step));
@@ -1099,7 +1103,7 @@ begin
 end
 $$;
 comment on function bridge.remember is
-    'Writes a step with the reply as it was shown then. Returns ok, known (it was written before), or the limit that refuses it. The caller holds the job.';
+    'Writes a step with the reply as it was shown then. Returns ok, known (it was written before), given (somebody gave it while the worker found that nobody had), or the limit that refuses it. The caller holds the job.';
 
 create function public.bridge_step(worker text, steps jsonb) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
@@ -1155,7 +1159,7 @@ begin
 end
 $$;
 comment on function public.bridge_step is
-    'Remembers steps [{question_id, attempt, name, ordinal, kind, value, chars, n_parts, emitted_before, emitted, run?, seq?, content?, parts?, data?}], each with the reply as it was shown then. Returns {results: {"question_id name": ok|lost|cancel|busy|too_many_steps|step_too_large|refused}, used_up: [question_id]}. busy: a user keeps it locked, send it again. used_up: of those with a run, the questions whose users have used up their tokens of the day.';
+    'Remembers steps [{question_id, attempt, name, ordinal, kind, value, chars, n_parts, emitted_before, emitted, run?, seq?, content?, parts?, data?}], each with the reply as it was shown then. Returns {results: {"question_id name": ok|lost|cancel|busy|given|too_many_steps|step_too_large|refused}, used_up: [question_id]}. busy: a user keeps it locked, send it again. given: somebody gave it in time, though the attempt did not see it: try again. used_up: of those with a run, the questions whose users have used up their tokens of the day.';
 
 create function public.bridge_steps(worker text, question_id uuid, attempt int) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
