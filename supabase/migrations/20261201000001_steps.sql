@@ -291,6 +291,21 @@ $$;
 comment on function bridge.requeue is
     'Starts a new attempt at an ended question, which goes on with its steps if it failed; true if it may run at once. The caller holds the session.';
 
+create or replace function bridge.end_jobs_of_session() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+    if old.parent is not null then  -- what a handler asked for ends, too
+        insert into bridge.ended_children (question_id, parent)
+        select j.question_id, old.parent from bridge.jobs j where j.session_id = old.id
+            on conflict do nothing;
+    end if;
+    -- in the order of the locks: session, jobs, messages; the cascade would take the messages first
+    delete from bridge.jobs j where j.session_id = old.id;
+    return old;
+end
+$$;
+
 create or replace function bridge.check_question(question public.messages, owner uuid) returns void
 language plpgsql set search_path = ''
 as $$

@@ -355,6 +355,11 @@ create function bridge.end_jobs_of_session() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
+    if old.parent is not null then  -- what a handler asked for ends, too
+        insert into bridge.ended_children (question_id, parent)
+        select j.question_id, old.parent from bridge.jobs j where j.session_id = old.id
+            on conflict do nothing;
+    end if;
     -- in the order of the locks: session, jobs, messages; the cascade would take the messages first
     delete from bridge.jobs j where j.session_id = old.id;
     return old;
