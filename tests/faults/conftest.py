@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from devstack.stack import Stack
 from tests.faults.audit import Audit
 from tests.faults.proxy import Proxy
 from tests.faults.tcp_proxy import TcpProxy
+from tests.faults.walking import Notes
 from tests.support.database import Row
 
 
@@ -46,3 +48,11 @@ async def audit(db: psycopg.AsyncConnection[Row]) -> AsyncIterator[Audit]:
     await audit.install()
     yield audit
     await audit.remove()
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notes:
+    """What the steps of `Walk` note, in this process and in others whose environment is `notes.environment`."""
+    notes = Notes(tmp_path / "ledger")
+    monkeypatch.setenv("AGENT_LEDGER", str(notes.path))
+    return notes

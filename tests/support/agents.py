@@ -4,10 +4,12 @@ The question is a JSON list of operations, each a list: its name and what it is 
 
     ["text", "Hello. "]          yield a text
     ["data", {"n": 1}]           yield data
-    ["step", "a"]                a step; ["once", "a"] one that may run once only
+    ["step", "a"]                a step; ["once", "a"] one that may run once only; one named held… waits, see below
     ["tool", "a"]                a step that is shown
     ["fail", "a", 2]             a step that fails in its first two tries
     ["refuse", "a"]              a step that fails for good, which the handler catches
+    ["odd", "a"]                 a step that gives what is not JSON
+    ["die", "a"]                 a step that ends its process
     ["both", [op, op]]           operations side by side
     ["done", [op, op]]           … and a text whenever one of them has ended
     ["ask", "a"]                 a question to the user
@@ -16,7 +18,9 @@ The question is a JSON list of operations, each a list: its name and what it is 
     ["show", {"type": …}]        a part
     ["say", "…"] ["call", "…"]   a call of `Chat` with this message
 
-Each try of a step adds a line to the file AGENT_LEDGER: question, attempt, name, key.
+Each try of a step adds a line to the file AGENT_LEDGER: question, attempt, name, key. Files beside it, with the names
+of steps as suffixes, let them go on: those named held… wait for theirs, and those that end their process do so while
+there is none.
 """
 
 from __future__ import annotations
@@ -27,9 +31,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable
+from pathlib import Path
 from typing import Any
 
 from bridge import MaybeDone, NoAnswer, ToolFailed, Turn, handler, step_key
+from tests.support.waiting import until
 
 Operation = list[Any]
 _tries: Counter[str] = Counter()
@@ -37,11 +43,24 @@ _tries: Counter[str] = Counter()
 
 def note(turn: Turn, name: str) -> None:
     """Add a try of a step to the ledger."""
+    _tries[step_key()] += 1
     if path := os.environ.get("AGENT_LEDGER"):
         line = json.dumps([turn.question_id, turn.attempt, name, step_key()]) + "\n"
         ledger = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(ledger, line.encode())
         os.close(ledger)
+
+
+def may_go_on(name: str) -> bool:
+    """Whether the file of a step exists."""
+    return Path(f"{os.environ['AGENT_LEDGER']}.{name}").exists()
+
+
+def tries() -> int:
+    """How often the step that runs was tried: in all processes, if there is a ledger."""
+    if path := os.environ.get("AGENT_LEDGER"):
+        return Path(path).read_text().count(step_key())
+    return _tries[step_key()]
 
 
 @handler("Walk")
@@ -78,6 +97,10 @@ def act(turn: Turn, operation: Operation) -> Awaitable[Any]:
             return turn.step(name, fail, turn, name, tries)
         case ["refuse", name]:
             return refused(turn, name)
+        case ["odd", name]:
+            return turn.step(name, odd, turn, name)
+        case ["die", name]:
+            return turn.step(name, die, turn, name)
         case ["ask", name]:
             return asked(turn, name, None)
         case ["ask", name, within]:
@@ -98,6 +121,8 @@ async def work(turn: Turn, name: str) -> str:
     note(turn, name)
     if name.startswith("slow"):
         await asyncio.sleep(1)
+    if name.startswith("held"):
+        await until(lambda: may_go_on(name), 60)
     return f"{name}!"
 
 
@@ -108,11 +133,22 @@ def shown(turn: Turn, name: str) -> Any:
     return use
 
 
-async def fail(turn: Turn, name: str, tries: int) -> str:
+async def fail(turn: Turn, name: str, times: int) -> str:
     note(turn, name)
-    _tries[f"{turn.question_id} {name}"] += 1
-    if _tries[f"{turn.question_id} {name}"] <= tries:
+    if tries() <= times:
         raise ConnectionError(name)
+    return f"{name}!"
+
+
+async def odd(turn: Turn, name: str) -> Any:
+    note(turn, name)
+    return object()
+
+
+async def die(turn: Turn, name: str) -> str:
+    note(turn, name)
+    if not may_go_on(name):
+        os._exit(7)
     return f"{name}!"
 
 
