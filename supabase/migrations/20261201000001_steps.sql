@@ -114,7 +114,8 @@ begin
            parts = case when coalesce(set_status.reply -> 'parts', m.parts) is null then null
                         when set_status.status in ('done', 'failed', 'cancelled')
                         then bridge.end_parts(coalesce(set_status.reply -> 'parts', m.parts))
-                        else coalesce(set_status.reply -> 'parts', m.parts) end,
+                        else bridge.keep_answers(
+                            set_status.question_id, coalesce(set_status.reply -> 'parts', m.parts)) end,
            seq = coalesce((set_status.reply ->> 'seq')::int, m.seq),
            updated_at = clock_timestamp()
      where m.reply_to = set_status.question_id;
@@ -1045,7 +1046,7 @@ begin
     update public.messages m
        set content = coalesce(i.content, m.content),
            data = case when e.value ? 'data' then i.data else m.data end,
-           parts = case when e.value ? 'parts' then i.parts else m.parts end,
+           parts = case when e.value ? 'parts' then bridge.keep_answers(i.question_id, i.parts) else m.parts end,
            seq = i.seq,
            updated_at = clock_timestamp()
       from jsonb_array_elements(write_checkpoints.items) e
@@ -1353,6 +1354,26 @@ begin
 end
 $$;
 comment on function bridge.answer_parts is 'The parts of a reply with the user''s answer to one of its questions.';
+
+create function bridge.keep_answers(question_id uuid, parts jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+    step record;
+begin
+    if keep_answers.parts @> '[{"state": "approval-requested"}]' then
+        for step in
+            select s.name, s.value from bridge.steps s
+             where s.question_id = keep_answers.question_id and s.kind = 'ask' and s.is_done
+        loop
+            keep_answers.parts := bridge.answer_parts(keep_answers.parts, step.name, step.value);
+        end loop;
+    end if;
+    return keep_answers.parts;
+end
+$$;
+comment on function bridge.keep_answers is
+    'The parts that a worker writes, with the answers that its attempt does not know of. The caller holds the job.';
 
 create function public.answer_message(message_id uuid, ask text, answer jsonb default '{}') returns text
 language plpgsql set search_path = '' set statement_timeout = '5s'
@@ -1856,7 +1877,7 @@ comment on function public.bridge_trim is
     'Deletes attempts, dead letters, steps and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows; and what Realtime still stores of broadcasts about deleted sessions. Returns {runs, dead_letters, versions, steps, broadcasts, more}; if `more`, call it again.';
 
 revoke all on function
-    bridge.answer_message, bridge.answer_parts, bridge.begin_children, bridge.cancel_children, bridge.choose_worker, bridge.end_parts, bridge.first_parts, bridge.heartbeat, bridge.in_fair_order, bridge.note_child, bridge.remember, bridge.take_expired, bridge.take_ready, bridge.trim_steps, bridge.wait, bridge.wake, bridge.wake_parents
+    bridge.answer_message, bridge.answer_parts, bridge.begin_children, bridge.cancel_children, bridge.choose_worker, bridge.end_parts, bridge.first_parts, bridge.heartbeat, bridge.in_fair_order, bridge.keep_answers, bridge.note_child, bridge.remember, bridge.take_expired, bridge.take_ready, bridge.trim_steps, bridge.wait, bridge.wake, bridge.wake_parents
     from public, anon, authenticated, service_role;
 revoke all on function
     public.answer_message, public.bridge_claim, public.bridge_list_steps, public.bridge_step, public.bridge_steps, public.bridge_trim

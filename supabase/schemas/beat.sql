@@ -7,7 +7,7 @@ begin
     update public.messages m
        set content = coalesce(i.content, m.content),
            data = case when e.value ? 'data' then i.data else m.data end,
-           parts = case when e.value ? 'parts' then i.parts else m.parts end,
+           parts = case when e.value ? 'parts' then bridge.keep_answers(i.question_id, i.parts) else m.parts end,
            seq = i.seq,
            updated_at = clock_timestamp()
       from jsonb_array_elements(write_checkpoints.items) e

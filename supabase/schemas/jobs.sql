@@ -92,7 +92,8 @@ begin
            parts = case when coalesce(set_status.reply -> 'parts', m.parts) is null then null
                         when set_status.status in ('done', 'failed', 'cancelled')
                         then bridge.end_parts(coalesce(set_status.reply -> 'parts', m.parts))
-                        else coalesce(set_status.reply -> 'parts', m.parts) end,
+                        else bridge.keep_answers(
+                            set_status.question_id, coalesce(set_status.reply -> 'parts', m.parts)) end,
            seq = coalesce((set_status.reply ->> 'seq')::int, m.seq),
            updated_at = clock_timestamp()
      where m.reply_to = set_status.question_id;

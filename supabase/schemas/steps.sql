@@ -311,6 +311,26 @@ end
 $$;
 comment on function bridge.answer_parts is 'The parts of a reply with the user''s answer to one of its questions.';
 
+create function bridge.keep_answers(question_id uuid, parts jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+    step record;
+begin
+    if keep_answers.parts @> '[{"state": "approval-requested"}]' then
+        for step in
+            select s.name, s.value from bridge.steps s
+             where s.question_id = keep_answers.question_id and s.kind = 'ask' and s.is_done
+        loop
+            keep_answers.parts := bridge.answer_parts(keep_answers.parts, step.name, step.value);
+        end loop;
+    end if;
+    return keep_answers.parts;
+end
+$$;
+comment on function bridge.keep_answers is
+    'The parts that a worker writes, with the answers that its attempt does not know of. The caller holds the job.';
+
 create function public.answer_message(message_id uuid, ask text, answer jsonb default '{}') returns text
 language plpgsql set search_path = '' set statement_timeout = '5s'
 as $$

@@ -183,10 +183,14 @@ async def test_answer_that_is_taken_before_nobody_answered_is_written(
 async def test_answer_while_a_worker_holds_the_reply(
     proxied: dict[str, str], proxy: Proxy, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    """The attempt that began when another question was due ends, and the next one has the answer."""
+    """The attempt that began when another question was due ends, and the next one has the answer.
+
+    What the attempt writes meanwhile does not show the question as an open one again.
+    """
     async with working(proxied, sweep_seconds=1, **AGENTS):
         question = await walk(user, ["both", [["ask", "a", 0.5], ["ask", "b"]]])
-        await user.reply(question, is_waiting)
+        row = await user.reply(question, is_waiting)
+        events = await user.listen(f"session:{row['session_id']}", "message")
         proxy.rest.only, proxy.rest.status = STEP, 503  # that nobody has answered a
         before = proxy.calls[STEP]
         await until(lambda: proxy.calls[STEP] > before, 15)
@@ -194,6 +198,9 @@ async def test_answer_while_a_worker_holds_the_reply(
         held = await job(db, question)
         await proxy.calm()
         reply = await user.reply(question)
+        await events.until(lambda ear: ear.of("message", reply_to=question, status="done"))
+    shown = [part["state"] for row in events.of("message", reply_to=question) for part in row["parts"][1:2]]
+    assert "approval-requested" not in shown[shown.index("approval-responded") :]
     assert held is not None
     assert held["worker"] is not None
     assert (reply["content"], reply["attempt"]) == ("[a… b:yes] ", 3)
