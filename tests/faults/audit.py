@@ -1,7 +1,7 @@
-"""An audit log of every write to `bridge.jobs` and to replies, with the worker and the attempt that wrote it.
+"""An audit log of every write to `bridge.jobs`, to steps and to replies, with the worker and the attempt that wrote it.
 
-Triggers record the writes. Wrappers around the worker's three functions record whose call a write belongs to; the
-functions themselves move to the schema `audit` and keep their names, by which they refer to their arguments.
+Triggers record the writes. Wrappers around the worker's functions record whose call a write belongs to; the functions
+themselves move to the schema `audit` and keep their names, by which they refer to their arguments.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 from psycopg.rows import class_row
@@ -17,7 +17,12 @@ from psycopg.rows import class_row
 from tests.support.database import Row
 
 # the worker's functions, and the items of a call
-_CALLS = {"bridge_claim": "'[]'", "bridge_beat": "bridge_beat.jobs", "bridge_finish": "bridge_finish.results"}
+_CALLS = {
+    "bridge_claim": "'[]'",
+    "bridge_beat": "bridge_beat.jobs",
+    "bridge_step": "bridge_step.steps",
+    "bridge_finish": "bridge_finish.results",
+}
 _SIGNATURE = """
 select pg_get_function_arguments(p.oid) as declared, array_to_string(p.proargnames, ', ') as arguments
   from pg_proc p where p.pronamespace = 'public'::regnamespace and p.proname = %s
@@ -38,8 +43,32 @@ create table audit.writes (
     call text,
     caller text,
     caller_attempt int,
+    content text,
     transaction bigint not null default pg_current_xact_id()::text::bigint
 );
+create table audit.steps (
+    id bigint primary key default nextval('audit.writes_id_seq'),
+    operation text not null,
+    question_id uuid not null,
+    name text not null,
+    kind text not null,
+    value jsonb,
+    is_done boolean not null,
+    attempt int not null,
+    chars int not null,
+    transaction bigint not null default pg_current_xact_id()::text::bigint
+);
+create function audit.note_step() returns trigger language plpgsql security definer set search_path = '' as $$
+declare
+    step bridge.steps := case when tg_op = 'DELETE' then old else new end;
+begin
+    insert into audit.steps (operation, question_id, name, kind, value, is_done, attempt, chars)
+    values (lower(tg_op), step.question_id, step.name, step.kind, step.value, step.is_done, step.attempt, step.chars);
+    return null;
+end
+$$;
+create trigger audited after insert or update or delete on bridge.steps
+    for each row execute function audit.note_step();
 create function audit.note() returns trigger language plpgsql security definer set search_path = '' as $$
 declare
     touched jsonb := case when tg_op = 'DELETE' then to_jsonb(old) else to_jsonb(new) end;
@@ -47,10 +76,10 @@ declare
     call jsonb := nullif(current_setting('audit.call', true), '')::jsonb;
 begin
     insert into audit.writes (at, relation, operation, message_id, session_id, ordinal, attempt, worker, status,
-                              call, caller, caller_attempt)
+                              call, caller, caller_attempt, content)
     values (clock_timestamp(), tg_table_name, lower(tg_op), question, (touched ->> 'session_id')::uuid,
             (touched ->> 'ordinal')::bigint, (touched ->> 'attempt')::int, touched ->> 'worker', touched ->> 'status',
-            call ->> 'name', call ->> 'worker', (call -> 'attempts' ->> question::text)::int);
+            call ->> 'name', call ->> 'worker', (call -> 'attempts' ->> question::text)::int, touched ->> 'content');
     return null;
 end
 $$;
@@ -89,7 +118,7 @@ class Write:
 
     `attempt`, `worker` and `status` are the row's. `call`, `caller` and `caller_attempt` are the function, the worker
     that called it, and the attempt that it believed to hold; None if a user's call wrote the row. `transaction` is the
-    id of the transaction, 0 if it is not known.
+    id of the transaction, 0 if it is not known. `content` is a reply's text.
     """
 
     id: int
@@ -105,6 +134,23 @@ class Write:
     call: str | None = None
     caller: str | None = None
     caller_attempt: int | None = None
+    transaction: int = 0
+    content: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepWrite:
+    """A write to a step, as the row is then. Its `id` is in one order with those of `Write`."""
+
+    id: int
+    operation: Literal["insert", "update", "delete"]
+    question_id: str
+    name: str
+    kind: str
+    value: Any
+    is_done: bool
+    attempt: int
+    chars: int
     transaction: int = 0
 
 
@@ -138,6 +184,15 @@ class Audit:
         async with self._db.cursor(row_factory=class_row(Write)) as cursor:
             await cursor.execute(
                 "select id, at, relation, operation, message_id::text, session_id::text, ordinal, attempt, worker,"
-                " status, call, caller, caller_attempt, transaction from audit.writes order by id"
+                " status, call, caller, caller_attempt, transaction, content from audit.writes order by id"
+            )
+            return await cursor.fetchall()
+
+    async def steps(self) -> Sequence[StepWrite]:
+        """All writes to steps, in order."""
+        async with self._db.cursor(row_factory=class_row(StepWrite)) as cursor:
+            await cursor.execute(
+                "select id, operation, question_id::text, name, kind, value, is_done, attempt, chars, transaction"
+                " from audit.steps order by id"
             )
             return await cursor.fetchall()

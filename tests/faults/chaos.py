@@ -1,6 +1,7 @@
 """Chaos: several workers answer many questions under random faults from a seed; then the ledger is checked.
 
     python -m tests.faults.chaos --workers 3 --messages 2000 --seed 7
+    python -m tests.faults.chaos --agents --messages 2000 --seed 7    # handlers of 1 to 20 steps
 
 Exits with 0 if nothing was lost, doubled, out of order or written under a lost lease, otherwise with 1.
 """
@@ -21,17 +22,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import psycopg
 
 from devstack.model import ModelServer
 from devstack.stack import Stack
+from tests.faults import agent_plan
+from tests.faults.answers import Answers
 from tests.faults.audit import Audit
-from tests.faults.checker import Expected, Ledger, Violation, check
-from tests.faults.havoc import Havoc, Slot, fleet
+from tests.faults.checker import Expected, Kind, Ledger, Violation, check
+from tests.faults.havoc import CALLS, Havoc, Slot, fleet
 from tests.faults.load import Load, plan
+from tests.faults.step_checker import Effect, StepLedger, check_steps
+from tests.faults.stuck import watch
 from tests.support import shipped
 from tests.support.database import database
 from tests.support.users import person
@@ -42,9 +47,13 @@ USERS = 4
 ASKING_SHARE = 0.45
 LAST_SHARE = 0.8
 # How long the questions may take to end after the last fault.
-QUIET_SECONDS = 150.0
+QUIET_SECONDS = 240.0
 FAULTS_PER_SECOND = 1.0
 READY_SECONDS = 60.0
+# Of the sessions of agents, one in so many is followed by a client, which has so long to see the ends of its replies.
+FOLLOWS = 6
+FOLLOW_SECONDS = 20.0
+AGENTS = {"handlers": "tests.support.agents", "functions": "Walk,Chat"}
 # How long a user waits for a response before trying again.
 PATIENCE_SECONDS = 3.0
 
@@ -69,6 +78,10 @@ class Report:
     boots: int = 0
     exits: dict[int, int] = field(default_factory=dict)  # by exit code, or the negative number of a signal
     late_refused: int = 0  # writes that workers tried under a lost lease
+    steps: int = 0  # remembered
+    effects: int = 0  # tries of steps, of those that note them
+    answers: dict[str, int] = field(default_factory=dict)  # of users to questions of replies, by what they returned
+    followed: int = 0  # replies that a client followed to their end
     refused: list[str] = field(default_factory=list)  # calls of users that were not accepted
     seconds_asking: float = 0.0
     seconds_until_quiet: float = 0.0
@@ -81,9 +94,18 @@ class Report:
 
 
 async def run(
-    *, workers: int, messages: int, seed: int, minutes: float, folder: Path, log: Print = lambda _: None
-) -> tuple[Report, Ledger]:
-    """Run it once. Raises DevstackError if the embedded Supabase does not start."""
+    *,
+    workers: int,
+    messages: int,
+    seed: int,
+    minutes: float,
+    folder: Path,
+    agents: bool = False,
+    log: Print = lambda _: None,
+) -> tuple[Report, Ledger, StepLedger]:
+    """Run it once, with questions to models or to `agents`. Raises DevstackError if the embedded Supabase does not
+    start.
+    """
     began = time.monotonic()
     report = Report(seed, workers, 0)
 
@@ -109,18 +131,29 @@ async def run(
         for user in users:
             user.http.timeout = httpx.Timeout(PATIENCE_SECONDS)
             opened.push_async_callback(user.close)
-        slots = await opened.enter_async_context(fleet(stack, model, workers, folder))
+        notes = folder / "effects"
+        notes.touch()
+        slots = await opened.enter_async_context(
+            fleet(stack, model, workers, folder, AGENTS if agents else {}, {"AGENT_LEDGER": str(notes)})
+        )
         for slot in slots:
             await _ready(slot)
         progress("workers ready")
 
         asking_until = time.monotonic() + minutes * 60 * LAST_SHARE
-        questions = plan(messages, seed)
+        questions = (agent_plan.plan if agents else plan)(messages, seed)
         rate = messages / (minutes * 60 * ASKING_SHARE)
-        load = Load(users, questions, rate, asking_until)
-        havoc = Havoc(stack, slots, seed, 1 / FAULTS_PER_SECOND)
+        load = Load(users, questions, rate, asking_until, FOLLOWS if agents else 0)
+        calls = (*CALLS, "bridge_step", "bridge_steps") if agents else CALLS
+        havoc = Havoc(stack, slots, seed, 1 / FAULTS_PER_SECOND, calls)
+        answers = Answers(users if agents else (), seed)
+        stuck: set[Violation] = set()
         asked_at = time.monotonic()
-        reporting = asyncio.create_task(_report_progress(stack, load, havoc, progress))
+        aside = [
+            asyncio.create_task(_report_progress(stack, load, havoc, progress)),
+            asyncio.create_task(answers.run()),
+            asyncio.create_task(watch(stack.admin_url, stuck)),
+        ]
         try:
             await _storm(load, havoc)
             report.seconds_asking = time.monotonic() - asked_at
@@ -132,16 +165,24 @@ async def run(
             with contextlib.suppress(TimeoutError):
                 await until(lambda: _is_quiet(stack), QUIET_SECONDS, 0.2)
             report.seconds_until_quiet = time.monotonic() - quiet_at
+            if load.following:
+                await asyncio.wait(load.following, timeout=FOLLOW_SECONDS)
         finally:
             report.rest_crashes = stack.lite_restarts
-            reporting.cancel()
-            await asyncio.gather(reporting, return_exceptions=True)
+            for task in (*aside, *load.following):
+                task.cancel()
+            for error in await asyncio.gather(*aside, *load.following, return_exceptions=True):
+                if isinstance(error, Exception):  # one of them has ended by itself: what it saw is not all
+                    raise error
         ledger = await read(stack, list(load.accepted.values()))
+        effects = [Effect(*json.loads(line)) for line in notes.read_text().splitlines()]
+        steps = await read_steps(stack, effects, load, answers)
         _figures(report, ledger, load, havoc, slots)
+        _agents_figures(report, steps, load)
     progress(f"checking {len(ledger.writes)} writes")
-    report.violations = check(ledger)
+    report.violations = [*check(ledger), *check_steps(ledger, steps), *stuck]
     report.seconds = time.monotonic() - began
-    return report, ledger
+    return report, ledger, steps
 
 
 async def _ready(slot: Slot) -> None:
@@ -204,6 +245,24 @@ async def read(stack: Stack, expected: Sequence[Expected]) -> Ledger:
         )
 
 
+async def read_steps(stack: Stack, effects: Sequence[Effect], load: Load, answers: Answers) -> StepLedger:
+    """Join what was done with steps, as the database, the handlers, the users and the clients saw it."""
+    async with database(stack.admin_url) as db:
+        return StepLedger(
+            effects=effects,
+            steps=await Audit(db).steps(),
+            answers=answers.given,
+            shown={view.message_id: view.shown for view in load.views},
+        )
+
+
+def _agents_figures(report: Report, steps: StepLedger, load: Load) -> None:
+    report.steps = len({(step.question_id, step.name) for step in steps.steps if step.is_done})
+    report.effects = len(steps.effects)
+    report.answers = dict(Counter(answer.state or "no response" for answer in steps.answers))
+    report.followed = sum(view.has_ended for view in load.views)
+
+
 def _figures(report: Report, ledger: Ledger, load: Load, havoc: Havoc, slots: Sequence[Slot]) -> None:
     report.messages = len(load.accepted)
     report.refused = load.refused
@@ -240,13 +299,16 @@ def _print(report: Report, log: Print) -> None:
     log(f"Realtime    {report.resubscriptions} resubscriptions")
     log(f"REST        {report.answers_lost} responses lost after the work was done; {report.rest_crashes} crashes")
     log(f"faults      {sum(report.faults.values())}: {counts(report.faults)}")
+    if report.steps:
+        log(f"steps       {report.steps} remembered; {report.effects} tries of those that have effects")
+        log(f"answers     {sum(report.answers.values())}: {counts(report.answers)}")
+        log(f"clients     {report.followed} replies followed to their end")
     for text in report.refused[:10]:
         log(f"not accepted: {text}")
     for violation in report.violations[:50]:
         log(f"VIOLATION   {violation.kind}: {violation.message_id}: {violation.detail}")
     broken = report.broken
-    kinds = ("lost", "doubled", "wrong", "out of order", "two at once", "late write")
-    log("verdict     " + ", ".join(f"{broken[kind]} {kind}" for kind in kinds))
+    log("verdict     " + ", ".join(f"{broken[kind]} {kind}" for kind in get_args(Kind)))
 
 
 def main() -> int:
@@ -258,6 +320,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=3, help="worker processes (default: %(default)s)")
     parser.add_argument("--messages", type=int, default=2000, help="questions to ask (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="seed of questions and faults (default: random)")
+    parser.add_argument("--agents", action="store_true", help="ask handlers of 1 to 20 steps instead of models")
     parser.add_argument("--json", action="store_true", help="print the report as JSON on stdout, progress on stderr")
     options = parser.parse_args()
     if options.minutes <= 0 or options.workers < 1 or options.messages < 1:
@@ -271,13 +334,14 @@ def main() -> int:
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
 
     try:
-        report, _ = asyncio.run(
+        report, *_ = asyncio.run(
             run(
                 workers=options.workers,
                 messages=options.messages,
                 seed=seed,
                 minutes=options.minutes,
                 folder=folder,
+                agents=options.agents,
                 log=log,
             )
         )

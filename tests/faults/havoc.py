@@ -8,7 +8,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ from tests.support.workers import WorkerProcess
 
 LEASE_SECONDS = 3
 DIRECTIONS: tuple[Direction, ...] = ("up", "down", "both")
+CALLS = ("bridge_claim", "bridge_beat", "bridge_finish")
 TOPICS = ("bridge:", "worker:", "session:")
-SETTINGS: Mapping[str, object] = {
+SETTINGS: dict[str, object] = {
     "lease_seconds": LEASE_SECONDS,
     "sweep_seconds": 2,
     "checkpoint_seconds": 0.3,
@@ -44,10 +45,16 @@ SETTINGS: Mapping[str, object] = {
 
 
 class Slot:
-    """Runs one worker after another, as a host does that restarts its process."""
+    """Runs one worker after another, as a host does that restarts its process. `settings` are added to SETTINGS."""
 
     def __init__(
-        self, number: int, proxy: Proxy, model: TcpProxy, environment: Mapping[str, str], folder: Path
+        self,
+        number: int,
+        proxy: Proxy,
+        model: TcpProxy,
+        environment: Mapping[str, str],
+        folder: Path,
+        settings: Mapping[str, object],
     ) -> None:
         self.number = number
         self.proxy = proxy
@@ -64,6 +71,7 @@ class Slot:
             "LLM_MODEL": "scripted",
         }
         self._folder = folder
+        self._settings = SETTINGS | dict(settings)
 
     async def run(self) -> None:
         """Restart the worker until cancelled, then kill it."""
@@ -72,7 +80,7 @@ class Slot:
                 self.boots += 1
                 log = self._folder / f"worker-{self.number}-{self.boots}.log"
                 self.logs.append(log)
-                self.worker = await WorkerProcess.start(self._environment, log, **SETTINGS)
+                self.worker = await WorkerProcess.start(self._environment, log, **self._settings)
                 self.exits[await self.worker.process.wait()] += 1
         finally:
             if self.worker is not None and self.worker.runs:
@@ -84,8 +92,15 @@ class Slot:
 
 
 @asynccontextmanager
-async def fleet(stack: Stack, model: ModelServer, count: int, folder: Path) -> AsyncIterator[list[Slot]]:
-    """Run workers, each behind a proxy to Supabase and one to the model."""
+async def fleet(
+    stack: Stack,
+    model: ModelServer,
+    count: int,
+    folder: Path,
+    settings: Mapping[str, object],
+    environment: Mapping[str, str],
+) -> AsyncIterator[list[Slot]]:
+    """Run workers, each behind a proxy to Supabase and one to the model, with these settings and variables."""
     port = URL(model.url).port
     assert port is not None
     async with AsyncExitStack() as opened:
@@ -93,7 +108,7 @@ async def fleet(stack: Stack, model: ModelServer, count: int, folder: Path) -> A
         for number in range(count):
             proxy = await opened.enter_async_context(Proxy(stack.environment["SUPABASE_URL"]))
             model_proxy = await opened.enter_async_context(TcpProxy("127.0.0.1", port))
-            slots.append(Slot(number, proxy, model_proxy, stack.environment, folder))
+            slots.append(Slot(number, proxy, model_proxy, {**stack.environment, **environment}, folder, settings))
         tasks = [asyncio.create_task(slot.run()) for slot in slots]
         try:
             yield slots
@@ -117,11 +132,12 @@ class Stroke:
 class Havoc:
     """Causes faults until it is over. Every fault ends by itself, within 6 s."""
 
-    def __init__(self, stack: Stack, slots: list[Slot], seed: int, pace: float) -> None:
+    def __init__(self, stack: Stack, slots: list[Slot], seed: int, pace: float, calls: Sequence[str] = CALLS) -> None:
         self.struck: Counter[str] = Counter()
         self._stack = stack
         self._slots = slots
         self._rng = random.Random(seed)
+        self._calls = calls  # whose answers are lost
         self._pace = pace
         self._database = asyncio.Lock()
         # by name: how often compared with the others, and what it does
@@ -209,8 +225,8 @@ class Havoc:
         await _during(stroke, slot.proxy.realtime, loses=loses)
 
     async def _lose_answers(self, slot: Slot, stroke: Stroke) -> None:
-        name = ("bridge_claim", "bridge_beat", "bridge_finish")[stroke.number % 3]
-        slot.proxy.rest.lose[name] += 1 + stroke.number // 3 % 5
+        name = self._calls[stroke.number % len(self._calls)]
+        slot.proxy.rest.lose[name] += 1 + stroke.number // len(self._calls) % 5
 
     async def _reset_model(self, slot: Slot, _: Stroke) -> None:
         slot.model.reset_links()

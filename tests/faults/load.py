@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -16,7 +17,8 @@ import httpx
 from postgrest.exceptions import APIError
 
 from tests.faults.checker import Expected
-from tests.support.users import Person
+from tests.faults.view import View, follow
+from tests.support.users import Ear, Person
 
 MESSAGES_PER_SESSION = 12
 CODE_EVERY = 6  # every sixth session writes code files
@@ -33,6 +35,7 @@ class Question:
     expected: Expected
     cancels_after: float | None = None
     retries_after: float | None = None
+    function: str = "Chat"
 
 
 def plan(count: int, seed: int) -> list[Question]:
@@ -67,7 +70,8 @@ def _question(rng: random.Random, n: int, session: int) -> Question:
         directives.append(f'text="{text}"')
     cancels = rng.uniform(0, 2) if rng.random() < 0.06 else None
     retries = rng.uniform(2, 15) if cancels is None and rng.random() < 0.03 else None
-    return Question(session, f"[[{' '.join(directives)}]]", expected, cancels, retries)
+    function = "Code" if is_code(session) else "Chat"
+    return Question(session, f"[[{' '.join(directives)}]]", expected, cancels, retries, function)
 
 
 # How long to repeat a failing call once the time for questions is over.
@@ -75,11 +79,20 @@ GIVE_UP_SECONDS = 60.0
 
 
 class Load:
-    """Asks the planned questions at a steady rate, as several users. Failed calls are repeated until they succeed."""
+    """Asks the planned questions at a steady rate, as several users. Failed calls are repeated until they succeed.
 
-    def __init__(self, people: Sequence[Person], questions: Sequence[Question], rate: float, until: float) -> None:
+    The replies in every session whose number can be divided by `follows` are followed, as by a client.
+    """
+
+    def __init__(
+        self, people: Sequence[Person], questions: Sequence[Question], rate: float, until: float, follows: int = 0
+    ) -> None:
         self.accepted: dict[str, Expected] = {}
         self.refused: list[str] = []
+        self.views: list[View] = []
+        self.following: set[asyncio.Task[None]] = set()
+        self._follows = follows
+        self._ears: dict[str, Ear] = {}  # by session
         self._people = people
         self._questions = questions
         self._rate = rate
@@ -107,10 +120,13 @@ class Load:
             if time.monotonic() > self._until:
                 continue
             if question.session not in sessions:
-                sessions[question.session] = await self._open_session(person, question.session)
+                sessions[question.session] = await self._open_session(person, question)
             session_id = sessions[question.session]
             expected = replace(question.expected, session_id=session_id)
             row = {"id": expected.message_id, "session_id": session_id, "content": question.content}
+            if session_id in self._ears and question.cancels_after is None:  # that may end without a reply
+                self.views.append(View(expected.message_id))
+                self.following.add(asyncio.create_task(follow(person, self.views[-1], self._ears[session_id])))
             if await self._call(partial(_insert, person, "messages", row)):
                 self.accepted[expected.message_id] = expected
             if question.cancels_after is not None:
@@ -118,10 +134,13 @@ class Load:
             if question.retries_after is not None:
                 group.create_task(self._later(person, expected.message_id, question.retries_after, "retry_message"))
 
-    async def _open_session(self, person: Person, session: int) -> str:
+    async def _open_session(self, person: Person, question: Question) -> str:
         session_id = str(uuid.uuid4())
-        row = {"id": session_id, "function": "Code" if is_code(session) else "Chat", "title": f"session {session}"}
+        row = {"id": session_id, "function": question.function, "title": f"session {question.session}"}
         await self._call(partial(_insert, person, "sessions", row))
+        if self._follows and question.session % self._follows == 0:
+            with contextlib.suppress(PermissionError, TimeoutError, OSError):  # Realtime or Postgres is down
+                self._ears[session_id] = await person.listen(f"session:{session_id}", "delta", "message")
         return session_id
 
     async def _later(self, person: Person, message_id: str, seconds: float, function: str) -> None:

@@ -18,6 +18,7 @@ from postgrest.exceptions import APIError
 
 from devstack.stack import Stack
 from tests.faults.proxy import Proxy
+from tests.faults.stuck import stuck
 from tests.faults.walking import (
     AGENTS,
     SHORT,
@@ -63,6 +64,22 @@ async def test_answer_is_found_by_the_sweep(proxied: dict[str, str], proxy: Prox
         proxy.realtime.deaf = True
         assert await answer(user, question, "send") == "taken"
         assert (await user.reply(question, within=10))["content"] == "send:yes "
+
+
+async def test_watch_of_chaos_finds_what_is_stuck(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    async with working(environment, **AGENTS):
+        waiting, lost = [await walk(user, ["ask", "send"]) for _ in range(2)]
+        for question in (waiting, lost):
+            await user.reply(question, is_waiting)
+    assert await stuck(db) == set()
+    await db.execute("update bridge.steps set is_done = true where question_id = %s", (waiting,))
+    await db.execute("delete from bridge.jobs where question_id = %s", (lost,))
+    assert {(found.message_id, found.detail) for found in await stuck(db)} == {
+        (waiting, "waits for nothing"),
+        (lost, "waiting without a job"),
+    }
 
 
 @pytest.mark.parametrize("policy", ["interrupt", "enqueue", "reject"])

@@ -14,15 +14,17 @@ from tests.faults import chaos
 from tests.faults.checker import check
 from tests.faults.havoc import Havoc
 from tests.faults.load import plan
+from tests.faults.step_checker import check_steps
 from tests.support import ROOT
 
 SEED = 20261123
 MESSAGES = 120
+AGENT_MESSAGES = 80
 
 
 async def test_short_run_has_no_violations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chaos, "LAST_SHARE", 4.0)  # ask every question, however slow the machine
-    report, ledger = await chaos.run(workers=3, messages=MESSAGES, seed=SEED, minutes=0.5, folder=tmp_path)
+    report, ledger, _ = await chaos.run(workers=3, messages=MESSAGES, seed=SEED, minutes=0.5, folder=tmp_path)
     assert report.violations == [], f"seed {SEED}"
     assert report.refused == []
     assert report.messages == MESSAGES
@@ -36,6 +38,29 @@ async def test_short_run_has_no_violations(tmp_path: Path, monkeypatch: pytest.M
     lost = [row for row in ledger.messages if row is not done]
     assert [violation.kind for violation in check(replace(ledger, messages=doubled))] == ["doubled"]
     assert [violation.kind for violation in check(replace(ledger, messages=lost))] == ["lost"]
+
+
+async def test_short_run_of_agents_has_no_violations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "LAST_SHARE", 4.0)  # ask every question, however slow the machine
+    report, ledger, steps = await chaos.run(
+        workers=3, messages=AGENT_MESSAGES, seed=SEED, minutes=0.5, folder=tmp_path, agents=True
+    )
+    assert report.violations == [], f"seed {SEED}"
+    assert report.refused == []
+    assert report.messages == AGENT_MESSAGES
+    assert sum(report.faults.values()) >= 10
+    assert report.steps > 2 * AGENT_MESSAGES
+    assert report.effects > report.messages
+    assert report.answers["taken"] > 5
+    assert report.followed > 5
+
+    # plant an effect after the step has ended, and a step that never ran, in the same ledger
+    first = next(write for write in steps.steps if write.is_done and write.name.startswith("step"))
+    effect = next(one for one in steps.effects if (one.question_id, one.name) == (first.question_id, first.name))
+    repeated = [*steps.effects, replace(effect, attempt=effect.attempt + 100)]
+    without = [one for one in steps.effects if one.key != effect.key]
+    assert {violation.kind for violation in check_steps(ledger, replace(steps, effects=repeated))} == {"repeated"}
+    assert [violation.kind for violation in check_steps(ledger, replace(steps, effects=without))] == ["lost"]
 
 
 def test_seed_determines_questions_and_faults() -> None:
@@ -58,7 +83,7 @@ def test_bad_option_prints_one_line_error(arguments: list[str]) -> None:
 def test_help_lists_every_option() -> None:
     result = run("--help")
     assert result.returncode == 0
-    for option in ("--minutes", "--workers", "--messages", "--seed", "--json"):
+    for option in ("--minutes", "--workers", "--messages", "--seed", "--agents", "--json"):
         assert option in result.stdout
 
 

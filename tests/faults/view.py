@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import httpx
+from postgrest.exceptions import APIError
+
 from tests.support.database import Row
 from tests.support.users import ENDED, Ear, Person
 from tests.support.waiting import until
@@ -82,7 +85,7 @@ async def watching(person: Person, session_id: str, message_id: str) -> AsyncIte
     """Follow a reply. Enter this before the question is asked."""
     view = View(message_id)
     events = await person.listen(f"session:{session_id}", "delta", "message")
-    following = asyncio.create_task(_follow(person, view, events))
+    following = asyncio.create_task(follow(person, view, events))
     try:
         yield view
     finally:
@@ -91,7 +94,8 @@ async def watching(person: Person, session_id: str, message_id: str) -> AsyncIte
             await following
 
 
-async def _follow(person: Person, view: View, events: Ear) -> None:
+async def follow(person: Person, view: View, events: Ear) -> None:
+    """Follow a reply to its end, by the events of its session and the row."""
     taken = 0
     received_at = read_at = 0.0
     while not view.has_ended:
@@ -104,8 +108,9 @@ async def _follow(person: Person, view: View, events: Ear) -> None:
         is_silent = now - max(received_at, read_at) > SILENCE_SECONDS
         if is_silent or (view.needs_rows and now - read_at > CHECKPOINT_SECONDS):
             read_at = now
-            for row in await person.rows("messages", reply_to=view.message_id):
-                view.on_row(row)
+            with contextlib.suppress(APIError, httpx.HTTPError):  # REST is down, and will be back
+                for row in await person.rows("messages", reply_to=view.message_id):
+                    view.on_row(row)
             continue
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CHECKPOINT_SECONDS):
