@@ -115,9 +115,6 @@ class Reply(Protocol):
     def has_part(self, key: str) -> bool:
         """Whether a part of this key was shown."""
 
-    def end_step(self) -> None:
-        """What was shown so far stays."""
-
 
 class Waiting(Exception):
     """The attempt ends here: somebody else has to give what it needs."""
@@ -563,7 +560,6 @@ class Steps:
         if state != "ok":
             raise Unstorable(*_REFUSED.get(state, _REFUSED["refused"]), detail=f"the step {name}: {state}")
         self._asked.pop(name, None)
-        self._reply.end_step()
         self._on_progress()
 
     async def _give_up(self, step: Step, before: int) -> None:
@@ -611,9 +607,6 @@ class _Nothing:
 
     def has_part(self, key: str) -> bool:
         return True
-
-    def end_step(self) -> None:
-        pass
 
 
 _REFUSED = {

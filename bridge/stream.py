@@ -113,10 +113,6 @@ class Stream:
         self._begins_step = True
         self._before_delta = self._snapshot()
 
-    def end_step(self) -> None:
-        """What was shown so far stays, whatever becomes of this attempt."""
-        self._begins_step = True
-
     def has_part(self, key: str) -> bool:
         """Whether a part of this key was shown."""
         return any(_key(part) == key for part in self._parts) or any(_key(part) == key for _, part in self._pending)
@@ -287,6 +283,7 @@ class Stream:
         while self.next_delta() is not None:
             pass
         text = self._write()
+        self._begins_step = True
         if self.seq == self._stored_seq:
             return Settled(len(text), len(self._parts))
         return Settled(len(text), len(self._parts), self.seq, text, self._sent_data, self._unstored_parts)

@@ -44,10 +44,6 @@ class OutgoingReply:
         """Whether a part of this key was shown."""
         return self.stream.has_part(key)
 
-    def end_step(self) -> None:
-        """What was shown so far stays, whatever becomes of this attempt."""
-        self.stream.end_step()
-
     async def settle(self) -> Settled:
         """Send all that there is of the reply, whatever the pace, and return it; what cannot be sent is in the row."""
         await self._send_rest(0)

@@ -285,3 +285,21 @@ def test_taking_text_reads_only_what_was_added(monkeypatch: pytest.MonkeyPatch) 
     assert sum(read_characters) == 2 * 50_000
     assert reply.checkpoint(undelivered=False).text == "wörd " * 10_000
     assert len(reply._pieces) == 1  # it is kept in one piece, and not in ten thousand
+
+
+def test_what_follows_a_settled_reply_begins_a_step() -> None:
+    """Also what is added before its write is answered: the next attempt keeps what was settled."""
+    reply = stream()
+    reply.set_partial(Partial("a", is_added=True))
+    assert (reply.settle().chars, reply.parts) == (1, ())
+    reply.set_partial(Partial("b", is_added=True))
+    reply.settle()
+    reply.set_partial(Partial("c", is_added=True))
+    reply.settle()
+    assert reply.end() == (
+        {"type": "text", "text": "a"},
+        {"type": "step-start"},
+        {"type": "text", "text": "b"},
+        {"type": "step-start"},
+        {"type": "text", "text": "c"},
+    )
