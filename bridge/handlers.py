@@ -53,7 +53,7 @@ from bridge.errors import (
 )
 from bridge.model import Completion, Description, FileWrite, Partial, Turn, Usage
 from bridge.parameters import check_data, describe_model
-from bridge.steps import TURNS, Steps, Waiting
+from bridge.steps import TURNS, Steps
 
 log = logging.getLogger(__name__)
 
@@ -163,22 +163,23 @@ async def run_handler(
     pieces = cast("AsyncGenerator[Any, None]", function(replace(turn, steps=steps)))  # `handler` registers nothing else
     # in a task of its own, as the reply also grows while the handler waits for a step
     task = asyncio.create_task(_drive(pieces, steps, files, turn.function), name=f"handler {turn.function}")
+    steps.task = task
     task.add_done_callback(lambda _: steps.news.set())
-    ends: Waiting | TurnFailure | None = None
     try:
         while True:
             for partial in steps.take():
                 yield replace(partial, usage=steps.cost)
-            steps.on_taken()
-            if ends is not None:
-                raise ends
             if task.done():
-                ends = task.result()
-                if ends is None:
+                failure = task.result()
+                if failure is None:
                     break
-                ends.usage = steps.cost
+                if not steps.has_more:
+                    failure.usage = steps.cost
+                    raise failure
             elif steps.is_waiting and await _comes_to_rest(task, steps):
-                ends = steps.waiting()
+                for partial in steps.take():
+                    yield replace(partial, usage=steps.cost)
+                raise steps.waiting()
             else:
                 has_begun = await _wait_for_news(steps)
                 if not (steps.has_more or task.done()):

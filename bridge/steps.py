@@ -3,10 +3,12 @@
     attempt 1   "Hello. " ─ plan ─ "I fetch. " ─ fetch ✕         plan is remembered, with "Hello. I …" as it was shown
     attempt 2   (Hello. ) ─ plan returns ─ "I fetch. " ─ fetch ─ …
 
-A handler runs again from its first line. A step that is remembered returns at once, and what the handler adds to the
-reply is left out as far as it was shown when the last of these steps ended. Texts may differ from attempt to attempt,
-and so may their number: whatever was added before the handler came to a remembered step was shown. What it adds while
-steps run side by side is known by its number: each remembered step has the numbers at which it began and ended.
+A handler runs again from its first line, and catches up: steps that are remembered return in the order in which they
+ended. Meanwhile nothing else begins, and what the handler adds to the reply is held back. Then all is shown that was
+not shown before. Texts may differ from attempt to attempt, and so may their number: whatever was added before the
+handler came to a remembered step was shown. What it adds while steps run side by side is known by its number: each
+remembered step has the numbers at which it began and ended. Parts that a task beside the handler shows have no number,
+as they come at any time: they are known by their keys, or by what they are.
 
 Nothing is kept of a step that fails with another exception than ToolFailed. The attempt ends, and the next one, which
 comes after the pause of every failed attempt, tries the step again.
@@ -17,7 +19,7 @@ import inspect
 import json
 import logging
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -62,7 +64,9 @@ NAME_BYTES = 200
 PROMPT_BYTES = 16_384
 LONGEST_WAIT_SECONDS = 90 * 86_400.0
 CHARACTERS_PER_TOKEN = 4
-# Turns of the event loop for which a new step waits: others that begin beside it may be remembered.
+# How long the handler may take to come to the next remembered step. If it does not, its code has changed.
+PATIENCE_SECONDS = 2.0
+# Turns of the event loop after which whatever follows the end of a step has begun.
 TURNS = 3
 
 # Reads what a function says to its end, hands each piece on, and gives up on one that is silent.
@@ -127,8 +131,10 @@ class Waiting(Exception):
 class Steps:
     """The steps of one attempt, and all that its handler adds to the reply.
 
-    `news` is set whenever there is something to `take`, or somebody to wait for.
+    `news` is set whenever there is something to `take`, or somebody to wait for. `task` runs the handler.
     """
+
+    task: asyncio.Task[Any] | None = None
 
     def __init__(
         self,
@@ -147,17 +153,19 @@ class Steps:
         self._job, self._store, self._reply, self._calls, self._read = job, store, reply, calls, read
         self._step_seconds, self._ask_seconds, self._on_progress = step_seconds, ask_seconds, on_progress
         self._known = {step.name: step for step in known}  # those that the handler has not come to
+        self._order = [step.name for step in sorted(known, key=lambda step: step.ordinal)]  # that have not returned
         self._ordinal = max((step.ordinal for step in known), default=0)
-        self._shown = max(known, key=lambda step: step.ordinal).emitted if known else 0
+        self._emitted = max(known, key=lambda step: step.ordinal).emitted if known else 0  # was shown before
         self._names: Counter[str] = Counter()
         self._count = 0  # how many times the handler has added to the reply in this attempt
-        self._offset = 0  # from its numbers in this attempt to those in the attempts before
-        self._synced = 0
+        self._place = (0, 0)  # what has this number in this attempt had that one in the attempts before
+        self._shown = 0  # how many of its numbers were shown, in this attempt or before
+        self._beside = [part for part in job.kept.parts if not _key_of(part)] if job.kept else []
         self._is_replaying = bool(known)
-        self._held: list[tuple[int, Partial]] = []  # what may have been shown, by number
+        self._held: list[_Added] = []
         self._pieces: list[str] = [job.kept.text] if job.kept else []
         self._data = job.kept.data if job.kept else None
-        self._out: list[Partial] = []
+        self._out: deque[_Added] = deque()
         self._taken = asyncio.Event()
         self._taken.set()
         self._waits: dict[str, Wait] = {}
@@ -165,9 +173,10 @@ class Steps:
         self._is_closed = False
         self._running = 0
         self._is_saying = False
-        self._ended = asyncio.Event()  # a step has: each event is set once
+        self._moved = asyncio.Event()  # a step has ended, or was come to: each event is set once
+        self._writing: list[str] = []  # those that are being remembered, in the order of their ordinals
         self._said_from = 0  # the pieces that a call streams begin here
-        self._later: list[Partial] = []  # what is added while a call streams into the reply
+        self._later: list[_Added] = []  # what is added while a call streams into the reply
         self._reported = Usage()  # by the handler
         self._failed: list[Usage] = []  # what calls cost that are not remembered
         self._asked: dict[str, Usage] = {}  # what running calls have cost so far
@@ -181,20 +190,19 @@ class Steps:
 
     # -- what its reader does ----------------------------------------------------------------------------
 
-    def take(self) -> list[Partial]:
-        """Return what is new of the reply. Call `on_taken` when it has been published."""
-        taken, self._out = self._out, []
-        return taken
+    def take(self) -> Iterator[Partial]:
+        """What is new of the reply. Each has to be published before the next is taken."""
+        while self._out:
+            number, partial = self._out.popleft()
+            yield partial
+            if number is not None:
+                self._shown = number + 1
+        self._taken.set()
 
     @property
     def has_more(self) -> bool:
         """Whether there is something to `take`."""
         return bool(self._out)
-
-    def on_taken(self) -> None:
-        """What was taken has been published."""
-        if not self._out:
-            self._taken.set()
 
     def add(self, partial: Partial) -> None:
         """The handler adds to the reply."""
@@ -202,14 +210,7 @@ class Steps:
         self._count += 1
         _added.set(self._count)
         self.news.set()  # a sign of life, whether it is shown or not
-        if number + self._offset < self._shown:
-            return
-        if self._is_replaying:
-            self._held.append((number, partial))
-        elif self._is_saying:
-            self._later.append(partial)
-        else:
-            self._publish(partial)
+        self._add((number, partial))
 
     def report(self, usage: Usage) -> None:
         """The handler reports what it has spent."""
@@ -232,17 +233,18 @@ class Steps:
         return bool(self._waits) and self._running == 0
 
     def waiting(self) -> Waiting:
-        """The end of an attempt that waits."""
-        self._go_on()
+        """The end of an attempt that waits, when there is nothing more to take."""
         waits = []
         for wait in self._waits.values():
             self._ordinal += 1
-            waits.append(replace(wait, ordinal=self._ordinal, emitted=self._count + self._offset))
+            before = self._number(wait.emitted_before)
+            waits.append(replace(wait, ordinal=self._ordinal, emitted_before=before, emitted=self._number(self._shown)))
         return Waiting(tuple(waits))
 
     def end(self) -> tuple[str, Any]:
         """The handler has ended: the text and the data of its reply."""
         self._go_on()
+        self._end_saying()
         return "".join(self._pieces), self._data
 
     @property
@@ -251,8 +253,9 @@ class Steps:
         return self._is_closed
 
     def close(self) -> None:
-        """End whatever still waits."""
+        """End whatever still waits. From now on, no step begins."""
         self._is_closed = True
+        self._move()
         for future in self._futures:
             future.cancel()
 
@@ -263,7 +266,7 @@ class Steps:
     ) -> Any:
         """See `bridge.model.Turn.step`."""
         name, hint = self._name(name), _result_hint(function)
-        known, before = self._come_to(name)
+        known, before = await self._come_to(name)
         if known is not None and known.is_done:
             return _result(known, hint)
         if known is not None:
@@ -278,7 +281,7 @@ class Steps:
     async def tool(self, name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         """See `bridge.model.Turn.tool`."""
         tool, name, hint = name, self._name(name), _result_hint(function)
-        known, before = self._come_to(name)
+        known, before = await self._come_to(name)
         if known is not None:
             return _result(known, hint)
         part = {"type": "dynamic-tool", "toolName": tool, "toolCallId": name}
@@ -301,7 +304,7 @@ class Steps:
         """See `bridge.model.Turn.call` and `bridge.model.Turn.say`."""
         hint = self._calls.result_of(function)
         name = self._name(function.__name__)
-        known, before = self._come_to(name)
+        known, before = await self._come_to(name)
         if known is not None:
             return _result(known, hint)
         if self._store.has_used_up(self._job.question_id):
@@ -324,7 +327,7 @@ class Steps:
         if _size(asked) > PROMPT_BYTES:
             raise _broken(f"the question {name} is longer than {PROMPT_BYTES:,} bytes")
         part = {"type": "dynamic-tool", "toolName": "ask", "toolCallId": name, "input": asked}
-        known, before = self._come_to(name)
+        known, before = await self._come_to(name)
         if known is None:
             await self._begin()
             self._publish(_part({**part, "state": "approval-requested", "approval": {"id": name}}))
@@ -341,20 +344,19 @@ class Steps:
     async def sleep(self, name: str, seconds: float) -> None:
         """See `bridge.model.Turn.sleep`."""
         name = self._name(name)
-        known, before = self._come_to(name)
+        known, before = await self._come_to(name)
         if known is not None and (known.is_done or known.is_due):
             if not known.is_done:
+                await self._begin()
                 with self._run():
                     await self._remember(name, "sleep", None, before)
             return
-        if known is None:
-            await self._begin()
         await self._wait(name, "sleep", None, before, seconds)
 
     async def run(self, function: str, message: str, data: Mapping[str, Any] | None, within: float) -> Message:
         """See `bridge.model.Turn.run`."""
         name = self._name(function)
-        known, before = self._come_to(name)
+        known, before = await self._come_to(name)
         if known is not None and known.is_done and known.kind != "failed":
             return _message(name, known.value)
         if known is not None and (known.is_done or known.is_due):
@@ -362,8 +364,6 @@ class Steps:
         key = uuid.UUID(self._key_of(name))
         ids = {"session_id": str(uuid.uuid5(key, "session")), "question_id": str(uuid.uuid5(key, "question"))}
         asked = {"function": function, "message": message, "data": data and _to_json(f"the data for {name}", data)}
-        if known is None:
-            await self._begin()
         return _message(name, await self._wait(name, "run", ids | asked, before, within))
 
     def show(self, part: Mapping[str, Any]) -> None:
@@ -373,13 +373,15 @@ class Steps:
             raise _broken("a part is not an object with a `type`")
         if shown["type"] == "text":
             raise _broken("a part is a text: yield the text instead")
-        self.add(_part(shown))
+        if _key.get() is None and asyncio.current_task() is self.task:
+            self.add(_part(shown))
+        else:
+            self._add((None, _part(shown)))
 
     # -- where the handler is ----------------------------------------------------------------------------
 
     def _name(self, name: str) -> str:
-        if self._is_closed:  # the handler has caught its cancellation, and goes on
-            raise asyncio.CancelledError
+        self._end_if_closed()
         if _key.get() is not None:
             raise _broken(f"the step {name!r} is inside of another step")
         if not isinstance(name, str) or not 1 <= len(name.encode("utf-8", "replace")) <= NAME_BYTES - 10:
@@ -393,30 +395,56 @@ class Steps:
     def _key_of(self, name: str) -> str:
         return str(uuid.uuid5(uuid.UUID(self._job.question_id), f"{self._job.since}/{name}"))
 
-    def _come_to(self, name: str) -> tuple[Step | None, int]:
-        """The handler comes to a step: what is remembered of it, and the number of what was added before it."""
+    async def _come_to(self, name: str) -> tuple[Step | None, int]:
+        """The handler comes to a step: what is remembered of it, and the number of what was added before it.
+
+        Returns after the remembered steps that ended before it have returned: what follows them comes first.
+        """
         before = _added.get()
         step = self._known.pop(name, None)
-        if step is not None and before >= self._synced:
-            # Whatever was added before it was shown, and what comes next has the number that it had.
-            self._synced, self._offset = before, step.emitted_before - before
-            self._held = [
-                (number, held)
-                for number, held in self._held
-                if number >= before and number + self._offset >= self._shown
-            ]
-        if step is not None and not self._known:
-            self._go_on()
-        return step, before + self._offset
+        if step is not None and name in self._order:
+            self._place = max(self._place, (before, step.emitted_before))
+            self._move()
+            try:
+                await self._catch_up(name)
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
+            finally:
+                self._order.remove(name)
+                self._move()
+            if not self._order:
+                self._go_on()
+        return step, before
+
+    async def _catch_up(self, name: str | None = None) -> None:
+        """Wait until all remembered steps have returned that ended before this one, or all there are."""
+        while self._order and self._order[0] != name:
+            first = self._order[0]
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS if first in self._known else None):
+                    await self._moved.wait()
+            except TimeoutError:
+                if self._order[:1] == [first] and first in self._known:  # the handler does not come to it any more
+                    self._order.remove(first)
+                    self._move()
+            self._end_if_closed()
 
     async def _begin(self, *, says: bool = False) -> None:
-        """Come to a step that is not remembered: from here on, what the handler adds is shown."""
-        for _ in range(TURNS if self._is_replaying else 0):
-            await asyncio.sleep(0)
+        """Come to what is not remembered."""
+        await self._catch_up()
         self._go_on()
         # What a call streams is one piece of the reply, which a takeover keeps or drops: no step ends in between.
-        while self._is_saying or (says and self._running):
-            await self._ended.wait()
+        while (self._is_saying or (says and self._running)) and not self._is_closed:
+            await self._moved.wait()
+        self._end_if_closed()
+
+    def _move(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _end_if_closed(self) -> None:
+        if self._is_closed:  # the handler has caught its cancellation, or left this task behind
+            raise asyncio.CancelledError
 
     @contextmanager
     def _run(self, *, says: bool = False) -> Iterator[None]:
@@ -429,25 +457,46 @@ class Steps:
         finally:
             self._running -= 1
             if says:
-                self._is_saying = False
-                later, self._later = self._later, []
-                for partial in later:
-                    self._publish(partial)
+                self._end_saying()
             self.news.set()
-            self._ended.set()
-            self._ended = asyncio.Event()
+            self._move()
+
+    def _end_saying(self) -> None:
+        self._is_saying = False
+        later, self._later = self._later, []
+        for added in later:
+            self._add(added)
 
     def _go_on(self) -> None:
-        """What the handler adds from here on was not shown yet."""
+        """What the handler adds from here on is shown, and what it has added that was not shown before."""
         if self._is_replaying:
             self._is_replaying = False
+            here, there = self._place
+            self._shown = max(here, self._emitted - there + here)
             held, self._held = self._held, []
-            for _, partial in held:
-                self._publish(partial)
+            for added in held:
+                self._add(added)
+
+    def _number(self, number: int) -> int:
+        """The number in the attempts before of what has this one."""
+        here, there = self._place
+        return number - here + there if number >= here else min(number, there)
 
     # -- the reply ---------------------------------------------------------------------------------------
 
-    def _publish(self, partial: Partial) -> None:
+    def _add(self, added: "_Added") -> None:
+        """Show what the handler has added, now or when its place is known, unless it was shown before."""
+        number, partial = added
+        if self._is_replaying:
+            self._held.append(added)
+        elif self._is_saying:
+            self._later.append(added)
+        elif number is None and partial.part in self._beside:
+            self._beside.remove(partial.part)
+        elif number is None or number >= self._shown:
+            self._publish(partial, number)
+
+    def _publish(self, partial: Partial, number: int | None = None) -> None:
         if not partial.is_added:  # of a call that streams: what it has said so far is replaced
             self._pieces[self._said_from :] = [partial.text]
             partial = replace(partial, text="".join(self._pieces))
@@ -455,7 +504,7 @@ class Steps:
             self._pieces.append(partial.text)
         if partial.data is not None:
             self._data = partial.data
-        self._out.append(partial)
+        self._out.append((number, partial))
         self._taken.clear()
         self.news.set()
 
@@ -551,12 +600,18 @@ class Steps:
         await self._taken.wait()
         settled = await self._reply.settle()
         self._ordinal += 1
-        emitted = self._count + self._offset
-        job = self._job
+        job, before, emitted = self._job, self._number(before), self._number(self._shown)
         write = StepWrite(
             job.question_id, job.attempt, name, self._ordinal, kind, value, before, emitted, settled, usage
         )
-        state = await self._store.remember(write)
+        self._writing.append(name)
+        try:
+            state = await self._store.remember(write)
+            while self._writing[0] != name:  # steps return in the order of their ordinals, as when they are remembered
+                await self._moved.wait()
+        finally:
+            self._writing.remove(name)
+            self._move()
         if state != "ok":
             raise Unstorable(*_REFUSED.get(state, _REFUSED["refused"]), detail=f"the step {name}: {state}")
         self._asked.pop(name, None)
@@ -564,6 +619,7 @@ class Steps:
 
     async def _give_up(self, step: Step, before: int) -> None:
         if not step.is_done:
+            await self._begin()
             with self._run():
                 await self._remember(step.name, "failed", "no answer", before)
         raise NoAnswer(f"There was no answer to {step.name} in time.")
@@ -572,11 +628,15 @@ class Steps:
         """Wait for what somebody else gives: the attempt ends when no step is running."""
         if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
             raise _broken(f"{name} waits {seconds:g} s: it may wait 0 to {LONGEST_WAIT_SECONDS:,.0f} s")
+        await self._begin()
         self._waits[name] = Wait(name, 0, kind, value, before, before, seconds * 1000)
         future = asyncio.get_running_loop().create_future()
         self._futures.add(future)
         self.news.set()
         return await future
+
+
+_Added = tuple[int | None, Partial]  # with its number; None: of a task beside the handler, or of a step
 
 
 class _Nothing:
@@ -618,6 +678,10 @@ _REFUSED = {
 
 def _broken(detail: str) -> HandlerBroken:
     return HandlerBroken("internal", "Something went wrong while answering.", detail=detail)
+
+
+def _key_of(part: Mapping[str, Any]) -> object:
+    return part.get("toolCallId") or part.get("id")
 
 
 def _part(part: Mapping[str, Any]) -> Partial:
