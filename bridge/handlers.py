@@ -177,6 +177,7 @@ async def run_handler(
                     failure.usage = steps.cost
                     raise failure
             elif steps.is_waiting and await _comes_to_rest(task, steps):
+                steps.end()  # a call that failed is no longer heard
                 for partial in steps.take():
                     yield replace(partial, usage=steps.cost)
                 raise steps.waiting()

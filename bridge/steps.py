@@ -176,6 +176,7 @@ class Steps:
         self._moved = asyncio.Event()  # a step has ended, or was come to: each event is set once
         self._writing: list[str] = []  # those that are being remembered, in the order of their ordinals
         self._said_from = 0  # the pieces that a call streams begin here
+        self._is_unsaid = False  # it failed, and what it has said is still there
         self._later: list[_Added] = []  # what is added while a call streams into the reply
         self._reported = Usage()  # by the handler
         self._failed: list[Usage] = []  # what calls cost that are not remembered
@@ -245,6 +246,7 @@ class Steps:
         """The handler has ended: the text and the data of its reply."""
         self._go_on()
         self._end_saying()
+        self._take_back()
         return "".join(self._pieces), self._data
 
     @property
@@ -437,6 +439,7 @@ class Steps:
         while (self._is_saying or (says and self._running)) and not self._is_closed:
             await self._moved.wait()
         self._end_if_closed()
+        self._take_back()
 
     def _move(self) -> None:
         self._moved.set()
@@ -454,12 +457,21 @@ class Steps:
             self._is_saying, self._said_from = True, len(self._pieces)
         try:
             yield
+        except BaseException:
+            self._is_unsaid |= says
+            raise
         finally:
             self._running -= 1
             if says:
                 self._end_saying()
             self.news.set()
             self._move()
+
+    def _take_back(self) -> None:
+        """Take back what a call has said that failed, if the handler goes on: the next attempt says it again."""
+        if self._is_unsaid:
+            self._is_unsaid = False
+            self._publish(Partial(""))
 
     def _end_saying(self) -> None:
         self._is_saying = False
@@ -497,6 +509,7 @@ class Steps:
             self._publish(partial, number)
 
     def _publish(self, partial: Partial, number: int | None = None) -> None:
+        self._take_back()
         if not partial.is_added:  # of a call that streams: what it has said so far is replaced
             self._pieces[self._said_from :] = [partial.text]
             partial = replace(partial, text="".join(self._pieces))
@@ -633,7 +646,10 @@ class Steps:
         future = asyncio.get_running_loop().create_future()
         self._futures.add(future)
         self.news.set()
-        return await future
+        try:
+            return await future
+        finally:
+            del self._waits[name]  # the handler does not wait for it any more
 
 
 _Added = tuple[int | None, Partial]  # with its number; None: of a task beside the handler, or of a step

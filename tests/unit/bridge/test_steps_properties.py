@@ -56,6 +56,7 @@ FOUND: Mapping[str, Walk] = {
     "a part comes while a step is remembered": (
         Behind((act("step", "a"), Emit("part", "p"), act("step", "b")), (Emit("text", "x"), act("step", "c"))),
     ),
+    "a model is cut short": (Both("group", ((act("fail", "a"),), (act("say", "say"),), (act("yes", "b"),))),),
 }
 
 
