@@ -251,8 +251,9 @@ async def _close(
             if is_running:
                 task.cancel()
                 await asyncio.wait({task})
-                if not task.cancelled() and (failure := task.result()) is not None:
-                    raise failure.__cause__ or failure
+            await steps.end_tasks()
+            if is_running and not task.cancelled() and (failure := task.result()) is not None:
+                raise failure.__cause__ or failure
             await pieces.aclose()
     except Exception as error:
         place, _ = place_of(error)

@@ -174,6 +174,7 @@ class Steps:
         self._running = 0
         self._is_saying = False
         self._moved = asyncio.Event()  # a step has ended, or was come to: each event is set once
+        self._tasks: set[asyncio.Task[Any]] = set()  # in which steps run
         self._writing: list[str] = []  # those that are being remembered, in the order of their ordinals
         self._said_from = 0  # the pieces that a call streams begin here
         self._is_unsaid = False  # it failed, and what it has said is still there
@@ -260,6 +261,14 @@ class Steps:
         self._move()
         for future in self._futures:
             future.cancel()
+
+    async def end_tasks(self) -> None:
+        """End the steps that the handler has left running beside it."""
+        tasks = self._tasks - {self.task}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     # -- what the handler calls --------------------------------------------------------------------------
 
@@ -377,6 +386,8 @@ class Steps:
             raise _broken("a part is a text: yield the text instead")
         if _key.get() is None and asyncio.current_task() is self.task:
             self.add(_part(shown))
+        elif self.task is not None and _is_in_thread():
+            self.task.get_loop().call_soon_threadsafe(self._add, (None, _part(shown)))
         else:
             self._add((None, _part(shown)))
 
@@ -453,6 +464,9 @@ class Steps:
     def _run(self, *, says: bool = False) -> Iterator[None]:
         """A step runs within the block."""
         self._running += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         if says:
             self._is_saying, self._said_from = True, len(self._pieces)
         try:
@@ -462,6 +476,7 @@ class Steps:
             raise
         finally:
             self._running -= 1
+            self._tasks.discard(task)
             if says:
                 self._end_saying()
             self.news.set()
@@ -702,6 +717,15 @@ def _key_of(part: Mapping[str, Any]) -> object:
 
 def _part(part: Mapping[str, Any]) -> Partial:
     return Partial("", is_added=True, part=part)
+
+
+def _is_in_thread() -> bool:
+    """Whether a function of a step calls that is no coroutine function."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _to_json(what: str, value: Any) -> Any:

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.handlers import Handler
-from bridge.model import Turn
+from bridge.handlers import Handler, run_handler
+from bridge.model import Session, Turn
 from tests.support import virtual_time
 from tests.support.attempts import Attempts, End
-from tests.support.walks import Act, Behind, Both, Emit, Simple, Walk, answers, check, handler_of
+from tests.support.walks import Act, Behind, Both, Emit, Simple, Walk, answers, check, handler_of, walks
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
 ENDS = st.lists(st.tuples(st.integers(1, 60), st.sampled_from(["kill", "freeze"])), max_size=5)
@@ -27,6 +28,12 @@ def answer(walk: Walk, seed: int, ends: Sequence[End]) -> None:
         check(walk, attempts, row)
 
     virtual_time.run(main())
+
+
+@settings(max_examples=EXAMPLES)
+@given(walks(), st.integers(0, 1 << 16), ENDS)
+def test_any_handler_loses_and_doubles_nothing(walk: Walk, seed: int, ends: list[End]) -> None:
+    answer(walk, seed, ends)
 
 
 def act(kind: Simple, name: str) -> Act:
@@ -57,6 +64,9 @@ FOUND: Mapping[str, Walk] = {
         Behind((act("step", "a"), Emit("part", "p"), act("step", "b")), (Emit("text", "x"), act("step", "c"))),
     ),
     "a model is cut short": (Both("group", ((act("fail", "a"),), (act("say", "say"),), (act("yes", "b"),))),),
+    "a handler fails beside its steps": (
+        Both("completed", ((act("fail", "a"),), (act("step", "b"), act("step", "c")))),
+    ),
 }
 
 
@@ -64,7 +74,7 @@ FOUND: Mapping[str, Walk] = {
 def test_what_was_found(walk: Walk) -> None:
     for seed in range(100):
         draw = random.Random(seed)
-        ends: list[End] = [(draw.randint(1, 40), "kill") for _ in range(3)]
+        ends: list[End] = [(draw.randint(1, 40), draw.choice(["kill", "kill", "freeze"])) for _ in range(3)]
         answer(walk, seed, ends)
 
 
@@ -83,3 +93,22 @@ def test_step_that_is_gone_from_the_code_holds_up_the_others_for_a_moment() -> N
         return (await attempts.answer_all()).text
 
     assert virtual_time.run(main()).endswith("(a 1)(gone 1)(b 1)(c 3)")
+
+
+async def test_part_that_a_thread_shows_comes_before_its_step_has_ended() -> None:
+    async def handler(turn: Turn) -> AsyncIterator[str]:
+        def work() -> None:
+            turn.show({"type": "data-note", "data": "hello"})
+
+        yield "a"
+        await turn.step("step", work)
+        yield "b"
+
+    turn = Turn("Walk", "", (), (), Session("", "", None, "Walk", {}), "")
+    shown = [(piece.text, getattr(piece, "part", None)) async for piece in run_handler(handler, turn)]
+    assert [item for item in shown if any(item)] == [
+        ("a", None),
+        ("", {"type": "data-note", "data": "hello"}),
+        ("b", None),
+        ("ab", None),
+    ]
