@@ -178,9 +178,10 @@ class Stream:
         return "".join(pieces)
 
     def _find(self, sent: str) -> _Sent:
-        """The place up to which a text was cut, if the text in one piece begins with it."""
+        """The place up to which a text was cut, if the text in one piece begins with it, and no part comes before."""
         (text,) = self._pieces
-        return _Place(len(sent), 0, len(sent)) if text.startswith(sent) else sent
+        is_behind = bool(self._pending) and self._pending[0][0] < len(sent)
+        return _Place(len(sent), 0, len(sent)) if text.startswith(sent) and not is_behind else sent
 
     @property
     def newest(self) -> Partial:
@@ -213,10 +214,11 @@ class Stream:
             delta = {"part": part}
         elif has_text and isinstance(self._sent, _Place):
             delta = {"text": self._cut(self._sent)}
-        elif has_text:  # the model revised what it wrote before: send all of it
+        elif has_text:  # the model revised what it wrote before: send all of it, up to the next part
             (text,) = self._pieces
-            self._sent = _Place(self._length, 0, self._length)
-            delta = {"content": text}
+            end = self._pending[0][0] if self._pending else self._length
+            self._sent = _Place(end, 0, end)
+            delta = {"content": text[:end]}
         elif self._data is not self._sent_data:
             self._sent_data = self._data
             delta = {"data": self._data}

@@ -1,0 +1,224 @@
+"""Whatever a reply is made of, its deltas up to a seq make up the checkpoint of that seq."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from bridge.model import Kept, Partial
+from bridge.stream import FIELD_BYTES, Stream
+
+Part = Mapping[str, Any]
+TEXTS = st.text('aé🙂"\x01', max_size=6) | st.integers(1, 3).map(lambda n: "x" * (n * FIELD_BYTES // 2))
+VALUES = st.integers(0, 3) | st.sampled_from([20, 300, 700, FIELD_BYTES]).map(lambda n: "x" * n)
+PARTS = st.one_of(
+    st.builds(lambda id_, data: {"type": "data-a", "id": id_, "data": data}, st.sampled_from("abc"), VALUES),
+    st.builds(lambda data: {"type": "data-b", "data": data}, VALUES),
+    st.builds(
+        lambda id_, output: {"type": "dynamic-tool", "toolCallId": id_, "output": output}, st.sampled_from("de"), VALUES
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A reply as a client shows it: the parts, the text behind them, and the data."""
+
+    parts: tuple[Part, ...] = ()
+    open: str = ""
+    data: Any = None
+
+    @property
+    def text(self) -> str:
+        return texts(self.parts) + self.open
+
+    @property
+    def order(self) -> list[Part]:
+        """Texts and parts in their order, without the beginnings of steps."""
+        found: list[Part] = []
+        for part in (*self.parts, {"type": "text", "text": self.open}):
+            if part["type"] == "text" and found and found[-1]["type"] == "text":
+                found[-1] = {"type": "text", "text": found[-1]["text"] + part["text"]}
+            elif part["type"] != "step-start" and part.get("text") != "":
+                found.append(part)
+        return found
+
+    def fold(self, delta: Mapping[str, Any]) -> Shown | None:
+        """What a delta makes of it; None: the row has to be read."""
+        match delta:
+            case {"omitted": _}:
+                return None
+            case {"text": text}:
+                return replace(self, open=self.open + text)
+            case {"content": text}:
+                assert text.startswith(texts(self.parts)), "text in parts is revised"
+                return replace(self, open=text[len(texts(self.parts)) :])
+            case {"data": data}:
+                return replace(self, data=data)
+        part = delta["part"]
+        key = part.get("toolCallId") or part.get("id")
+        at = next((n for n, p in enumerate(self.parts) if key and key in (p.get("toolCallId"), p.get("id"))), None)
+        if at is not None:
+            return replace(self, parts=(*self.parts[:at], part, *self.parts[at + 1 :]))
+        closed = ({"type": "text", "text": self.open},) if self.open else ()
+        return replace(self, parts=(*self.parts, *closed, part), open="")
+
+
+def texts(parts: tuple[Part, ...]) -> str:
+    return "".join(part["text"] for part in parts if part["type"] == "text")
+
+
+def size(parts: tuple[Part, ...]) -> int:
+    return sum(len(json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode()) for part in parts)
+
+
+@dataclass
+class Row:
+    """What the database has."""
+
+    seq: int = 0
+    shown: Shown = field(default_factory=Shown)
+
+
+class Replies(RuleBasedStateMachine):
+    """One reply, in several attempts."""
+
+    most = 1 << 20  # bytes of all parts
+
+    @initialize()
+    def begin(self) -> None:
+        self.stream = Stream("question", "reply", "session", 1)
+        self.row, self.client, self.given = Row(), Shown(), Shown()
+        self.kept: tuple[int, int] | None = None  # characters and parts of the last settled reply that arrived
+        self.said: int | None = None  # a call that streams began behind so many characters
+
+    # what is added
+
+    @precondition(lambda self: self.said is None)
+    @rule(text=TEXTS)
+    def add(self, text: str) -> None:
+        self.stream.set_partial(Partial(text, is_added=True))
+        self.given = replace(self.given, open=self.given.open + text)
+
+    @precondition(lambda self: self.said is None)
+    @rule(part=PARTS)
+    def show(self, part: Part) -> None:
+        self.stream.set_partial(Partial("", is_added=True, part=part))
+        self.given = self.given.fold({"part": part}) or self.given
+
+    @rule(data=VALUES)
+    def give(self, data: Any) -> None:
+        self.stream.set_partial(Partial("", {"data": data}, is_added=True))
+
+    @rule(text=TEXTS)
+    def say(self, text: str) -> None:
+        before = self.stream.newest.text
+        self.said = len(before) if self.said is None else self.said
+        self.stream.set_partial(Partial(before[: self.said] + text))
+        self.given = replace(self.given, open=self.given.open[: self.said - len(texts(self.given.parts))] + text)
+
+    @precondition(lambda self: self.said is not None)
+    @rule()
+    def have_said(self) -> None:
+        self.said = None
+
+    # what is sent and stored
+
+    @rule(is_sent=st.booleans())
+    def cut(self, is_sent: bool) -> None:
+        before = self.client
+        self._cut()
+        if not is_sent:
+            seq = self.stream.seq
+            self.stream.undo_delta()
+            if self.stream.seq < seq:
+                self.client = before
+
+    def _cut(self) -> bool:
+        seq = self.stream.seq
+        delta = self.stream.next_delta()
+        if delta is None:
+            assert self.stream.seq == seq
+            return False
+        assert delta["seq"] == self.stream.seq == seq + 1
+        stream = self.stream
+        rest = stream._read(stream._sent)[len(texts(stream.parts)) :]
+        # a client that misses a large field reads the row
+        self.client = self.client.fold(delta) or Shown(stream.parts, rest, stream._sent_data)
+        return True
+
+    @rule(is_undelivered=st.booleans(), arrives=st.booleans())
+    def checkpoint(self, is_undelivered: bool, arrives: bool) -> None:
+        while is_undelivered and self._cut():
+            pass
+        checkpoint = self.stream.checkpoint(undelivered=is_undelivered)
+        if checkpoint.seq is None:
+            return
+        self._store(checkpoint.seq, checkpoint.text, checkpoint.data, checkpoint.parts, arrives=arrives)
+        if not arrives:
+            self.stream.forget_checkpoint()
+
+    @precondition(lambda self: self.said is None)
+    @rule(arrives=st.booleans())
+    def settle(self, arrives: bool) -> None:
+        while self._cut():
+            pass
+        settled = self.stream.settle()
+        if settled.seq is not None:
+            self._store(settled.seq, settled.text, settled.data, settled.parts, arrives=arrives)
+        if arrives or settled.seq is None:
+            assert (len(self.row.shown.text), len(self.row.shown.parts)) >= (settled.chars, settled.part_count)
+            self.kept = (settled.chars, settled.part_count)
+
+    def _store(self, seq: int, text: str, data: Any, parts: tuple[Part, ...] | None, *, arrives: bool) -> None:
+        assert (seq, text, data) == (self.stream.seq, self.client.text, self.client.data)
+        if parts is None:
+            assert self.row.shown.parts == self.client.parts
+        else:
+            assert parts == self.client.parts
+        assert size(self.client.parts) <= self.most
+        if arrives:
+            self.row = Row(seq, self.client)
+            self.stream.on_stored(seq, parts)
+
+    @precondition(lambda self: self.kept is not None)
+    @rule()
+    def take_over(self) -> None:
+        assert self.kept is not None
+        chars, count = self.kept
+        shown = self.row.shown
+        parts = shown.parts[:count]
+        self.client = Shown(parts, shown.text[len(texts(parts)) : chars], shown.data)
+        assert len(self.client.text) == chars
+        self.row, self.given = Row(1, self.client), self.client
+        self.stream = Stream("question", "reply", "session", self.stream.attempt + 1)
+        self.stream.resume(Kept(1, self.client.text, self.client.data, self.client.parts))
+        self.said = None
+
+    def teardown(self) -> None:
+        """The reply ends: everything is there."""
+        if not hasattr(self, "stream"):
+            return
+        while self._cut():
+            pass
+        assert self.client.text == self.given.text
+        if self.most > 1000:
+            assert self.client.order == self.given.order
+        parts = self.stream.end()
+        assert parts[: len(self.client.parts)] == self.client.parts
+        assert self.client.text.startswith(texts(parts))
+        assert size(parts) <= self.most
+        if not parts[len(self.client.parts) :]:
+            return
+        (last,) = parts[len(self.client.parts) :]
+        assert last == {"type": "text", "text": self.client.open}
+
+
+def test_deltas_make_up_the_checkpoints() -> None:
+    run_state_machine_as_test(Replies, settings=settings(max_examples=200, stateful_step_count=30))
