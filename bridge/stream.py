@@ -21,6 +21,7 @@ SMALL_GROWTH = 1 / 8
 FIELD_BYTES = 32_768
 # Of all parts of a reply, as JSON. What does not fit is not shown; messages_parts_size allows twice as much.
 PARTS_BYTES = 1 << 20
+CHARACTER_BYTES = 6  # of a character in JSON, at most
 STEP_START: Mapping[str, Any] = {"type": "step-start"}  # what finished steps have shown ends here
 LEFT_OUT = "(left out: the reply has too many parts)"
 
@@ -120,7 +121,7 @@ class Stream:
     def _begin_step(self) -> None:
         if self._begins_step:
             self._begins_step = False
-            if self._length or self._parts or self._pending:
+            if (self._length or self._parts or self._pending) and self._fits(STEP_START):
                 self._append(STEP_START)
 
     def _show(self, part: Part) -> None:
@@ -135,9 +136,15 @@ class Stream:
         if self._fits(part):
             self._append(part)
 
-    def _fits(self, part: Part) -> bool:
-        text = self._length - self._closed  # which the part may close
-        return self._part_bytes + text * 4 + _size(part) <= PARTS_BYTES
+    def _fits(self, *parts: Part) -> bool:
+        """Whether there is room for these parts, and for the text that they close."""
+        room = (
+            PARTS_BYTES - self._part_bytes - sum(map(_size, parts)) - (len(self._pending) + 1) * _size(_text_part(""))
+        )
+        characters = self._length - self._closed
+        if characters * CHARACTER_BYTES <= room:
+            return True
+        return characters <= room and _size("".join(self._pieces)[self._closed :]) <= room
 
     def _append(self, part: Part) -> None:
         self._part_bytes += _size(part)
@@ -158,7 +165,7 @@ class Stream:
         text = self._read(self._sent)[self._closed :]
         if text:
             self._closed += len(text)
-            closed = {"type": "text", "text": text}
+            closed = _text_part(text)
             self._part_bytes += _size(closed)
             self._parts = (*self._parts, closed)
 
@@ -304,7 +311,7 @@ class Stream:
 
     def end(self) -> tuple[Part, ...]:
         """The parts of a reply that has ended, with the rest of its text if there is room."""
-        if self._parts and self._part_bytes + (self._length - self._closed) * 4 <= PARTS_BYTES:
+        if self._parts and self._fits():
             self._close_text()
         return self._parts
 
@@ -339,7 +346,11 @@ def _key(part: Part) -> object:
     return part.get("toolCallId") or part.get("id")
 
 
-def _size(part: Part) -> int:
+def _text_part(text: str) -> Part:
+    return {"type": "text", "text": text}
+
+
+def _size(part: Part | str) -> int:
     return len(json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode())
 
 

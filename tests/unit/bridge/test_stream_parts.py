@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from bridge import stream as cutting
 from bridge.model import Kept, Partial
 from bridge.stream import FIELD_BYTES, Stream
 
@@ -222,3 +224,11 @@ class Replies(RuleBasedStateMachine):
 
 def test_deltas_make_up_the_checkpoints() -> None:
     run_state_machine_as_test(Replies, settings=settings(max_examples=200, stateful_step_count=30))
+
+
+def test_parts_never_exceed_their_limit() -> None:
+    class Small(Replies):
+        most = 800
+
+    with mock.patch.object(cutting, "PARTS_BYTES", Small.most):
+        run_state_machine_as_test(Small, settings=settings(max_examples=200, stateful_step_count=30))
