@@ -13,9 +13,14 @@ MOST_STEPS = 8
 MOST_LINES = 20  # that a search gives
 
 
-@handler("Research")
+@handler(
+    "Research",
+    description="Searches and reads the session's files, shows how, and asks before it saves a report",
+    suggestions=["What do these files do?", "Where are users signed in?"],
+    reads_files=True,
+)
 async def research(turn: Turn) -> AsyncGenerator[str | FileWrite, None]:
-    """Answers a question about the session's files, and shows how: it plans, searches, reads, and saves a report."""
+    """Plan, search and read until the question can be answered; then report, and save the report if the user agrees."""
     files = {file.path: file.content for file in turn.files}
 
     def search_files(text: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -15,7 +16,7 @@ from tests.e2e.tab import Tab, running
 from tests.support.waiting import until
 from tests.support.workers import worker_process, working
 
-READER = {"functions": "Reader", "handlers": "tests.support.reader"}
+READER: Mapping[str, Any] = {"functions": "Reader", "handlers": "tests.support.reader"}
 
 
 class Site:
