@@ -23,8 +23,8 @@ async def research(turn: Turn) -> AsyncGenerator[str | FileWrite, None]:
     """Plan, search and read until the question can be answered; then report, and save the report if the user agrees."""
     files = {file.path: file.content for file in turn.files}
 
-    def search_files(text: str) -> str:
-        return search(files, text)
+    def search_files(query: str) -> str:
+        return search(files, query)
 
     def read_file(path: str) -> str:
         if path not in files:
@@ -43,8 +43,8 @@ async def research(turn: Turn) -> AsyncGenerator[str | FileWrite, None]:
                 about = step.path
                 result = await turn.tool("read_file", read_file, path=about)
             else:
-                about = step.text
-                result = await turn.tool("search_files", search_files, text=about)
+                about = step.query
+                result = await turn.tool("search_files", search_files, query=about)
         except ToolFailed as error:
             result = str(error)
         findings.append(Finding(tool=step.tool, about=about, result=result))
@@ -58,13 +58,15 @@ async def research(turn: Turn) -> AsyncGenerator[str | FileWrite, None]:
         yield "\n\nSaved as `report.md`."
 
 
-def search(files: dict[str, str], text: str) -> str:
-    """The lines that contain a text, each with its file and number."""
+def search(files: dict[str, str], query: str) -> str:
+    """The lines that contain a word of the query, each with its file and number."""
+    words = [word.strip("?.,;:!\"'()").casefold() for word in query.split()]
+    wanted = [word for word in words if len(word) > 3] or words
     found = [
         f"{path}:{number}: {line.strip()}"
         for path, content in files.items()
         for number, line in enumerate(content.splitlines(), 1)
-        if text.casefold() in line.casefold()
+        if any(word in line.casefold() for word in wanted)
     ]
     more = f"\n… and {len(found) - MOST_LINES} more" if len(found) > MOST_LINES else ""
     return "\n".join(found[:MOST_LINES]) + more if found else "No file contains this."
