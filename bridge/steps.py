@@ -427,6 +427,8 @@ class Steps:
                 self._move()
             if not self._order:
                 self._go_on()
+        elif step is not None:  # its code has changed, and something new came first: what was shown stays shown
+            self._shown = max(self._shown, self._emitted - step.emitted_before + before)
         return step, before
 
     async def _catch_up(self, name: str | None = None) -> None:
