@@ -9,7 +9,7 @@
 --
 -- A job that waits for an answer, a time or another reply is a job without a worker, whose `run_at` is its deadline.
 
-create function bridge.remember(job bridge.jobs, step jsonb) returns text
+create function bridge.remember(job bridge.jobs, step jsonb, out state text, out is_new boolean)
 language plpgsql set search_path = ''
 as $$
 declare
@@ -17,8 +17,18 @@ declare
     most_bytes bigint;
     most_bytes_of_all bigint;
     bytes int := coalesce(octet_length(step ->> 'value'), 0);
-    is_new boolean;
+    is_known boolean := (
+        select s.is_done from bridge.steps s where s.question_id = job.question_id and s.name = step ->> 'name');
 begin
+    is_new := is_known is null;
+    if is_known then
+        -- sent again, as the answer was lost; or given at the deadline, by whoever the attempt no longer waits for
+        state := case when step ->> 'kind' = 'failed' and exists (
+            select from bridge.steps s
+             where s.question_id = job.question_id and s.name = step ->> 'name' and s.kind <> 'failed')
+            then 'given' else 'known' end;
+        return;
+    end if;
     select min(l.value) filter (where l.name = 'steps_per_message'),
            min(l.value) filter (where l.name = 'step_bytes'),
            min(l.value) filter (where l.name = 'steps_bytes')
@@ -28,48 +38,38 @@ begin
          where x.name in ('steps_per_message', 'step_bytes', 'steps_bytes')
            and (x.user_id = job.user_id or x.user_id is null)
          order by x.name, x.user_id nulls last) l;
-    if job.steps >= most_steps and not exists (
-        select from bridge.steps s where s.question_id = job.question_id and s.name = step ->> 'name')
-    then
-        return 'too_many_steps';
+    if is_new and job.steps >= most_steps then
+        state := 'too_many_steps';
+        return;
     elsif bytes > most_bytes or job.step_bytes + bytes > most_bytes_of_all then
-        return 'step_too_large';
+        state := 'step_too_large';
+        return;
     end if;
-    insert into bridge.steps as known (
-        question_id, name, ordinal, kind, value, is_done, attempt, chars, parts, emitted_before, emitted, run)
-    select job.question_id, s.name, s.ordinal, s.kind, s.value, s.kind <> 'begun', job.attempt, s.chars, s.n_parts,
-           s.emitted_before, s.emitted, s.run
-      from jsonb_to_record(step) s (
-               name text, ordinal int, kind text, value jsonb, chars int, n_parts int, emitted_before int, emitted int,
-               run jsonb)
-        on conflict on constraint steps_pkey do update  -- one that has begun, or that nobody answered in time
-           set ordinal = excluded.ordinal, kind = excluded.kind, value = excluded.value, is_done = excluded.is_done,
-               attempt = excluded.attempt, chars = excluded.chars, parts = excluded.parts,
-               emitted = excluded.emitted, run = excluded.run
-         where not known.is_done
-    returning known.xmax = 0 into is_new;
-    if is_new is null then
-        -- sent again, as the answer was lost; or given at the deadline, by whoever the attempt no longer waits for
-        return case when step ->> 'kind' = 'failed' and exists (
-            select from bridge.steps s
-             where s.question_id = job.question_id and s.name = step ->> 'name' and s.kind <> 'failed')
-            then 'given' else 'known' end;
+    -- nobody else writes steps of a job that the caller holds, so the insert needs no `on conflict`
+    if is_new then
+        insert into bridge.steps (
+            question_id, name, ordinal, kind, value, is_done, attempt, chars, parts, emitted_before, emitted, run)
+        select job.question_id, s.name, s.ordinal, s.kind, s.value, s.kind <> 'begun', job.attempt, s.chars, s.n_parts,
+               s.emitted_before, s.emitted, s.run
+          from jsonb_to_record(step) s (
+                   name text, ordinal int, kind text, value jsonb, chars int, n_parts int, emitted_before int,
+                   emitted int, run jsonb);
+    else  -- it has begun, or waited
+        update bridge.steps k
+           set ordinal = s.ordinal, kind = s.kind, value = s.value, is_done = s.kind <> 'begun', attempt = job.attempt,
+               chars = s.chars, parts = s.n_parts, emitted = s.emitted, run = s.run
+          from jsonb_to_record(step) s (
+                   name text, ordinal int, kind text, value jsonb, chars int, n_parts int, emitted int, run jsonb)
+         where k.question_id = job.question_id and k.name = s.name;
     end if;
     if step ? 'seq' then
         perform bridge.write_checkpoints(jsonb_build_array(step));
     end if;
-    -- a finished step is progress: what failed before it does not count any more
-    update bridge.jobs j
-       set steps = j.steps + is_new::int, step_bytes = j.step_bytes + bytes, is_confirmed = true,
-           failures = case when step ->> 'kind' = 'begun' then j.failures else 0 end,
-           lease_until = greatest(j.lease_until, clock_timestamp() + coalesce(
-               (select w.lease from bridge.workers w where w.name = j.worker), interval '30 seconds'))
-     where j.id = job.id;
-    return 'ok';
+    state := 'ok';
 end
 $$;
 comment on function bridge.remember is
-    'Writes a step with the reply as it was shown then. Returns ok, known (it was written before), given (somebody gave it while the worker found that nobody had), or the limit that refuses it. The caller holds the job.';
+    'Writes a step with the reply as it was shown then. `state` is ok, known (it was written before), given (somebody gave it while the worker found that nobody had), or the limit that refuses it. The caller holds the job, and counts the step.';
 
 create function public.bridge_step(worker text, steps jsonb) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
@@ -82,6 +82,9 @@ declare
         select j.id from bridge.jobs j where j.id = any (ids) order by j.id for update skip locked);
     item jsonb;
     job bridge.jobs;
+    remembered record;
+    lease interval := coalesce(
+        (select w.lease from bridge.workers w where w.name = bridge_step.worker), interval '30 seconds');
     state text;
     states jsonb := '{}';
     charges jsonb[] := '{}';
@@ -100,12 +103,8 @@ begin
             state := 'cancel';
         else
             begin
-                state := bridge.remember(job, item);
-                if state = 'ok' and item ? 'run' then
-                    charges := charges || ((item -> 'run') || jsonb_build_object('user_id', job.user_id));
-                    owners := owners || jsonb_build_object(job.question_id, job.user_id);
-                end if;
-                state := case when state = 'known' then 'ok' else state end;
+                remembered := bridge.remember(job, item);
+                state := remembered.state;
             exception when others then
                 if bridge.is_transient(sqlstate) then
                     raise;  -- not this step's fault: the worker sends all of them again
@@ -113,6 +112,24 @@ begin
                 raise warning 'bridge_step: % of % refused: % %', item ->> 'name', job.question_id, sqlstate, sqlerrm;
                 state := 'refused';
             end;
+            if state = 'ok' then
+                -- Outside of the subtransaction, as the lock on the job is: otherwise each step would create a multixact.
+                -- A finished step is progress: what failed before it does not count any more. The lease is extended as
+                -- by a beat.
+                update bridge.jobs j
+                   set steps = j.steps + remembered.is_new::int, is_confirmed = true,
+                       step_bytes = j.step_bytes + coalesce(octet_length(item ->> 'value'), 0),
+                       failures = case when item ->> 'kind' = 'begun' then j.failures else 0 end,
+                       lease_until = case when j.lease_until < now() + lease * 0.75
+                           then clock_timestamp() + lease else j.lease_until end
+                 where j.id = job.id;
+                if item ? 'run' then
+                    charges := charges || ((item -> 'run') || jsonb_build_object('user_id', job.user_id));
+                    owners := owners || jsonb_build_object(job.question_id, job.user_id);
+                end if;
+            elsif state = 'known' then
+                state := 'ok';
+            end if;
         end if;
         states := states || jsonb_build_object((item ->> 'question_id') || ' ' || (item ->> 'name'), state);
     end loop;
