@@ -42,6 +42,8 @@ MAX_SUGGESTIONS = 8
 # In JSON: a control character that is not a newline, a return or a tab.
 _CONTROL = re.compile(r"(?<!\\)(?:\\\\)*\\[bfu]")
 
+STEP = tuple(field.name for field in fields(Step))
+
 
 def decode_claim(answer: Mapping[str, Any]) -> Claim:
     """Read the answer of `bridge_claim`. A malformed one raises KeyError, TypeError, AttributeError or ValueError."""
@@ -164,7 +166,7 @@ def encode_step(item: StepWrite) -> dict[str, Any]:
 
 def decode_step(row: Mapping[str, Any]) -> Step:
     """An item of the answer of `bridge_steps`. A malformed one raises KeyError or TypeError."""
-    return Step(**{field.name: row[field.name] for field in fields(Step)})
+    return Step(*(row[name] for name in STEP))
 
 
 def encode_description(item: Description) -> dict[str, Any] | None:

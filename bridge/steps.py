@@ -26,6 +26,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol, Self, get_type_hints
+from weakref import WeakKeyDictionary
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -72,6 +73,8 @@ TURNS = 3
 # Reads what a function says to its end, hands each piece on, and gives up on one that is silent.
 Read = Callable[[AsyncGenerator[Partial | Completion, None], Callable[[Partial], None]], Awaitable[Completion]]
 
+# What functions say they return: finding out takes as long as the rest of a remembered step.
+_hints: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 _key: ContextVar[str | None] = ContextVar("step_key", default=None)
 # How many times the handler had added to the reply when the task that asks was made, or last added to it.
 _added: ContextVar[int] = ContextVar("added", default=0)
@@ -792,12 +795,15 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 def _result_hint(function: Callable[..., Any]) -> Any:
     """The type that a function says it returns; Any if it does not say, or names what cannot be found."""
     target = inspect.unwrap(getattr(function, "func", function))
+    target = getattr(target, "__func__", target)
     try:
-        hint = get_type_hints(target).get("return", Any)
-        hash(hint)
+        if target not in _hints:
+            hint = get_type_hints(target).get("return", Any)
+            hash(hint)
+            _hints[target] = hint
+        return _hints[target]
     except (NameError, TypeError, AttributeError):
         return Any
-    return hint
 
 
 def _sum(usages: Sequence[Usage]) -> Usage:
