@@ -335,6 +335,7 @@ class Job:
     is_used_up: bool = False  # its user has used up the tokens of the day
     since: int = 0  # the attempt after which its steps began
     steps: int = 0  # how many are remembered
+    known: tuple[Step, ...] | None = None  # these; None: they are too large for its payload
     kept: Kept | None = None
 
 

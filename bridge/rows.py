@@ -165,7 +165,7 @@ def encode_step(item: StepWrite) -> dict[str, Any]:
 
 
 def decode_step(row: Mapping[str, Any]) -> Step:
-    """An item of the answer of `bridge_steps`. A malformed one raises KeyError or TypeError."""
+    """An item of the answer of `bridge_steps`, or of a job's `known`. A malformed one raises KeyError or TypeError."""
     return Step(*(row[name] for name in STEP))
 
 
@@ -212,6 +212,8 @@ def _job(item: Mapping[str, Any]) -> Job:
     base["taken_over"] = item.get("taken_over", False)
     base["is_used_up"] = item.get("used_up", False)
     base |= {"since": item.get("since", 0), "steps": item.get("steps", 0)}
+    if "known" in item:
+        base["known"] = tuple(decode_step(row) for row in item["known"])
     if item.get("broken"):
         return Job(**base, broken=item["broken"])
     row, files = item["session"], item["files"]

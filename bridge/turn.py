@@ -181,7 +181,7 @@ async def _run_function(
             if memory is not None and functions.has_handler(turn.function):
                 job = running.job
                 steps = Steps(
-                    *(job, await memory.read(running) if job.steps else (), memory, running.reply),
+                    *(job, await _known(running, memory), memory, running.reply),
                     *(_Calls(functions.calls, turn), reader.read),
                     step_seconds=settings.step_seconds,
                     ask_seconds=settings.ask_seconds,
@@ -200,6 +200,14 @@ async def _run_function(
     finally:
         if memory is not None:
             memory.forget(running.job.question_id)
+
+
+async def _known(running: RunningJob, memory: Memory) -> Sequence[Step]:
+    """What earlier attempts have done."""
+    job = running.job
+    if job.known is not None:
+        return job.known
+    return await memory.read(running) if job.steps else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -683,7 +683,7 @@ begin
     if job.steps > 0 then
         opened := opened || (
             select jsonb_build_object('seq', r.seq, 'content', r.content, 'reply_data', r.data, 'parts', r.parts)
-              from public.messages r where r.reply_to = job.question_id);
+              from public.messages r where r.reply_to = job.question_id) || bridge.few_steps_of(job);
     end if;
     -- there were some left when it was asked; the replies before it may have used them up since
     if (is_new or not job.is_confirmed) and not job.cancel and not bridge.tokens_left(job.user_id) then
@@ -1045,6 +1045,60 @@ $$;
 comment on function bridge.choose_worker is
     'The worker to which a question of this session and user is handed, with the slot that it will take there, locked: the first in the session''s order of those that hear, answer the function well and have room. Null: none, or others wait who are next, or the user has as many replies running as allowed. may_take_last: of the last quarter of the slots, too, if the user has nothing running and asks little.';
 
+create or replace function bridge.tell(dispatched bridge.jobs) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+    -- A deferred trigger of the project on messages fires now, where it fails only this job, as in a claim; not at the commit,
+    -- where it would fail its user's request.
+    deferred text := (
+        select string_agg(format('public.%I', c.conname), ', ') from pg_catalog.pg_constraint c
+         where c.conrelid = 'public.messages'::regclass and c.condeferred);
+    present record;
+    told jsonb;
+begin
+    select j as job, w.history, j.function = any (w.functions) and w.capacity > 0 as is_there into present
+      from bridge.jobs j left join bridge.workers w on w.name = j.worker
+     where j.id = dispatched.id and j.worker = dispatched.worker and j.attempt = dispatched.attempt
+       and not j.is_confirmed;
+    if not found then
+        return null;
+    elsif present.is_there is not true then
+        raise exception 'it has left, or the session has another function now';
+    end if;
+    if deferred is not null then
+        execute 'set constraints ' || deferred || ' immediate';
+    end if;
+    if dispatched.lease_until < clock_timestamp() + bridge.dispatch_lease() / 2 then  -- its user's request has taken long
+        update bridge.jobs j set lease_until = clock_timestamp() + bridge.dispatch_lease() where j.id = dispatched.id;
+    end if;
+    told := bridge.open_attempt(present.job, present.history, is_new => true, most_bytes => 32768);
+    if deferred is not null then
+        execute 'set constraints ' || deferred || ' deferred';
+    end if;
+    if octet_length(told::text) > 32768 then
+        told := told - 'known';  -- the worker calls for its steps
+    end if;
+    if octet_length(told::text) > 32768 then  -- the worker claims what it holds
+        told := jsonb_build_object('question_id', dispatched.question_id, 'attempt', dispatched.attempt);
+    end if;
+    return told || jsonb_build_object('at_ms', (extract(epoch from clock_timestamp()) * 1000)::bigint);
+exception when others then
+    -- a claim finds out whether the question is broken, or what its user may not do
+    raise warning 'bridge.tell: % %', sqlstate, sqlerrm;
+    update bridge.jobs j
+       set worker = null, slot = null, lease_until = null, attempt = j.attempt - 1, is_confirmed = true
+     where j.id = dispatched.id;
+    begin
+        update public.messages m set status = 'queued' where m.id = dispatched.question_id and m.status <> 'queued';
+    exception when others then
+        raise warning 'bridge.tell: % %', sqlstate, sqlerrm;  -- a claim sets it
+    end;
+    perform bridge.announce_work(array[dispatched.question_id]);
+    return null;
+end
+$$;
+
 create or replace function bridge.dispatch(question_ids uuid[], released_by text default null, is_new boolean default false)
 returns void
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
@@ -1244,6 +1298,37 @@ $$;
 comment on function public.bridge_step is
     'Remembers steps [{question_id, attempt, name, ordinal, kind, value, chars, n_parts, emitted_before, emitted, run?, seq?, content?, parts?, data?}], each with the reply as it was shown then. Returns {results: {"question_id name": ok|lost|cancel|busy|given|too_many_steps|step_too_large|refused}, used_up: [question_id]}. busy: a user keeps it locked, send it again. given: somebody gave it in time, though the attempt did not see it: try again. used_up: of those with a run, the questions whose users have used up their tokens of the day.';
 
+create function bridge.steps_of(question_id uuid) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+                   'name', s.name, 'ordinal', s.ordinal, 'kind', s.kind, 'value', s.value, 'is_done', s.is_done,
+                   'is_due', coalesce(s.due_at <= now(), false), 'emitted_before', s.emitted_before,
+                   'emitted', s.emitted) order by s.ordinal), '[]')
+          from bridge.steps s where s.question_id = steps_of.question_id);
+end
+$$;
+comment on function bridge.steps_of is
+    'What attempts at a question have done [{name, ordinal, kind, value, is_done, is_due, emitted_before, emitted}], in their order.';
+
+create function bridge.few_steps_of(job bridge.jobs) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+    most_bytes constant int := 8192;
+    steps jsonb;
+begin
+    if job.steps <= 32 and job.step_bytes <= most_bytes then  -- without the answers of users
+        steps := bridge.steps_of(job.question_id);
+    end if;
+    return case when octet_length(steps::text) <= most_bytes then jsonb_build_object('known', steps) else '{}' end;
+end
+$$;
+comment on function bridge.few_steps_of is
+    'The steps of a job as {known: [{name, …}]} for its payload, so that its worker need not call for them; {}: they are more than 8 KiB.';
+
 create function public.bridge_steps(worker text, question_id uuid, attempt int) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
@@ -1256,12 +1341,7 @@ begin
     then
         return null;
     end if;
-    return (
-        select coalesce(jsonb_agg(jsonb_build_object(
-                   'name', s.name, 'ordinal', s.ordinal, 'kind', s.kind, 'value', s.value, 'is_done', s.is_done,
-                   'is_due', coalesce(s.due_at <= now(), false), 'emitted_before', s.emitted_before,
-                   'emitted', s.emitted) order by s.ordinal), '[]')
-          from bridge.steps s where s.question_id = bridge_steps.question_id);
+    return bridge.steps_of(bridge_steps.question_id);
 end
 $$;
 comment on function public.bridge_steps is
@@ -1944,7 +2024,7 @@ comment on function public.bridge_trim is
     'Deletes attempts, dead letters, steps and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows; and what Realtime still stores of broadcasts about deleted sessions. Returns {runs, dead_letters, versions, steps, broadcasts, more}; if `more`, call it again.';
 
 revoke all on function
-    bridge.answer_message, bridge.answer_parts, bridge.begin_children, bridge.cancel_children, bridge.choose_worker, bridge.end_parts, bridge.first_parts, bridge.heartbeat, bridge.in_fair_order, bridge.keep_answers, bridge.note_child, bridge.remember, bridge.take_expired, bridge.take_ready, bridge.trim_steps, bridge.wait, bridge.wake, bridge.wake_parents
+    bridge.answer_message, bridge.answer_parts, bridge.begin_children, bridge.cancel_children, bridge.choose_worker, bridge.end_parts, bridge.few_steps_of, bridge.first_parts, bridge.heartbeat, bridge.in_fair_order, bridge.keep_answers, bridge.note_child, bridge.remember, bridge.steps_of, bridge.take_expired, bridge.take_ready, bridge.trim_steps, bridge.wait, bridge.wake, bridge.wake_parents
     from public, anon, authenticated, service_role;
 revoke all on function
     public.answer_message, public.bridge_claim, public.bridge_list_steps, public.bridge_step, public.bridge_steps, public.bridge_trim

@@ -182,7 +182,7 @@ begin
     if job.steps > 0 then
         opened := opened || (
             select jsonb_build_object('seq', r.seq, 'content', r.content, 'reply_data', r.data, 'parts', r.parts)
-              from public.messages r where r.reply_to = job.question_id);
+              from public.messages r where r.reply_to = job.question_id) || bridge.few_steps_of(job);
     end if;
     -- there were some left when it was asked; the replies before it may have used them up since
     if (is_new or not job.is_confirmed) and not job.cancel and not bridge.tokens_left(job.user_id) then

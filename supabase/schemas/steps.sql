@@ -144,6 +144,37 @@ $$;
 comment on function public.bridge_step is
     'Remembers steps [{question_id, attempt, name, ordinal, kind, value, chars, n_parts, emitted_before, emitted, run?, seq?, content?, parts?, data?}], each with the reply as it was shown then. Returns {results: {"question_id name": ok|lost|cancel|busy|given|too_many_steps|step_too_large|refused}, used_up: [question_id]}. busy: a user keeps it locked, send it again. given: somebody gave it in time, though the attempt did not see it: try again. used_up: of those with a run, the questions whose users have used up their tokens of the day.';
 
+create function bridge.steps_of(question_id uuid) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+                   'name', s.name, 'ordinal', s.ordinal, 'kind', s.kind, 'value', s.value, 'is_done', s.is_done,
+                   'is_due', coalesce(s.due_at <= now(), false), 'emitted_before', s.emitted_before,
+                   'emitted', s.emitted) order by s.ordinal), '[]')
+          from bridge.steps s where s.question_id = steps_of.question_id);
+end
+$$;
+comment on function bridge.steps_of is
+    'What attempts at a question have done [{name, ordinal, kind, value, is_done, is_due, emitted_before, emitted}], in their order.';
+
+create function bridge.few_steps_of(job bridge.jobs) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+    most_bytes constant int := 8192;
+    steps jsonb;
+begin
+    if job.steps <= 32 and job.step_bytes <= most_bytes then  -- without the answers of users
+        steps := bridge.steps_of(job.question_id);
+    end if;
+    return case when octet_length(steps::text) <= most_bytes then jsonb_build_object('known', steps) else '{}' end;
+end
+$$;
+comment on function bridge.few_steps_of is
+    'The steps of a job as {known: [{name, …}]} for its payload, so that its worker need not call for them; {}: they are more than 8 KiB.';
+
 create function public.bridge_steps(worker text, question_id uuid, attempt int) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
 set enable_seqscan = off set enable_bitmapscan = off  -- see bridge.promote
@@ -156,12 +187,7 @@ begin
     then
         return null;
     end if;
-    return (
-        select coalesce(jsonb_agg(jsonb_build_object(
-                   'name', s.name, 'ordinal', s.ordinal, 'kind', s.kind, 'value', s.value, 'is_done', s.is_done,
-                   'is_due', coalesce(s.due_at <= now(), false), 'emitted_before', s.emitted_before,
-                   'emitted', s.emitted) order by s.ordinal), '[]')
-          from bridge.steps s where s.question_id = bridge_steps.question_id);
+    return bridge.steps_of(bridge_steps.question_id);
 end
 $$;
 comment on function public.bridge_steps is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.model import Message
+from bridge.model import Message, Step
 from bridge.rows import decode_claim
 
 
@@ -31,3 +31,13 @@ def test_history_of_either_schema_is_decoded() -> None:
         Message("assistant", "", {"n": [1]}),
     )
     assert job.turn.messages[0] == Message("user", "one")
+
+
+def test_steps_come_with_the_question_or_are_called_for() -> None:
+    step = {"name": "plan", "ordinal": 1, "kind": "done", "value": [1], "is_done": True, "is_due": False}
+    step |= {"emitted_before": 2, "emitted": 3, "new in a later schema": 1}
+    claim = answer([])
+    claim["jobs"][0] |= {"steps": 1, "known": [step]}
+    assert decode_claim(claim).jobs[0].known == (Step("plan", 1, "done", [1], True, False, 2, 3),)
+    del claim["jobs"][0]["known"]
+    assert decode_claim(claim).jobs[0].known is None
