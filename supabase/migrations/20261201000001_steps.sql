@@ -24,11 +24,9 @@ create index sessions_of_parent on public.sessions (parent) where parent is not 
 
 alter table bridge.jobs
     add column steps int not null default 0,
-    add column step_bytes int not null default 0,
     add column since int not null default 0;
 comment on column bridge.jobs.steps is
-    'How many steps are remembered. A job that has any is given only to workers that know steps.';
-comment on column bridge.jobs.step_bytes is 'How many bytes of values its steps have.';
+    'Above 0 if steps are remembered: how many they were when it was written last. Such a job is given only to workers that know steps.';
 comment on column bridge.jobs.since is
     'The attempt after which its steps began: it is part of their keys, so that those of a regenerated reply are others.';
 
@@ -62,6 +60,7 @@ create table bridge.steps (
     ordinal int not null,
     kind text not null,
     value jsonb,
+    bytes int not null default 0,
     is_done boolean not null default true,
     attempt int not null,
     chars int not null,
@@ -81,6 +80,7 @@ comment on column bridge.steps.name is 'Its name in the handler; `name#2` is the
 comment on column bridge.steps.ordinal is 'The order in which steps ended or began to wait. The highest one says what the next attempt keeps of the reply.';
 comment on column bridge.steps.kind is
     'done, failed (the value says why), begun (a step that may run once only), or what it waits for: ask, sleep, run.';
+comment on column bridge.steps.bytes is 'How many bytes the value has as JSON; 0 of what somebody else gives.';
 comment on column bridge.steps.is_done is 'False while it waits, or while a step that may run once only is running.';
 comment on column bridge.steps.chars is 'How many characters of text the reply had then.';
 comment on column bridge.steps.parts is 'How many parts the reply had then.';
@@ -282,9 +282,7 @@ begin
     perform bridge.set_status(question.id, 'queued');
     is_ready := bridge.enqueue(question, attempt, requeue.charged);
     update bridge.jobs j
-       set since = first, steps = s.steps, step_bytes = s.bytes
-      from (select count(*) as steps, coalesce(sum(octet_length(x.value::text)), 0) as bytes
-              from bridge.steps x where x.question_id = question.id) s
+       set since = first, steps = (select count(*) from bridge.steps s where s.question_id = question.id)
      where j.question_id = question.id;
     return is_ready;
 end
@@ -1163,18 +1161,21 @@ comment on function bridge.write_checkpoints is
 
 comment on function public.bridge_beat is
     'Extends the leases of jobs [{question_id, attempt, seq?, content?, data?, parts?}] and writes those with a seq as checkpoints. Returns {results: {question_id: ok|lost|cancel|busy}, next_in_ms, lease_in_ms?, workers, ready, watches, missed, at_ms}; busy: a user keeps it locked, try again.';
-create function bridge.remember(job bridge.jobs, step jsonb, out state text, out is_new boolean)
+create function bridge.remember(job bridge.jobs, step jsonb, out state text, out steps int)
 language plpgsql set search_path = ''
 as $$
 declare
     most_steps bigint;
     most_bytes bigint;
     most_bytes_of_all bigint;
-    bytes int := coalesce(octet_length(step ->> 'value'), 0);
-    is_known boolean := (
-        select s.is_done from bridge.steps s where s.question_id = job.question_id and s.name = step ->> 'name');
+    new_bytes int := coalesce(octet_length(step ->> 'value'), 0);
+    all_bytes bigint;
+    is_known boolean;
 begin
-    is_new := is_known is null;
+    -- Counted in place of kept: the job's row is wide, and writing it with each step is a third of its log.
+    select count(*), coalesce(sum(s.bytes), 0), bool_or(s.is_done) filter (where s.name = step ->> 'name')
+      into steps, all_bytes, is_known
+      from bridge.steps s where s.question_id = job.question_id;
     if is_known then
         -- sent again, as the answer was lost; or given at the deadline, by whoever the attempt no longer waits for
         state := case when step ->> 'kind' = 'failed' and exists (
@@ -1192,26 +1193,27 @@ begin
          where x.name in ('steps_per_message', 'step_bytes', 'steps_bytes')
            and (x.user_id = job.user_id or x.user_id is null)
          order by x.name, x.user_id nulls last) l;
-    if is_new and job.steps >= most_steps then
+    if is_known is null and steps >= most_steps then
         state := 'too_many_steps';
         return;
-    elsif bytes > most_bytes or job.step_bytes + bytes > most_bytes_of_all then
+    elsif new_bytes > most_bytes or all_bytes + new_bytes > most_bytes_of_all then
         state := 'step_too_large';
         return;
     end if;
     -- nobody else writes steps of a job that the caller holds, so the insert needs no `on conflict`
-    if is_new then
+    if is_known is null then
         insert into bridge.steps (
-            question_id, name, ordinal, kind, value, is_done, attempt, chars, parts, emitted_before, emitted, run)
-        select job.question_id, s.name, s.ordinal, s.kind, s.value, s.kind <> 'begun', job.attempt, s.chars, s.n_parts,
-               s.emitted_before, s.emitted, s.run
+            question_id, name, ordinal, kind, value, bytes, is_done, attempt, chars, parts, emitted_before, emitted, run)
+        select job.question_id, s.name, s.ordinal, s.kind, s.value, new_bytes, s.kind <> 'begun', job.attempt,
+               s.chars, s.n_parts, s.emitted_before, s.emitted, s.run
           from jsonb_to_record(step) s (
                    name text, ordinal int, kind text, value jsonb, chars int, n_parts int, emitted_before int,
                    emitted int, run jsonb);
+        steps := steps + 1;
     else  -- it has begun, or waited
         update bridge.steps k
-           set ordinal = s.ordinal, kind = s.kind, value = s.value, is_done = s.kind <> 'begun', attempt = job.attempt,
-               chars = s.chars, parts = s.n_parts, emitted = s.emitted, run = s.run
+           set ordinal = s.ordinal, kind = s.kind, value = s.value, bytes = new_bytes, is_done = s.kind <> 'begun',
+               attempt = job.attempt, chars = s.chars, parts = s.n_parts, emitted = s.emitted, run = s.run
           from jsonb_to_record(step) s (
                    name text, ordinal int, kind text, value jsonb, chars int, n_parts int, emitted int, run jsonb)
          where k.question_id = job.question_id and k.name = s.name;
@@ -1223,7 +1225,7 @@ begin
 end
 $$;
 comment on function bridge.remember is
-    'Writes a step with the reply as it was shown then. `state` is ok, known (it was written before), given (somebody gave it while the worker found that nobody had), or the limit that refuses it. The caller holds the job, and counts the step.';
+    'Writes a step with the reply as it was shown then. `state` is ok, known (it was written before), given (somebody gave it while the worker found that nobody had), or the limit that refuses it; `steps` is how many there are then. The caller holds the job.';
 
 create function public.bridge_step(worker text, steps jsonb) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
@@ -1237,6 +1239,7 @@ declare
     item jsonb;
     job bridge.jobs;
     remembered record;
+    failed int;
     lease interval := coalesce(
         (select w.lease from bridge.workers w where w.name = bridge_step.worker), interval '30 seconds');
     state text;
@@ -1267,16 +1270,18 @@ begin
                 state := 'refused';
             end;
             if state = 'ok' then
-                -- Outside of the subtransaction, as the lock on the job is: otherwise each step would create a multixact.
-                -- A finished step is progress: what failed before it does not count any more. The lease is extended as
-                -- by a beat.
-                update bridge.jobs j
-                   set steps = j.steps + remembered.is_new::int, is_confirmed = true,
-                       step_bytes = j.step_bytes + coalesce(octet_length(item ->> 'value'), 0),
-                       failures = case when item ->> 'kind' = 'begun' then j.failures else 0 end,
-                       lease_until = case when j.lease_until < now() + lease * 0.75
-                           then clock_timestamp() + lease else j.lease_until end
-                 where j.id = job.id;
+                -- A finished step is progress: what failed before it does not count any more.
+                failed := case when item ->> 'kind' = 'begun' then job.failures else 0 end;
+                -- As by a beat, the lease is extended once a quarter has passed. Outside of the subtransaction, as the
+                -- lock on the job is: otherwise Postgres would create a multixact.
+                if job.steps = 0 or failed <> job.failures or not job.is_confirmed
+                   or job.lease_until < now() + lease * 0.75
+                then
+                    update bridge.jobs j
+                       set steps = remembered.steps, failures = failed, is_confirmed = true,
+                           lease_until = greatest(j.lease_until, clock_timestamp() + lease)
+                     where j.id = job.id;
+                end if;
                 if item ? 'run' then
                     charges := charges || ((item -> 'run') || jsonb_build_object('user_id', job.user_id));
                     owners := owners || jsonb_build_object(job.question_id, job.user_id);
@@ -1320,7 +1325,7 @@ declare
     most_bytes constant int := 8192;
     steps jsonb;
 begin
-    if job.steps <= 32 and job.step_bytes <= most_bytes then  -- without the answers of users
+    if (select sum(s.bytes + 200) from bridge.steps s where s.question_id = job.question_id) <= most_bytes then
         steps := bridge.steps_of(job.question_id);
     end if;
     return case when octet_length(steps::text) <= most_bytes then jsonb_build_object('known', steps) else '{}' end;
@@ -1378,7 +1383,7 @@ create function bridge.wait(job bridge.jobs, waits jsonb) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-    added int;
+    many int;
     until timestamptz;
 begin
     insert into bridge.steps (
@@ -1393,8 +1398,8 @@ begin
         -- one that waits since an earlier attempt, and may have been answered meanwhile, keeps its deadline
         on conflict on constraint steps_pkey do update
            set ordinal = excluded.ordinal, chars = excluded.chars, parts = excluded.parts, emitted = excluded.emitted;
-    added := (select count(*) from bridge.steps s where s.question_id = job.question_id) - job.steps;
-    if job.steps + added > bridge.limit_of('steps_per_message', job.user_id) then
+    many := (select count(*) from bridge.steps s where s.question_id = job.question_id);
+    if many > bridge.limit_of('steps_per_message', job.user_id) then
         raise exception 'too many steps' using errcode = '22023';
     elsif (select count(*) from bridge.steps s
             where s.question_id = job.question_id and not s.is_done and s.kind = 'ask') > 16 then
@@ -1408,7 +1413,7 @@ begin
     end if;
     update bridge.jobs j
        set worker = null, slot = null, lease_until = null, is_confirmed = true, failures = 0, failed_by = null,
-           steps = j.steps + added, run_at = coalesce(until, now())
+           steps = many, run_at = coalesce(until, now())
      where j.id = job.id
     returning j.* into job;
     if until is not null then

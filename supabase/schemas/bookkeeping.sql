@@ -22,7 +22,6 @@ create table bridge.jobs (
     slot int,
     is_confirmed boolean not null default true,
     steps int not null default 0,
-    step_bytes int not null default 0,
     since int not null default 0,
     constraint jobs_question_id_key unique (question_id),
     constraint jobs_held_is_head check (worker is null or (run_at is not null and lease_until is not null)),
@@ -44,8 +43,7 @@ comment on column bridge.jobs.slot is
 comment on column bridge.jobs.is_confirmed is
     'Whether its worker has shown that it knows of it. A dispatched job is confirmed by the first beat or claim.';
 comment on column bridge.jobs.steps is
-    'How many steps are remembered. A job that has any is given only to workers that know steps.';
-comment on column bridge.jobs.step_bytes is 'How many bytes of values its steps have.';
+    'Above 0 if steps are remembered: how many they were when it was written last. Such a job is given only to workers that know steps.';
 comment on column bridge.jobs.since is
     'The attempt after which its steps began: it is part of their keys, so that those of a regenerated reply are others.';
 comment on column bridge.jobs.cancel is 'The user asked to stop; whichever worker touches the job next ends it.';
@@ -178,6 +176,7 @@ create table bridge.steps (
     ordinal int not null,
     kind text not null,
     value jsonb,
+    bytes int not null default 0,
     is_done boolean not null default true,
     attempt int not null,
     chars int not null,
@@ -197,6 +196,7 @@ comment on column bridge.steps.name is 'Its name in the handler; `name#2` is the
 comment on column bridge.steps.ordinal is 'The order in which steps ended or began to wait. The highest one says what the next attempt keeps of the reply.';
 comment on column bridge.steps.kind is
     'done, failed (the value says why), begun (a step that may run once only), or what it waits for: ask, sleep, run.';
+comment on column bridge.steps.bytes is 'How many bytes the value has as JSON; 0 of what somebody else gives.';
 comment on column bridge.steps.is_done is 'False while it waits, or while a step that may run once only is running.';
 comment on column bridge.steps.chars is 'How many characters of text the reply had then.';
 comment on column bridge.steps.parts is 'How many parts the reply had then.';

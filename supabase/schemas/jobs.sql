@@ -342,9 +342,7 @@ begin
     perform bridge.set_status(question.id, 'queued');
     is_ready := bridge.enqueue(question, attempt, requeue.charged);
     update bridge.jobs j
-       set since = first, steps = s.steps, step_bytes = s.bytes
-      from (select count(*) as steps, coalesce(sum(octet_length(x.value::text)), 0) as bytes
-              from bridge.steps x where x.question_id = question.id) s
+       set since = first, steps = (select count(*) from bridge.steps s where s.question_id = question.id)
      where j.question_id = question.id;
     return is_ready;
 end

@@ -9,18 +9,21 @@
 --
 -- A job that waits for an answer, a time or another reply is a job without a worker, whose `run_at` is its deadline.
 
-create function bridge.remember(job bridge.jobs, step jsonb, out state text, out is_new boolean)
+create function bridge.remember(job bridge.jobs, step jsonb, out state text, out steps int)
 language plpgsql set search_path = ''
 as $$
 declare
     most_steps bigint;
     most_bytes bigint;
     most_bytes_of_all bigint;
-    bytes int := coalesce(octet_length(step ->> 'value'), 0);
-    is_known boolean := (
-        select s.is_done from bridge.steps s where s.question_id = job.question_id and s.name = step ->> 'name');
+    new_bytes int := coalesce(octet_length(step ->> 'value'), 0);
+    all_bytes bigint;
+    is_known boolean;
 begin
-    is_new := is_known is null;
+    -- Counted in place of kept: the job's row is wide, and writing it with each step is a third of its log.
+    select count(*), coalesce(sum(s.bytes), 0), bool_or(s.is_done) filter (where s.name = step ->> 'name')
+      into steps, all_bytes, is_known
+      from bridge.steps s where s.question_id = job.question_id;
     if is_known then
         -- sent again, as the answer was lost; or given at the deadline, by whoever the attempt no longer waits for
         state := case when step ->> 'kind' = 'failed' and exists (
@@ -38,26 +41,27 @@ begin
          where x.name in ('steps_per_message', 'step_bytes', 'steps_bytes')
            and (x.user_id = job.user_id or x.user_id is null)
          order by x.name, x.user_id nulls last) l;
-    if is_new and job.steps >= most_steps then
+    if is_known is null and steps >= most_steps then
         state := 'too_many_steps';
         return;
-    elsif bytes > most_bytes or job.step_bytes + bytes > most_bytes_of_all then
+    elsif new_bytes > most_bytes or all_bytes + new_bytes > most_bytes_of_all then
         state := 'step_too_large';
         return;
     end if;
     -- nobody else writes steps of a job that the caller holds, so the insert needs no `on conflict`
-    if is_new then
+    if is_known is null then
         insert into bridge.steps (
-            question_id, name, ordinal, kind, value, is_done, attempt, chars, parts, emitted_before, emitted, run)
-        select job.question_id, s.name, s.ordinal, s.kind, s.value, s.kind <> 'begun', job.attempt, s.chars, s.n_parts,
-               s.emitted_before, s.emitted, s.run
+            question_id, name, ordinal, kind, value, bytes, is_done, attempt, chars, parts, emitted_before, emitted, run)
+        select job.question_id, s.name, s.ordinal, s.kind, s.value, new_bytes, s.kind <> 'begun', job.attempt,
+               s.chars, s.n_parts, s.emitted_before, s.emitted, s.run
           from jsonb_to_record(step) s (
                    name text, ordinal int, kind text, value jsonb, chars int, n_parts int, emitted_before int,
                    emitted int, run jsonb);
+        steps := steps + 1;
     else  -- it has begun, or waited
         update bridge.steps k
-           set ordinal = s.ordinal, kind = s.kind, value = s.value, is_done = s.kind <> 'begun', attempt = job.attempt,
-               chars = s.chars, parts = s.n_parts, emitted = s.emitted, run = s.run
+           set ordinal = s.ordinal, kind = s.kind, value = s.value, bytes = new_bytes, is_done = s.kind <> 'begun',
+               attempt = job.attempt, chars = s.chars, parts = s.n_parts, emitted = s.emitted, run = s.run
           from jsonb_to_record(step) s (
                    name text, ordinal int, kind text, value jsonb, chars int, n_parts int, emitted int, run jsonb)
          where k.question_id = job.question_id and k.name = s.name;
@@ -69,7 +73,7 @@ begin
 end
 $$;
 comment on function bridge.remember is
-    'Writes a step with the reply as it was shown then. `state` is ok, known (it was written before), given (somebody gave it while the worker found that nobody had), or the limit that refuses it. The caller holds the job, and counts the step.';
+    'Writes a step with the reply as it was shown then. `state` is ok, known (it was written before), given (somebody gave it while the worker found that nobody had), or the limit that refuses it; `steps` is how many there are then. The caller holds the job.';
 
 create function public.bridge_step(worker text, steps jsonb) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '6s'
@@ -83,6 +87,7 @@ declare
     item jsonb;
     job bridge.jobs;
     remembered record;
+    failed int;
     lease interval := coalesce(
         (select w.lease from bridge.workers w where w.name = bridge_step.worker), interval '30 seconds');
     state text;
@@ -113,16 +118,18 @@ begin
                 state := 'refused';
             end;
             if state = 'ok' then
-                -- Outside of the subtransaction, as the lock on the job is: otherwise each step would create a multixact.
-                -- A finished step is progress: what failed before it does not count any more. The lease is extended as
-                -- by a beat.
-                update bridge.jobs j
-                   set steps = j.steps + remembered.is_new::int, is_confirmed = true,
-                       step_bytes = j.step_bytes + coalesce(octet_length(item ->> 'value'), 0),
-                       failures = case when item ->> 'kind' = 'begun' then j.failures else 0 end,
-                       lease_until = case when j.lease_until < now() + lease * 0.75
-                           then clock_timestamp() + lease else j.lease_until end
-                 where j.id = job.id;
+                -- A finished step is progress: what failed before it does not count any more.
+                failed := case when item ->> 'kind' = 'begun' then job.failures else 0 end;
+                -- As by a beat, the lease is extended once a quarter has passed. Outside of the subtransaction, as the
+                -- lock on the job is: otherwise Postgres would create a multixact.
+                if job.steps = 0 or failed <> job.failures or not job.is_confirmed
+                   or job.lease_until < now() + lease * 0.75
+                then
+                    update bridge.jobs j
+                       set steps = remembered.steps, failures = failed, is_confirmed = true,
+                           lease_until = greatest(j.lease_until, clock_timestamp() + lease)
+                     where j.id = job.id;
+                end if;
                 if item ? 'run' then
                     charges := charges || ((item -> 'run') || jsonb_build_object('user_id', job.user_id));
                     owners := owners || jsonb_build_object(job.question_id, job.user_id);
@@ -166,7 +173,7 @@ declare
     most_bytes constant int := 8192;
     steps jsonb;
 begin
-    if job.steps <= 32 and job.step_bytes <= most_bytes then  -- without the answers of users
+    if (select sum(s.bytes + 200) from bridge.steps s where s.question_id = job.question_id) <= most_bytes then
         steps := bridge.steps_of(job.question_id);
     end if;
     return case when octet_length(steps::text) <= most_bytes then jsonb_build_object('known', steps) else '{}' end;
@@ -230,7 +237,7 @@ create function bridge.wait(job bridge.jobs, waits jsonb) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-    added int;
+    many int;
     until timestamptz;
 begin
     insert into bridge.steps (
@@ -245,8 +252,8 @@ begin
         -- one that waits since an earlier attempt, and may have been answered meanwhile, keeps its deadline
         on conflict on constraint steps_pkey do update
            set ordinal = excluded.ordinal, chars = excluded.chars, parts = excluded.parts, emitted = excluded.emitted;
-    added := (select count(*) from bridge.steps s where s.question_id = job.question_id) - job.steps;
-    if job.steps + added > bridge.limit_of('steps_per_message', job.user_id) then
+    many := (select count(*) from bridge.steps s where s.question_id = job.question_id);
+    if many > bridge.limit_of('steps_per_message', job.user_id) then
         raise exception 'too many steps' using errcode = '22023';
     elsif (select count(*) from bridge.steps s
             where s.question_id = job.question_id and not s.is_done and s.kind = 'ask') > 16 then
@@ -260,7 +267,7 @@ begin
     end if;
     update bridge.jobs j
        set worker = null, slot = null, lease_until = null, is_confirmed = true, failures = 0, failed_by = null,
-           steps = j.steps + added, run_at = coalesce(until, now())
+           steps = many, run_at = coalesce(until, now())
      where j.id = job.id
     returning j.* into job;
     if until is not null then
