@@ -23,6 +23,10 @@ ROWS = (
     "latency",
     "next",
     "insert",
+    "step",
+    "agents",
+    "resume",
+    "ask",
     "cancel",
     "fleet",
     "throughput",
@@ -32,8 +36,10 @@ ROWS = (
     "fairness",
     "takeover",
     "idle",
+    "idle_waiting",
     "cost",
     "wal",
+    "wal_agent",
     "quota",
 )
 # These rows count, or wait for a timer, and leave the machine mostly idle: they run concurrently, each with a project

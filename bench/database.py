@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -182,4 +183,14 @@ async def service_role(url: str) -> AsyncIterator[Database]:
     """A connection with the service role, as PostgREST opens it."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row) as db:
         await db.execute("set role service_role")
+        yield db
+
+
+@asynccontextmanager
+async def signed_in(url: str, user_id: str) -> AsyncIterator[Database]:
+    """A connection with a user's role and claims, as PostgREST opens it."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row) as db:
+        claims = json.dumps({"sub": user_id, "role": "authenticated"})
+        await db.execute("select set_config('request.jwt.claims', %s, false)", (claims,))
+        await db.execute("set role authenticated")
         yield db

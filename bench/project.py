@@ -19,7 +19,8 @@ from aiohttp import web
 from bench.processes import serve
 from devstack.stack import Stack
 
-SCHEMA = Path(__file__).parent / "baselines" / "schema.sql"
+BASELINES = Path(__file__).parent / "baselines"
+SCHEMAS = ("schema.sql", "steps.sql")
 SAMPLE_SECONDS = 0.1
 
 
@@ -32,7 +33,8 @@ async def run(data: Path, polling: tuple[float, float], realtime: bool) -> None:
         async with await psycopg.AsyncConnection.connect(
             stack.environment["SUPABASE_DB_URL"], autocommit=True
         ) as connection:
-            await connection.execute(SCHEMA.read_bytes())
+            for schema in SCHEMAS:
+                await connection.execute((BASELINES / schema).read_bytes())
         await stack.lite.reload()
         if not realtime:
             await stack.realtime.stop()

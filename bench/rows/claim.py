@@ -30,34 +30,34 @@ async def run(world: World) -> Measured:
     async with project.database() as db, database.service_role(url) as service, database.no_autovacuum(db):
         user_id = await database.create_user(db)
         await database.add_finished(db, user_id, 1_000)
-        await _claims(db, service, user_id, 20)
-        plain += await _claims(db, service, user_id, count)
+        await claims(db, service, user_id, 20)
+        plain += await claims(db, service, user_id, count)
 
         sessions = await database.open_sessions(db, user_id, 10_000)
         await _queue(db, sessions)
-        samples["10,000 queued"] = await _claims(db, service, None, count)
+        samples["10,000 queued"] = await claims(db, service, None, count)
         await database.clear_queue(db)
-        plain += await _claims(db, service, user_id, count)
+        plain += await claims(db, service, user_id, count)
 
         (session,) = await database.open_sessions(db, user_id, 1)
         await _queue(db, [session] * 1_000)
         # released each time, so that it stays at 1,000 and the session's history does not grow
-        samples["1,000 queued in one session"] = await _claims(db, service, None, count, "released")
+        samples["1,000 queued in one session"] = await claims(db, service, None, count, "released")
         await database.clear_queue(db)
-        plain += await _claims(db, service, user_id, count)
+        plain += await claims(db, service, user_id, count)
 
         async with _snapshot(project):
             await _churn(db, user_id, jobs)
-            samples["100,000 jobs under one snapshot"] = await _claims(db, service, user_id, count)
+            samples["100,000 jobs under one snapshot"] = await claims(db, service, user_id, count)
         await database.clear_queue(db)
         await db.execute("vacuum analyze bridge.jobs")
-        plain += await _claims(db, service, user_id, count)
+        plain += await claims(db, service, user_id, count)
 
         await database.add_finished(db, user_id, finished)
         await db.execute("analyze")
-        await _claims(db, service, user_id, 20)
-        samples["1,000,000 finished"] = await _claims(db, service, user_id, count)
-        plain += await _claims(db, service, user_id, count) if world.quick else []
+        await claims(db, service, user_id, 20)
+        samples["1,000,000 finished"] = await claims(db, service, user_id, count)
+        plain += await claims(db, service, user_id, count) if world.quick else []
         await db.execute("truncate public.sessions cascade")
     names = {"1,000,000 finished": f"{finished:,} finished", "100,000 jobs under one snapshot": f"{jobs:,} jobs"}
     figures = [
@@ -67,7 +67,7 @@ async def run(world: World) -> Measured:
     return Measured(figures, {"claim": {"1,000 finished": plain, **samples}})
 
 
-async def _claims(
+async def claims(
     db: Database, service: Database, user_id: str | None, count: int, outcome: str = "done"
 ) -> list[float]:
     """Milliseconds of each of `count` claims of one job; with `user_id`, each of a question just asked."""

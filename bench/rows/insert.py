@@ -6,12 +6,7 @@ not, and half of their slots are taken. The time includes the commit.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
-import psycopg
 
 from bench import database
 from bench.baselines.conversation import HISTORY
@@ -36,7 +31,7 @@ async def run(world: World) -> Measured:
         # as in a project that has been in use: in tables that are nearly empty, every foreign key is planned anew
         await database.add_finished(db, user_id, OLD_MESSAGES, per_session=HISTORY)
         await db.execute("analyze public.sessions, public.messages")
-        async with _signed_in(url, user_id) as user:
+        async with database.signed_in(url, user_id) as user:
             for name, workers in SIZES.items():
                 await database.add_workers(db, workers, slots=SLOTS, holding=SLOTS // 2)
                 waits: dict[bool, list[float]] = {True: [], False: []}
@@ -71,13 +66,3 @@ async def _block(db: Database, user: Database, user_id: str, *, hear: bool) -> l
     async with database.bypassing_triggers(db):
         await db.execute("delete from bridge.jobs where session_id = any (%s::uuid[])", (sessions,))
     return taken
-
-
-@asynccontextmanager
-async def _signed_in(url: str, user_id: str) -> AsyncIterator[Database]:
-    """A connection with a user's role and claims, as PostgREST opens it."""
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row) as db:
-        claims = json.dumps({"sub": user_id, "role": "authenticated"})
-        await db.execute("select set_config('request.jwt.claims', %s, false)", (claims,))
-        await db.execute("set role authenticated")
-        yield db
