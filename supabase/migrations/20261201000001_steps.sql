@@ -540,56 +540,6 @@ begin
 end
 $$;
 
-create or replace function public.bridge_describe(functions json) returns void
-language plpgsql security definer set search_path = '' set statement_timeout = '6s'
-as $$
-declare
-    item json;
-    its record;
-begin
-    for item in
-        select distinct on (x.item ->> 'name') x.item
-          from json_array_elements(bridge_describe.functions) x (item)
-         where octet_length(x.item ->> 'name') between 1 and 128
-           and x.item ->> 'name' !~ '[\u0001-\u001f\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]'
-         order by x.item ->> 'name'
-         limit 1000
-    loop
-        begin
-            select * into its from json_to_record(item) x (
-                name text, title text, description text, parameters json, result json, suggestions jsonb,
-                reads_files boolean, internal boolean);
-            if its.internal then
-                delete from public.functions f where f.name = its.name;
-            elsif item -> 'title' is null then  -- an older worker knows of nothing but the result
-                insert into public.functions as f (name, result) values (its.name, its.result)
-                on conflict (name) do update set result = excluded.result, updated_at = now();
-            else
-                insert into public.functions as f (
-                    name, title, description, parameters, result, suggestions, reads_files)
-                values (its.name, its.title, its.description, its.parameters, its.result,
-                        coalesce(its.suggestions, '[]'), coalesce(its.reads_files, false))
-                on conflict (name) do update
-                   set title = excluded.title, description = excluded.description, parameters = excluded.parameters,
-                       result = excluded.result, suggestions = excluded.suggestions,
-                       reads_files = excluded.reads_files, updated_at = now();
-            end if;
-        exception when data_exception or integrity_constraint_violation then  -- of the rest, something is too large
-            insert into public.functions as f (name) values (item ->> 'name')
-            on conflict (name) do update set result = null, updated_at = now();
-        end;
-    end loop;
-    -- what no worker has known within the last day
-    delete from public.functions f
-     where f.updated_at < now() - interval '1 day'
-       and not exists (select from bridge.functions b where b.name = f.name);
-end
-$$;
-comment on function public.bridge_describe is
-    'Describes the functions [{name, title, description, parameters, result, suggestions, reads_files}] of a worker that '
-    'starts. An item without the key title, as older workers send it, changes only the result. One that is internal is '
-    'removed. Of one that breaks a bound of the table, only the name is kept.';
-
 create or replace function bridge.payload(
     job bridge.jobs, question public.messages, reply_id uuid, history int, taken_over boolean, is_older boolean,
     most_bytes bigint
