@@ -750,8 +750,8 @@ def _length(value: Any) -> int:
 
 
 def _shown(value: Any) -> Any:
-    """A value to show: all of it, or the beginning of its JSON."""
-    text = json.dumps(value, ensure_ascii=False)
+    """A value to show: all of it, or the beginning of its text, or of its JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if len(text) * 4 <= SHOWN_BYTES or len(text.encode()) <= SHOWN_BYTES:
         return value
     return truncate_utf8(text, SHOWN_BYTES) + "…"
