@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, async_playwright, expect
 
 from bridge.functions import Functions
 from bridge.rows import encode_description
 from devstack.migrations import PROJECT
 from devstack.stack import Stack
-from tests.e2e.tab import FUNCTIONS, Tab, build, served
+from tests.e2e.site import Site
+from tests.e2e.tab import FUNCTIONS, Tab, build, running, served
 from tests.support import database
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -96,3 +98,14 @@ async def tab(context: BrowserContext, page_address: str) -> AsyncIterator[Tab]:
     yield tab
     problems: list[Any] = tab.problems
     assert problems == []
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    """A website for tools to fetch."""
+    site = Site()
+    app = web.Application()
+    app.router.add_get("/{path:.*}", site.serve)
+    async with running(app) as address:
+        site.address = address
+        yield site

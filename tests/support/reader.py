@@ -1,4 +1,5 @@
-"""A handler for tests of frontends, to name in BRIDGE_HANDLERS: `Reader`. Each line of the question is something to do.
+"""A handler for tests of frontends, to name in BRIDGE_HANDLERS: `Reader`. Each line of the question, or what stands
+between semicolons, is something to do.
 
 fetch http://…      call a tool that fetches a page
 ask Send it?        ask the user, and wait for an answer
@@ -10,6 +11,7 @@ think …             show a thought
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -21,7 +23,7 @@ from bridge import ToolFailed, Turn, handler
 @handler("Reader")
 async def read(turn: Turn) -> AsyncGenerator[str, None]:
     """Do what the question says."""
-    for line in turn.message.splitlines():
+    for line in re.split(r"\n|; ", turn.message):
         match line.split(" ", 1):
             case ["fetch", url]:
                 try:
