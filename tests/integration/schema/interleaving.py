@@ -23,7 +23,7 @@ from tests.support.database import Row
 from tests.support.users import ENDED
 
 FUNCTIONS = ("Chat", "Code", "Nobody")
-USER_KINDS = ("think", "insert", "cancel", "retry", "function", "delete")
+USER_KINDS = ("think", "insert", "cancel", "retry", "function", "delete", "answer")
 # A call of a worker never fails. What a user may be told: the session is busy or gone, a limit, a deadlock with another
 # transaction of several statements.
 REFUSALS = ("PT409", "PT404", "PT429", "42501", "40P01")
@@ -286,7 +286,7 @@ class Interleaving:
             for row in self.states[-1].messages.values()
             if row["role"] == "user" and row["session_id"] in sessions
         ]
-        kind = draw.choices(USER_KINDS, [4, 10, 2, 2, 1, 0.4])[0]
+        kind = draw.choices(USER_KINDS, [4, 10, 2, 2, 1, 0.4, 0])[0]
         if kind == "think":  # the transaction's time is that of its begin
             return Step(kind, "select now()::text as answer", {}, user)
         if kind in ("cancel", "retry") and questions:
@@ -574,13 +574,20 @@ class Interleaving:
 @asynccontextmanager
 async def interleaving(url: str, seed: int, hands: int = 4) -> AsyncIterator[Interleaving]:
     """A run on so many connections. At the end, all users and workers are deleted."""
+    async with connected(url, hands) as (db, opened):
+        yield Interleaving(seed, db, opened)
+
+
+@asynccontextmanager
+async def connected(url: str, hands: int) -> AsyncIterator[tuple[psycopg.AsyncConnection[Row], list[Hand]]]:
+    """Connections for a run. At the end, all users and workers are deleted."""
     async with AsyncExitStack() as opened:
         db = await opened.enter_async_context(database.database(url))
         connections = [await opened.enter_async_context(database.database(url)) for _ in range(hands)]
         for connection in connections:
             await connection.execute("set deadlock_timeout = '100ms'")
         try:
-            yield Interleaving(seed, db, [Hand(one, one.info.backend_pid) for one in connections])
+            yield db, [Hand(one, one.info.backend_pid) for one in connections]
         finally:
             for connection in connections:
                 await connection.cancel_safe()
