@@ -63,6 +63,9 @@ log = logging.getLogger(__name__)
 SHOWN_BYTES = 16_384  # of a tool's input or output, as JSON
 NAME_BYTES = 200
 PROMPT_BYTES = 16_384
+# Of what a step gives, as JSON: as steps_value_size in supabase/schemas. More is not sent: a call that takes too long is
+# repeated, with the steps of others in it.
+VALUE_BYTES = 1 << 20
 LONGEST_WAIT_SECONDS = 90 * 86_400.0
 CHARACTERS_PER_TOKEN = 4
 # How long the handler may take to come to the next remembered step. If it does not, its code has changed.
@@ -617,6 +620,8 @@ class Steps:
         """Remember what a step gave, and return it as the next attempt would get it."""
         kind: StepKind = "failed" if isinstance(value, ToolFailed) else "done"
         stored = str(value) if kind == "failed" else _to_json(f"the step {name}", value)
+        if (isinstance(stored, str) and len(stored) > VALUE_BYTES) or _size(stored) > VALUE_BYTES:
+            raise Unstorable(*_REFUSED["step_too_large"], detail=f"the step {name}: more than {VALUE_BYTES:,} bytes")
         ended = Step(name, 0, kind, sanitize_json(stored), True, False, before, before)
         result: Any = None
         failed: Exception | None = None
