@@ -468,6 +468,8 @@ declare
     child record;
     job bridge.jobs;
     woken uuid[] := '{}';
+    reply jsonb;
+    is_woken boolean;
 begin
     for child in
         select c.question_id, c.parent from bridge.ended_children c
@@ -482,16 +484,29 @@ begin
         else
             select j.* into job from bridge.jobs j where j.question_id = child.parent for update skip locked;
             continue when not found and exists (select from bridge.jobs j where j.question_id = child.parent);
-            if job.id is not null then
-                update bridge.steps s
-                   set is_done = true,
-                       value = coalesce((
-                           select jsonb_build_object('status', r.status, 'content', r.content, 'data', r.data, 'error', r.error)
-                             from public.messages r where r.reply_to = child.question_id),
-                           '{"status": "cancelled"}')
-                 where s.question_id = child.parent and s.kind = 'run' and not s.is_done
-                   and s.value ->> 'question_id' = child.question_id::text;
-                if found and bridge.wake(job) then
+            reply := coalesce((
+                select jsonb_build_object('status', r.status, 'content', r.content, 'data', r.data, 'error', r.error)
+                  from public.messages r where r.reply_to = child.question_id), '{"status": "cancelled"}');
+            if octet_length(reply::text) > 1048576 then  -- see steps_value_size
+                reply := '{"status": "failed", "error": {"code": "too_large", "message": "The reply is too long."}}';
+            end if;
+            -- also of one that has failed meanwhile: it may be tried again
+            update bridge.steps s set is_done = true, value = reply
+             where s.question_id = child.parent and s.kind = 'run' and not s.is_done
+               and s.value ->> 'question_id' = child.question_id::text;
+            if found and job.id is not null then
+                begin
+                    is_woken := bridge.wake(job);
+                exception when others then
+                    if bridge.is_transient(sqlstate) then
+                        raise;
+                    end if;
+                    -- a trigger of the project refuses its status: no other claim fails because of that
+                    raise warning 'bridge: % cannot be woken: % %', child.parent, sqlstate, sqlerrm;
+                    update bridge.jobs j set run_at = now() where j.id = job.id and j.worker is null;
+                    is_woken := found;
+                end;
+                if is_woken then
                     woken := woken || child.parent;
                 end if;
             end if;
