@@ -1347,7 +1347,8 @@ begin
                within_ms float8)
         -- one that waits since an earlier attempt, and may have been answered meanwhile, keeps its deadline
         on conflict on constraint steps_pkey do update
-           set ordinal = excluded.ordinal, chars = excluded.chars, parts = excluded.parts, emitted = excluded.emitted;
+           set ordinal = excluded.ordinal, attempt = excluded.attempt, chars = excluded.chars, parts = excluded.parts,
+               emitted = excluded.emitted;
     many := (select count(*) from bridge.steps s where s.question_id = job.question_id);
     if many > bridge.limit_of('steps_per_message', job.user_id) then
         raise exception 'too many steps' using errcode = '22023';
@@ -1357,7 +1358,7 @@ begin
     end if;
     perform bridge.begin_children(job);
     select min(s.due_at) into until from bridge.steps s
-     where s.question_id = job.question_id and not s.is_done and s.due_at is not null;
+     where s.question_id = job.question_id and not s.is_done and s.attempt = job.attempt;
     if until is null then  -- answered meanwhile
         perform bridge.set_status(job.question_id, 'queued');
     end if;
@@ -1381,7 +1382,8 @@ begin
     -- a worker that holds it finds out when its attempt ends
     if job.worker is not null or exists (
         select from bridge.steps s
-         where s.question_id = job.question_id and not s.is_done and s.due_at > now())
+         where s.question_id = job.question_id and not s.is_done and s.due_at > now()
+           and s.attempt = job.attempt)  -- not what only an earlier attempt has waited for
     then
         return false;
     end if;
