@@ -1503,6 +1503,11 @@ begin
     then
         return;
     end if;
+    -- a request of the user may keep the user's counters locked, and nobody waits for that
+    perform from bridge.rates r where r.user_id = job.user_id for update skip locked;
+    if not found and exists (select from bridge.rates r where r.user_id = job.user_id) then
+        raise lock_not_available using message = format('The counters of user %s are locked', job.user_id);
+    end if;
     loop
         above := (
             select m.session_id from public.sessions s join public.messages m on m.id = s.parent where s.id = above);
