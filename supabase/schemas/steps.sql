@@ -439,6 +439,13 @@ begin
             values ((step.value ->> 'question_id')::uuid, (step.value ->> 'session_id')::uuid, step.value ->> 'message',
                     nullif(step.value -> 'data', 'null'))
             on conflict (id) do nothing;
+            if not exists (
+                select from public.messages m join public.sessions s on s.id = m.session_id
+                 where m.id = (step.value ->> 'question_id')::uuid and s.parent = job.question_id)
+            then
+                -- the user has computed the ids, and would answer in the function's place
+                raise exception 'Another session has the id of the question' using errcode = 'PT409';
+            end if;
             update bridge.steps s set value = jsonb_build_object('question_id', step.value -> 'question_id')
              where s.question_id = job.question_id and s.name = step.name;
         exception when others then
