@@ -1545,10 +1545,13 @@ begin
             if bridge.is_transient(sqlstate) then
                 raise;
             end if;
-            -- a limit of the user, or a function or an argument that cannot be: the handler learns why
+            raise warning 'bridge: % of % not begun: % %', step.name, job.question_id, sqlstate, sqlerrm;
+            -- A limit of the user, or an argument that cannot be: the handler learns why. What else Postgres says may
+            -- have values of rows in it.
             update bridge.steps s
                set is_done = true, value = jsonb_build_object('status', 'failed', 'error', jsonb_build_object(
-                       'code', 'not_begun', 'message', sqlerrm))
+                       'code', 'not_begun', 'message', case when sqlstate ~ '^PT' then sqlerrm
+                           else 'The question could not be asked.' end))
              where s.question_id = job.question_id and s.name = step.name;
         end;
     end loop;
