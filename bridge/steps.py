@@ -63,8 +63,8 @@ log = logging.getLogger(__name__)
 SHOWN_BYTES = 16_384  # of a tool's input or output, as JSON
 NAME_BYTES = 200
 PROMPT_BYTES = 16_384
-# Of what a step gives, as JSON: as steps_value_size in supabase/schemas. More is not sent: a call that takes too long is
-# repeated, with the steps of others in it.
+# Of what a step gives, as JSON: as steps_value_size in supabase/schemas. More is not sent: a call that takes too long
+# is repeated, with the steps of others in it.
 VALUE_BYTES = 1 << 20
 LONGEST_WAIT_SECONDS = 90 * 86_400.0
 CHARACTERS_PER_TOKEN = 4
