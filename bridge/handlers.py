@@ -50,6 +50,7 @@ from bridge.errors import (
     StepFailure,
     StepUnresolved,
     TurnFailure,
+    Unstorable,
 )
 from bridge.model import Completion, Description, FileWrite, Partial, Turn, Usage
 from bridge.parameters import check_data, describe_model
@@ -214,6 +215,8 @@ async def _drive(
                 allowed = "it may yield str, dict, a pydantic model, FileWrite or Usage"
                 raise _WrongPiece(f"{_article(type(piece).__name__)}; {allowed}")
     except TurnFailure as failure:
+        if isinstance(failure, HandlerBroken | HandlerFailed | Unstorable):  # of a step
+            failure.detail = f"{place_of(failure)[0]}: in the handler for {function}, {failure.detail}"
         return failure
     except (Exception, SystemExit) as error:  # a library may call sys.exit(); the worker goes on
         failed = _failure(error, function, _place_of_yield(pieces))

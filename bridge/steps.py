@@ -90,7 +90,7 @@ def step_key() -> str:
     """
     key = _key.get()
     if key is None:
-        raise RuntimeError("step_key() is for the function of a step.")
+        raise RuntimeError("step_key() is called outside a step. Call it in a function that a step runs.")
     return key
 
 
@@ -287,7 +287,7 @@ class Steps:
         if known is not None and known.is_done:
             return _result(known, hint)
         if known is not None:
-            raise MaybeDone(f"The step {name} has begun, and may have run.")
+            raise MaybeDone(f"The step {name} began in an earlier attempt, and may have run.")
         await self._begin()
         with self._run():
             if once:
@@ -310,7 +310,7 @@ class Steps:
             if isinstance(value, ToolFailed):
                 ended = {"state": "output-error", "errorText": truncate_utf8(str(value), SHOWN_BYTES)}
             else:
-                value = _to_json(f"the step {name}", value)
+                value = _to_json(f"the result of the step {name}", value)
                 ended = {"state": "output-available", "output": _shown(value)}
             self._publish(_part({**part, **ended}))
             return await self._end(name, value, hint, before)
@@ -385,11 +385,11 @@ class Steps:
 
     def show(self, part: Mapping[str, Any]) -> None:
         """See `bridge.model.Turn.show`."""
-        shown = _to_json("a part", part)
+        shown = _to_json("the part for turn.show", part)
         if not isinstance(shown, dict) or not isinstance(shown.get("type"), str):
-            raise _broken("a part is not an object with a `type`")
+            raise _broken("turn.show got a part that is not an object with a `type`")
         if shown["type"] == "text":
-            raise _broken("a part is a text: yield the text instead")
+            raise _broken("turn.show got a text part: yield the text instead")
         if _key.get() is None and asyncio.current_task() is self.task:
             self.add(_part(shown))
         elif self.task is not None and _is_in_thread():
@@ -402,11 +402,13 @@ class Steps:
     def _name(self, name: str) -> str:
         self._end_if_closed()
         if _key.get() is not None:
-            raise _broken(f"the step {name!r} is inside of another step")
+            raise _broken(f"the step {name!r} is inside another step: call it in the handler, after that one")
         if not isinstance(name, str) or not 1 <= len(name.encode("utf-8", "replace")) <= NAME_BYTES - 10:
-            raise _broken(f"the name of a step is a text of 1 to {NAME_BYTES - 10} bytes, and not {name!r:.100}")
+            raise _broken(f"the name of a step must be a str of 1 to {NAME_BYTES - 10} bytes, not {name!r:.100}")
         if sanitize_json(name) != name:
-            raise _broken(f"the name of the step {name!r} has a character that cannot be stored")
+            raise _broken(
+                f"the name of the step {name!r} has a character that cannot be stored: NUL, or half a surrogate pair"
+            )
         self._names[name] += 1
         count = self._names[name]
         return name if count == 1 else f"{name}#{count}"
@@ -570,10 +572,13 @@ class Steps:
                 return await value if inspect.isawaitable(value) else value
         except ToolFailed as failed:
             return failed
+        except TypeError:
+            _check_call(name, function, args, named)
+            raise
         except TimeoutError:
             if not limit.expired():
                 raise
-            detail = f"the step {name} took longer than {seconds:g} s"
+            detail = f"the step {name} took longer than {seconds:g} s: give it more time with `seconds`, or split it"
             raise HandlerFailed("internal", "Something went wrong while answering.", detail=detail) from None
         finally:
             _key.reset(token)
@@ -619,7 +624,7 @@ class Steps:
     async def _end(self, name: str, value: Any, hint: Any, before: int, usage: Usage | None = None) -> Any:
         """Remember what a step gave, and return it as the next attempt would get it."""
         kind: StepKind = "failed" if isinstance(value, ToolFailed) else "done"
-        stored = str(value) if kind == "failed" else _to_json(f"the step {name}", value)
+        stored = str(value) if kind == "failed" else _to_json(f"the result of the step {name}", value)
         if (isinstance(stored, str) and len(stored) > VALUE_BYTES) or _size(stored) > VALUE_BYTES:
             raise Unstorable(*_REFUSED["step_too_large"], detail=f"the step {name}: more than {VALUE_BYTES:,} bytes")
         ended = Step(name, 0, kind, sanitize_json(stored), True, False, before, before)
@@ -651,7 +656,9 @@ class Steps:
             self._writing.remove(name)
             self._move()
         if state != "ok":
-            raise Unstorable(*_REFUSED.get(state, _REFUSED["refused"]), detail=f"the step {name}: {state}")
+            raise Unstorable(
+                *_REFUSED.get(state, _REFUSED["refused"]), detail=f"the step {name}: {_LIMITS.get(state, state)}"
+            )
         self._asked.pop(name, None)
         self._on_progress()
 
@@ -665,7 +672,7 @@ class Steps:
     async def _wait(self, name: str, kind: StepKind, value: Any, before: int, seconds: float) -> Any:
         """Wait for what somebody else gives: the attempt ends when no step is running."""
         if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
-            raise _broken(f"{name} waits {seconds:g} s: it may wait 0 to {LONGEST_WAIT_SECONDS:,.0f} s")
+            raise _broken(f"{name} waits {seconds:g} s, but may wait 0 to {LONGEST_WAIT_SECONDS:,.0f} s (90 days)")
         await self._begin()
         self._waits[name] = Wait(name, 0, kind, value, before, before, seconds * 1000)
         future = asyncio.get_running_loop().create_future()
@@ -684,18 +691,18 @@ class _Nothing:
     """In place of a worker."""
 
     def result_of(self, function: Callable[..., Any]) -> Any:
-        raise _broken("it calls a BAML function, and has no worker")
+        raise _broken("the handler calls a BAML function, which needs a worker")
 
     async def call(
         self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]
     ) -> AsyncGenerator[Partial | Completion, None]:
-        raise _broken("it calls a BAML function, and has no worker")
+        raise _broken("the handler calls a BAML function, which needs a worker")
         yield Partial("")
 
     async def read(
         self, pieces: AsyncGenerator[Partial | Completion, None], on_piece: Callable[[Partial], None]
     ) -> Completion:
-        raise _broken("it calls a BAML function, and has no worker")
+        raise _broken("the handler calls a BAML function, which needs a worker")
 
     async def remember(self, write: StepWrite) -> str:
         return "ok"
@@ -712,13 +719,36 @@ class _Nothing:
 
 _REFUSED = {
     "too_many_steps": ("too_many_steps", "The reply took too many steps."),
-    "step_too_large": ("step_too_large", "A step of the reply gave too much."),
+    "step_too_large": ("step_too_large", "A step of the reply produced too much data."),
     "refused": ("unstorable", "The reply could not be stored."),
+}
+
+
+_LIMITS = {
+    "too_many_steps": "the limit `steps_per_message` is reached",
+    "step_too_large": "the limit `step_bytes` or `steps_bytes` is exceeded: store the data elsewhere, and give its id",
 }
 
 
 def _broken(detail: str) -> HandlerBroken:
     return HandlerBroken("internal", "Something went wrong while answering.", detail=detail)
+
+
+def _check_call(name: str, function: object, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Find out whether a step could run its function at all. Raises HandlerBroken, as every attempt would meet this."""
+    if not callable(function):
+        raise _broken(
+            f"the step {name} got a value of the type {type(function).__name__} instead of a function: "
+            "pass the function itself, and its arguments after it"
+        )
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of a function written in C
+        return
+    try:
+        signature.bind(*args, **named)
+    except TypeError as error:
+        raise _broken(f"the arguments of the step {name} do not fit its function: {error}") from None
 
 
 def _key_of(part: Mapping[str, Any]) -> object:
@@ -741,8 +771,9 @@ def _is_in_thread() -> bool:
 def _to_json(what: str, value: Any) -> Any:
     try:
         return sanitize_json(to_jsonable_python(value))
-    except (ValueError, RecursionError):
-        raise _broken(f"{what} is not JSON: {type(value).__name__}") from None
+    except (ValueError, RecursionError) as error:
+        remedy = "was `await` forgotten?" if inspect.isawaitable(value) else "use JSON, pydantic models or dataclasses"
+        raise _broken(f"{what} cannot be stored as JSON ({error}): {remedy}") from None
 
 
 def _size(value: Any) -> int:
@@ -785,8 +816,11 @@ def _result(step: Step, hint: Any) -> Any:
     try:
         return _adapter(hint).validate_python(step.value)
     except (ValidationError, PydanticUserError) as error:
-        first = str(error).partition("\n")[0]
-        raise _broken(f"the step {step.name} gave what its annotation does not allow: {first}") from None
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.message.partition("\n")[0]
+        raise _broken(
+            f"the result of the step {step.name} does not fit the return annotation of its function ({reason}): "
+            "correct the annotation, or rename the step if its result has changed since it was remembered"
+        ) from None
 
 
 @lru_cache(maxsize=256)

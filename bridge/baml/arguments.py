@@ -124,7 +124,7 @@ def read_types(function: Callable[..., Any]) -> tuple[Parameter, ...]:
 def bind_given(parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that a handler gave, checked and without BAML's delimiters.
 
-    Raises ValidationError, and BadRequest of media by URL, which may come from a user.
+    Raises ValueError that names the argument, and BadRequest of media by URL, which may come from a user.
     """
     bound = {}
     for parameter in parameters:
@@ -133,7 +133,10 @@ def bind_given(parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> d
         value = given[parameter.name]
         if _is_history(value):
             value = _fit(value, _class_of_items(parameter.hint))
-        bound[parameter.name] = parameter.adapter.validate_python(defuse_all(_to_plain(value)))
+        try:
+            bound[parameter.name] = parameter.adapter.validate_python(defuse_all(_to_plain(value)))
+        except ValidationError as error:
+            raise ValueError(f"{parameter.name}: {error.errors()[0]['msg']}") from None
         if parameter.has_media:
             _refuse_media_url(parameter.name, bound[parameter.name])
     return bound

@@ -300,7 +300,7 @@ class CalledFunction(NamedTuple):
             bound = self.signature.bind(*args, **named).arguments
             return bind_given(self.function.parameters, bound)
         except (TypeError, ValueError, BadRequest) as error:
-            detail = f"it calls {self.name} with an argument that does not fit: {str(error).partition(chr(10))[0]}"
+            detail = f"the arguments of {self.name} do not fit: {str(error).partition(chr(10))[0]}"
             raise HandlerBroken("internal", "Something went wrong while answering.", detail=detail) from None
 
 

@@ -137,6 +137,52 @@ async def test_bug_in_a_handler_is_not_retried(bug: Callable[[], Any]) -> None:
     assert re.match(r"\S*test_handlers\.py:\d+: (Type|Name|Attribute)Error: ", failure.detail)
 
 
+def gives_an_object() -> object:
+    return object()
+
+
+def gives_text() -> int:
+    return "seven"  # type: ignore[return-value]  # the mistake that is tested
+
+
+def greets(name: str) -> str:
+    return name
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        (lambda turn: turn.step("a", lambda: turn.step("b", greets, "Ann")), "the step 'b' is inside another step"),
+        (lambda turn: turn.step("", greets, "Ann"), "the name of a step must be"),
+        (lambda turn: turn.step("a", gives_an_object), "use JSON, pydantic models or dataclasses"),
+        (
+            lambda turn: turn.step("a", gives_text),
+            r"return annotation of its function \(Input should be a valid integer",
+        ),
+        (lambda turn: turn.step("a", "greets"), "a value of the type str instead of a function"),
+        (lambda turn: turn.step("a", greets), "do not fit its function: missing a required argument: 'name'"),
+        (lambda turn: turn.tool("a", greets, town="Rome"), "do not fit its function: missing a required argument"),
+    ],
+)
+async def test_mistake_in_a_step_is_not_retried_and_names_the_remedy(mistake: Callable[[Turn], Any], says: str) -> None:
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        yield str(await mistake(turn))
+
+    failure = await failure_of(h)
+    assert not verdict(failure, 0, 5).retry
+    assert re.match(rf"\S*test_handlers\.py:\d+: in the handler for H, .*{says}", failure.detail), failure.detail
+
+
+async def test_step_that_gives_an_awaitable_asks_for_await() -> None:
+    async def forgets() -> object:
+        return asyncio.get_running_loop().create_future()
+
+    async def h(turn: Turn) -> AsyncIterator[Any]:
+        yield await turn.step("a", forgets)
+
+    assert "was `await` forgotten?" in (await failure_of(h)).detail
+
+
 async def test_mistake_inside_a_library_is_retried() -> None:
     async def h(turn: Turn) -> AsyncIterator[Any]:
         yield json.dumps(object())  # raised by a library: it may come from what a service answered
