@@ -40,7 +40,7 @@ def turn() -> Callable[..., Turn]:
         messages: Sequence[Message] = (),
         files: Sequence[CodeFile] = (),
         user_id: str = "user",
-        question_id: str = "question",
+        question_id: str = "00000000-0000-4000-8000-000000000000",  # steps derive their keys from it
         attempt: int = 1,
         **data: Any,
     ) -> Turn:
