@@ -16,7 +16,6 @@ comes after the pause of every failed attempt, tries the step again.
 
 import asyncio
 import inspect
-import json
 import logging
 import uuid
 from collections import Counter, deque
@@ -24,16 +23,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, Protocol, Self, get_type_hints
-from weakref import WeakKeyDictionary
-
-from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_core import to_jsonable_python
+from typing import Any, Protocol, Self
 
 from bridge.errors import (
-    HandlerBroken,
     HandlerFailed,
     MaybeDone,
     NoAnswer,
@@ -57,10 +49,23 @@ from bridge.model import (
     Wait,
 )
 from bridge.sanitize import sanitize_json, truncate_utf8
+from bridge.step_values import (
+    SHOWN_BYTES,
+    broken,
+    check_call,
+    json_size,
+    length_of,
+    message_of,
+    result_hint,
+    result_of,
+    shown_of,
+    to_json,
+    without_text,
+)
+from bridge.unremembered import Unremembered
 
 log = logging.getLogger(__name__)
 
-SHOWN_BYTES = 16_384  # of a tool's input or output, as JSON
 NAME_BYTES = 200
 PROMPT_BYTES = 16_384
 # Of what a step gives, as JSON: as steps_value_size in supabase/schemas. More is not sent: a call that takes too long
@@ -76,8 +81,6 @@ TURNS = 3
 # Reads what a function says to its end, hands each piece on, and gives up on one that is silent.
 Read = Callable[[AsyncGenerator[Partial | Completion, None], Callable[[Partial], None]], Awaitable[Completion]]
 
-# What functions say they return: finding out takes as long as the rest of a remembered step.
-_hints: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 _key: ContextVar[str | None] = ContextVar("step_key", default=None)
 # How many times the handler had added to the reply when the task that asks was made, or last added to it.
 _added: ContextVar[int] = ContextVar("added", default=0)
@@ -193,7 +196,7 @@ class Steps:
     def unremembered(cls, turn: Turn) -> Self:
         """Steps outside of a worker, as in a test: nothing is remembered, and no BAML function can be called."""
         job = Job(turn.question_id or str(uuid.UUID(int=0)), turn.attempt, 0, cancel=False, turn=turn)
-        nothing = _Nothing()
+        nothing = Unremembered()
         return cls(job, (), nothing, nothing, nothing, nothing.read)
 
     # -- what its reader does ----------------------------------------------------------------------------
@@ -282,10 +285,10 @@ class Steps:
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], *, seconds: float | None, once: bool
     ) -> Any:
         """See `bridge.model.Turn.step`."""
-        name, hint = self._name(name), _result_hint(function)
+        name, hint = self._name(name), result_hint(function)
         known, before = await self._come_to(name)
         if known is not None and known.is_done:
-            return _result(known, hint)
+            return result_of(known, hint)
         if known is not None:
             raise MaybeDone(f"The step {name} began in an earlier attempt, and may have run.")
         await self._begin()
@@ -297,21 +300,21 @@ class Steps:
 
     async def tool(self, name: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         """See `bridge.model.Turn.tool`."""
-        tool, name, hint = name, self._name(name), _result_hint(function)
+        tool, name, hint = name, self._name(name), result_hint(function)
         known, before = await self._come_to(name)
         if known is not None:
-            return _result(known, hint)
+            return result_of(known, hint)
         part = {"type": "dynamic-tool", "toolName": tool, "toolCallId": name}
         await self._begin()
         with self._run():
-            part["input"] = _shown(_to_json(f"the input of the tool {name}", given))
+            part["input"] = shown_of(to_json(f"the input of the tool {name}", given))
             self._publish(_part({**part, "state": "input-available"}))
             value = await self._try(name, function, (), given, None)
             if isinstance(value, ToolFailed):
                 ended = {"state": "output-error", "errorText": truncate_utf8(str(value), SHOWN_BYTES)}
             else:
-                value = _to_json(f"the result of the step {name}", value)
-                ended = {"state": "output-available", "output": _shown(value)}
+                value = to_json(f"the result of the step {name}", value)
+                ended = {"state": "output-available", "output": shown_of(value)}
             self._publish(_part({**part, **ended}))
             return await self._end(name, value, hint, before)
 
@@ -323,7 +326,7 @@ class Steps:
         name = self._name(function.__name__)
         known, before = await self._come_to(name)
         if known is not None:
-            return _result(known, hint)
+            return result_of(known, hint)
         if self._store.has_used_up(self._job.question_id):
             raise UsedUp("tokens_used_up", "The daily limit of tokens is reached. Try again tomorrow.")
         await self._begin(says=is_said)
@@ -340,9 +343,9 @@ class Steps:
         """See `bridge.model.Turn.ask`."""
         name = self._name(name)
         asked = {"title": prompt} if isinstance(prompt, str) else dict(prompt)
-        asked = _to_json(f"the question {name}", asked | ({"choices": list(choices)} if choices else {}))
-        if _size(asked) > PROMPT_BYTES:
-            raise _broken(f"the question {name} is longer than {PROMPT_BYTES:,} bytes")
+        asked = to_json(f"the question {name}", asked | ({"choices": list(choices)} if choices else {}))
+        if json_size(asked) > PROMPT_BYTES:
+            raise broken(f"the question {name} is longer than {PROMPT_BYTES:,} bytes")
         part = {"type": "dynamic-tool", "toolName": "ask", "toolCallId": name, "input": asked}
         known, before = await self._come_to(name)
         if known is None:
@@ -375,21 +378,21 @@ class Steps:
         name = self._name(function)
         known, before = await self._come_to(name)
         if known is not None and known.is_done and known.kind != "failed":
-            return _message(name, known.value)
+            return message_of(name, known.value)
         if known is not None and (known.is_done or known.is_due):
             await self._give_up(known, before)
         key = uuid.UUID(self._key_of(name))
         ids = {"session_id": str(uuid.uuid5(key, "session")), "question_id": str(uuid.uuid5(key, "question"))}
-        asked = {"function": function, "message": message, "data": data and _to_json(f"the data for {name}", data)}
-        return _message(name, await self._wait(name, "run", ids | asked, before, within))
+        asked = {"function": function, "message": message, "data": data and to_json(f"the data for {name}", data)}
+        return message_of(name, await self._wait(name, "run", ids | asked, before, within))
 
     def show(self, part: Mapping[str, Any]) -> None:
         """See `bridge.model.Turn.show`."""
-        shown = _to_json("the part for turn.show", part)
+        shown = to_json("the part for turn.show", part)
         if not isinstance(shown, dict) or not isinstance(shown.get("type"), str):
-            raise _broken("turn.show got a part that is not an object with a `type`")
+            raise broken("turn.show got a part that is not an object with a `type`")
         if shown["type"] == "text":
-            raise _broken("turn.show got a text part: yield the text instead")
+            raise broken("turn.show got a text part: yield the text instead")
         if _key.get() is None and asyncio.current_task() is self.task:
             self.add(_part(shown))
         elif self.task is not None and _is_in_thread():
@@ -402,11 +405,11 @@ class Steps:
     def _name(self, name: str) -> str:
         self._end_if_closed()
         if _key.get() is not None:
-            raise _broken(f"the step {name!r} is inside another step: call it in the handler, after that one")
+            raise broken(f"the step {name!r} is inside another step: call it in the handler, after that one")
         if not isinstance(name, str) or not 1 <= len(name.encode("utf-8", "replace")) <= NAME_BYTES - 10:
-            raise _broken(f"the name of a step must be a str of 1 to {NAME_BYTES - 10} bytes, not {name!r:.100}")
+            raise broken(f"the name of a step must be a str of 1 to {NAME_BYTES - 10} bytes, not {name!r:.100}")
         if sanitize_json(name) != name:
-            raise _broken(
+            raise broken(
                 f"the name of the step {name!r} has a character that cannot be stored: NUL, or half a surrogate pair"
             )
         self._names[name] += 1
@@ -573,7 +576,7 @@ class Steps:
         except ToolFailed as failed:
             return failed
         except TypeError:
-            _check_call(name, function, args, named)
+            check_call(name, function, args, named)
             raise
         except TimeoutError:
             if not limit.expired():
@@ -593,7 +596,7 @@ class Steps:
         is_said: bool,
     ) -> tuple[Completion, Usage]:
         """Call a BAML function, and return what it gave and cost."""
-        read = (_length(args) + _length(named)) // CHARACTERS_PER_TOKEN + 1
+        read = (length_of(args) + length_of(named)) // CHARACTERS_PER_TOKEN + 1
         written = 0
 
         def price(usage: Usage) -> Usage:
@@ -615,23 +618,23 @@ class Steps:
                 self._failed.append(price(failure.usage or Usage()))
             self._asked.pop(name, None)
             raise
-        written = len(completion.text) or _length(completion.data)
+        written = len(completion.text) or length_of(completion.data)
         if is_said:
-            self._publish(Partial(completion.text, _without_text(completion.data)))
+            self._publish(Partial(completion.text, without_text(completion.data)))
         usage = self._asked[name] = price(completion.usage)
         return completion, usage
 
     async def _end(self, name: str, value: Any, hint: Any, before: int, usage: Usage | None = None) -> Any:
         """Remember what a step gave, and return it as the next attempt would get it."""
         kind: StepKind = "failed" if isinstance(value, ToolFailed) else "done"
-        stored = str(value) if kind == "failed" else _to_json(f"the result of the step {name}", value)
-        if (isinstance(stored, str) and len(stored) > VALUE_BYTES) or _size(stored) > VALUE_BYTES:
+        stored = str(value) if kind == "failed" else to_json(f"the result of the step {name}", value)
+        if (isinstance(stored, str) and len(stored) > VALUE_BYTES) or json_size(stored) > VALUE_BYTES:
             raise Unstorable(*_REFUSED["step_too_large"], detail=f"the step {name}: more than {VALUE_BYTES:,} bytes")
         ended = Step(name, 0, kind, sanitize_json(stored), True, False, before, before)
         result: Any = None
         failed: Exception | None = None
         try:
-            result = _result(ended, hint)
+            result = result_of(ended, hint)
         except ToolFailed as error:
             failed = error
         await self._remember(name, kind, ended.value, before, usage)
@@ -672,7 +675,7 @@ class Steps:
     async def _wait(self, name: str, kind: StepKind, value: Any, before: int, seconds: float) -> Any:
         """Wait for what somebody else gives: the attempt ends when no step is running."""
         if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
-            raise _broken(f"{name} waits {seconds:g} s, but may wait 0 to {LONGEST_WAIT_SECONDS:,.0f} s (90 days)")
+            raise broken(f"{name} waits {seconds:g} s, but may wait 0 to {LONGEST_WAIT_SECONDS:,.0f} s (90 days)")
         await self._begin()
         self._waits[name] = Wait(name, 0, kind, value, before, before, seconds * 1000)
         future = asyncio.get_running_loop().create_future()
@@ -687,36 +690,6 @@ class Steps:
 _Added = tuple[int | None, Partial]  # with its number; None: of a task beside the handler, or of a step
 
 
-class _Nothing:
-    """In place of a worker."""
-
-    def result_of(self, function: Callable[..., Any]) -> Any:
-        raise _broken("the handler calls a BAML function, which needs a worker")
-
-    async def call(
-        self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]
-    ) -> AsyncGenerator[Partial | Completion, None]:
-        raise _broken("the handler calls a BAML function, which needs a worker")
-        yield Partial("")
-
-    async def read(
-        self, pieces: AsyncGenerator[Partial | Completion, None], on_piece: Callable[[Partial], None]
-    ) -> Completion:
-        raise _broken("the handler calls a BAML function, which needs a worker")
-
-    async def remember(self, write: StepWrite) -> str:
-        return "ok"
-
-    def has_used_up(self, question_id: str) -> bool:
-        return False
-
-    async def settle(self) -> Settled:
-        return Settled(0, 0)
-
-    def has_part(self, key: str) -> bool:
-        return True
-
-
 _REFUSED = {
     "too_many_steps": ("too_many_steps", "The reply took too many steps."),
     "step_too_large": ("step_too_large", "A step of the reply produced too much data."),
@@ -728,27 +701,6 @@ _LIMITS = {
     "too_many_steps": "the limit `steps_per_message` is reached",
     "step_too_large": "the limit `step_bytes` or `steps_bytes` is exceeded: store the data elsewhere, and give its id",
 }
-
-
-def _broken(detail: str) -> HandlerBroken:
-    return HandlerBroken("internal", "Something went wrong while answering.", detail=detail)
-
-
-def _check_call(name: str, function: object, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-    """Find out whether a step could run its function at all. Raises HandlerBroken, as every attempt would meet this."""
-    if not callable(function):
-        raise _broken(
-            f"the step {name} got a value of the type {type(function).__name__} instead of a function: "
-            "pass the function itself, and its arguments after it"
-        )
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # of a function written in C
-        return
-    try:
-        signature.bind(*args, **named)
-    except TypeError as error:
-        raise _broken(f"the arguments of the step {name} do not fit its function: {error}") from None
 
 
 def _key_of(part: Mapping[str, Any]) -> object:
@@ -766,83 +718,6 @@ def _is_in_thread() -> bool:
     except RuntimeError:
         return True
     return False
-
-
-def _to_json(what: str, value: Any) -> Any:
-    try:
-        return sanitize_json(to_jsonable_python(value))
-    except (ValueError, RecursionError) as error:
-        remedy = "was `await` forgotten?" if inspect.isawaitable(value) else "use JSON, pydantic models or dataclasses"
-        raise _broken(f"{what} cannot be stored as JSON ({error}): {remedy}") from None
-
-
-def _size(value: Any) -> int:
-    return len(json.dumps(value, ensure_ascii=False).encode())
-
-
-def _length(value: Any) -> int:
-    """About how many characters a model reads of a value, or writes."""
-    return len(json.dumps(to_jsonable_python(value, fallback=str), ensure_ascii=False)) if value else 0
-
-
-def _shown(value: Any) -> Any:
-    """A value to show: all of it, or the beginning of its text, or of its JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if len(text) * 4 <= SHOWN_BYTES or len(text.encode()) <= SHOWN_BYTES:
-        return value
-    return truncate_utf8(text, SHOWN_BYTES) + "…"
-
-
-def _without_text(data: Any) -> Any:
-    """The data of a structured reply beside its text and its files, as while it streams."""
-    if not isinstance(data, dict):
-        return data
-    return {key: value for key, value in data.items() if key not in ("reply", "files")} or None
-
-
-def _message(name: str, reply: Any) -> Message:
-    status, error = reply.get("status"), reply.get("error") or {}
-    if status != "done":
-        raise ToolFailed(
-            f"{name} {'was cancelled' if status == 'cancelled' else 'failed'}: {error.get('message', '')}".rstrip(": ")
-        )
-    return Message("assistant", reply.get("content") or "", reply.get("data"))
-
-
-def _result(step: Step, hint: Any) -> Any:
-    """What a step gave, in the type that its function is annotated with."""
-    if step.kind == "failed":
-        raise ToolFailed(step.value)
-    try:
-        return _adapter(hint).validate_python(step.value)
-    except (ValidationError, PydanticUserError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.message.partition("\n")[0]
-        raise _broken(
-            f"the result of the step {step.name} does not fit the return annotation of its function ({reason}): "
-            "correct the annotation, or rename the step if its result has changed since it was remembered"
-        ) from None
-
-
-@lru_cache(maxsize=256)
-def _adapter(hint: Any) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(hint)
-    except PydanticSchemaGenerationError:
-        return TypeAdapter(Any)
-
-
-def _result_hint(function: Callable[..., Any]) -> Any:
-    """The type that a function says it returns; Any if it does not say, or names what cannot be found."""
-    target = inspect.unwrap(getattr(function, "func", function))
-    target = getattr(target, "__func__", target)
-    try:
-        if target not in _hints:
-            hint = get_type_hints(target).get("return", Any)
-            hash(hint)
-            _hints[target] = hint
-        return _hints[target]
-    except (NameError, TypeError, AttributeError):
-        return Any
 
 
 def _sum(usages: Sequence[Usage]) -> Usage:

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from bridge.model import Job, Result, Wait
+from bridge.model import Job, Outcome, Result, Wait
 from bridge.store import Store
 from devstack.stack import Stack
 from tests.support import database
@@ -46,7 +46,7 @@ def runs(name: str, ordinal: int = 1, seconds: float = 3600) -> Wait:
     return Wait(name, ordinal, "run", {**ids, "function": "Chat", "message": "hi", "data": None}, 0, 0, seconds * 1000)
 
 
-def ended(job: Job, outcome: str, *waits: Wait, **changes: Any) -> Result:
+def ended(job: Job, outcome: Outcome, *waits: Wait, **changes: Any) -> Result:
     assert job.turn is not None
     result = Result(job.question_id, job.attempt, "waiting", job.turn.user_id, "so far", None, 1)
     return replace(result, outcome=outcome, waits=waits, **changes)
