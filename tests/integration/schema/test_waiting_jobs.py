@@ -60,11 +60,6 @@ async def child_of(store: Store, parent: Job, wait: Wait) -> Job:
     return await again(store, wait.value["question_id"])
 
 
-async def answer(user: Person, message_id: str, ask: str) -> str:
-    arguments = {"message_id": message_id, "ask": ask, "answer": {"approved": True}}
-    return str((await user.client.rpc("answer_message", arguments).execute()).data)
-
-
 async def test_long_reply_of_another_function_is_handed_on(store: Store, user: Person) -> None:
     parent, wait = await claimed(store, user), runs("Chat")
     assert await finish(store, ended(parent, "waiting", wait)) == "ok"
@@ -96,15 +91,6 @@ async def test_trigger_that_refuses_a_parent_stops_no_claim(
     finally:
         await db.execute("drop trigger zz_refuse on public.messages")
         await db.execute("drop function public.refuse_test")
-
-
-async def test_what_nobody_waits_for_any_more_delays_nothing(store: Store, user: Person) -> None:
-    job = await claimed(store, user)
-    assert await finish(store, ended(job, "waiting", asks("a", 3600), Wait("s", 2, "sleep", None, 0, 0, 0))) == "ok"
-    second = await again(store, job.question_id)
-    assert await finish(store, ended(second, "waiting", asks("b", 3600, 3))) == "ok"
-    assert await answer(user, job.question_id, "b") == "taken"
-    await again(store, job.question_id)
 
 
 async def test_deadline_of_what_nobody_waits_for_any_more_wakes_nobody(store: Store, user: Person) -> None:
