@@ -82,7 +82,7 @@ class StepRunner(Protocol):
         """See `Turn.call` and `Turn.say`."""
 
     async def ask(
-        self, name: str, prompt: str | Mapping[str, Any], choices: tuple[str, ...] | None, within: float | None
+        self, name: str, prompt: str | Mapping[str, Any], choices: Sequence[str] | None, within: float | None
     ) -> Answer:
         """See `Turn.ask`."""
 
@@ -167,7 +167,7 @@ class Turn:
         self,
         name: str,
         prompt: str | Mapping[str, Any],
-        choices: tuple[str, ...] | list[str] | None = None,
+        choices: Sequence[str] | None = None,
         within: float | None = None,
     ) -> Answer:
         """Ask the user, and wait up to `within` seconds (BRIDGE_ASK_SECONDS by default, 90 days at most).
@@ -175,7 +175,7 @@ class Turn:
         No worker holds the question meanwhile: the handler is cancelled here, and runs again with the answer. Raises
         NoAnswer if there is none in time.
         """
-        return await self._runner.ask(name, prompt, None if choices is None else tuple(choices), within)
+        return await self._runner.ask(name, prompt, choices, within)
 
     async def sleep(self, name: str, seconds: float) -> None:
         """Go on after so many seconds, 90 days at most. No worker holds the question meanwhile."""

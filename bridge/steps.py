@@ -20,9 +20,11 @@ import logging
 import uuid
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, Self
 
 from bridge.errors import (
@@ -73,6 +75,7 @@ PROMPT_BYTES = 16_384
 VALUE_BYTES = 1 << 20
 LONGEST_WAIT_SECONDS = 90 * 86_400.0
 CHARACTERS_PER_TOKEN = 4
+THREADS = 64  # in which functions of steps run that are no coroutine functions
 # How long the handler may take to come to the next remembered step. If it does not, its code has changed.
 PATIENCE_SECONDS = 2.0
 # Turns of the event loop after which whatever follows the end of a step has begun.
@@ -81,6 +84,8 @@ TURNS = 3
 # Reads what a function says to its end, hands each piece on, and gives up on one that is silent.
 Read = Callable[[AsyncGenerator[Partial | Completion, None], Callable[[Partial], None]], Awaitable[Completion]]
 
+# Not those of asyncio, few of which it has: it looks up the addresses of hosts in them, also the worker's own.
+_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="step")
 _key: ContextVar[str | None] = ContextVar("step_key", default=None)
 # How many times the handler had added to the reply when the task that asks was made, or last added to it.
 _added: ContextVar[int] = ContextVar("added", default=0)
@@ -338,10 +343,12 @@ class Steps:
             return await self._end(name, value, hint, before, usage)
 
     async def ask(
-        self, name: str, prompt: str | Mapping[str, Any], choices: tuple[str, ...] | None, within: float | None
+        self, name: str, prompt: str | Mapping[str, Any], choices: Sequence[str] | None, within: float | None
     ) -> Answer:
         """See `bridge.model.Turn.ask`."""
         name = self._name(name)
+        if isinstance(choices, str):
+            raise broken(f"the choices of the question {name} are one text: pass a list of texts")
         asked = {"title": prompt} if isinstance(prompt, str) else dict(prompt)
         asked = to_json(f"the question {name}", asked | ({"choices": list(choices)} if choices else {}))
         if json_size(asked) > PROMPT_BYTES:
@@ -571,7 +578,8 @@ class Steps:
             async with asyncio.timeout(seconds) as limit:
                 if inspect.iscoroutinefunction(function):
                     return await function(*args, **named)
-                value = await asyncio.to_thread(function, *args, **named)
+                run = partial(copy_context().run, function, *args, **named)
+                value = await asyncio.get_running_loop().run_in_executor(_threads, run)
                 return await value if inspect.isawaitable(value) else value
         except ToolFailed as failed:
             return failed

@@ -22,6 +22,8 @@ FIELD_BYTES = 32_768
 # Of all parts of a reply, as JSON. What does not fit is not shown; messages_parts_size allows twice as much.
 PARTS_BYTES = 1 << 20
 CHARACTER_BYTES = 6  # of a character in JSON, at most
+# More are not shown, whatever they are: each one is looked for among all others, and sent in an event of its own.
+MOST_PARTS = 1000
 STEP_START: Mapping[str, Any] = {"type": "step-start"}  # what finished steps have shown ends here
 LEFT_OUT = "(left out: the reply has too many parts)"
 
@@ -121,13 +123,15 @@ class Stream:
     def _begin_step(self) -> None:
         if self._begins_step:
             self._begins_step = False
-            if (self._length or self._parts or self._pending) and self._fits(STEP_START):
+            if (self._length or self._parts or self._pending) and self._has_room and self._fits(STEP_START):
                 self._append(STEP_START)
 
     def _show(self, part: Part) -> None:
         """Take a part. One that is too much is shown without its output, or not at all."""
         key = _key(part)
         if not isinstance(key, str) or not self.has_part(key):
+            if not self._has_room:
+                return
             self._begin_step()
         elif part in self._parts and all(_key(other) != key for _, other in self._pending):
             return  # shown already
@@ -135,6 +139,11 @@ class Stream:
             part = {**part, "output": LEFT_OUT}
         if self._fits(part):
             self._append(part)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more part can be shown."""
+        return len(self._parts) + len(self._pending) < MOST_PARTS
 
     def _fits(self, *parts: Part) -> bool:
         """Whether there is room for these parts, and for the text that they close."""

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -361,3 +362,22 @@ def test_parameters_and_suggestions_that_cannot_be_described_are_refused() -> No
     with pytest.raises(SetupError, match="suggestions of the handler H are a text"):
         handler("H", suggestions="Why?")(h)
     assert registered() == {}
+
+
+async def test_function_that_blocks_has_a_thread_of_the_steps() -> None:
+    async def h(turn: Turn) -> str:
+        return str(await turn.step("name", lambda: threading.current_thread().name))
+
+    handler("H")(h)
+    completion = (await collect(registered()["H"]))[-1]
+    assert completion.text.startswith("step")  # asyncio's few threads look up the worker's own hosts
+
+
+async def test_choices_are_texts_and_not_one_text() -> None:
+    async def h(turn: Turn) -> None:
+        await turn.ask("when", "When?", choices="now")
+
+    handler("H")(h)
+    failure = await failure_of(registered()["H"])
+    assert (failure.code, failure.retryable) == ("internal", False)
+    assert "pass a list of texts" in failure.detail

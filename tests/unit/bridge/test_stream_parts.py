@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from bridge import stream as cutting
 from bridge.model import Kept, Partial
-from bridge.stream import FIELD_BYTES, Stream
+from bridge.stream import FIELD_BYTES, MOST_PARTS, Stream
 
 Part = Mapping[str, Any]
 TEXTS = st.text('aé🙂"\x01', max_size=6) | st.integers(1, 3).map(lambda n: "x" * (n * FIELD_BYTES // 2))
@@ -232,3 +232,15 @@ def test_parts_never_exceed_their_limit() -> None:
 
     with mock.patch.object(cutting, "PARTS_BYTES", Small.most):
         run_state_machine_as_test(Small, settings=settings(max_examples=200, stateful_step_count=30))
+
+
+def test_parts_beyond_their_number_are_not_shown() -> None:
+    stream = Stream("q", "r", "s", 1)
+    for number in range(MOST_PARTS + 5):
+        stream.set_partial(Partial("", is_added=True, part={"type": "data-n", "id": str(number), "data": number}))
+    stream.set_partial(Partial("", is_added=True, part={"type": "data-n", "id": "0", "data": "replaced"}))
+    stream.set_partial(Partial("The end.", is_added=True))
+    stream.settle()
+    assert len(stream.parts) == MOST_PARTS
+    assert stream.parts[0]["data"] == "replaced"
+    assert stream.newest.text == "The end."
