@@ -40,7 +40,7 @@ def refused(names: list[str], handlers: str | None = None, client: ModuleType | 
 def test_unknown_function_lists_the_known_ones() -> None:
     error = refused(["Chat", "Nope"])
     assert error.problem.startswith("BRIDGE_FUNCTIONS names Nope, ")
-    assert "Chat, Code, Compare, Title" in error.problem
+    assert "Chat, Code, Compare, " in error.problem
     assert "baml-cli generate" in error.remedy
 
 
