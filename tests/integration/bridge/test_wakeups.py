@@ -43,7 +43,7 @@ def without_dispatch(db: psycopg.AsyncConnection[Row]) -> AbstractAsyncContextMa
         """
         create or replace function bridge.choose_worker(
             session_id uuid, user_id uuid, function text, finisher text, failed_by text, excluded uuid[],
-            may_take_last boolean,
+            may_take_last boolean, has_steps boolean,
             out worker text, out slot int, out lease interval
         ) language sql set search_path = '' as 'select null::text, null::int, null::interval'
         """,

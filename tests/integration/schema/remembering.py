@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 
 import psycopg
@@ -23,6 +24,7 @@ class Remembering(Interleaving):
 
     def __init__(self, seed: int, db: psycopg.AsyncConnection[Row], hands: list[Hand]) -> None:
         super().__init__(seed, db, hands)
+        self.draw = random.Random(f"steps {seed}")  # ids of its own: those of deleted rows are refused
         self.limit = 8
         self.workers = [
             Worker("w0", ("Chat", "Code"), 4),
