@@ -529,7 +529,8 @@ begin
     if take_ready.functions is null then
         select coalesce(array_agg(r.id), '{}') into taken from (
             select j.id from bridge.jobs j join public.sessions s on s.id = j.session_id
-             where j.worker is null and j.run_at >= take_ready.horizon and j.run_at <= now() and j.steps = 0
+             where j.worker is null and j.run_at >= take_ready.horizon and j.run_at <= now()
+               and (j.steps = 0 or take_ready.knows_steps)
              order by j.run_at, j.id
              limit take_ready.slots
                for key share of s skip locked

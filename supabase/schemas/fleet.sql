@@ -243,7 +243,7 @@ begin
     if own is null then
         ready := (
             select j.run_at from bridge.jobs j
-             where j.worker is null and j.run_at >= horizon and j.run_at <= now() and j.steps = 0
+             where j.worker is null and j.run_at >= horizon and j.run_at <= now() and (j.steps = 0 or knows_steps)
              order by j.run_at, j.id limit 1) is not null;
         next_at := (
             select j.run_at from bridge.jobs j where j.worker is null and j.run_at > now()
