@@ -17,7 +17,7 @@ from devstack import DevstackError, dev, settings
 from devstack.env_dev import EnvDev
 from devstack.part import Console, Part
 from devstack.reload import Reload
-from devstack.source import Source, read
+from devstack.source import read
 from tests.integration.devstack.processes import descendants, linux, wait_until_ended
 from tests.support.dev import terminal
 
@@ -132,7 +132,7 @@ async def test_model_stops_after_the_workers(tmp_path: Path, monkeypatch: pytest
     async def stop_workers(reload: Reload) -> None:
         stopped.append("worker")
 
-    async def web(run: dev.Run, source: Source) -> Part:
+    async def web(run: dev.Run) -> Part:
         return Part("web", (), {}, Console())
 
     monkeypatch.setattr(Part, "stop", stop_part)
