@@ -278,7 +278,7 @@ def _failure(error: BaseException, function: str, at: str) -> TurnFailure:
     """The failure of an attempt whose handler raised `error`, or yielded at `at` what cannot be stored."""
     place, is_own = place_of(error)
     if isinstance(error, StepFailure):
-        code, message = _UNRESOLVED[type(error)] if type(error) in _UNRESOLVED else _UNRESOLVED[StepFailure]
+        code, message = _UNRESOLVED.get(type(error), _UNRESOLVED[StepFailure])
         return StepUnresolved(code, message, detail=f"{place}: {describe(error)}, in the handler for {function}")
     is_bug, detail = is_own and isinstance(error, BUGS), f"{place}: {describe(error)}, in the handler for {function}"
     if isinstance(error, _WrongPiece):

@@ -21,6 +21,7 @@ from bridge.model import (
     QueueHints,
     Result,
     Session,
+    Settled,
     Snapshot,
     Step,
     StepWrite,
@@ -86,12 +87,18 @@ def decode_dispatch(item: Mapping[str, Any]) -> Dispatch:
 def encode_checkpoint(item: Checkpoint) -> dict[str, Any]:
     """An item of `bridge_beat`."""
     encoded: dict[str, Any] = {"question_id": item.question_id, "attempt": item.attempt}
-    if item.seq is not None:
-        encoded |= {"seq": item.seq, "content": truncate_utf8(item.text)}
-        if item.data is not None:
-            encoded["data"] = sanitize_json(item.data)
-        if item.parts is not None:
-            encoded["parts"] = list(item.parts)
+    return encoded | _reply(item)
+
+
+def _reply(item: Checkpoint | Settled) -> dict[str, Any]:
+    """The reply up to its `seq`, as far as the row may not have it."""
+    if item.seq is None:
+        return {}
+    encoded: dict[str, Any] = {"seq": item.seq, "content": truncate_utf8(item.text)}
+    if item.data is not None:
+        encoded["data"] = sanitize_json(item.data)
+    if item.parts is not None:
+        encoded["parts"] = list(item.parts)
     return encoded
 
 
@@ -155,13 +162,7 @@ def encode_step(item: StepWrite) -> dict[str, Any]:
     }
     if item.usage is not None:
         encoded["run"] = {key: value for key, value in asdict(item.usage).items() if value is not None}
-    if settled.seq is not None:
-        encoded |= {"seq": settled.seq, "content": truncate_utf8(settled.text)}
-        if settled.data is not None:
-            encoded["data"] = settled.data
-        if settled.parts is not None:
-            encoded["parts"] = list(settled.parts)
-    return encoded
+    return encoded | _reply(settled)
 
 
 def decode_step(row: Mapping[str, Any]) -> Step:

@@ -30,7 +30,6 @@ class StepWrites:
         self._store = store
         self._jobs = jobs
         self._queue: asyncio.Queue[tuple[StepWrite, asyncio.Future[str]]] = asyncio.Queue()
-        self._waiting: list[tuple[StepWrite, asyncio.Future[str]]] = []
         self._group = asyncio.TaskGroup()
         self._used_up: set[str] = set()
 

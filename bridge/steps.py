@@ -64,6 +64,7 @@ from bridge.step_values import (
     to_json,
     without_text,
 )
+from bridge.stream import part_key
 from bridge.unremembered import Unremembered
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ class Steps:
         self._count = 0  # how many times the handler has added to the reply in this attempt
         self._place = (0, 0)  # what has this number in this attempt had that one in the attempts before
         self._shown = 0  # how many of its numbers were shown, in this attempt or before
-        self._beside = [part for part in job.kept.parts if not _key_of(part)] if job.kept else []
+        self._beside = [part for part in job.kept.parts if not part_key(part)] if job.kept else []
         self._is_replaying = bool(known)
         self._held: list[_Added] = []
         self._pieces: list[str] = [job.kept.text] if job.kept else []
@@ -635,10 +636,10 @@ class Steps:
     async def _end(self, name: str, value: Any, hint: Any, before: int, usage: Usage | None = None) -> Any:
         """Remember what a step gave, and return it as the next attempt would get it."""
         kind: StepKind = "failed" if isinstance(value, ToolFailed) else "done"
-        stored = str(value) if kind == "failed" else to_json(f"the result of the step {name}", value)
+        stored = sanitize_json(str(value)) if kind == "failed" else to_json(f"the result of the step {name}", value)
         if (isinstance(stored, str) and len(stored) > VALUE_BYTES) or json_size(stored) > VALUE_BYTES:
             raise Unstorable(*_REFUSED["step_too_large"], detail=f"the step {name}: more than {VALUE_BYTES:,} bytes")
-        ended = Step(name, 0, kind, sanitize_json(stored), True, False, before, before)
+        ended = Step(name, 0, kind, stored, True, False, before, before)
         result: Any = None
         failed: Exception | None = None
         try:
@@ -709,10 +710,6 @@ _LIMITS = {
     "too_many_steps": "the limit `steps_per_message` is reached",
     "step_too_large": "the limit `step_bytes` or `steps_bytes` is exceeded: store the data elsewhere, and give its id",
 }
-
-
-def _key_of(part: Mapping[str, Any]) -> object:
-    return part.get("toolCallId") or part.get("id")
 
 
 def _part(part: Mapping[str, Any]) -> Partial:

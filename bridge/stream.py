@@ -118,7 +118,9 @@ class Stream:
 
     def has_part(self, key: str) -> bool:
         """Whether a part of this key was shown."""
-        return any(_key(part) == key for part in self._parts) or any(_key(part) == key for _, part in self._pending)
+        return any(part_key(part) == key for part in self._parts) or any(
+            part_key(part) == key for _, part in self._pending
+        )
 
     def _begin_step(self) -> None:
         if self._begins_step:
@@ -128,12 +130,12 @@ class Stream:
 
     def _show(self, part: Part) -> None:
         """Take a part. One that is too much is shown without its output, or not at all."""
-        key = _key(part)
+        key = part_key(part)
         if not isinstance(key, str) or not self.has_part(key):
             if not self._has_room:
                 return
             self._begin_step()
-        elif part in self._parts and all(_key(other) != key for _, other in self._pending):
+        elif part in self._parts and all(part_key(other) != key for _, other in self._pending):
             return  # shown already
         if not self._fits(part) and "output" in part:
             part = {**part, "output": LEFT_OUT}
@@ -161,9 +163,9 @@ class Stream:
 
     def _place_part(self, part: Part) -> None:
         """Put a part that was cut into its place: that of the same key, or behind the text, which it closes."""
-        key = _key(part)
+        key = part_key(part)
         for at, other in enumerate(self._parts):
-            if key is not None and _key(other) == key:
+            if key is not None and part_key(other) == key:
                 self._part_bytes -= _size(other)
                 self._parts = (*self._parts[:at], part, *self._parts[at + 1 :])
                 return
@@ -351,7 +353,8 @@ class Stream:
         return not has_parts and self._sent_data is data and length - stored < SMALL_GROWTH * stored
 
 
-def _key(part: Part) -> object:
+def part_key(part: Part) -> object:
+    """What a part is known by; None: nothing."""
     return part.get("toolCallId") or part.get("id")
 
 

@@ -40,13 +40,13 @@ from bridge.errors import (
     BadOutput,
     BadRequest,
     ContextTooLong,
-    HandlerBroken,
     ModelEmpty,
     ModelUnavailable,
     SetupError,
     TurnFailure,
 )
 from bridge.model import Completion, Description, FileWrite, Partial, Turn, Usage
+from bridge.step_values import broken
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +158,7 @@ class BamlFunctions:
 
     def _of_call(self, function: Callable[..., Any]) -> "CalledFunction":
         if self._called is None:
-            detail = "it calls a BAML function, and there is no generated BAML client"
-            raise HandlerBroken("internal", "Something went wrong while answering.", detail=detail)
+            raise broken("it calls a BAML function, and there is no generated BAML client")
         return self._called.find(function)
 
     def _named(self, usage: Usage, turn: Turn) -> Usage:
@@ -300,8 +299,7 @@ class CalledFunction(NamedTuple):
             bound = self.signature.bind(*args, **named).arguments
             return bind_given(self.function.parameters, bound)
         except (TypeError, ValueError, BadRequest) as error:
-            detail = f"the arguments of {self.name} do not fit: {str(error).partition(chr(10))[0]}"
-            raise HandlerBroken("internal", "Something went wrong while answering.", detail=detail) from None
+            raise broken(f"the arguments of {self.name} do not fit: {str(error).partition(chr(10))[0]}") from None
 
 
 class Called:
@@ -318,23 +316,19 @@ class Called:
         if (found := self._found.get(name)) is not None:
             return found
         if method is None or getattr(function, "__module__", None) != method.__module__:
-            raise _not_callable(f"{function!r:.100} is not a function of the generated client: pass `b.Name` itself")
+            raise broken(f"{function!r:.100} is not a function of the generated client: pass `b.Name` itself")
         hint = read_hints(method)["return"]
         try:
             unparsed = copy_unparsed(self._client.sources, [name], [] if hint is str else [name])
             parameters = read_types(method)
         except SetupError as error:
-            raise _not_callable(str(error)) from error
+            raise broken(str(error)) from error
         signature = inspect.signature(function)
         without_options = [p for p in signature.parameters.values() if p.name != "baml_options"]
         signature = signature.replace(parameters=without_options)
         prepared = BamlFunction(self._client, unparsed, parameters, hint is str, Description(name))
         found = self._found[name] = CalledFunction(name, prepared, signature, hint)
         return found
-
-
-def _not_callable(detail: str) -> HandlerBroken:
-    return HandlerBroken("internal", "Something went wrong while answering.", detail=detail)
 
 
 def has_client() -> bool:
