@@ -3,9 +3,18 @@ import "katex/dist/katex.min.css";
 import { memo, useLayoutEffect, useRef } from "react";
 import { whenIdle } from "./idle.ts";
 
-/** Longer or deeper formulas take too long, and so may those that define commands. They stay as they were written. */
+/**
+ * Longer or deeper formulas take too long to draw, and so may those that define commands. Wider ones make the page slow
+ * while they are in sight. They stay as they were written.
+ */
 const MAX_LENGTH = 1_000;
 const MAX_DEPTH = 12;
+const MAX_WIDTH = 200;
+/** What is drawn: commands and characters, but none that only group or align. */
+const SYMBOL = /\\(?:[a-z]+|.)|[^\s{}^_&]/gi;
+/** Commands whose symbols are drawn as an image, or from several pieces. */
+const LARGE = /^\\(?:sqrt|over|under|wide|x(?:left|right)|[bx]?cancel|boxed|left|right|[bB]ig)/;
+const LARGE_WIDTH = 4;
 const DEFINES = /\\(?:[egx]?def|(?:future)?let|(?:re|provide)?newcommand|providecommand)(?![a-z])/i;
 const OPTIONS = { strict: false, trust: false, maxExpand: 500, maxSize: 20 } as const;
 /** A length of 100 em or more. `maxSize` bounds neither negative sizes nor sums of them. */
@@ -45,7 +54,12 @@ function isHeavy(source: string): boolean {
     else if (/^(\}|\\end|\\right)/.test(mark)) depth -= 1;
     if (depth > MAX_DEPTH) return true;
   }
-  return source.length > MAX_LENGTH || DEFINES.test(source);
+  if (source.length > MAX_LENGTH || DEFINES.test(source)) return true;
+  return source.split("\\\\").some((row) => widthOf(row) > MAX_WIDTH);
+}
+
+function widthOf(row: string): number {
+  return (row.match(SYMBOL) ?? []).reduce((sum, symbol) => sum + (LARGE.test(symbol) ? LARGE_WIDTH : 1), 0);
 }
 
 /** Replaces the source with the formula. One that cannot be read, or reaches far beyond its place, stays as it is. */
