@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator
@@ -11,7 +12,7 @@ from typing import Any
 from bench.prose import words
 from bridge import Turn, handler
 
-FUNCTIONS = "Chat,Steps,Ask"
+FUNCTIONS = "Chat,Steps,Ask,Killed"
 _began: dict[str, float] = {}  # by question: when this process came to its first line
 
 
@@ -60,3 +61,27 @@ async def ask(turn: Turn) -> AsyncGenerator[Any, None]:
     answered = time.time()
     following = await turn.step("next", now)
     yield {"began": began, "answered": answered, "next": following}
+
+
+@handler("Killed")
+async def is_killed(turn: Turn) -> AsyncGenerator[Any, None]:
+    """Take so many steps, and another one, in which the worker stays that took them: when does the next one begin it?
+
+    The question is JSON: {steps}.
+    """
+    stays = False
+
+    async def take(number: int) -> str:
+        nonlocal stays
+        stays = True
+        return prose(200, number)
+
+    async def follow() -> float:
+        began = time.time()
+        if stays:
+            await asyncio.sleep(100)  # longer than any row waits
+        return began
+
+    for number in range(json.loads(turn.message)["steps"]):
+        await turn.step(f"step {number}", take, number)
+    yield {"next": await turn.step("next", follow)}

@@ -30,6 +30,7 @@ BOUNDS: dict[str, tuple[Sense, float]] = {
     "step, with its text": ("at most", 1.0),
     "step_wal, with its text": ("at most", 1.0),
     "resume": ("at most", 1.5),
+    "resume_after_kill": ("at most", 1.5),
     "ask": ("at most", 2.0),
     "cancel": ("at most", 200),
     "claims_for_one_question": ("at most", 0.1),

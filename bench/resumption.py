@@ -1,4 +1,4 @@
-"""Replies that ask their user and go on when they are answered, for the rows `resume` and `ask`."""
+"""Replies that go on: when their user has answered, or when their worker was killed. For `resume` and `ask`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from bench import database
 from bench.database import Database, one_row
 from bench.handlers import FUNCTIONS
 from bench.processes import Failed
-from bench.world import Model, Project, World
+from bench.world import Model, Project, World, holder_of
 from tests.support.database import Row
 
 
@@ -58,6 +59,43 @@ async def asking(world: World, project: Project, model: Model) -> AsyncIterator[
         (session,) = await database.open_sessions(db, user_id, 1, "Ask")
         async with database.signed_in(project.environment["SUPABASE_DB_URL"], user_id) as user:
             yield Asker(db, user, session)
+
+
+async def killed(world: World, project: Project, model: Model, steps: int, *, lease: int) -> float:
+    """Kill a worker once its handler has taken so many steps; returns the seconds until the next step begins."""
+    settings: dict[str, Any] = {"functions": FUNCTIONS, "handlers": "bench.handlers", "lease_seconds": lease}
+    async with (
+        project.database() as db,
+        world.worker(project, model, **settings) as one,
+        world.worker(project, model, **settings) as other,
+    ):
+        user_id = await database.create_user(db)
+        (session,) = await database.open_sessions(db, user_id, 1, "Killed")
+        async with database.signed_in(project.environment["SUPABASE_DB_URL"], user_id) as user:
+            row = await one_row(
+                user,
+                "insert into public.messages (session_id, content) values (%s, %s) returning id::text",
+                (session, json.dumps({"steps": steps})),
+            )
+        asked = time.monotonic()
+        question = str(row["id"])
+        await _remembered(db, question, steps)
+        await asyncio.sleep(asked + lease - time.monotonic())  # many steps take longer than few, and renew the lease
+        holder = await holder_of(project, question, (one, other))
+        began = time.time()
+        await holder.kill()
+        return float((await gone_on(db, question))["next"]) - began
+
+
+async def _remembered(db: Database, question: str, steps: int, *, within: float = 60) -> None:
+    """Wait until so many steps are remembered. Raises `Failed`."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        row = await one_row(db, "select count(*) as steps from bridge.steps where question_id = %s", (question,))
+        if row["steps"] >= steps:
+            return
+        await asyncio.sleep(0.02)
+    raise Failed(f"the reply did not take {steps} steps")
 
 
 async def gone_on(db: Database, question: str) -> Row:

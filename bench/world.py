@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench import processes
 from bench.baselines.conversation import EARLIER, HISTORY
 from bench.counting import CountingProxy
-from bench.database import Database, add_finished
+from bench.database import Database, add_finished, one_row
 from bench.processes import Failed, Program, cpu_seconds
 from tests.support import database, users
 from tests.support.database import Row
@@ -251,6 +251,16 @@ def unique(directive: str) -> str:
 def mark(message: str) -> str:
     """The id in a message made by `unique`."""
     return message.rpartition(" ")[2]
+
+
+async def holder_of(project: Project, question: str, workers: Sequence[Program]) -> Program:
+    """Which of these workers has the lease of a question. Raises `Failed`."""
+    async with project.database() as db:
+        row = await one_row(db, "select worker from bridge.jobs where question_id = %s", (question,))
+    for worker in workers:
+        if f"-{worker.pid}-" in row["worker"]:
+            return worker
+    raise Failed(f"none of the workers holds the reply: {row}")
 
 
 async def first_delta(ear: Ear, question: str) -> float:

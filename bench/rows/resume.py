@@ -1,6 +1,7 @@
-"""From the claim of a reply that goes on to the beginning of its next step: with few steps remembered, and with many.
+"""The beginning of the next step of a reply that goes on: with few steps remembered, and with many.
 
-A handler takes its steps and asks the user; the answer lets it go on. A trigger of the benchmark notes when a worker
+From `kill -9` of its worker, when another one goes on; and from the moment that a worker gets it. For the latter, a
+handler takes its steps and asks the user, whose answer lets it go on. A trigger of the benchmark notes when a worker
 gets the job.
 """
 
@@ -11,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from bench.database import Database, one_row
 from bench.report import Measured, ratio
-from bench.resumption import asking, gone_on
+from bench.resumption import asking, gone_on, killed
 from bench.world import World
 
 FEW, MANY = 10, 200
@@ -53,7 +54,19 @@ async def run(world: World) -> Measured:
                 )
                 if number:  # the first ones fill caches
                     taken.append((told["next"] - given["at"]) * 1000)
-    return Measured([ratio("resume", waits[MANY], waits[FEW], unit="ms", steps=[FEW, MANY])])
+    lease = world.pick(3, 5)
+    takeovers: dict[int, list[float]] = {FEW: [], MANY: []}
+    for _ in range(world.pick(2, 5)):
+        for steps, seconds in takeovers.items():
+            seconds.append(await killed(world, project, model, steps, lease=lease))
+    return Measured(
+        [
+            ratio("resume", waits[MANY], waits[FEW], unit="ms", steps=[FEW, MANY]),
+            ratio(
+                "resume_after_kill", takeovers[MANY], takeovers[FEW], unit="s", steps=[FEW, MANY], lease_seconds=lease
+            ),
+        ]
+    )
 
 
 @asynccontextmanager

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 
-from bench.database import one_row
-from bench.processes import Failed, Program
 from bench.report import Measured, slowest
-from bench.world import Model, Project, World, mark, unique
+from bench.world import Model, Project, World, holder_of, mark, unique
 
 
 async def run(world: World) -> Measured:
@@ -29,19 +27,10 @@ async def _once(world: World, project: Project, model: Model, lease: int) -> flo
         text = unique("tokens=1000 delay=0.02")
         question = await person.ask(session, text)
         await person.reply(question, lambda row: row["seq"] > 0)
-        holder = await _holder(project, question, (one, other))
+        holder = await holder_of(project, question, (one, other))
         began = time.monotonic()
         await holder.kill()
         second, _ = await model.exchange(mark(text), count=2, within=lease + 30)
         await person.client.rpc("cancel_message", {"message_id": question}).execute()
         await person.reply(question)
         return float(second["started_at"] - began)
-
-
-async def _holder(project: Project, question: str, workers: tuple[Program, ...]) -> Program:
-    async with project.database() as db:
-        row = await one_row(db, "select worker from bridge.jobs where question_id = %s", (question,))
-    for worker in workers:
-        if f"-{worker.pid}-" in row["worker"]:
-            return worker
-    raise Failed(f"none of the workers holds the reply: {row}")
