@@ -79,6 +79,7 @@ async def completions(user: Person, sessions: list[str]) -> list[float]:
     return [task.result() for task in asked]
 
 
+@pytest.mark.quiet
 async def test_slow_requests_of_one_user_delay_no_reply_of_another(
     environment: dict[str, str],
     user: Person,
@@ -124,6 +125,7 @@ async def as_shipped(db: psycopg.AsyncConnection[Row]) -> AsyncIterator[None]:
     await db.execute("update bridge.limits set value = null where name = 'running_replies'")
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize(("accounts", "questions", "seconds"), [(2, 20, 60), (25, 20, 20)])
 async def test_fresh_user_is_begun_before_any_reply_of_the_crowd_ends(
     environment: dict[str, str],
