@@ -94,6 +94,7 @@ def _proxy(scheme: str, proxy: str) -> Problems:
     try:
         parts = urlsplit(proxy)
         is_address = bool(parts.hostname) and parts.port != 0 and httpx.Proxy(proxy).url.host != ""
+        (parts.hostname or "").encode("idna")  # as websockets does, if any part of the address is not in ASCII
     except (ValueError, httpx.InvalidURL):
         is_address = False
     if not is_address:

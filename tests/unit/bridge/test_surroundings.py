@@ -71,6 +71,7 @@ def websockets_can_use_it(url: str) -> bool:
 
 @given(st.sampled_from(["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "WSS_PROXY", "SOCKS_PROXY"]), PROXIES)
 @example("HTTPS_PROXY", "http://user:pass@proxy.example:3128/")
+@example("HTTPS_PROXY", "http://ü:ü@a..b")
 def test_proxy_that_passes_can_be_used(name: str, proxy: str) -> None:
     with mock.patch.dict(os.environ, {name: proxy}, clear=True):
         if not is_reported(dict(os.environ)):
