@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import BrowserContext, Locator, expect
+from playwright.async_api import BrowserContext, Locator, Route, expect
 
 from tests.e2e.site import Site
 from tests.e2e.tab import Example
@@ -106,6 +107,35 @@ async def test_a_reload_in_the_middle_of_a_tool(environment: dict[str, str], cha
         await has_state(chat, "fetch_page#2", "output-available")
         await until(chat, "ready")
         assert site.requests == {"one": 1, "held": 1}
+        await expect(chat.replies).to_have_count(1)
+
+
+async def test_a_reply_that_ends_while_the_page_is_loaded(
+    environment: dict[str, str], chat: Example, site: Site
+) -> None:
+    """The page has read its messages when the tool ends, and looks for a running reply afterwards."""
+    has_ended = asyncio.Event()
+    read = 0
+
+    async def read_late(route: Route) -> None:
+        nonlocal read
+        read += 1
+        if read > 1:
+            await has_ended.wait()
+        await route.continue_()
+
+    async with working(environment, **READER) as worker:
+        await chat.say(site.fetch("held"))
+        await has_state(chat, "fetch_page", "input-available")
+        await chat.page.route("**/rest/v1/messages?*", read_late)
+        await chat.page.reload()
+        await has_state(chat, "fetch_page", "input-available")
+        site.let_go("held")
+        await until_true(lambda: not worker.jobs.count, 10)
+        has_ended.set()
+        await has_state(chat, "fetch_page", "output-available")
+        await chat.until_text("It has 4 words.")
+        await until(chat, "ready")
         await expect(chat.replies).to_have_count(1)
 
 
