@@ -16,6 +16,7 @@ from bench.handlers import FUNCTIONS
 from bench.processes import Failed
 from bench.world import Model, Project, World, holder_of
 from tests.support.database import Row
+from tests.support.waiting import until
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,9 @@ class Asker:
 
     async def ask(self, steps: int) -> str:
         """Ask a question whose handler takes so many steps; returns its id once it waits for the answer."""
-        row = await one_row(
-            self.user,
-            "insert into public.messages (session_id, content) values (%s, %s) returning id::text",
-            (self.session, json.dumps({"steps": steps})),
-        )
-        await _reply(self.db, row["id"], "waiting")
-        return str(row["id"])
+        question = await _ask(self.user, self.session, steps)
+        await _reply(self.db, question, "waiting")
+        return question
 
     async def answer(self, question: str) -> float:
         """Answer it; returns when, as its transaction says (Unix time). Raises `Failed` if somebody else did."""
@@ -72,14 +69,14 @@ async def killed(world: World, project: Project, model: Model, steps: int, *, le
         user_id = await database.create_user(db)
         (session,) = await database.open_sessions(db, user_id, 1, "Killed")
         async with database.signed_in(project.environment["SUPABASE_DB_URL"], user_id) as user:
-            row = await one_row(
-                user,
-                "insert into public.messages (session_id, content) values (%s, %s) returning id::text",
-                (session, json.dumps({"steps": steps})),
-            )
+            question = await _ask(user, session, steps)
         asked = time.monotonic()
-        question = str(row["id"])
-        await _remembered(db, question, steps)
+
+        async def are_taken() -> bool:
+            row = await one_row(db, "select count(*) as n from bridge.steps where question_id = %s", (question,))
+            return bool(row["n"] >= steps)
+
+        await until(are_taken, within=60)
         await asyncio.sleep(asked + lease - time.monotonic())  # many steps take longer than few, and renew the lease
         holder = await holder_of(project, question, (one, other))
         began = time.time()
@@ -87,15 +84,14 @@ async def killed(world: World, project: Project, model: Model, steps: int, *, le
         return float((await gone_on(db, question))["next"]) - began
 
 
-async def _remembered(db: Database, question: str, steps: int, *, within: float = 60) -> None:
-    """Wait until so many steps are remembered. Raises `Failed`."""
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        row = await one_row(db, "select count(*) as steps from bridge.steps where question_id = %s", (question,))
-        if row["steps"] >= steps:
-            return
-        await asyncio.sleep(0.02)
-    raise Failed(f"the reply did not take {steps} steps")
+async def _ask(user: Database, session: str, steps: int) -> str:
+    """Ask a handler that takes so many steps; returns the question's id."""
+    row = await one_row(
+        user,
+        "insert into public.messages (session_id, content) values (%s, %s) returning id::text",
+        (session, json.dumps({"steps": steps})),
+    )
+    return str(row["id"])
 
 
 async def gone_on(db: Database, question: str) -> Row:

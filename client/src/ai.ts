@@ -21,8 +21,8 @@ const STOP_MS = 10_000;
 const PAGE_SIZE = 20;
 const MAX_INITIAL = 200;
 const NOT_FOUND = "PT404";
-/** The last question of each session that was read, if its reply had not ended. */
-const unfinished = new WeakMap<AnySupabaseClient, Map<string, string>>();
+/** The questions whose replies had not ended when they were read. */
+const unfinished = new WeakMap<AnySupabaseClient, Set<string>>();
 
 type SendOptions<M extends UIMessage> = Parameters<ChatTransport<M>["sendMessages"]>[0];
 type ReconnectOptions<M extends UIMessage> = Parameters<ChatTransport<M>["reconnectToStream"]>[0];
@@ -31,10 +31,12 @@ type ReconnectOptions<M extends UIMessage> = Parameters<ChatTransport<M>["reconn
 export async function readUIMessages(client: AnySupabaseClient, sessionId: string): Promise<UIMessage[]> {
   const rows = (await supabaseBackend(client).readPage(sessionId, null, MAX_INITIAL)).reverse();
   const question = lastQuestion(rows);
-  const open = unfinished.get(client) ?? new Map<string, string>();
-  unfinished.set(client, open);
-  if (question !== undefined && !hasEnded(question)) open.set(canonicalId(sessionId), question.id);
-  else open.delete(canonicalId(sessionId));
+  if (question !== undefined) {
+    const open = unfinished.get(client) ?? new Set();
+    unfinished.set(client, open);
+    if (hasEnded(question)) open.delete(question.id);
+    else open.add(question.id);
+  }
   return rows.map((row) => toUIMessage(row));
 }
 
@@ -101,11 +103,11 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
     try {
       const { messages } = await read(handle, abortSignal);
       const question = lastQuestion(messages);
-      // a reply may have ended since the page has read it
-      const isRead = question?.id !== unfinished.get(this.#client)?.get(canonicalId(chatId));
       // a resume that is aborted before it shows anything does not stop the reply
-      if (question !== undefined && !(hasEnded(question) && isRead) && !abortSignal?.aborted) {
-        return streamReply(handle, question.id, abortSignal, []);
+      if (question !== undefined && !abortSignal?.aborted) {
+        // the reply may have ended since the page read it
+        const endWasRead = hasEnded(question) && !unfinished.get(this.#client)?.has(question.id);
+        if (!endWasRead) return streamReply(handle, question.id, abortSignal, []);
       }
       handle.release();
       return null;
