@@ -13,7 +13,7 @@ from typing import Self
 import psycopg
 from psycopg import sql
 
-from devstack import DevstackError, keys, migrations, state
+from devstack import DevstackError, keys, migrations, state, storage
 from devstack.gateway import Gateway
 from devstack.lite import Lite
 from devstack.postgres import SUPERUSER, Postgres
@@ -215,6 +215,8 @@ class Stack:
                 )
             await connection.execute((_HERE / "auth.sql").read_bytes())
             await connection.execute(SCHEMA_SQL.encode())
+            await connection.execute(storage.SCHEMA_SQL.encode())
+            await connection.execute((_HERE / "guard.sql").read_bytes())
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

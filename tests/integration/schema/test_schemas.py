@@ -13,7 +13,7 @@ from psycopg import sql
 
 from bridge.model import Description
 from bridge.rows import encode_description
-from devstack import migrations
+from devstack import migrations, storage
 from devstack.realtime import SCHEMA_SQL
 from devstack.stack import Stack
 from tests.integration.schema.catalogue import catalogue, difference
@@ -37,6 +37,8 @@ async def made_of(stack: Stack, name: str, files: Iterable[Path]) -> AsyncIterat
                 await admin.execute("grant all on auth.users to postgres")
                 await admin.execute((DEVSTACK / "auth.sql").read_bytes())
                 await admin.execute(SCHEMA_SQL.encode())
+                await admin.execute(storage.SCHEMA_SQL.encode())
+                await admin.execute((DEVSTACK / "guard.sql").read_bytes())
                 async with database(urls[1]) as owner:
                     for file in files:
                         async with owner.transaction():

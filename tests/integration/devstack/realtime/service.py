@@ -56,6 +56,7 @@ async def running_postgres(folder: Path, setup: str, *, version: int | None = No
         await execute(admin, (sources / "auth.sql").read_text())
         for _ in range(2):  # it is idempotent
             await execute(admin, SCHEMA_SQL)
+            await execute(admin, (sources / "guard.sql").read_text())
         await execute(postgres.dsn("postgres", PASSWORD), setup)
         yield postgres
     finally:

@@ -30,7 +30,7 @@ REJECTED = [
     "alter function realtime.topic() rename to other",
     "comment on function realtime.topic() is 'x'",
     "alter publication supabase_realtime add table realtime.messages",
-    "drop event trigger realtime_refuse_ddl",
+    "drop event trigger devstack_refuse_ddl",
     "set role supabase_realtime_admin",
 ]
 
