@@ -66,31 +66,37 @@ isOneToOne: false
                   ]
                 },"functions": {
                   Row: {
-                    "description": string | null,"name": string,"parameters": Json | null,"reads_files": boolean,"result": Json | null,"suggestions": NonNullable<Json>,"title": string | null,"updated_at": string
+                    "accepts": NonNullable<Json>,"description": string | null,"name": string,"parameters": Json | null,"reads_files": boolean,"result": Json | null,"suggestions": NonNullable<Json>,"title": string | null,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "description"?: string | null,"name": string,"parameters"?: Json | null,"reads_files"?: boolean,"result"?: Json | null,"suggestions"?: NonNullable<Json>,"title"?: string | null,"updated_at"?: string
+                    "accepts"?: NonNullable<Json>,"description"?: string | null,"name": string,"parameters"?: Json | null,"reads_files"?: boolean,"result"?: Json | null,"suggestions"?: NonNullable<Json>,"title"?: string | null,"updated_at"?: string
                   }
                   Update: {
-                    "description"?: string | null,"name"?: string,"parameters"?: Json | null,"reads_files"?: boolean,"result"?: Json | null,"suggestions"?: NonNullable<Json>,"title"?: string | null,"updated_at"?: string
+                    "accepts"?: NonNullable<Json>,"description"?: string | null,"name"?: string,"parameters"?: Json | null,"reads_files"?: boolean,"result"?: Json | null,"suggestions"?: NonNullable<Json>,"title"?: string | null,"updated_at"?: string
                   }
                   Relationships: [
                     
                   ]
                 },"messages": {
                   Row: {
-                    "attempt": number,"content": string,"created_at": string,"data": Json | null,"error": Json | null,"id": string,"ordinal": number,"parts": Json | null,"reply_to": string | null,"role": string,"run_at": string | null,"seq": number,"session_id": string,"status": string,"updated_at": string
+                    "attachments": Json | null,"attempt": number,"content": string,"created_at": string,"data": Json | null,"error": Json | null,"id": string,"model": string | null,"ordinal": number,"parts": Json | null,"reply_to": string | null,"role": string,"run_at": string | null,"seq": number,"session_id": string,"status": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "attempt"?: number,"content"?: string,"created_at"?: string,"data"?: Json | null,"error"?: Json | null,"id"?: string,"ordinal": number,"parts"?: Json | null,"reply_to"?: string | null,"role"?: string,"run_at"?: string | null,"seq"?: number,"session_id": string,"status"?: string,"updated_at"?: string
+                    "attachments"?: Json | null,"attempt"?: number,"content"?: string,"created_at"?: string,"data"?: Json | null,"error"?: Json | null,"id"?: string,"model"?: string | null,"ordinal": number,"parts"?: Json | null,"reply_to"?: string | null,"role"?: string,"run_at"?: string | null,"seq"?: number,"session_id": string,"status"?: string,"updated_at"?: string
                   }
                   Update: {
-                    "attempt"?: number,"content"?: string,"created_at"?: string,"data"?: Json | null,"error"?: Json | null,"id"?: string,"ordinal"?: number,"parts"?: Json | null,"reply_to"?: string | null,"role"?: string,"run_at"?: string | null,"seq"?: number,"session_id"?: string,"status"?: string,"updated_at"?: string
+                    "attachments"?: Json | null,"attempt"?: number,"content"?: string,"created_at"?: string,"data"?: Json | null,"error"?: Json | null,"id"?: string,"model"?: string | null,"ordinal"?: number,"parts"?: Json | null,"reply_to"?: string | null,"role"?: string,"run_at"?: string | null,"seq"?: number,"session_id"?: string,"status"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     {
+      foreignKeyName: "messages_model_fkey"
+      columns: ["model"]
+isOneToOne: false
+      referencedRelation: "models"
+      referencedColumns: ["name"]
+    },{
       foreignKeyName: "messages_reply_to_fkey"
       columns: ["reply_to"]
 isOneToOne: true
@@ -104,19 +110,39 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
-                },"sessions": {
+                },"models": {
                   Row: {
-                    "created_at": string,"function": string,"id": string,"last_ordinal": number,"metadata": NonNullable<Json>,"on_new_message": string,"parent": string | null,"title": string | null,"updated_at": string,"user_id": string
+                    "name": string,"ordinal": number,"title": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"function"?: string,"id"?: string,"last_ordinal"?: number,"metadata"?: NonNullable<Json>,"on_new_message"?: string,"parent"?: string | null,"title"?: string | null,"updated_at"?: string,"user_id"?: string
+                    "name": string,"ordinal"?: number,"title"?: string | null
                   }
                   Update: {
-                    "created_at"?: string,"function"?: string,"id"?: string,"last_ordinal"?: number,"metadata"?: NonNullable<Json>,"on_new_message"?: string,"parent"?: string | null,"title"?: string | null,"updated_at"?: string,"user_id"?: string
+                    "name"?: string,"ordinal"?: number,"title"?: string | null
+                  }
+                  Relationships: [
+                    
+                  ]
+                },"sessions": {
+                  Row: {
+                    "created_at": string,"function": string,"id": string,"last_ordinal": number,"metadata": NonNullable<Json>,"model": string | null,"on_new_message": string,"parent": string | null,"title": string | null,"updated_at": string,"user_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "created_at"?: string,"function"?: string,"id"?: string,"last_ordinal"?: number,"metadata"?: NonNullable<Json>,"model"?: string | null,"on_new_message"?: string,"parent"?: string | null,"title"?: string | null,"updated_at"?: string,"user_id"?: string
+                  }
+                  Update: {
+                    "created_at"?: string,"function"?: string,"id"?: string,"last_ordinal"?: number,"metadata"?: NonNullable<Json>,"model"?: string | null,"on_new_message"?: string,"parent"?: string | null,"title"?: string | null,"updated_at"?: string,"user_id"?: string
                   }
                   Relationships: [
                     {
+      foreignKeyName: "sessions_model_fkey"
+      columns: ["model"]
+isOneToOne: false
+      referencedRelation: "models"
+      referencedColumns: ["name"]
+    },{
       foreignKeyName: "sessions_parent_fkey"
       columns: ["parent"]
 isOneToOne: false
@@ -163,6 +189,12 @@ isOneToOne: false
 "bridge_list_steps":
 { Args: { "question_id": string }; Returns: Json
                            },
+"bridge_orphans":
+{ Args: { "most"?: number,"worker": string }; Returns: Json
+                           },
+"bridge_orphans_done":
+{ Args: { "prefixes": (string)[],"worker": string }; Returns: undefined
+                           },
 "bridge_probe":
 { Args: { "nonce": string,"row_event"?: boolean }; Returns: undefined
                            },
@@ -179,7 +211,7 @@ isOneToOne: false
 { Args: { "run": Json,"session_id": string,"title": string,"user_id": string }; Returns: string
                            },
 "bridge_trim":
-{ Args: { "dead_letters_days"?: number,"max_rows"?: number,"runs_days"?: number,"steps_days"?: number,"versions_days"?: number }; Returns: Json
+{ Args: { "attachments_days"?: number,"dead_letters_days"?: number,"max_rows"?: number,"runs_days"?: number,"steps_days"?: number,"versions_days"?: number }; Returns: Json
                            },
 "cancel_message":
 { Args: { "message_id": string }; Returns: string

@@ -81,8 +81,8 @@ create trigger announce_insert after insert on public.sessions
     for each row execute function bridge.announce_row('user', 'session');
 -- not for every message, which changes only last_ordinal and updated_at
 create trigger announce_update after update on public.sessions
-    for each row when ((old.title, old.function, old.metadata, old.on_new_message)
-                       is distinct from (new.title, new.function, new.metadata, new.on_new_message))
+    for each row when ((old.title, old.function, old.metadata, old.on_new_message, old.model)
+                       is distinct from (new.title, new.function, new.metadata, new.on_new_message, new.model))
     execute function bridge.announce_row('user', 'session');
 
 create function bridge.announce_order() returns trigger

@@ -33,7 +33,7 @@ declare
 begin
     -- the newest first, until a limit is reached
     for pair in
-        select q.content as asked, r.content as replied, r.data, pg_column_size(r.data) as stored
+        select q.content as asked, q.attachments, r.content as replied, r.data, pg_column_size(r.data) as stored
           from public.messages r
           join public.messages q on q.id = r.reply_to
          where r.session_id = question.session_id and r.ordinal < question.ordinal
@@ -48,7 +48,7 @@ begin
             pair.data := bridge.data_of(pair.data);
         end if;
         bytes := bytes + octet_length(pair.asked) + octet_length(pair.replied)
-            + coalesce(octet_length(pair.data::text), 0);
+            + coalesce(octet_length(pair.data::text), 0) + coalesce(octet_length(pair.attachments::text), 0);
         exit when bytes > 262144;
         if bytes > history_of.most_bytes then
             return null;
@@ -58,13 +58,15 @@ begin
             pair.data := null;
         end if;
         messages := jsonb_build_object('role', 'assistant', 'content', pair.replied, 'data', pair.data) || messages;
-        messages := jsonb_build_object('role', 'user', 'content', pair.asked) || messages;
+        messages := (jsonb_build_object('role', 'user', 'content', pair.asked)
+            || case when pair.attachments is null then '{}'
+                    else jsonb_build_object('attachments', pair.attachments) end) || messages;
     end loop;
     return to_jsonb(messages);
 end
 $$;
 comment on function bridge.history_of is
-    'What was said before a question, as [{role, content, data?}]: the questions that have a reply, each followed by it, up to `most` messages and 256 KiB; null if that is more than `most_bytes`. One that failed, or was cancelled before it had any text, is left out. is_older: without replies that have only data, of which an older worker would make empty messages, and some models refuse these.';
+    'What was said before a question, as [{role, content, data?, attachments?}]: the questions that have a reply, each followed by it, up to `most` messages and 256 KiB; null if that is more than `most_bytes`. One that failed, or was cancelled before it had any text, is left out. is_older: without replies that have only data, of which an older worker would make empty messages, and some models refuse these.';
 
 create function bridge.files_of(session_id uuid, most_bytes bigint default null) returns jsonb
 language plpgsql stable set search_path = ''
@@ -130,6 +132,8 @@ begin
         'steps', job.steps,
         'message', question.content,
         'data', question.data,
+        'attachments', question.attachments,
+        'model', coalesce(question.model, session.model),
         'session', jsonb_build_object(
             'id', session.id, 'user_id', session.user_id, 'title', session.title,
             'function', session.function, 'metadata', session.metadata),
@@ -679,7 +683,8 @@ begin
     end if;
     return hints || bridge.lease_hint(bridge_claim.worker, (hints ->> 'ready')::boolean) || jsonb_build_object(
         'jobs', to_jsonb(jobs), 'snapshot', snapshot, 'held_back', ready.is_held_back, 'elsewhere', to_jsonb(elsewhere),
-        'missed', alive.missed);
+        'missed', alive.missed)
+        || case when bridge.has_orphans() then jsonb_build_object('orphans', true) else '{}' end;
 end
 $$;
 comment on function public.bridge_claim is

@@ -9,6 +9,7 @@ create table public.functions (
     parameters json,  -- in the order in which a form shows them
     suggestions jsonb not null default '[]',
     reads_files boolean not null default false,
+    accepts jsonb not null default '[]',
     constraint functions_name_size check (octet_length(name) between 1 and 128),
     constraint functions_result_size check (octet_length(result::text) <= 65536),
     constraint functions_title_size check (octet_length(title) between 1 and 256),
@@ -31,7 +32,10 @@ create table public.functions (
             !~ '(^|[^\\])(\\\\)*\\[bfu]|[\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]'),
     constraint functions_result_printable check (
         result::jsonb::text
-            !~ '(^|[^\\])(\\\\)*\\[bfu]|[\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]')
+            !~ '(^|[^\\])(\\\\)*\\[bfu]|[\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]'),
+    constraint functions_accepts check (
+        jsonb_typeof(accepts) = 'array' and jsonb_array_length(accepts) <= 32
+        and not jsonb_path_exists(accepts, '$[*] ? (!(@ like_regex "^[a-z0-9.+-]{1,127}/[a-z0-9.+-]{1,127}$"))'))
 );
 comment on table public.functions is 'The functions that workers answer, as each worker describes them when it starts.';
 comment on column public.functions.result is
@@ -43,6 +47,7 @@ comment on column public.functions.parameters is
     'The JSON schema (an object) of the arguments that it takes from a question''s data; null if there are none.';
 comment on column public.functions.suggestions is 'Questions to start with: a list of texts.';
 comment on column public.functions.reads_files is 'Whether it reads the session''s files.';
+comment on column public.functions.accepts is 'The types of attachments that it reads, such as image/png.';
 
 alter table public.functions enable row level security;
 revoke all on public.functions from public, anon, authenticated, service_role;
@@ -69,7 +74,7 @@ begin
         begin
             select * into its from json_to_record(item) x (
                 name text, title text, description text, parameters json, result json, suggestions jsonb,
-                reads_files boolean, internal boolean);
+                reads_files boolean, accepts jsonb, internal boolean);
             if its.internal then
                 delete from public.functions f where f.name = its.name;
             elsif item -> 'title' is null then  -- an older worker knows of nothing but the result
@@ -77,13 +82,14 @@ begin
                 on conflict (name) do update set result = excluded.result, updated_at = now();
             else
                 insert into public.functions as f (
-                    name, title, description, parameters, result, suggestions, reads_files)
+                    name, title, description, parameters, result, suggestions, reads_files, accepts)
                 values (its.name, its.title, its.description, its.parameters, its.result,
-                        coalesce(its.suggestions, '[]'), coalesce(its.reads_files, false))
+                        coalesce(its.suggestions, '[]'), coalesce(its.reads_files, false),
+                        coalesce(its.accepts, '[]'))
                 on conflict (name) do update
                    set title = excluded.title, description = excluded.description, parameters = excluded.parameters,
                        result = excluded.result, suggestions = excluded.suggestions,
-                       reads_files = excluded.reads_files, updated_at = now();
+                       reads_files = excluded.reads_files, accepts = excluded.accepts, updated_at = now();
             end if;
         exception when data_exception or integrity_constraint_violation then  -- of the rest, something is too large
             insert into public.functions as f (name) values (item ->> 'name')
@@ -97,6 +103,6 @@ begin
 end
 $$;
 comment on function public.bridge_describe is
-    'Describes the functions [{name, title, description, parameters, result, suggestions, reads_files}] of a worker that '
+    'Describes the functions [{name, title, description, parameters, result, suggestions, reads_files, accepts}] of a worker that '
     'starts. An item without the key title, as older workers send it, changes only the result. One that is internal is '
     'removed. Of one that breaks a bound of the table, only the name is kept.';

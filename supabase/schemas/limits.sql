@@ -10,7 +10,8 @@ create table bridge.limits (
     constraint limits_name check (name in (
         'messages_per_minute', 'sessions_per_minute', 'changes_per_minute', 'unfinished_replies', 'running_replies',
         'tokens_per_day', 'sessions', 'files_per_session', 'versions_per_file', 'message_bytes', 'file_bytes',
-        'steps_per_message', 'step_bytes', 'steps_bytes')),
+        'steps_per_message', 'step_bytes', 'steps_bytes', 'attachments_per_message', 'attachment_bytes',
+        'uploads_per_session')),
     constraint limits_value check (value >= 0)
 );
 comment on table bridge.limits is
@@ -34,7 +35,10 @@ insert into bridge.limits (name, value) values
     ('file_bytes', 262144),
     ('steps_per_message', 500),
     ('step_bytes', 262144),
-    ('steps_bytes', 8388608);
+    ('steps_bytes', 8388608),
+    ('attachments_per_message', 8),
+    ('attachment_bytes', 10485760),
+    ('uploads_per_session', 200);
 
 create table bridge.rates (
     user_id uuid primary key references auth.users (id) on delete cascade,

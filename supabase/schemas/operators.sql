@@ -159,6 +159,12 @@ begin
             select from pg_catalog.pg_policies p
              where p.schemaname = 'realtime' and p.tablename = 'messages' and p.policyname like 'bridge: %')
             then bridge.topics_policy() end,
+        'attachments_bucket', bridge.check_bucket(),
+        'attachments_policies', case when to_regclass('storage.objects') is not null and 2 > (
+            select count(*) from pg_catalog.pg_policies p
+             where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname like 'bridge: %')
+            then bridge.attachments_policies() end,
+        'models', (select coalesce(jsonb_agg(m.name order by m.ordinal, m.name), '[]') from public.models m),
         'can_announce', has_function_privilege('realtime.send(jsonb, text, text, boolean)', 'execute'),
         'authenticated_statement_timeout', (
             select split_part(c.setting, '=', 2)
@@ -170,4 +176,4 @@ begin
 end
 $$;
 comment on function public.bridge_doctor is
-    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policy to create if it is missing, whether broadcasts can be sent, and how long a request of a user may take.';
+    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policies to create if they are missing, what is wrong with the bucket `attachments`, the names of the models, whether broadcasts can be sent, and how long a request of a user may take.';

@@ -20,7 +20,7 @@ declare
     -- no more than messages_content_size allows, whatever the limit says
     most bigint := least(bridge.limit_of('message_bytes', check_question.owner), 131072);
 begin
-    if question.content !~ '\S' then
+    if question.content !~ '\S' and question.attachments is null then
         raise exception 'The message is empty' using errcode = 'PT400', hint = 'Write some text into "content".';
     end if;
     if octet_length(question.content) > most then
@@ -35,7 +35,8 @@ begin
     end if;
 end
 $$;
-comment on function bridge.check_question is 'Refuses a question that is empty, too long or too far ahead.';
+comment on function bridge.check_question is
+    'Refuses a question that is empty, too long or too far ahead. Its attachments have been checked.';
 
 create function bridge.accept_question() returns trigger
 language plpgsql security definer set search_path = ''
@@ -54,6 +55,7 @@ begin
         raise exception 'duplicate key value violates unique constraint "messages_pkey"'
             using errcode = '23505', detail = format('Key (id)=(%s) already exists.', new.id);
     end if;
+    new.attachments := bridge.check_attachments(new, session.user_id);
     perform bridge.check_question(new, session.user_id);
     if session.on_new_message = 'reject' then
         perform bridge.refuse_if_busy(session);

@@ -15,6 +15,7 @@ create table public.sessions (
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default clock_timestamp(),
     parent uuid,
+    model text,
     constraint sessions_title_size check (octet_length(title) <= 1024),
     constraint sessions_function_size check (octet_length(function) between 1 and 128),
     -- it is shown to operators: no control characters, no line separators, nothing that changes the direction of text
@@ -34,14 +35,17 @@ comment on column public.sessions.last_ordinal is 'The ordinal of the newest que
 comment on column public.sessions.parent is
     'The question whose handler has opened this session, to ask another function; null: a user has opened it.';
 
+comment on column public.sessions.model is
+    'The model that answers, of public.models; null: each function uses its own.';
+
 create index sessions_of_user on public.sessions (user_id, updated_at desc);
 create index sessions_of_parent on public.sessions (parent) where parent is not null;
 
 alter table public.sessions enable row level security;
 revoke all on public.sessions from public, anon, authenticated, service_role;
 grant select, delete on public.sessions to authenticated;
-grant insert (id, title, function, metadata, on_new_message) on public.sessions to authenticated;
-grant update (title, function, metadata, on_new_message) on public.sessions to authenticated;
+grant insert (id, title, function, metadata, on_new_message, model) on public.sessions to authenticated;
+grant update (title, function, metadata, on_new_message, model) on public.sessions to authenticated;
 grant select, insert, update, delete on public.sessions to service_role;
 
 create policy "users have full access to their own sessions" on public.sessions
@@ -66,6 +70,8 @@ create table public.messages (
     updated_at timestamptz not null default clock_timestamp(),
     parts jsonb,
     run_at timestamptz,
+    attachments jsonb,
+    model text,
     constraint messages_reply_to_key unique (reply_to),
     constraint messages_session_ordinal_key unique (session_id, ordinal),
     constraint messages_role check (role in ('user', 'assistant')),
@@ -87,6 +93,10 @@ comment on column public.messages.error is 'On a failed reply: {code, message}, 
 comment on column public.messages.parts is
     'What a reply consists of, in order, if that is more than text and data: parts of the AI SDK. content is the texts in it and, behind all parts, the text that is being written.';
 comment on column public.messages.run_at is 'On a question: it is not answered before this time.';
+comment on column public.messages.attachments is
+    'On a question: the objects of the bucket `attachments` that belong to it, [{path, name, type, size}]. Insert [{path, name}].';
+comment on column public.messages.model is
+    'On a question: the model that answers it, of public.models; null: the session''s.';
 
 alter table public.sessions add constraint sessions_parent_fkey
     foreign key (parent) references public.messages (id) on delete cascade;
@@ -94,7 +104,7 @@ alter table public.sessions add constraint sessions_parent_fkey
 alter table public.messages enable row level security;
 revoke all on public.messages from public, anon, authenticated, service_role;
 grant select on public.messages to authenticated;
-grant insert (id, session_id, content, data, run_at) on public.messages to authenticated;
+grant insert (id, session_id, content, data, run_at, attachments, model) on public.messages to authenticated;
 grant select, insert, update, delete on public.messages to service_role;
 
 create policy "users read messages of their own sessions" on public.messages

@@ -40,12 +40,34 @@ $$;
 comment on function bridge.trim_steps is
     'Deletes up to `most` steps older than `days` whose question has ended and has no dead letter; returns how many.';
 
+create function bridge.trim_attachments(days int, most int) returns int
+language plpgsql set search_path = ''
+as $$
+declare
+    paths text[];
+    deleted int;
+begin
+    paths := array(
+        select distinct x.path from (
+            select a.path from bridge.attachments a
+             where a.created_at < now() - make_interval(days => trim_attachments.days)
+             order by a.created_at limit trim_attachments.most for update skip locked) x);
+    insert into bridge.orphans (prefix) select p.path from unnest(paths) p (path) order by p.path on conflict do nothing;
+    delete from bridge.attachments a where a.path = any (paths);
+    get diagnostics deleted = row_count;
+    return deleted;
+end
+$$;
+comment on function bridge.trim_attachments is
+    'Notes up to `most` attachments that were named more than `days` ago, so that a worker removes their objects; returns how many. Their messages stay.';
+
 create function public.bridge_trim(
     runs_days int default 30,
     dead_letters_days int default 90,
     versions_days int default null,
     max_rows int default 5000,
-    steps_days int default 7
+    steps_days int default 7,
+    attachments_days int default null
 ) returns jsonb
 language plpgsql security definer set search_path = '' set statement_timeout = '20s'
 as $$
@@ -55,11 +77,14 @@ declare
     letters int;
     versions int;
     steps int;
+    attachments int;
 begin
     if rest not between 1 and 50000 then
         raise exception 'max_rows must be from 1 to 50000' using errcode = '22023';
     end if;
-    if least(bridge_trim.runs_days, bridge_trim.dead_letters_days, bridge_trim.versions_days, bridge_trim.steps_days) < 1 then
+    if least(bridge_trim.runs_days, bridge_trim.dead_letters_days, bridge_trim.versions_days, bridge_trim.steps_days,
+             bridge_trim.attachments_days) < 1
+    then
         raise exception 'days must be at least 1; null keeps all' using errcode = '22023';
     end if;
     -- An array, because it is computed once. As a joined subquery that locks, it would run again for each row where the
@@ -80,13 +105,16 @@ begin
          order by x.created_at limit rest for update skip locked));
     get diagnostics versions = row_count;
     rest := rest - versions;
+    attachments := bridge.trim_attachments(bridge_trim.attachments_days, rest);
+    rest := rest - attachments;
     -- deletions forget ids as well, but one that deletes many sessions leaves more than it forgets
     rest := rest - bridge.forget_ids(rest);
     return jsonb_build_object(
-        'runs', runs, 'dead_letters', letters, 'versions', versions, 'steps', steps, 'more', rest = 0,
+        'runs', runs, 'dead_letters', letters, 'versions', versions, 'steps', steps,
+        'attachments', attachments, 'more', rest = 0,
         'broadcasts', bridge.forget_broadcasts(array(
             select d.id from bridge.deleted_ids d where d.deleted_at > now() - interval '4 days')));
 end
 $$;
 comment on function public.bridge_trim is
-    'Deletes attempts, dead letters, steps and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows; and what Realtime still stores of broadcasts about deleted sessions. Returns {runs, dead_letters, versions, steps, broadcasts, more}; if `more`, call it again.';
+    'Deletes attempts, dead letters, steps and earlier versions of files that are older than the given days (null keeps all), at most max_rows rows; has workers remove attachments that are older; and deletes what Realtime still stores of broadcasts about deleted sessions. Returns {runs, dead_letters, versions, steps, attachments, broadcasts, more}; if `more`, call it again.';

@@ -32,10 +32,13 @@ MIGRATIONS = (
     "20261201000001_steps",
     "20261201000002_validate_steps",
     "20261201000003_catalogue",
+    "20261201000004_attachments",
+    "20261201000005_validate_models",
 )
 SCHEMAS = (
-    *("tables", "bookkeeping", "announce", "probe", "limits", "guards", "jobs", "questions", "code_files", "fleet"),
-    *("functions", "claim", "dispatch", "beat", "steps", "finish", "operators", "trim", "grants", "topics"),
+    *("tables", "bookkeeping", "announce", "probe", "limits", "guards", "jobs", "attachments", "orphans"),
+    *("questions", "code_files", "fleet", "functions", "models", "claim", "dispatch", "beat", "steps", "finish"),
+    *("bucket", "operators", "trim", "grants", "topics"),
 )
 
 

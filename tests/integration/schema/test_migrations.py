@@ -57,24 +57,36 @@ async def test_functions_are_hardened(db: psycopg.AsyncConnection[Row]) -> None:
     for function in functions:
         assert 'search_path=""' in (function["config"] or []), function["name"]
         assert function["anon"] is False, function["name"]
-        is_for_users = function["name"] in ("cancel_message", "retry_message", "answer_message")
+        is_for_users = function["name"] in ("cancel_message", "retry_message", "answer_message", "may_upload")
         assert function["authenticated"] is is_for_users, function
         assert function["overloads"] == 1, function["name"]
         if function["schema"] == "public":
             assert any(item.startswith("statement_timeout=") for item in function["config"]), function["name"]
 
 
-async def test_refused_topics_policy_is_a_warning(db: psycopg.AsyncConnection[Row]) -> None:
-    """supabase/cli issue 6116: on some projects `db push` may not create policies on realtime.messages."""
+@pytest.mark.parametrize(
+    ("file", "table", "policies"),
+    [("topics", "realtime.messages", 1), ("bucket", "storage.objects", 2)],
+    ids=["of topics", "of attachments"],
+)
+async def test_refused_policies_are_a_warning(
+    db: psycopg.AsyncConnection[Row], file: str, table: str, policies: int
+) -> None:
+    """supabase/cli issue 6116: on some projects `db push` may not create policies on tables of Supabase."""
     notices: list[str] = []
     db.add_notice_handler(lambda notice: notices.append(f"{notice.severity} {notice.message_primary}"))
-    topics = (ROOT / "supabase" / "schemas" / "topics.sql").read_text()
-    apply = topics[topics.index("do $$") :].encode()
-    await db.execute('drop policy "bridge: users listen on their own topics" on realtime.messages')
+    source = (ROOT / "supabase" / "schemas" / f"{file}.sql").read_text()
+    apply = source[source.index("do $$") :].encode()
+    found = (
+        "select policyname as name from pg_policies"
+        " where policyname like 'bridge: %%' and schemaname || '.' || tablename = %s"
+    )
+    for row in await (await db.execute(found.encode(), (table,))).fetchall():
+        await db.execute(f'drop policy "{row["name"]}" on {table}'.encode())
     await db.execute("create role unprivileged nologin")
     try:
-        await db.execute("grant usage on schema realtime, bridge to unprivileged")
-        await db.execute("grant execute on function bridge.topics_policy to unprivileged")
+        await db.execute("grant usage on schema realtime, storage, bridge to unprivileged")
+        await db.execute("grant execute on function bridge.topics_policy, bridge.attachments_policies to unprivileged")
         await db.execute("set role unprivileged")
         await db.execute(apply)
     finally:
@@ -83,8 +95,7 @@ async def test_refused_topics_policy_is_a_warning(db: psycopg.AsyncConnection[Ro
         await db.execute("drop role unprivileged")
         await db.execute(apply)
     assert [notice for notice in notices if notice.startswith("WARNING") and "bridge doctor" in notice]
-    policies = await db.execute("select count(*) as count from pg_policies where policyname like 'bridge: %'")
-    assert await policies.fetchall() == [{"count": 1}]
+    assert len(await (await db.execute(found.encode(), (table,))).fetchall()) == policies
 
 
 async def test_advisors_have_no_warning(stack: Stack, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ async def test_only_old_attempts_are_deleted(
         "dead_letters": 0,
         "versions": 0,
         "steps": 0,
+        "attachments": 0,
         "broadcasts": 0,
         "more": False,
     }
@@ -79,6 +80,7 @@ async def test_dead_letter_keeps_its_attempts(
         "dead_letters": 1,
         "versions": 0,
         "steps": 0,
+        "attachments": 0,
         "broadcasts": 0,
         "more": False,
     }
