@@ -31,6 +31,7 @@ ROWS = (
     "fleet",
     "throughput",
     "lag",
+    "media",
     "structured",
     "claim",
     "fairness",
