@@ -1,7 +1,7 @@
 """The HTTP gateway: one port with the paths of the hosted service.
 
 `/rest/v1` and `/auth/v1` are proxied to Lite, which rejects requests without a valid `apikey`;
-`/realtime/v1` is served in this process. The gateway answers CORS for all of them.
+`/realtime/v1` and `/storage/v1` are served in this process. The gateway answers CORS for all of them.
 """
 
 from __future__ import annotations

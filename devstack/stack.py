@@ -13,13 +13,14 @@ from typing import Self
 import psycopg
 from psycopg import sql
 
-from devstack import DevstackError, keys, migrations, state, storage
+from devstack import DevstackError, keys, migrations, realtime, state, storage
 from devstack.gateway import Gateway
 from devstack.lite import Lite
 from devstack.postgres import SUPERUSER, Postgres
-from devstack.realtime import SCHEMA_SQL, Realtime
+from devstack.realtime import Realtime
 from devstack.realtime.limits import NO_LIMITS, Limits
 from devstack.realtime.wal import ReplicationLost
+from devstack.storage import Storage
 
 _HERE = Path(__file__).parent
 _RESTART_SECONDS = 0.5
@@ -34,7 +35,7 @@ class Stack:
     are the Realtime limits of a plan. `fsync=False` is for tests. `progress` is called with a line
     for each step. `project` is the folder that contains `supabase/migrations`.
 
-    Tests can stop and start the parts separately: `postgres`, `lite`, `realtime` and `gateway`.
+    Tests can stop and start the parts separately: `postgres`, `lite`, `realtime`, `storage` and `gateway`.
 
     On entry, raises `DevstackError` if a part cannot start and `PortInUse` if the port is taken.
     """
@@ -69,6 +70,7 @@ class Stack:
         self.postgres: Postgres
         self.lite: Lite
         self.realtime: Realtime
+        self.storage: Storage
         self.gateway: Gateway
 
     @property
@@ -158,15 +160,25 @@ class Stack:
         await self.postgres.start()
         await self._prepare()
 
+        api_keys = {self._keys.publishable_key: "anon", self._keys.secret_key: "service_role"}
         self.realtime = Realtime(
             dsn=self.admin_url,
             jwt_secret=self._keys.jwt_secret,
-            api_keys={self._keys.publishable_key: "anon", self._keys.secret_key: "service_role"},
+            api_keys=api_keys,
             polling_delay=self._polling_delay,
             denied_delay=self._denied_delay,
             limits=self._limits,
         )
-        await self.gateway.start(self.realtime.routes())
+        self.storage = Storage(
+            dsn=self.admin_url,
+            folder=self.data_dir / "storage",
+            jwt_secret=self._keys.jwt_secret,
+            api_keys=api_keys,
+            fsync=self._fsync,
+        )
+        opened.push_async_callback(self.storage.stop)
+        await self.storage.start()
+        await self.gateway.start([*self.realtime.routes(), *self.storage.routes()])
 
         self._progress("Auth and REST …")
         await self.lite.start(
@@ -214,7 +226,7 @@ class Stack:
                     sql.SQL("alter role {} password {}").format(sql.Identifier(role), sql.Literal(password))
                 )
             await connection.execute((_HERE / "auth.sql").read_bytes())
-            await connection.execute(SCHEMA_SQL.encode())
+            await connection.execute(realtime.SCHEMA_SQL.encode())
             await connection.execute(storage.SCHEMA_SQL.encode())
             await connection.execute((_HERE / "guard.sql").read_bytes())
 

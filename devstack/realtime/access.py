@@ -16,7 +16,7 @@ import jwt
 import psycopg
 from jwt.types import Options
 
-from devstack.realtime.pool import Connection, Pool
+from devstack.pool import Connection, Pool
 
 ALGORITHMS = ("HS256", "HS384", "HS512")
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+from devstack.pool import Connection, Pool
 from devstack.realtime.limits import Rate
 from devstack.realtime.pgoutput import Change, Relation, Value
-from devstack.realtime.pool import Connection, Pool
 from devstack.realtime.protocol import (
     MAX_PAYLOAD_BYTES,
     Fanout,

@@ -16,11 +16,11 @@ from typing import Protocol
 
 import psycopg
 
+from devstack.pool import Connection, Pool
 from devstack.realtime.access import AccessUnavailable, Credential
 from devstack.realtime.binding import Binding, BindingRefused
 from devstack.realtime.payload import error_payload, payload
 from devstack.realtime.pgoutput import Change
-from devstack.realtime.pool import Connection, Pool
 from devstack.realtime.resolution import resolve
 from devstack.realtime.rows import Rendered, Table, describe, render, visible
 from devstack.realtime.wal import ReplicationStream

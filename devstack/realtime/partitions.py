@@ -10,7 +10,7 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from devstack.realtime.pool import Connection, Pool
+from devstack.pool import Connection, Pool
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 import psycopg
 from psycopg import sql
 
+from devstack.pool import Connection
 from devstack.realtime.access import Credential
 from devstack.realtime.binding import IS_VALUES, Binding, BindingRefused, Filter
-from devstack.realtime.pool import Connection
 from devstack.realtime.rows import condition, describe
 
 MAX_IN_VALUES = 100

@@ -11,9 +11,9 @@ from typing import Any, cast
 import psycopg
 from psycopg import sql
 
+from devstack.pool import Connection
 from devstack.realtime.binding import OPERATORS, Filter
 from devstack.realtime.pgoutput import Change, Relation, Row, Unchanged
-from devstack.realtime.pool import Connection
 
 FLOATS = {700, 701, 1700}  # float4, float8, numeric: JSON has no NaN and no infinity
 NOT_NUMBERS = {"NaN", "Infinity", "-Infinity"}

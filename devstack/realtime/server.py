@@ -12,12 +12,12 @@ from typing import Any
 
 from aiohttp import web
 
+from devstack.pool import Pool
 from devstack.realtime.access import AccessUnavailable, Authorization, Credential, TokenRefused, Tokens
 from devstack.realtime.broadcast import MESSAGES_PUBLICATION, TOPIC_PREFIX, Topics, make_publication
 from devstack.realtime.changes import Changes
 from devstack.realtime.limits import NO_LIMITS, Clock, Limits, Rate
 from devstack.realtime.partitions import keep_partitions, make_partitions
-from devstack.realtime.pool import Pool
 from devstack.realtime.presence import Presence
 from devstack.realtime.protocol import (
     MAX_PAYLOAD_BYTES,

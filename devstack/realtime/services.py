@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from devstack.pool import Pool
 from devstack.realtime.access import Authorization, Credential, Tokens
 from devstack.realtime.broadcast import Topics
 from devstack.realtime.changes import Changes
 from devstack.realtime.limits import Limits, Rate
-from devstack.realtime.pool import Pool
 from devstack.realtime.presence import Presence
 from devstack.realtime.protocol import Vsn
 from devstack.realtime.wal import ReplicationStream

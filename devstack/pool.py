@@ -15,11 +15,13 @@ Connection = psycopg.AsyncConnection[tuple[object, ...]]
 class Pool:
     """At most `size` connections in autocommit mode, opened on demand.
 
-    `timeout` is the number of seconds to wait for a free connection, and for a new one to open.
+    `name` is what Postgres lists them as. `timeout` is the number of seconds to wait for a free connection, and for a
+    new one to open.
     """
 
-    def __init__(self, dsn: str, *, size: int = 4, timeout: float = 5.0) -> None:
+    def __init__(self, dsn: str, *, name: str = "realtime", size: int = 4, timeout: float = 5.0) -> None:
         self._dsn = dsn
+        self._name = name
         self._free = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
         self._timeout = timeout
@@ -61,7 +63,7 @@ class Pool:
             self._dsn,
             autocommit=True,
             connect_timeout=max(1, round(self._timeout)),
-            application_name="realtime",
+            application_name=self._name,
             options="-c timezone=UTC",
         )
 
