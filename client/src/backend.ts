@@ -20,8 +20,11 @@ import type {
   MessageRow,
   NewSession,
   RequestError,
+  SessionChanges,
   SessionRow,
 } from "./types.ts";
+
+type Sessions = Database["public"]["Tables"]["sessions"];
 
 const REQUEST_TIMEOUT_MS = 15_000;
 const MAX_VERSIONS = 100;
@@ -34,6 +37,8 @@ export interface NewMessage {
   session_id: string;
   content: string;
   data?: Json | undefined;
+  attachments?: { path: string; name: string }[];
+  model?: string;
 }
 
 export interface NewFile {
@@ -50,7 +55,7 @@ export interface Backend {
   /** Also succeeds if the same session has already arrived. */
   insertSession(values: NewSession & { id: string }): Promise<SessionRow>;
   /** Null if there is no such session. */
-  renameSession(id: string, title: string): Promise<SessionRow | null>;
+  updateSession(id: string, values: SessionChanges): Promise<SessionRow | null>;
   deleteSession(id: string): Promise<void>;
   /** The newest messages below ordinal `before` (null: of the whole session), newest first. None: there are no more. */
   readPage(sessionId: string, before: number | null, limit: number): Promise<MessageRow[]>;
@@ -134,12 +139,12 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
 
     insertSession: (values) =>
       insert(
-        () => db.from("sessions").insert(storable(values)).select(),
+        () => db.from("sessions").insert(storable(values) as Sessions["Insert"]).select(),
         () => db.from("sessions").select().eq("id", values.id),
       ),
 
-    renameSession: async (id, title) =>
-      request(db.from("sessions").update(storable({ title })).eq("id", id).select(), "maybeSingle"),
+    updateSession: async (id, values) =>
+      request(db.from("sessions").update(storable(values) as Sessions["Update"]).eq("id", id).select(), "maybeSingle"),
 
     deleteSession: (id) => request(db.from("sessions").delete().eq("id", id)),
 

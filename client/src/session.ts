@@ -5,7 +5,7 @@
  * while a delta is missing, and when an unfinished reply has been silent for a while.
  */
 
-import { FIRST_ORDINAL, supabaseBackend, type Backend } from "./backend.ts";
+import { FIRST_ORDINAL, supabaseBackend, type Backend, type NewMessage } from "./backend.ts";
 import { parseSessionEvent } from "./events.ts";
 import { CodeFiles } from "./files.ts";
 import { canonicalId, newId } from "./id.ts";
@@ -19,11 +19,14 @@ import type {
   Answer,
   AnySupabaseClient,
   Ask,
+  AttachOptions,
+  Attachment,
   Connection,
   Json,
   Message,
   MessageRow,
   Question,
+  SendOptions,
   SessionSnapshot,
 } from "./types.ts";
 
@@ -98,14 +101,27 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   }
 
   /**
-   * Sends a message and shows it at once. `data` holds further arguments of the BAML function; `id` is a new UUID.
+   * Uploads a file, for a message to name: see `send`. The session must exist. Another call with the same file, after a
+   * failure, goes on with the same upload.
+   *
+   * Throws `RequestError`: before anything is sent if the file is `too_large`, an `empty_file` or of an
+   * `unsupported_type`. If `signal` is aborted, it throws the signal's reason.
+   */
+  async attach(file: Blob, options: AttachOptions = {}): Promise<Attachment> {
+    void file, options;
+    throw new Error("not there yet");
+  }
+
+  /**
+   * Sends a message and shows it at once. `data` holds further arguments of the BAML function; `id` is a new UUID. With
+   * attachments, `text` may be empty.
    *
    * Resolves to true once the database has the message. While it cannot be reached the message stays `sending`, with
    * the reason in its `error`, and is sent again until it arrives. Resolves to false if it is rejected or given up: it
    * then stays with status `not_sent`, until you call `resend` or `discard`. Messages are sent one at a time, in order.
    */
-  send(text: string, data?: Json, id: string = newId()): Promise<boolean> {
-    return this.#send(text, data, canonicalId(id));
+  send(text: string, data?: Json, id: string = newId(), options: SendOptions = {}): Promise<boolean> {
+    return this.#send(text, data, options, canonicalId(id));
   }
 
   /** Sends a `not_sent` message again, under the same id, so it cannot arrive twice. Resolves as `send` does. */
@@ -117,17 +133,19 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   }
 
   /**
-   * Asks an earlier question again with a new text and the same `data`. This adds a question and keeps the old one,
-   * whose reply is stopped if it has not ended; one that was not sent is replaced. Resolves as `send` does.
+   * Asks an earlier question again with a new text and the same `data`, attachments and model, or those in `options`.
+   * This adds a question and keeps the old one, whose reply is stopped if it has not ended; one that was not sent is
+   * replaced. Resolves as `send` does.
    */
-  async edit(id: string, text: string): Promise<boolean> {
+  async edit(id: string, text: string, options: SendOptions = {}): Promise<boolean> {
     const old = canonicalId(id);
     const unsent = this.#outbox.get(old);
     if (unsent !== undefined && !(await this.#outbox.giveUp(old))) {
       this.discard(old);
-      return this.#send(text, unsent.data);
+      return this.#send(text, unsent.data, { ...optionsOf(unsent), ...options });
     }
-    return this.#send(text, this.#entries.get(old)?.message?.data, newId(), this.#stop(old));
+    const asked = this.#entries.get(old)?.message;
+    return this.#send(text, asked?.data, { ...optionsOf(asked), ...options }, newId(), this.#stop(old));
   }
 
   /** Removes a message that is `not_sent` or `sending`. If a request is on its way, it is removed only if that fails. */
@@ -194,7 +212,13 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     };
   }
 
-  #send(text: string, data: Json | undefined, id = newId(), after?: Promise<unknown>): Promise<boolean> {
+  #send(
+    text: string,
+    data: Json | undefined,
+    { attachments = [], model = null }: SendOptions,
+    id = newId(),
+    after?: Promise<unknown>,
+  ): Promise<boolean> {
     if (this.#entries.get(id)?.message) return Promise.resolve(true); // it has already arrived
     const time = new Date().toISOString();
     const message: Question = {
@@ -204,6 +228,8 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
       role: "user",
       content: text,
       parts: partsOf({ content: text }),
+      attachments,
+      model,
       data: data ?? null,
       status: "sending",
       reply_to: null,
@@ -228,8 +254,11 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     }
   }
 
-  async #insert({ id, content, data }: Question): Promise<void> {
-    const message = { id, session_id: this.id, content, data: data ?? undefined };
+  async #insert({ id, content, data, attachments, model }: Question): Promise<void> {
+    const message: NewMessage = { id, session_id: this.id, content, data: data ?? undefined };
+    // not in other messages, which older schemas take as well
+    if (attachments.length > 0) message.attachments = attachments.map(({ path, name }) => ({ path, name }));
+    if (model) message.model = model;
     this.#mergeRows([await this.#backend.insertMessage(message)]);
     this.#lastEvent = now();
     this.schedule();
@@ -398,9 +427,14 @@ const shownRows = new WeakMap<MessageRow, object>();
 
 /** A row as a message to show: the same object for the same row. */
 function shown(row: MessageRow): object {
-  const known = shownRows.get(row) ?? { ...row, parts: partsOf(row) };
+  const known = shownRows.get(row) ?? { ...row, parts: partsOf(row), attachments: row.attachments ?? [] };
   shownRows.set(row, known);
   return known;
+}
+
+/** What a question is asked again with. */
+function optionsOf(message: Pick<MessageRow | Question, "attachments" | "model"> | null | undefined): SendOptions {
+  return { attachments: message?.attachments ?? [], model: message?.model };
 }
 
 function asksOf(row: MessageRow): Ask[] {

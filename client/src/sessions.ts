@@ -10,6 +10,7 @@ import {
   type AnySupabaseClient,
   type Connection,
   type NewSession,
+  type SessionChanges,
   type SessionListSnapshot,
   type SessionRow,
 } from "./types.ts";
@@ -63,8 +64,13 @@ export class SessionList extends Poller<SessionListSnapshot> {
   }
 
   /** Changes the title of a session. Throws `RequestError`. */
-  async rename(id: string, title: string): Promise<void> {
-    const row = await this.#backend.renameSession(canonicalId(id), title);
+  rename(id: string, title: string): Promise<void> {
+    return this.update(id, { title });
+  }
+
+  /** Changes a session: its `model`, for example. Throws `RequestError`. */
+  async update(id: string, values: SessionChanges): Promise<void> {
+    const row = await this.#backend.updateSession(canonicalId(id), values);
     if (row !== null) return this.#merge(row);
     this.#forget(canonicalId(id));
     throw new RequestError("This session was deleted.");

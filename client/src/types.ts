@@ -10,7 +10,10 @@ export type AnySupabaseClient = SupabaseClient<any, any, any, any, any>;
 type Tables = Database["public"]["Tables"];
 
 /** A row of `sessions`. */
-export type SessionRow = Tables["sessions"]["Row"];
+export interface SessionRow extends Omit<Tables["sessions"]["Row"], "model"> {
+  /** The model of the session's questions, unless they name one. Null: the function's own. Absent in an older schema. */
+  model?: string | null;
+}
 
 /** The columns you may set when you create a session. All of them have defaults. */
 export interface NewSession {
@@ -21,6 +24,49 @@ export interface NewSession {
   function?: string;
   metadata?: { [key: string]: Json };
   on_new_message?: "enqueue" | "interrupt" | "reject";
+  /** The name of a model (see `readModels`). Null: the function's own. */
+  model?: string | null;
+}
+
+/** The columns of a session that you may change. */
+export type SessionChanges = Omit<NewSession, "id">;
+
+/** A model that users may choose. */
+export interface Model {
+  name: string;
+  /** What to show: the name, if it has no title. */
+  title: string;
+}
+
+/** A file that a question names. Its bytes are an object of Supabase Storage, in the bucket `attachments`. */
+export interface Attachment {
+  /** The object's path: `<session id>/<uuid>.<extension>`. */
+  path: string;
+  /** The file's name, to show. */
+  name: string;
+  /** The media type: one of `ATTACHMENT_TYPES`. */
+  type: string;
+  /** In bytes. */
+  size: number;
+}
+
+/** What a question may have besides its text and `data`. */
+export interface SendOptions {
+  /** What `attach` has returned: at most 8, and 10 MiB in all. */
+  attachments?: readonly Attachment[] | undefined;
+  /** The name of a model (see `readModels`). Null: the session's, or the function's own. */
+  model?: string | null | undefined;
+}
+
+export interface AttachOptions {
+  /** The file's name. By default the one of a `File`, or `attachment` with the extension of its type. */
+  name?: string | undefined;
+  /** The media types to take, such as a function's `accepts`. By default `ATTACHMENT_TYPES`. */
+  accepts?: readonly string[] | undefined;
+  /** Stops the upload. */
+  signal?: AbortSignal | undefined;
+  /** Called with the fraction that has been sent, from 0 to 1. */
+  onProgress?: ((fraction: number) => void) | undefined;
 }
 
 /** `waiting`: for the user's answer, for a time, or for another reply. No worker holds it. */
@@ -59,14 +105,20 @@ export type Part =
   | { type: `data-${string}`; id?: string; data: Json }
   | { type: "step-start" };
 
+type Narrowed = "role" | "status" | "error" | "parts" | "run_at" | "attachments" | "model";
+
 /** A row of `messages`, narrowed to the values its check constraints allow. */
-export interface MessageRow extends Omit<Tables["messages"]["Row"], "role" | "status" | "error" | "parts" | "run_at"> {
+export interface MessageRow extends Omit<Tables["messages"]["Row"], Narrowed> {
   role: "user" | "assistant";
   status: MessageStatus;
   error: ReplyError | null;
   /** The parts that are complete. Null, or absent in rows of an older schema: there is nothing but text. */
   parts?: Part[] | null;
   run_at?: string | null;
+  /** A question's attachments. Null, or absent in rows of an older schema: none. */
+  attachments?: Attachment[] | null;
+  /** The model that a question names. */
+  model?: string | null;
 }
 
 /** A structured result while it streams: any field may still be missing or null. */
@@ -78,11 +130,13 @@ export type Streamed<T> = Json extends T
       ? { [Key in keyof T]?: Streamed<T[Key]> | null }
       : T;
 
-interface MessageBase extends Omit<MessageRow, "ordinal" | "role" | "status" | "data" | "parts"> {
+interface MessageBase extends Omit<MessageRow, "ordinal" | "role" | "status" | "data" | "parts" | "attachments"> {
   /** Null until the database has confirmed it. */
   ordinal: number | null;
   /** What to show, in order. The text that is being written comes last. */
   parts: readonly Part[];
+  /** A question's attachments. Those of a reply are parts of type `file`. */
+  attachments: readonly Attachment[];
 }
 
 /**
@@ -188,7 +242,10 @@ export interface SessionListSnapshot {
   readonly error: string | null;
 }
 
-/** Supabase rejected a request or could not be reached. `code` is the SQLSTATE or PGRST code, if there is one. */
+/**
+ * Supabase rejected a request or could not be reached, or the client does not send it. `code` is the SQLSTATE or PGRST
+ * code, if there is one; of an attachment `too_large`, `empty_file`, `unsupported_type` or Storage's code.
+ */
 export class RequestError extends Error {
   readonly code: string | null;
   /** Whether the request was not answered, so that the same one may succeed later. False: it was rejected. */

@@ -57,7 +57,7 @@ export class Supabase implements Backend {
     throw new Error("not supported");
   }
 
-  async renameSession(): Promise<SessionRow | null> {
+  async updateSession(): Promise<SessionRow | null> {
     return null;
   }
 
