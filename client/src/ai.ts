@@ -6,13 +6,26 @@
 
 import type { ChatTransport, UIMessage, UIMessageChunk } from "ai";
 import { supabaseBackend } from "./backend.ts";
+import { ChatFiles, filePart, pathOf, urlOf } from "./chatfiles.ts";
 import { ReplyChunks } from "./chunks.ts";
 import { canonicalId, isId, newId } from "./id.ts";
 import { hasEnded } from "./merge.ts";
 import { partsOf } from "./parts.ts";
 import { openSession, type ChatSession } from "./session.ts";
+import { signAttachments } from "./sign.ts";
 import { withTimeout } from "./timeout.ts";
-import type { AnySupabaseClient, Answer, Json, Message, MessageRow, Part, RequestError, SessionSnapshot } from "./types.ts";
+import type {
+  AnySupabaseClient,
+  Answer,
+  Attachment,
+  Json,
+  Message,
+  MessageRow,
+  Part,
+  RequestError,
+  SendOptions,
+  SessionSnapshot,
+} from "./types.ts";
 
 /** How long a session stays subscribed after its last stream has ended. */
 const LINGER_MS = 30_000;
@@ -24,7 +37,7 @@ const NOT_FOUND = "PT404";
 /** The questions whose replies had not ended when they were read. */
 const unfinished = new WeakMap<AnySupabaseClient, Set<string>>();
 
-type SendOptions<M extends UIMessage> = Parameters<ChatTransport<M>["sendMessages"]>[0];
+type SendMessages<M extends UIMessage> = Parameters<ChatTransport<M>["sendMessages"]>[0];
 type ReconnectOptions<M extends UIMessage> = Parameters<ChatTransport<M>["reconnectToStream"]>[0];
 
 /** The newest 200 messages of a session, as `useChat` takes them. Throws `RequestError`. */
@@ -47,10 +60,17 @@ export async function readUIMessages(client: AnySupabaseClient, sessionId: strin
 export async function signParts<M extends UIMessage>(
   client: AnySupabaseClient,
   messages: readonly M[],
-  seconds = 3_600,
+  seconds?: number,
 ): Promise<M[]> {
-  void client, seconds;
-  return [...messages];
+  const paths = messages.flatMap(({ parts }) => parts.map(pathOf)).filter((path) => path !== null);
+  const urls = await signAttachments(client, paths, seconds);
+  return messages.map((message) => {
+    const parts = message.parts.map((part) => {
+      const url = urls.get(pathOf(part) ?? "");
+      return url === undefined ? part : { ...part, url };
+    });
+    return parts.every((part, at) => part === message.parts[at]) ? message : { ...message, parts };
+  });
 }
 
 export interface TransportOptions {
@@ -59,11 +79,21 @@ export interface TransportOptions {
 }
 
 /** A row, or a message of a session. */
-type Row = Pick<Message | MessageRow, "id" | "role" | "content" | "data"> & { parts?: readonly Part[] | null };
+type Row = Pick<Message | MessageRow, "id" | "role" | "content" | "data"> & {
+  parts?: readonly Part[] | null;
+  attachments?: readonly Attachment[] | null;
+};
 
-/** Converts a row to a message of the AI SDK. A structured result becomes a part of type `data-result`. */
-export function toUIMessage({ id, role, content, data, parts }: Row): UIMessage {
-  const shown = partsOf({ content, parts: parts as Part[] | null }) as UIMessage["parts"];
+/**
+ * Converts a row to a message of the AI SDK. An attachment becomes a part of type `file` with the URL
+ * `attachments/<path>` (see `signParts`), and a structured result one of type `data-result`.
+ */
+export function toUIMessage({ id, role, content, data, parts, attachments }: Row): UIMessage {
+  const shown = [
+    // as in a message that `useChat` sends, files come first
+    ...(attachments ?? []).map(filePart),
+    ...partsOf({ content, parts: parts as Part[] | null }),
+  ] as UIMessage["parts"];
   if (role === "assistant" && data !== null) shown.push({ type: "data-result", id: "result", data });
   return { id, role, parts: shown };
 }
@@ -71,6 +101,8 @@ export function toUIMessage({ id, role, content, data, parts }: Row): UIMessage 
 /**
  * Sends by inserting a row, streams from the session's topic and rows, stops with `cancel_message`, regenerates with
  * `retry_message`, and resumes a running reply after a page load (`useChat({ resume: true })`).
+ *
+ * Files with `data:` URLs are uploaded first.
  *
  * The `body` of a request holds further arguments of the BAML function (the message's `data`). Aborting a stream stops
  * its reply. That includes unmounting the component that owns the chat, but not a resume that replaces the stream. To
@@ -81,15 +113,17 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
   readonly resumeStreamIsReplay = true;
   readonly #client: AnySupabaseClient;
   readonly #open = new Map<string, SharedSession>();
+  readonly #model: () => string | null;
+  readonly #files = new ChatFiles();
   /** Row ids by message id, for messages whose id is not a UUID or whose text was edited. */
   readonly #rowIds = new Map<string, string>();
 
   constructor(client: AnySupabaseClient, options: TransportOptions = {}) {
     this.#client = client;
-    void options;
+    this.#model = options.model ?? (() => null);
   }
 
-  async sendMessages(options: SendOptions<M>): Promise<ReadableStream<UIMessageChunk>> {
+  async sendMessages(options: SendMessages<M>): Promise<ReadableStream<UIMessageChunk>> {
     const { chatId, trigger, messages, messageId, abortSignal, body } = options;
     const question = lastQuestion(messages);
     if (question === undefined) throw new Error("There is no user message to answer.");
@@ -107,7 +141,11 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
       }
       const id = this.#rowId(question.id);
       const replaced = trigger === "regenerate-message" ? await retry(handle, id) : null;
-      if (replaced === null) await send(handle, id, textOf(question), body);
+      if (replaced === null) {
+        const attachments = await this.#files.attach(handle.session, question, abortSignal);
+        await send(handle, id, textOf(question), body, { attachments, model: this.#model() });
+        this.#files.forget(question);
+      }
       return streamReply(handle, id, abortSignal, replaced ?? []);
     } catch (error) {
       handle.release();
@@ -217,9 +255,15 @@ function read({ session, closed }: SessionHandle, signal?: AbortSignal): Promise
 }
 
 /** Sends a message once: without a connection it throws, and the user of a chat can try again. */
-async function send({ session, closed }: SessionHandle, id: string, text: string, body?: object): Promise<void> {
+async function send(
+  { session, closed }: SessionHandle,
+  id: string,
+  text: string,
+  body: object | undefined,
+  options: SendOptions,
+): Promise<void> {
   const data = body && Object.keys(body).length > 0 ? (body as { [key: string]: Json }) : undefined;
-  void session.send(text, data, id); // never rejects
+  void session.send(text, data, id, options); // never rejects
   let message: Message | undefined;
   await session.waitFor(({ messages }) => {
     message = messages.find((one) => one.id === id);
@@ -357,11 +401,14 @@ function lastQuestion<M extends { role: string }>(messages: readonly M[]): M | u
 }
 
 function textOf({ parts }: UIMessage): string {
-  if (parts.some(({ type }) => type === "file")) throw new Error("File attachments are not supported.");
   return parts.map((part) => (part.type === "text" ? part.text : "")).join("");
 }
 
 /** The parts of a message that came from a reply. */
 function partsOfUI({ parts }: UIMessage): Part[] {
-  return parts.filter((part) => part.type !== "data-result") as Part[];
+  const shown = parts.filter((part) => part.type !== "data-result");
+  return shown.map((part) => {
+    const path = pathOf(part);
+    return path === null ? part : { ...part, url: urlOf(path) }; // it may have been signed
+  }) as Part[];
 }

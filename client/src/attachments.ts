@@ -1,27 +1,117 @@
 /** What can be attached to a question: types, sizes, names and paths. */
 
+import { storable } from "./storable.ts";
+
+/** The extension that each type gets in a path, and the word for it. */
+const KINDS: Record<string, readonly [extension: string, word: string]> = {
+  "image/png": ["png", "PNG"],
+  "image/jpeg": ["jpg", "JPEG"],
+  "image/gif": ["gif", "GIF"],
+  "image/webp": ["webp", "WebP"],
+  "application/pdf": ["pdf", "PDF"],
+  "audio/mpeg": ["mp3", "MP3"],
+  "audio/wav": ["wav", "WAV"],
+  "text/plain": ["txt", "text (UTF-8)"],
+};
+/** Other names that browsers have for a type, without `x-` and `vnd.`. */
+const ALIASES: Record<string, string> = {
+  "image/jpg": "image/jpeg",
+  "image/pjpeg": "image/jpeg",
+  "audio/mp3": "audio/mpeg",
+  "audio/mpeg3": "audio/mpeg",
+  "audio/wave": "audio/wav",
+  "audio/pn-wav": "audio/wav",
+};
+const TEXT = "text/plain";
+
 /** The media types that the bucket takes. */
-export const ATTACHMENT_TYPES: readonly string[] = [
-  "image/png",
-  "image/jpeg",
-  "image/gif",
-  "image/webp",
-  "application/pdf",
-  "audio/mpeg",
-  "audio/wav",
-  "text/plain",
-];
+export const ATTACHMENT_TYPES: readonly string[] = Object.keys(KINDS);
 /** The most attachments of one message. */
 export const MAX_ATTACHMENTS = 8;
 /** The most bytes of the attachments of one message, and of each. */
 export const MAX_ATTACHMENT_BYTES = 10 * 1024 * 1024;
 
+/** The most bytes of a name in UTF-8. */
+const MAX_NAME_BYTES = 255;
+/** The longest extension that a name keeps when it is cut. */
+const MAX_EXTENSION = 16;
+/**
+ * What no name may have: slashes, control characters, and characters that are not seen or turn the text around. Written
+ * as ranges, because React Native's engine may not know `\p{C}`.
+ */
+const NOT_IN_NAMES =
+  /[/\\\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\uffff\u{e0000}-\u{e0fff}]/gu;
+
 /** The path of an object, from the URL of a part (`attachments/<path>`) or a signed URL. Null if it is neither. */
 export function attachmentPath(url: string): string | null {
+  if (url.startsWith("data:")) return null;
   return /(?:^|\/)attachments\/([0-9a-f-]{36}\/[0-9a-f-]{36}\.[a-z0-9]{1,8})(?:\?|$)/.exec(url)?.[1] ?? null;
 }
 
-/** The type under which `attach` would store a file: one of `ATTACHMENT_TYPES`, or null if it would refuse it. */
-export async function attachmentType(file: Blob): Promise<string | null> {
-  return file.type;
+/** The path for a new object of a session. */
+export function newPath(sessionId: string, objectId: string, type: string): string {
+  return `${sessionId}/${objectId}.${KINDS[type]![0]}`;
+}
+
+/**
+ * A name as the database takes it: the same without what it refuses, and cut before its extension. Without a name, it is
+ * `attachment` with the extension of `path`.
+ */
+export function fitName(name: string, path: string): string {
+  const clean = storable(name).replace(NOT_IN_NAMES, "").trim();
+  if (/^\.*$/.test(clean)) return `attachment${path.slice(path.lastIndexOf("."))}`;
+  const dot = clean.lastIndexOf(".");
+  const end = dot > 0 && clean.length - dot <= MAX_EXTENSION ? clean.slice(dot) : "";
+  let left = MAX_NAME_BYTES - bytesOf(end);
+  let start = "";
+  for (const character of clean.slice(0, clean.length - end.length)) {
+    left -= bytesOf(character);
+    if (left < 0) break;
+    start += character;
+  }
+  return start + end;
+}
+
+/**
+ * The type under which `attach` stores a file: one of `ATTACHMENT_TYPES`, or null if it refuses the file. Any text in
+ * UTF-8 is `text/plain`, whatever the browser calls it: Markdown, JSON, source code. Rejects if the file cannot be read.
+ */
+export async function attachmentType(file: Blob, name: string = nameOf(file)): Promise<string | null> {
+  const given = file.type.split(";")[0]!.trim().toLowerCase().replace(/\/(x-|vnd\.)/, "/");
+  const extension = /[^.]*$/.exec(name.toLowerCase())![0].replace("jpeg", "jpg");
+  const isUnknown = given === "" || given === "application/octet-stream";
+  const type = isUnknown ? ATTACHMENT_TYPES.find((one) => KINDS[one]![0] === extension) : (ALIASES[given] ?? given);
+  if (type && type !== TEXT && KINDS[type]) return type;
+  return (await isText(file, given.startsWith("text/") || type === TEXT)) ? TEXT : null;
+}
+
+/** The name of a `File`. */
+export function nameOf(file: Blob & { name?: unknown }): string {
+  return typeof file.name === "string" ? file.name : "";
+}
+
+/** Types as a list that a user can read. */
+export function wordsOf(types: readonly string[]): string {
+  return types.map((type) => KINDS[type]?.[1] ?? type).join(", ");
+}
+
+/** Whether the bytes are text in UTF-8. `assumed`: the answer in a runtime that cannot tell, such as React Native. */
+async function isText(file: Blob, assumed: boolean): Promise<boolean> {
+  if (typeof TextDecoder !== "function" || typeof file.arrayBuffer !== "function") return assumed;
+  const bytes = await file.arrayBuffer();
+  try {
+    return !new TextDecoder("utf-8", { fatal: true }).decode(bytes).includes("\0");
+  } catch {
+    return false;
+  }
+}
+
+/** The length in UTF-8 of a text without lone surrogates. */
+function bytesOf(text: string): number {
+  let bytes = 0;
+  for (const character of text) {
+    const code = character.codePointAt(0)!;
+    bytes += code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+  }
+  return bytes;
 }

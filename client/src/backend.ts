@@ -8,11 +8,13 @@ import { refusal, unreachable } from "./errors.ts";
 import { isId } from "./id.ts";
 import { readAll, type Rows, type Wanted } from "./pages.ts";
 import { storable } from "./storable.ts";
+import { upload } from "./storage.ts";
 import { withTimeout } from "./timeout.ts";
 import { listen, type TopicListener } from "./topic.ts";
 import type {
   Answer,
   AnySupabaseClient,
+  AttachOptions,
   CodeFileRow,
   CodeFileVersion,
   Database,
@@ -76,6 +78,8 @@ export interface Backend {
   /** The newest 100 versions of a file, newest first. */
   readVersions(fileId: string): Promise<CodeFileVersion[]>;
   readVersion(id: number): Promise<string>;
+  /** Stores a file under a type, in the bucket `attachments`. Also succeeds if it has already arrived. */
+  upload(path: string, file: Blob, type: string, options: AttachOptions): Promise<void>;
   listen(topic: string, listener: TopicListener): () => void;
 }
 
@@ -103,7 +107,8 @@ interface Query {
   abortSignal(signal: AbortSignal): Response & { single(): Response; maybeSingle(): Response };
 }
 
-async function request<T>(query: Query, kind: Kind = "any"): Promise<T> {
+/** Sends a query and returns what it answers with. Throws `RequestError`. */
+export async function request<T>(query: Query, kind: Kind = "any"): Promise<T> {
   const outcome = await withTimeout(REQUEST_TIMEOUT_MS, (signal) => {
     const sent = query.abortSignal(signal);
     return kind === "single" || kind === "maybeSingle" ? sent[kind]() : sent;
@@ -199,6 +204,8 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
       const query = db.from("code_file_versions").select("content").eq("id", id);
       return (await request<{ content: string }>(query, "single")).content;
     },
+
+    upload: (path, file, type, options) => upload(client, path, file, type, options),
 
     listen(topic, listener) {
       if (isId(topic.slice(topic.indexOf(":") + 1))) return listen(client, topic, listener);

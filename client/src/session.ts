@@ -5,6 +5,7 @@
  * while a delta is missing, and when an unfinished reply has been silent for a while.
  */
 
+import { fitName } from "./attachments.ts";
 import { FIRST_ORDINAL, supabaseBackend, type Backend, type NewMessage } from "./backend.ts";
 import { parseSessionEvent } from "./events.ts";
 import { CodeFiles } from "./files.ts";
@@ -15,6 +16,7 @@ import { MAX_ROWS } from "./pages.ts";
 import { isAsk, partsOf } from "./parts.ts";
 import { Poller, now } from "./poller.ts";
 import { withTimeout } from "./timeout.ts";
+import { Uploads } from "./uploads.ts";
 import type {
   Answer,
   AnySupabaseClient,
@@ -61,6 +63,7 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   /** Adds, edits and deletes code files, and reads their earlier versions. */
   readonly files: CodeFiles;
   readonly #backend: Backend;
+  readonly #uploads: Uploads;
   readonly #options: Required<SessionOptions>;
   readonly #leave: () => void;
 
@@ -84,6 +87,7 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
     super(gapMs);
     this.id = canonicalId(id);
     this.#backend = backend;
+    this.#uploads = new Uploads(this.id, backend);
     this.files = new CodeFiles(this.id, backend, () => this.changed());
     this.#options = { pageSize: Math.min(Math.max(1, pageSize || 0), MAX_ROWS), gapMs, silenceMs };
     this.#leave = backend.listen(`session:${this.id}`, {
@@ -107,9 +111,8 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
    * Throws `RequestError`: before anything is sent if the file is `too_large`, an `empty_file` or of an
    * `unsupported_type`. If `signal` is aborted, it throws the signal's reason.
    */
-  async attach(file: Blob, options: AttachOptions = {}): Promise<Attachment> {
-    void file, options;
-    throw new Error("not there yet");
+  attach(file: Blob, options: AttachOptions = {}): Promise<Attachment> {
+    return this.#uploads.add(file, options);
   }
 
   /**
@@ -257,7 +260,7 @@ export class ChatSession<Data = Json> extends Poller<SessionSnapshot<Data>> {
   async #insert({ id, content, data, attachments, model }: Question): Promise<void> {
     const message: NewMessage = { id, session_id: this.id, content, data: data ?? undefined };
     // not in other messages, which older schemas take as well
-    if (attachments.length > 0) message.attachments = attachments.map(({ path, name }) => ({ path, name }));
+    if (attachments.length > 0) message.attachments = attachments.map(named);
     if (model) message.model = model;
     this.#mergeRows([await this.#backend.insertMessage(message)]);
     this.#lastEvent = now();
@@ -430,6 +433,11 @@ function shown(row: MessageRow): object {
   const known = shownRows.get(row) ?? { ...row, parts: partsOf(row), attachments: row.attachments ?? [] };
   shownRows.set(row, known);
   return known;
+}
+
+/** An attachment as a message names it. */
+function named({ path, name }: Attachment): { path: string; name: string } {
+  return { path, name: fitName(name, path) };
 }
 
 /** What a question is asked again with. */

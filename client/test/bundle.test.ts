@@ -20,10 +20,11 @@ async function size(entry: string): Promise<number> {
   return gzipSync(bundle.output.map((part) => ("code" in part ? part.code : "")).join("")).length;
 }
 
+// 2,500 bytes of each are attachments: their types and names, uploads that go on after a failure, signed URLs
 test.each([
-  ["index.ts", 10_000],
-  ["react.ts", 10_000],
-  ["ai.ts", 12_000],
+  ["index.ts", 12_500],
+  ["react.ts", 13_000],
+  ["ai.ts", 15_500],
 ])("%s stays below %d bytes gzipped", async (entry, limit) => {
   const bytes = await size(entry);
   console.log(`${entry}: ${bytes} bytes gzipped`);

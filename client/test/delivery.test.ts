@@ -116,7 +116,7 @@ async function play(
     await vi.advanceTimersByTimeAsync(15_000 + 5_000 + 4_000 + 300_000);
     const rows = [...supabase.rows.values()].sort((a, b) => a.ordinal - b.ordinal);
     expect(session.getSnapshot()).toMatchObject({ error: null, busy: false, ready: true });
-    expect(session.getSnapshot().messages).toEqual(rows.map((row) => ({ ...row, parts: partsOf(row) })));
+    expect(session.getSnapshot().messages).toEqual(rows.map((row) => ({ ...row, parts: partsOf(row), attachments: [] })));
     const { reads } = supabase; // an idle session makes no requests
     await vi.advanceTimersByTimeAsync(60_000);
     expect(supabase.reads).toBe(reads);

@@ -56,9 +56,11 @@ test("the package contains the build, the sources and nothing else", () => {
 test("every entry can be imported", () => {
   const printed = execFileSync(process.execPath, ["--input-type=module", "-e", PRINT], { cwd: project, encoding: "utf8" });
   const [core, react, ai] = JSON.parse(printed) as string[][];
-  expect(core).toEqual(["ChatSession", "CodeFiles", "RequestError", "SessionList", "hasEnded", "newId", "openSession", "openSessionList"]);
-  expect(react).toEqual(["useSession", "useSessions", "useSnapshot"]);
-  expect(ai).toEqual(["SupabaseChatTransport", "readUIMessages", "toUIMessage"]);
+  const attachments = ["ATTACHMENT_TYPES", "MAX_ATTACHMENTS", "MAX_ATTACHMENT_BYTES", "attachmentPath", "attachmentType", "signAttachments"];
+  const sessions = ["ChatSession", "CodeFiles", "RequestError", "SessionList", "hasEnded", "newId", "openSession", "openSessionList"];
+  expect(core).toEqual([...attachments, ...sessions, "readModels"].sort());
+  expect(react).toEqual(["useAttachmentUrl", "useSession", "useSessions", "useSnapshot"]);
+  expect(ai).toEqual(["SupabaseChatTransport", "readUIMessages", "signParts", "toUIMessage"]);
 });
 
 test.each([

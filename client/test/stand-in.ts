@@ -111,13 +111,14 @@ export class Supabase implements Backend {
     return `version ${id}`;
   }
 
-  async insertMessage({ id, content, data }: NewMessage): Promise<MessageRow> {
+  async insertMessage({ id, content, data, attachments: named, model }: NewMessage): Promise<MessageRow> {
     const delay = this.delays.shift();
     if (delay !== undefined) await new Promise((resolve) => setTimeout(resolve, delay));
     this.calls.push(`insert ${content}`);
     if (this.refuse) throw this.refuse;
     const ordinal = 2 * this.rows.size + 2;
-    const row = this.rows.get(id) ?? question({ id, content, ordinal, data: data ?? null });
+    const attachments = named?.map((one) => ({ ...one, type: this.objects.get(one.path)!.type, size: 1 })) ?? null;
+    const row = this.rows.get(id) ?? question({ id, content, ordinal, data: data ?? null, attachments, model: model ?? null });
     this.set(row);
     return structuredClone(row);
   }
@@ -153,6 +154,15 @@ export class Supabase implements Backend {
     const row = { ...this.rows.get(id)!, ...values, updated_at };
     this.set({ ...this.rows.get(row.reply_to!)!, status: row.status, updated_at });
     this.set(row);
+  }
+
+  /** The stored files, by path. */
+  objects = new Map<string, { type: string; file: Blob }>();
+
+  async upload(path: string, file: Blob, type: string): Promise<void> {
+    this.calls.push(`upload ${type}`);
+    if (this.refuse) throw this.refuse;
+    this.objects.set(path, { type, file });
   }
 
   listen(topic: string, listener: TopicListener): () => void {
