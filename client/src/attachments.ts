@@ -26,6 +26,8 @@ const TEXT = "text/plain";
 
 /** The media types that the bucket takes. */
 export const ATTACHMENT_TYPES: readonly string[] = Object.keys(KINDS);
+/** Those that their objects get. */
+const EXTENSIONS = ATTACHMENT_TYPES.map((type) => KINDS[type]![0]);
 /** The most attachments of one message. */
 export const MAX_ATTACHMENTS = 8;
 /** The most bytes of the attachments of one message, and of each. */
@@ -35,12 +37,8 @@ export const MAX_ATTACHMENT_BYTES = 10 * 1024 * 1024;
 const MAX_NAME_BYTES = 255;
 /** The longest extension that a name keeps when it is cut. */
 const MAX_EXTENSION = 16;
-/**
- * What no name may have: slashes, control characters, and characters that are not seen or turn the text around. Written
- * as ranges, because React Native's engine may not know `\p{C}`.
- */
-const NOT_IN_NAMES =
-  /[/\\\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb\uffff\u{e0000}-\u{e0fff}]/gu;
+/** What no name may have: slashes, control characters, and characters that are not seen or turn the text around. */
+const NOT_IN_NAMES = /[/\\\u0000-\u001f\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 
 /** The path of an object, from the URL of a part (`attachments/<path>`) or a signed URL. Null if it is neither. */
 export function attachmentPath(url: string): string | null {
@@ -54,12 +52,16 @@ export function newPath(sessionId: string, objectId: string, type: string): stri
 }
 
 /**
- * A name as the database takes it: the same without what it refuses, and cut before its extension. Without a name, it is
- * `attachment` with the extension of `path`.
+ * The name of the object at `path` as the database takes it: without what it refuses, with an extension of its type, and
+ * cut before that.
  */
 export function fitName(name: string, path: string): string {
-  const clean = storable(name).replace(NOT_IN_NAMES, "").trim();
-  if (/^\.*$/.test(clean)) return `attachment${path.slice(path.lastIndexOf("."))}`;
+  const own = extensionOf(path);
+  let clean = storable(name).replace(NOT_IN_NAMES, "").trim();
+  if (!/[^\s.]/.test(clean)) clean = `attachment.${own}`;
+  const given = kindOf(clean);
+  // the database refuses an image that is called a PDF
+  if (given !== kindOf(path) && EXTENSIONS.includes(given)) clean += `.${own}`;
   const dot = clean.lastIndexOf(".");
   const end = dot > 0 && clean.length - dot <= MAX_EXTENSION ? clean.slice(dot) : "";
   let left = MAX_NAME_BYTES - bytesOf(end);
@@ -78,9 +80,8 @@ export function fitName(name: string, path: string): string {
  */
 export async function attachmentType(file: Blob, name: string = nameOf(file)): Promise<string | null> {
   const given = file.type.split(";")[0]!.trim().toLowerCase().replace(/\/(x-|vnd\.)/, "/");
-  const extension = /[^.]*$/.exec(name.toLowerCase())![0].replace("jpeg", "jpg");
   const isUnknown = given === "" || given === "application/octet-stream";
-  const type = isUnknown ? ATTACHMENT_TYPES.find((one) => KINDS[one]![0] === extension) : (ALIASES[given] ?? given);
+  const type = isUnknown ? ATTACHMENT_TYPES[EXTENSIONS.indexOf(kindOf(name))] : (ALIASES[given] ?? given);
   if (type && type !== TEXT && KINDS[type]) return type;
   return (await isText(file, given.startsWith("text/") || type === TEXT)) ? TEXT : null;
 }
@@ -93,6 +94,15 @@ export function nameOf(file: Blob & { name?: unknown }): string {
 /** Types as a list that a user can read. */
 export function wordsOf(types: readonly string[]): string {
   return types.map((type) => KINDS[type]?.[1] ?? type).join(", ");
+}
+
+function extensionOf(name: string): string {
+  return name.slice(name.lastIndexOf(".") + 1).toLowerCase();
+}
+
+/** The extension of a name, or the one that its type gets. */
+function kindOf(name: string): string {
+  return extensionOf(name).replace("jpeg", "jpg").replace("mpeg", "mp3");
 }
 
 /** Whether the bytes are text in UTF-8. `assumed`: the answer in a runtime that cannot tell, such as React Native. */

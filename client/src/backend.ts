@@ -26,8 +26,6 @@ import type {
   SessionRow,
 } from "./types.ts";
 
-type Sessions = Database["public"]["Tables"]["sessions"];
-
 const REQUEST_TIMEOUT_MS = 15_000;
 const MAX_VERSIONS = 100;
 
@@ -39,8 +37,9 @@ export interface NewMessage {
   session_id: string;
   content: string;
   data?: Json | undefined;
-  attachments?: { path: string; name: string }[];
-  model?: string;
+  /** `[{path, name}]` */
+  attachments?: Json;
+  model?: string | null;
 }
 
 export interface NewFile {
@@ -144,12 +143,12 @@ export function supabaseBackend(client: AnySupabaseClient): Backend {
 
     insertSession: (values) =>
       insert(
-        () => db.from("sessions").insert(storable(values) as Sessions["Insert"]).select(),
+        () => db.from("sessions").insert(storable(values)).select(),
         () => db.from("sessions").select().eq("id", values.id),
       ),
 
     updateSession: async (id, values) =>
-      request(db.from("sessions").update(storable(values) as Sessions["Update"]).eq("id", id).select(), "maybeSingle"),
+      request(db.from("sessions").update(storable(values)).eq("id", id).select(), "maybeSingle"),
 
     deleteSession: (id) => request(db.from("sessions").delete().eq("id", id)),
 

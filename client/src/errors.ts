@@ -49,6 +49,7 @@ function sentence(code: string, message: string, status: number): string {
   if (isReadable && OWN.test(code) && !BY_POSTGRES.test(message)) return message;
   const id = /uuid: "([^"]{0,50})/.exec(message); // 22P02
   if (id) return `"${id[1]}" is not a valid id.`;
+  if (/_model_fkey/.test(message)) return "This model is no longer there. Choose another one.";
   const key = code && !(code === "42501" && status === 401) ? code : `${status}`;
   const known = SENTENCES.find(([keys]) => keys.test(key))?.[1];
   // an API's text says more than a status does

@@ -10,10 +10,7 @@ export type AnySupabaseClient = SupabaseClient<any, any, any, any, any>;
 type Tables = Database["public"]["Tables"];
 
 /** A row of `sessions`. */
-export interface SessionRow extends Omit<Tables["sessions"]["Row"], "model"> {
-  /** The model of the session's questions, unless they name one. Null: the function's own. Absent in an older schema. */
-  model?: string | null;
-}
+export type SessionRow = Tables["sessions"]["Row"];
 
 /** The columns you may set when you create a session. All of them have defaults. */
 export interface NewSession {
@@ -24,7 +21,7 @@ export interface NewSession {
   function?: string;
   metadata?: { [key: string]: Json };
   on_new_message?: "enqueue" | "interrupt" | "reject";
-  /** The name of a model (see `readModels`). Null: the function's own. */
+  /** The model of the questions that name none (see `readModels`). Null: the function's own. */
   model?: string | null;
 }
 

@@ -111,14 +111,14 @@ export class Supabase implements Backend {
     return `version ${id}`;
   }
 
-  async insertMessage({ id, content, data, attachments: named, model }: NewMessage): Promise<MessageRow> {
+  async insertMessage({ id, content, data, attachments: named, model = null }: NewMessage): Promise<MessageRow> {
     const delay = this.delays.shift();
     if (delay !== undefined) await new Promise((resolve) => setTimeout(resolve, delay));
     this.calls.push(`insert ${content}`);
     if (this.refuse) throw this.refuse;
     const ordinal = 2 * this.rows.size + 2;
-    const attachments = named?.map((one) => ({ ...one, type: this.objects.get(one.path)!.type, size: 1 })) ?? null;
-    const row = this.rows.get(id) ?? question({ id, content, ordinal, data: data ?? null, attachments, model: model ?? null });
+    const attachments = (named as { path: string; name: string }[] | undefined)?.map((one) => ({ ...one, type: this.objects.get(one.path)!.type, size: 1 }))  ?? null;
+    const row = this.rows.get(id) ?? question({ id, content, ordinal, data: data ?? null, attachments, model });
     this.set(row);
     return structuredClone(row);
   }
