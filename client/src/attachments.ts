@@ -59,19 +59,11 @@ export function fitName(name: string, path: string): string {
   const own = extensionOf(path);
   let clean = storable(name).replace(NOT_IN_NAMES, "").trim();
   if (!/[^\s.]/.test(clean)) clean = `attachment.${own}`;
-  const given = kindOf(clean);
+  const fitted = cut(clean, MAX_NAME_BYTES);
+  const given = kindOf(fitted);
   // the database refuses an image that is called a PDF
-  if (given !== kindOf(path) && EXTENSIONS.includes(given)) clean += `.${own}`;
-  const dot = clean.lastIndexOf(".");
-  const end = dot > 0 && clean.length - dot <= MAX_EXTENSION ? clean.slice(dot) : "";
-  let left = MAX_NAME_BYTES - bytesOf(end);
-  let start = "";
-  for (const character of clean.slice(0, clean.length - end.length)) {
-    left -= bytesOf(character);
-    if (left < 0) break;
-    start += character;
-  }
-  return start + end;
+  if (given === kindOf(path) || !EXTENSIONS.includes(given)) return fitted;
+  return `${cut(clean, MAX_NAME_BYTES - own.length - 1)}.${own}`;
 }
 
 /**
@@ -97,7 +89,7 @@ export function wordsOf(types: readonly string[]): string {
 }
 
 function extensionOf(name: string): string {
-  return name.slice(name.lastIndexOf(".") + 1).toLowerCase();
+  return /\.([^.]*)$/.exec(name)?.[1]!.toLowerCase() ?? "";
 }
 
 /** The extension of a name, or the one that its type gets. */
@@ -114,6 +106,20 @@ async function isText(file: Blob, assumed: boolean): Promise<boolean> {
   } catch {
     return false;
   }
+}
+
+/** A name of at most `most` bytes, which keeps its extension. */
+function cut(name: string, most: number): string {
+  const dot = name.lastIndexOf(".");
+  const end = dot > 0 && name.length - dot <= MAX_EXTENSION ? name.slice(dot) : "";
+  let left = most - bytesOf(end);
+  let start = "";
+  for (const character of name.slice(0, name.length - end.length)) {
+    left -= bytesOf(character);
+    if (left < 0) break;
+    start += character;
+  }
+  return (start + end).trim();
 }
 
 /** The length in UTF-8 of a text without lone surrogates. */

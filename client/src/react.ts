@@ -2,16 +2,10 @@
 
 import { useEffect, useState, useSyncExternalStore } from "react";
 import { canonicalId } from "./id.ts";
-import { backoff } from "./poller.ts";
 import { openSession, type ChatSession, type SessionOptions } from "./session.ts";
 import { openSessionList, type SessionList } from "./sessions.ts";
-import { signAttachments } from "./sign.ts";
+import { keepSigned } from "./sign.ts";
 import type { AnySupabaseClient, Json, SessionListSnapshot, SessionSnapshot } from "./types.ts";
-
-/** How often a component asks for its URL: it is the same until shortly before it expires, and then a new one. */
-const RENEW_MS = 300_000;
-/** The pause after the first failure. */
-const RETRY_MS = 1_000;
 
 interface Opened<T> {
   subscribe(listener: () => void): () => void;
@@ -85,29 +79,7 @@ export function useSessions(client: AnySupabaseClient, userId: string | null): U
 export function useAttachmentUrl(client: AnySupabaseClient, path: string | null): string | null | undefined {
   const [signed, setSigned] = useState<{ path: string; url: string | null } | null>(null);
   useEffect(() => {
-    if (path === null) return;
-    let failures = 0;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    let isLeft = false;
-    const next = (ms: number): void => {
-      if (!isLeft) timer = setTimeout(load, ms);
-    };
-    const load = (): void => {
-      signAttachments(client, [path]).then(
-        (urls) => {
-          failures = 0;
-          const url = urls.get(path) ?? null;
-          if (!isLeft) setSigned((old) => (old?.path === path && old.url === url ? old : { path, url }));
-          if (url !== null) next(RENEW_MS);
-        },
-        () => next(backoff(++failures, RETRY_MS)),
-      );
-    };
-    load();
-    return () => {
-      isLeft = true;
-      clearTimeout(timer);
-    };
+    if (path !== null) return keepSigned(client, path, (url) => setSigned({ path, url }));
   }, [client, path]);
   return path === null ? null : signed?.path === path ? signed.url : undefined;
 }

@@ -1,9 +1,15 @@
 /** URLs that a browser can load, of objects that only their user may read. */
 
+import { backoff } from "./poller.ts";
 import { sign } from "./storage.ts";
 import type { AnySupabaseClient } from "./types.ts";
 
+/** The most paths in one request. */
 const MAX_PATHS = 100;
+/** How often a URL that is shown is asked for: it is the same until it is about to expire. */
+const RENEW_MS = 300_000;
+/** The pause after the first failure. */
+const FIRST_PAUSE_MS = 1_000;
 
 interface Signed {
   /** Null: there is no such object. */
@@ -80,4 +86,32 @@ export async function signAttachments(
   own.set(seconds, signer);
   const signed = await Promise.all(paths.map(async (path) => [path, await signer.get(path)] as const));
   return new Map(signed.filter((pair): pair is [string, string] => pair[1] !== null));
+}
+
+/**
+ * Calls `show` with a URL for a path, and again with a new one before it expires; with null if the object was deleted.
+ * Returns a function that ends this.
+ */
+export function keepSigned(client: AnySupabaseClient, path: string, show: (url: string | null) => void): () => void {
+  let shown: string | null | undefined;
+  let failures = 0;
+  let hasEnded = false;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const load = async (): Promise<void> => {
+    let url = shown;
+    try {
+      url = (await signAttachments(client, [path])).get(path) ?? null;
+      failures = 0;
+    } catch {
+      failures += 1;
+    }
+    if (hasEnded) return;
+    if (url !== undefined && url !== shown) show((shown = url));
+    if (url !== null) timer = setTimeout(() => void load(), backoff(failures, FIRST_PAUSE_MS) || RENEW_MS);
+  };
+  void load();
+  return () => {
+    hasEnded = true;
+    clearTimeout(timer);
+  };
 }

@@ -127,11 +127,13 @@ function statusOf({ status = 0, statusCode }: StorageError): number {
 }
 
 function refused(error: StorageError): RequestError {
-  const status = statusOf(error);
+  const { code, message = "" } = error;
+  // what says 403 may also be an expired token
+  const status = /jw[st]|claim/i.test(message) ? 401 : statusOf(error);
   const known = CODES[status];
   if (known) return new RequestError(known[1], known[0]);
-  const { message, isRetryable } = refusal({ message: error.message }, status);
-  return new RequestError(message, status ? (error.code ?? `${status}`) : null, isRetryable);
+  const { message: sentence, isRetryable } = refusal(status === 400 ? { message } : null, status);
+  return new RequestError(sentence, status ? (code ?? `${status}`) : null, isRetryable);
 }
 
 /** The outcome, or that of no answer. storage-js takes no signal, so the request goes on. */
