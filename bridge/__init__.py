@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from bridge.baml.delimiters import defuse
     from bridge.errors import BadRequest, MaybeDone, NoAnswer, ToolFailed, TurnFailure
     from bridge.handlers import handler
-    from bridge.model import Answer, CodeFile, FileWrite, Message, Session, Turn, Usage
+    from bridge.model import Answer, Attachment, CodeFile, FileWrite, Message, Session, Turn, Usage
     from bridge.steps import step_key
 
 __all__ = [
-    "Answer", "BadRequest", "CodeFile", "FileWrite", "MaybeDone", "Message", "NoAnswer", "Session", "ToolFailed",
-    "Turn", "TurnFailure", "Usage", "defuse", "handler", "step_key",
+    "Answer", "Attachment", "BadRequest", "CodeFile", "FileWrite", "MaybeDone", "Message", "NoAnswer", "Session",
+    "ToolFailed", "Turn", "TurnFailure", "Usage", "defuse", "handler", "step_key",
 ]  # fmt: skip
 
 _HOMES = ("bridge.model", "bridge.errors", "bridge.steps", "bridge.handlers", "bridge.baml.delimiters")

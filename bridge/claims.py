@@ -54,7 +54,7 @@ class Claims:
 
     `on_missed_wakeup`: a sweep has found work that was never announced, or a dispatch was not confirmed in time.
     `hears`: whether jobs can be dispatched to this worker. `on_watches`: whether it hears of inserts by
-    postgres_changes.
+    postgres_changes. `on_orphans`: there are objects to remove.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Claims:
         on_missed_wakeup: Callable[[], None],
         hears: Callable[[], bool] = lambda: False,
         on_watches: Callable[[bool], None] = lambda watches: None,
+        on_orphans: Callable[[], None] = lambda: None,
     ) -> None:
         self.fleet_size = 1  # live workers, as the database last reported
         self.last_answer_at: float | None = None  # monotonic: when the worker last learnt what there is to claim
@@ -75,6 +76,7 @@ class Claims:
         self.clock = DatabaseClock()
         self._hears = hears
         self._on_watches = on_watches
+        self._on_orphans = on_orphans
         self._store = store
         self._jobs = jobs
         self._functions = functions
@@ -138,6 +140,8 @@ class Claims:
         """`is_locked`: what is due now was not returned, as another transaction has it."""
         self.fleet_size = hints.fleet_size
         self._on_watches(hints.watches)
+        if hints.orphans:
+            self._on_orphans()
         if hints.missed:
             self._metrics.missed_wakeups.inc()
             log.warning("the database took this worker for one that hears nothing")

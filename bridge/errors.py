@@ -13,6 +13,8 @@
     │   └── MaybeDone            it may run once only, and nobody knows whether it has
     └── TurnFailure            a message could not be answered; `code` and `message` are safe to show
         ├── BadRequest           the message or its arguments are invalid
+        │   └── BadAttachment      an attachment is not what it says, or gone, or not for this function
+        ├── AttachmentUnavailable  Storage does not answer
         ├── ModelRefused         the provider rejected the request for good (400, 422 …)
         │   ├── ModelDenied        it rejects this worker's key, or knows no such model (401, 403, 404)
         │   └── ModelNotSetUp      the client in baml_src cannot make a request
@@ -119,6 +121,17 @@ class TurnFailure(BridgeError):
 class BadRequest(TurnFailure):
     """The message is invalid: an unknown function, or an argument that is missing or has the wrong type."""
 
+    was_asked = False
+
+
+class BadAttachment(BadRequest):
+    """An attachment cannot be given to the function: `unsupported_attachment`, `bad_attachment`, `attachment_gone`."""
+
+
+class AttachmentUnavailable(TurnFailure):
+    """Storage does not answer, or not as it should; a retry may succeed."""
+
+    retryable = True
     was_asked = False
 
 

@@ -33,6 +33,7 @@ import os
 import sysconfig
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
@@ -41,6 +42,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
+from bridge.attachments import MOST_BYTES
 from bridge.errors import (
     HandlerBroken,
     HandlerFailed,
@@ -52,17 +54,20 @@ from bridge.errors import (
     TurnFailure,
     Unstorable,
 )
-from bridge.model import Completion, Description, FileWrite, Partial, Turn, Usage
+from bridge.media_types import TYPES
+from bridge.model import Attachment, Completion, Description, FileWrite, Partial, Turn, Usage
 from bridge.parameters import check_data, describe_model
+from bridge.sanitize import sanitize_line
 from bridge.steps import TURNS, Steps
 
 log = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Turn], AsyncIterator[Any]]
 Function = TypeVar("Function", bound=Callable[[Turn], AsyncIterator[Any] | Awaitable[Any]])
-Checked = TypeVar("Checked", FileWrite, Usage)
+Checked = TypeVar("Checked", FileWrite, Attachment, Usage)
 
 CLOSE_SECONDS = 5.0  # how long a handler may take to clean up
+NAME_BYTES = 255  # of an attachment
 SIGN_SECONDS = 1.0  # how often a handler whose step runs shows a sign of life
 # What a mistake in the code raises. Raised by a library, they may also come from what it was answered.
 BUGS = (TypeError, NameError, AttributeError, ImportError, SyntaxError, NotImplementedError)
@@ -83,6 +88,7 @@ def handler(
     suggestions: Sequence[str] = (),
     parameters: type[BaseModel] | None = None,
     reads_files: bool = False,
+    accepts: Sequence[str] = (),
 ) -> Callable[[Function], Function]:
     """Register an async generator function, or a coroutine function, as the handler `name`.
 
@@ -90,13 +96,17 @@ def handler(
 
     Users see the `title`, the `description` (by default, the first line of the docstring) and the `suggestions`, which
     are questions to start with. `parameters` declares what a question's data may hold: one that does not fit fails with
-    `bad_arguments`. With `reads_files`, the chat page makes a long paste a file.
+    `bad_arguments`. With `reads_files`, the chat page makes a long paste a file. `accepts` are the media types of the
+    attachments that the page lets users add.
 
-    Raises SetupError if it is no async function of one parameter, if another handler has that name, or if JSON schema
-    cannot express the parameters.
+    Raises SetupError if it is no async function of one parameter, if another handler has that name, if JSON schema
+    cannot express the parameters, or if no message can have such attachments.
     """
     if isinstance(suggestions, str):
         raise SetupError(f"The suggestions of the handler {name} are a text.", "Give a list of texts.")
+    if isinstance(accepts, str) or not set(accepts) <= set(TYPES):
+        problem = f"The handler {name} accepts {accepts!r}."
+        raise SetupError(problem, f"Give a list of some of these: {', '.join(TYPES)}.")
 
     def register(function: Function) -> Function:
         where = f"{function.__module__}.{function.__qualname__} ({_place_of_code(function)})"
@@ -117,7 +127,9 @@ def handler(
             raise SetupError(problem, "Use types that JSON schema can express.") from error
         says = description or (inspect.getdoc(function) or "").partition("\n")[0] or None
         _handlers[name] = generator
-        _descriptions[name] = Description(name, title, says, schema, None, tuple(suggestions), reads_files)
+        _descriptions[name] = Description(
+            *(name, title, says, schema, None, tuple(suggestions), reads_files), accepts=tuple(accepts)
+        )
         if parameters is not None:
             _parameters[name] = parameters
         return function
@@ -163,13 +175,14 @@ async def run_handler(
     files: list[FileWrite] = []
     pieces = cast("AsyncGenerator[Any, None]", function(replace(turn, steps=steps)))  # `handler` registers nothing else
     # in a task of its own, as the reply also grows while the handler waits for a step
-    task = asyncio.create_task(_drive(pieces, steps, files, turn.function), name=f"handler {turn.function}")
+    task = asyncio.create_task(_drive(pieces, steps, files, turn), name=f"handler {turn.function}")
     steps.task = task
     task.add_done_callback(lambda _: steps.news.set())
     try:
         while True:
-            for partial in steps.take():
-                yield replace(partial, usage=steps.cost)
+            async with aclosing(_take(steps, turn)) as news:
+                async for partial in news:
+                    yield partial
             if task.done():
                 failure = task.result()
                 if failure is None:
@@ -179,25 +192,44 @@ async def run_handler(
                     raise failure
             elif steps.is_waiting and await _comes_to_rest(task, steps):
                 steps.end()  # a call that failed is no longer heard
-                for partial in steps.take():
-                    yield replace(partial, usage=steps.cost)
+                async with aclosing(_take(steps, turn)) as news:
+                    async for partial in news:
+                        yield partial
                 raise steps.waiting()
             else:
                 has_begun = await _wait_for_news(steps)
                 if not (steps.has_more or task.done()):
                     yield Partial("", has_begun=has_begun, usage=steps.cost, is_added=True)
         text, data = steps.end()
-        for partial in steps.take():
-            yield replace(partial, usage=steps.cost)
+        async with aclosing(_take(steps, turn)) as news:
+            async for partial in news:
+                yield partial
     finally:
         await _close(task, pieces, steps, turn.function)
     yield Completion(text, data, tuple(files), steps.cost)
 
 
+async def _take(steps: Steps, turn: Turn) -> AsyncGenerator[Partial, None]:
+    """Give what is new of the reply. An attachment is stored before it is shown. Raises TurnFailure."""
+    for partial in steps.take():
+        attachment = partial.attachment
+        if attachment is not None and attachment.data is not None and turn.objects is not None and partial.part:
+            path = partial.part["url"].removeprefix("attachments/")
+            storing = asyncio.create_task(turn.objects.store(path, attachment))
+            try:
+                while not (await asyncio.wait({storing}, timeout=SIGN_SECONDS))[0]:
+                    yield Partial("", has_begun=False, usage=steps.cost, is_added=True)
+                storing.result()
+            finally:
+                storing.cancel()
+        yield replace(partial, usage=steps.cost, attachment=None)
+
+
 async def _drive(
-    pieces: AsyncGenerator[Any, None], steps: Steps, files: list[FileWrite], function: str
+    pieces: AsyncGenerator[Any, None], steps: Steps, files: list[FileWrite], turn: Turn
 ) -> TurnFailure | None:
     """Run a handler to its end, and return how it failed. What it yields goes to `steps` and `files`."""
+    function = turn.function
     try:
         async for piece in pieces:
             if steps.is_closed:  # it has caught its cancellation, and goes on
@@ -207,12 +239,14 @@ async def _drive(
             elif isinstance(piece, FileWrite):
                 files.append(_check_fields(piece, FileWrite))
                 steps.news.set()
+            elif isinstance(piece, Attachment):
+                await steps.give(_check_attachment(_check_fields(piece, Attachment), turn))
             elif isinstance(piece, Usage):
                 steps.report(_check_fields(piece, Usage))
             elif isinstance(piece, Mapping | BaseModel):
                 steps.add(Partial("", _to_json(piece), is_added=True))
             else:
-                allowed = "it may yield str, dict, a pydantic model, FileWrite or Usage"
+                allowed = "it may yield str, dict, a pydantic model, FileWrite, Attachment or Usage"
                 raise _WrongPiece(f"{_article(type(piece).__name__)}; {allowed}")
     except TurnFailure as failure:
         if isinstance(failure, HandlerBroken | HandlerFailed | Unstorable):  # of a step
@@ -353,4 +387,20 @@ def _check_fields(piece: Checked, kind: type[Checked]) -> Checked:
         value = getattr(piece, name)
         if not isinstance(value, declared):
             raise _WrongPiece(f"{_article(kind.__name__)} whose {name} is {_article(type(value).__name__)}")
+    return piece
+
+
+def _check_attachment(piece: Attachment, turn: Turn) -> Attachment:
+    """Return the attachment if it can be stored, or was: by a user, in this session."""
+    is_here = piece.data is not None or piece.path.startswith(f"{turn.session.id}/")
+    if not is_here:
+        raise _WrongPiece("an Attachment without data that is not of this session")
+    if piece.type not in TYPES:
+        raise _WrongPiece(f"an Attachment of the type {piece.type!r}; it may be one of {', '.join(TYPES)}")
+    if piece.size > MOST_BYTES:
+        raise _WrongPiece(f"an Attachment of {piece.size:,} bytes; it may have {MOST_BYTES:,}")
+    if sanitize_line(piece.name, NAME_BYTES) != piece.name or {*piece.name} & {"/", "\\"}:
+        raise _WrongPiece(
+            f"an Attachment named {piece.name!r:.100}; a name is a line of up to {NAME_BYTES} bytes, no path"
+        )
     return piece

@@ -89,6 +89,7 @@ class Health:
         metrics.ready.set(not any(self.problems()))
         metrics.running_jobs.set(worker.jobs.count)
         metrics.concurrency.set(worker.settings.concurrency)
+        metrics.media_bytes.set(worker.attachments.budget.in_use)
         metrics.workers.set(worker.claims.fleet_size)
         is_open = worker.breakers.open
         for function in worker.functions:

@@ -28,6 +28,7 @@ class Metrics:
         self.ready = gauge("bridge_ready", "1 if the worker can do work now, else 0.")
         self.running_jobs = gauge("bridge_running_jobs", "Jobs this worker holds.")
         self.concurrency = gauge("bridge_concurrency", "The most jobs this worker holds at once.")
+        self.media_bytes = gauge("bridge_media_bytes", "Bytes of the attachments in calls of models.")
         self.workers = gauge("bridge_workers", "Live workers, according to the database.")
         opened = "1 while this worker leaves a function to others, because its model is out of order, else 0."
         self.breaker_open = gauge("bridge_breaker_open", opened, ["function"])
@@ -48,6 +49,7 @@ class Metrics:
         self.deltas = counter("bridge_deltas", "Deltas sent.")
         self.deltas_failed = counter("bridge_deltas_failed", "Deltas that failed to send.")
         self.delta_gaps = counter("bridge_delta_gaps", "Deltas not sent because Realtime was unavailable.")
+        self.orphans_removed = counter("bridge_orphans_removed", "Objects removed that no message names.")
         self.queue_seconds = histogram("bridge_queue_seconds", "From the insert to the claim.")
         self.first_delta_seconds = histogram("bridge_first_delta_seconds", "From the claim to the first delta.")
         self.attempt_seconds = histogram("bridge_attempt_seconds", "From the claim to the result.")

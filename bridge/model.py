@@ -3,9 +3,9 @@
 Where a value mirrors a row, its fields are named as the columns in `supabase/schemas`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 Role = Literal["user", "assistant"]
 Outcome = Literal["done", "failed", "cancelled", "released", "waiting"]
@@ -26,15 +26,36 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that a message names, or that a handler yields: `Attachment("chart.png", data, "image/png")`.
+
+    `type` is its media type. Of a question's, `data` is None: `await turn.read(attachment)` reads it. `path` is where
+    Storage keeps it, and `size` how many bytes it has.
+    """
+
+    name: str
+    data: bytes | None = field(repr=False)
+    type: str
+    path: str = ""
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            object.__setattr__(self, "size", len(self.data))
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of the conversation, as the model sees it.
 
-    `data` is a reply's structured part, without its text and its files; None if it has none.
+    `data` is a reply's structured part, without its text and its files; None if it has none. Only questions have
+    `attachments`.
     """
 
     role: Role
     content: str
     data: Any = None
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,44 @@ class Answer(dict[str, Any]):
     def approved(self) -> bool:
         """Whether its key `approved` is true."""
         return self.get("approved") is True
+
+
+class Opened(NamedTuple):
+    """What a model gets of an attachment: the `url` of its bytes, or the bytes themselves, or its text."""
+
+    attachment: Attachment
+    url: str = ""
+    data: bytes | None = None
+    text: str | None = None
+
+
+class Objects(Protocol):
+    """The bytes of attachments: `bridge.attachments.Attachments`."""
+
+    async def read(self, attachment: Attachment) -> bytes:
+        """All bytes of an attachment. Raises TurnFailure."""
+
+    async def store(self, path: str, attachment: Attachment) -> None:
+        """Store its data under a path, again if need be. Raises TurnFailure."""
+
+    def share(self, attachments: Sequence[Attachment]) -> "Share":
+        """Get in line to open these."""
+
+
+class Share(Protocol):
+    """The right to have so many bytes in a call. It begins where it is entered, and ends there."""
+
+    def __enter__(self) -> Self:
+        """Get in line."""
+
+    def __exit__(self, *_: object) -> None:
+        """Give the bytes back, or leave the line."""
+
+    async def open(self, optional: Collection[Attachment] = ()) -> tuple[Opened, ...]:
+        """Wait for its turn, and open the attachments. Of the `optional`, those that cannot be had are left out.
+
+        Raises TurnFailure.
+        """
 
 
 class StepRunner(Protocol):
@@ -95,6 +154,9 @@ class StepRunner(Protocol):
     def show(self, part: Mapping[str, Any]) -> None:
         """See `Turn.show`."""
 
+    async def read(self, attachment: Attachment) -> bytes:
+        """See `Turn.read`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
@@ -111,6 +173,7 @@ class Description:
     suggestions: Sequence[str] = ()
     reads_files: bool = False
     is_internal: bool = False
+    accepts: Sequence[str] = ()  # the media types of the attachments that it reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +199,8 @@ class Turn:
     question_id: str = ""  # a UUID; empty outside of a worker
     attempt: int = 1
     steps: StepRunner | None = field(default=None, repr=False, compare=False)  # of a handler, in a worker
+    attachments: tuple[Attachment, ...] = ()  # the question's
+    objects: Objects | None = field(default=None, repr=False, compare=False)  # their bytes, in a worker
 
     async def step(
         self, name: str, function: Callable[..., Any], *args: Any, seconds: float | None = None, once: bool = False
@@ -194,6 +259,10 @@ class Turn:
         """Add a part of the AI SDK to the reply, or replace the one with the same `toolCallId` or `id`."""
         self._runner.show(part)
 
+    async def read(self, attachment: Attachment) -> bytes:
+        """Return the bytes of an attachment. They are read again in every attempt."""
+        return attachment.data if attachment.data is not None else await self._runner.read(attachment)
+
     @property
     def _runner(self) -> StepRunner:
         if self.steps is None:
@@ -225,6 +294,7 @@ class Partial:
     usage: Usage = Usage()
     is_added: bool = False
     part: Mapping[str, Any] | None = None  # to add behind the text so far, or to replace the one of the same key
+    attachment: Attachment | None = None  # to be stored before its part is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +449,7 @@ class QueueHints:
     tells_leases: bool = False
     watches: bool = True  # whether this worker is one of the few that hear of inserts by postgres_changes
     missed: bool = False  # the database took this worker for one that does not hear its topic
+    orphans: bool = False  # there may be objects to remove
     at: float | None = None  # the time in the database, in seconds since 1970
 
 

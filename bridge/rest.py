@@ -74,7 +74,7 @@ class Rpc:
         """Call a function that can be called again, up to TRIES times, and return its answer. Raises StoreError."""
         # pydantic's JSON is exact where orjson's is not: integers beyond 64 bits, which a user's data may have
         post = partial(self._post, function, to_json(arguments))
-        answer = await _repeated(function, post, seconds, self._lost)
+        answer = await repeated(function, post, seconds, self._lost)
         try:
             return from_json(answer) if answer else None
         except ValueError as error:
@@ -87,7 +87,7 @@ class Rpc:
         if 200 <= response.status < 300:
             return answer
         code, message = _read_error(answer)
-        raise _refusal(function, code, message or response.reason, response.status)
+        raise refusal(function, code, message or response.reason, response.status)
 
 
 async def connect(settings: Settings) -> tuple[AsyncClient, httpx.AsyncClient]:
@@ -116,9 +116,9 @@ async def send(name: str, request: Any) -> Any:
         try:
             return (await request.execute()).data
         except APIError as error:
-            raise _refusal(name, error.code, error.message, _status.get()) from error
+            raise refusal(name, error.code, error.message, _status.get()) from error
 
-    return await _repeated(name, execute)
+    return await repeated(name, execute)
 
 
 def unexpected(name: str) -> StoreUnavailable:
@@ -131,12 +131,13 @@ def unreachable(name: str, error: Exception) -> StoreUnavailable:
     return StoreUnavailable(f"{name}: {type(error).__name__} {error}".rstrip())
 
 
-async def _repeated(
+async def repeated(
     name: str,
     attempt: Callable[[], Awaitable[Answer]],
     seconds: float = CALL_SECONDS,
     lost: tuple[type[Exception], ...] = _LOST,
 ) -> Answer:
+    """Make a call that can be repeated, up to TRIES times, each within so many seconds. Raises StoreError."""
     for number in range(1, TRIES + 1):
         try:
             async with asyncio.timeout(seconds):
@@ -190,7 +191,8 @@ def _read_error(body: bytes) -> tuple[str | None, str | None]:
     return code if isinstance(code, str) else None, message if isinstance(message, str) else None
 
 
-def _refusal(name: str, code: str | None, message: str | None, status: int) -> StoreError:
+def refusal(name: str, code: str | None, message: str | None, status: int) -> StoreError:
+    """The failure of a call that was answered with an error: whether it passes depends on its code, or the status."""
     text = f"{name}: {message or 'no message'} ({code or 'no code'}, HTTP {status})"
     if code and _SQLSTATE.fullmatch(code) and not code.startswith("PGRST"):
         is_transient = _TRANSIENT_SQLSTATE.fullmatch(code) is not None

@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from bridge.model import (
+    Attachment,
     Checkpoint,
     Claim,
     CodeFile,
@@ -71,6 +72,7 @@ def decode_hints(answer: Mapping[str, Any]) -> QueueHints:
         tells_leases="lease_in_ms" in answer,
         watches=answer.get("watches", True),
         missed=answer.get("missed", False),
+        orphans=answer.get("orphans", False),
         at=at,
     )
 
@@ -186,6 +188,7 @@ def encode_description(item: Description) -> dict[str, Any] | None:
         "result": _schema(item.result),
         "suggestions": [text for text in suggestions if text][:MAX_SUGGESTIONS],
         "reads_files": item.reads_files,
+        "accepts": list(item.accepts),
     }
 
 
@@ -223,7 +226,8 @@ def _job(item: Mapping[str, Any]) -> Job:
         function=session.function,
         message=item["message"],
         messages=tuple(
-            Message(message["role"], message["content"], message.get("data")) for message in item["history"]
+            Message(message["role"], message["content"], message.get("data"), _attachments(message))
+            for message in item["history"]
         ),
         files=tuple(
             CodeFile(file["path"], file["content"], file["language"], file["revision"])
@@ -235,6 +239,7 @@ def _job(item: Mapping[str, Any]) -> Job:
         data=item["data"] or {},
         question_id=item["question_id"],
         attempt=item["attempt"],
+        attachments=_attachments(item),
     )
     return Job(
         **base,
@@ -245,3 +250,8 @@ def _job(item: Mapping[str, Any]) -> Job:
         kept=_kept(item),
         revisions={file["path"]: file["revision"] for file in files},
     )
+
+
+def _attachments(item: Mapping[str, Any]) -> tuple[Attachment, ...]:
+    rows = item.get("attachments") or ()
+    return tuple(Attachment(row["name"], None, row["type"], row["path"], row["size"]) for row in rows)

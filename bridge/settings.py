@@ -83,6 +83,7 @@ class Settings(BaseModel):
     step_seconds: Annotated[float, Field(ge=0.1, le=86400)] = 120
     ask_seconds: Annotated[float, Field(ge=1, le=7776000)] = 86_400
     history: Annotated[int, Field(ge=0, le=1000)] = 100
+    media_bytes: Annotated[int, Field(ge=10_485_760, le=1_073_741_824)] = 33_554_432
     delta_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
     events_per_second: Annotated[float, Field(ge=2, le=1_000_000)] = 80
     checkpoint_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1

@@ -36,11 +36,14 @@ from bridge.errors import (
     Unstorable,
     UsedUp,
 )
+from bridge.media_types import EXTENSIONS
 from bridge.model import (
     Answer,
+    Attachment,
     Completion,
     Job,
     Message,
+    Objects,
     Partial,
     Settled,
     Step,
@@ -163,10 +166,12 @@ class Steps:
         step_seconds: float = 120,
         ask_seconds: float = 86_400,
         on_progress: Callable[[], None] = lambda: None,
+        objects: Objects | None = None,
     ) -> None:
         self.news = asyncio.Event()
         self._job, self._store, self._reply, self._calls, self._read = job, store, reply, calls, read
         self._step_seconds, self._ask_seconds, self._on_progress = step_seconds, ask_seconds, on_progress
+        self._objects = objects
         self._known = {step.name: step for step in known}  # those that the handler has not come to
         self._order = [step.name for step in sorted(known, key=lambda step: step.ordinal)]  # that have not returned
         self._ordinal = max((step.ordinal for step in known), default=0)
@@ -228,6 +233,12 @@ class Steps:
         _added.set(self._count)
         self.news.set()  # a sign of life, whether it is shown or not
         self._add((number, partial))
+
+    async def give(self, attachment: Attachment) -> None:
+        """The handler adds an attachment. Returns when it is stored and shown, unless it is held back."""
+        self.add(Partial("", is_added=True, attachment=attachment))
+        if not (self._is_replaying or self._is_saying):
+            await self._taken.wait()
 
     def report(self, usage: Usage) -> None:
         """The handler reports what it has spent."""
@@ -408,6 +419,16 @@ class Steps:
         else:
             self._add((None, _part(shown)))
 
+    async def read(self, attachment: Attachment) -> bytes:
+        """See `bridge.model.Turn.read`."""
+        self._end_if_closed()
+        if self._objects is None:
+            raise broken(f"the handler reads {attachment.name!r}, which needs a worker")
+        if _key.get() is not None:  # in a step, which is running
+            return await self._objects.read(attachment)
+        with self._run():
+            return await self._objects.read(attachment)
+
     # -- where the handler is ----------------------------------------------------------------------------
 
     def _name(self, name: str) -> str:
@@ -551,11 +572,21 @@ class Steps:
             partial = replace(partial, text="".join(self._pieces))
         elif partial.text:
             self._pieces.append(partial.text)
+        if partial.attachment is not None:
+            partial = replace(partial, part=self._file_part(partial.attachment, self._number(number or 0)))
         if partial.data is not None:
             self._data = partial.data
         self._out.append((number, partial))
         self._taken.clear()
         self.news.set()
+
+    def _file_part(self, attachment: Attachment, number: int) -> Mapping[str, Any]:
+        """The part that shows an attachment: with the same id in every attempt."""
+        key, path = self._key_of(f"attachment {number}"), attachment.path
+        if attachment.data is not None and self._job.turn is not None:
+            path = f"{self._job.turn.session.id}/{key}.{EXTENSIONS[attachment.type]}"
+        part = {"type": "file", "id": key, "mediaType": attachment.type, "filename": attachment.name}
+        return {**part, "url": f"attachments/{path}"}
 
     def _update(self, part: dict[str, Any]) -> None:
         """Show the new state of a part that an earlier attempt has shown."""

@@ -43,6 +43,7 @@ from bridge.rows import (
 )
 from bridge.sanitize import sanitize_text
 from bridge.settings import Settings
+from bridge.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,11 @@ class Store:
         """Close the connections."""
         await self._rpc.close()
         await self._http.aclose()
+
+    @property
+    def storage(self) -> Storage:
+        """The objects of the project."""
+        return Storage(self._client, self._http)
 
     async def claim(
         self,
@@ -207,6 +213,15 @@ class Store:
         run = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
         arguments = {"session_id": session.id, "user_id": session.user_id, "title": shown, "run": run}
         return await self._call("bridge_title", arguments, str) != "busy"
+
+    async def orphans(self) -> Sequence[str]:
+        """Objects that no message names, for this worker to remove: paths, and folders that end with a slash."""
+        prefixes: Sequence[str] = await self._call("bridge_orphans", {"worker": self._worker}, list)
+        return prefixes
+
+    async def orphans_done(self, prefixes: Sequence[str]) -> None:
+        """These are removed."""
+        await self._rpc.call("bridge_orphans_done", {"worker": self._worker, "prefixes": list(prefixes)})
 
     async def status(self) -> Mapping[str, Any]:
         """The queue, the workers and the last hour, from `bridge_status()`."""

@@ -49,7 +49,7 @@ async def name_session(job: Job, result: Result, functions: Functions, store: St
     usage, was_asked = Usage(), True
     try:
         async with asyncio.timeout(TITLE_SECONDS):
-            if completion := await make_title(functions, job.turn.message, reply):
+            if completion := await make_title(functions, _question_of(job.turn), reply):
                 title, usage = completion.text or None, completion.usage
     except Exception as error:
         if isinstance(error, TurnFailure):
@@ -66,6 +66,11 @@ async def name_session(job: Job, result: Result, functions: Functions, store: St
         log.warning("no title: the session was locked", extra=_about(job))
     except StoreError as error:
         _warn(job, error)
+
+
+def _question_of(turn: Turn) -> str:
+    """The question's text, or the names of its attachments."""
+    return turn.message or " ".join(attachment.name for attachment in turn.attachments)
 
 
 def _warn(job: Job, error: Exception) -> None:

@@ -12,7 +12,7 @@ from bridge.baml.functions import BamlFunctions
 from bridge.errors import HandlerFailed, ModelUnavailable, TurnFailure, UsedUp, verdict
 from bridge.functions import Functions
 from bridge.jobs import RunningJob
-from bridge.model import Completion, Partial, Result, Step, Turn, Usage
+from bridge.model import Completion, Objects, Partial, Result, Step, Turn, Usage
 from bridge.sanitize import MAX_TEXT_BYTES, is_too_large
 from bridge.settings import Settings
 from bridge.steps import Steps, Store, Waiting
@@ -42,19 +42,21 @@ async def run_attempt(
     settings: Settings,
     on_life: Callable[[], None] = lambda: None,
     memory: Memory | None = None,
+    objects: Objects | None = None,
 ) -> Result:
     """Answer the question, publish the reply as it grows, and return the result, whatever happens.
 
     When the job is stopped, the provider's connection is closed and the text so far is kept.
     Only when the process leaves without a drain is CancelledError raised: the lease will run out. `on_life` is called
-    when the model has written its first word or thought. `memory` is where the steps of a handler are remembered.
+    when the model has written its first word or thought. `memory` is where the steps of a handler are remembered, and
+    `objects` has the bytes of attachments.
     """
     try:
         if running.job.cancel:  # taken over after its user stopped it: the row keeps the text of the last checkpoint
             return running.result("cancelled")
         if not running.start():
             return await _stopped(running)
-        return await _answer(running, functions, settings, on_life, memory)
+        return await _answer(running, functions, settings, on_life, memory, objects)
     except Waiting as waiting:
         return await _wait(running, waiting)
     except asyncio.CancelledError:
@@ -97,6 +99,7 @@ async def _answer(
     settings: Settings,
     on_life: Callable[[], None],
     memory: Memory | None,
+    objects: Objects | None,
 ) -> Result:
     job, reply = running.job, running.reply
     if job.turn is None:
@@ -106,7 +109,8 @@ async def _answer(
     if job.failures >= settings.max_failures:
         # it was taken over so often that answering it seems to kill its worker
         raise TurnFailure("gave_up", "The message could not be answered.", detail="its workers vanished")
-    completion = await _run_function(running, job.turn, functions, settings, on_life, memory)
+    turn = replace(job.turn, objects=objects)
+    completion = await _run_function(running, turn, functions, settings, on_life, memory)
     reply.publish(Partial(completion.text))  # the data comes with the row's event, all at once
     await reply.flush()
     data, note = _mark_truncated(completion)
@@ -186,6 +190,7 @@ async def _run_function(
                     step_seconds=settings.step_seconds,
                     ask_seconds=settings.ask_seconds,
                     on_progress=lambda: limit.reschedule(loop.time() + settings.total_seconds),
+                    objects=turn.objects,
                 )
             running.prompt_characters = functions.characters_of(turn)
 

@@ -8,9 +8,11 @@ listener ──Dispatched──▶ dispatches ──Job──▶ jobs ──▶ 
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable
 
 from bridge import titles, turn
+from bridge.attachments import Attachments
 from bridge.beats import Beats
 from bridge.breaker import Breakers
 from bridge.claims import Claims
@@ -20,6 +22,7 @@ from bridge.functions import Functions
 from bridge.jobs import Jobs, RunningJob
 from bridge.metrics import Metrics
 from bridge.model import Result
+from bridge.orphans import Orphans
 from bridge.realtime.listener import Cancel, Dispatched, Due, Signal, WakeupListener
 from bridge.realtime.publisher import DeltaPublisher
 from bridge.rest import CALL_SECONDS, TRIES
@@ -65,12 +68,15 @@ class Worker:
             self.listener.resubscribe,
             lambda: self.listener.hears,
             lambda watches: self.listener.watch(watches and not self.is_draining),
+            lambda: self._orphans.wake(),
         )
         self._dispatches = Dispatches(store, self.jobs, self.claims, self.metrics)
         self._watch = Watch(self.jobs.is_known, lambda: self.claims.wake("watch"))
         self._beats = Beats(store, self.jobs, self.claims, settings)
         self._step_writes = StepWrites(store, self.jobs)
         self._results = Results(store, self.jobs, self.claims, settings, self._dispatches.take)
+        self.attachments = Attachments(store.storage, settings.media_bytes, math.ceil(settings.total_seconds))
+        self._orphans = Orphans(store, store.storage, self.metrics)
         self._store = store
         self._functions = functions
         self._watchdog = watchdog
@@ -117,6 +123,7 @@ class Worker:
             self._beats,
             self._results,
             self._step_writes,
+            self._orphans,
         )
         loops = [part.run for part in parts] + [self._handle_signals, self._feed_watchdog, self._describe]
         async with asyncio.TaskGroup() as group:
@@ -242,7 +249,9 @@ class Worker:
                 self.claims.wake("more")
 
         try:
-            result = await turn.run_attempt(running, self._functions, self.settings, on_life, self._step_writes)
+            result = await turn.run_attempt(
+                running, self._functions, self.settings, on_life, self._step_writes, self.attachments
+            )
         except Exception as error:  # whatever is wrong with this job, it must not end the others
             result = turn.failed(running, error, self.settings)
         finally:

@@ -3,7 +3,7 @@
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from types import ModuleType, NoneType
 from typing import Any, ForwardRef, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -13,9 +13,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import to_jsonable_python
 
+from bridge.baml import media
 from bridge.baml.delimiters import defuse_all
 from bridge.errors import BadRequest, SetupError
-from bridge.model import CodeFile, Message, Session, Turn
+from bridge.model import Attachment, CodeFile, Message, Opened, Session, Turn
 from bridge.parameters import first_complaint
 
 # The arguments that the turn fills. All others come from its `data`. `_fit` then fits the messages to their class.
@@ -46,7 +47,21 @@ class Parameter(NamedTuple):
     @property
     def is_filled(self) -> bool:
         """Whether the turn fills it. Other parameters come from the question's `data`."""
-        return self.name in _FROM_TURN
+        return self.name in _FROM_TURN or self.is_attached
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the question's attachments fill it."""
+        return media.is_filled(self.name, self.hint)
+
+    @property
+    def accepts(self) -> tuple[str, ...]:
+        """The types of attachments that it reads."""
+        return media.accepted(self.name, self.hint) if self.is_attached else ()
+
+    def attach(self, opened: Sequence[Opened]) -> Any:
+        """The value of these attachments. Raises ValidationError."""
+        return self.adapter.validate_python(defuse_all(media.values(self.hint, opened)))
 
     def validate(self, value: Any) -> Any:
         """Defuse the value, and return it in the parameter's type. Raises ValidationError."""
@@ -82,22 +97,29 @@ def read_parameters(function: Callable[..., Any], place: str = "") -> tuple[Para
             found.append(Parameter(name, hint, TypeAdapter[Any](hint), is_required, _may_hold_media(hint)))
             if fill := _FROM_TURN.get(name):
                 found[-1].validate(fill(_SAMPLE))
+            elif found[-1].is_attached:
+                found[-1].attach(media.SAMPLES)
         except (ValidationError, PydanticUserError) as error:
             raise SetupError(
                 f"The parameter `{name}` of the BAML function {function.__name__}{place and f' ({place})'} has a type "
                 f"that the bridge cannot fill: {first_complaint(error)}.",
-                "See baml_src/types.baml for the types of `messages` and `files`.",
+                "See baml_src/types.baml for the types of `messages`, `files` and `attachments`.",
             ) from error
     return tuple(found)
 
 
-def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn) -> dict[str, Any]:
-    """Return the arguments for a call, checked and without BAML's delimiters; BadRequest if one is missing or wrong."""
+def bind_arguments(parameters: tuple[Parameter, ...], turn: Turn, opened: Sequence[Opened] = ()) -> dict[str, Any]:
+    """Return the arguments for a call, checked and without BAML's delimiters; BadRequest if one is missing or wrong.
+
+    `opened` are the attachments.
+    """
     bound = {}
     for parameter in parameters:
         name = parameter.name
         fill = _FROM_TURN.get(name)
-        if fill is not None or name in turn.data:
+        if parameter.is_attached:
+            bound[name] = parameter.attach(opened)
+        elif fill is not None or name in turn.data:
             try:
                 bound[name] = parameter.validate(turn.data[name] if fill is None else fill(turn))
             except ValidationError as error:
@@ -121,23 +143,35 @@ def read_types(function: Callable[..., Any]) -> tuple[Parameter, ...]:
     )
 
 
-def bind_given(parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+def attachments_in(value: Any) -> tuple[Attachment, ...]:
+    """The attachments in an argument that a handler gave: one, or a list of some."""
+    items = value if isinstance(value, list | tuple) else (value,)
+    return tuple(items) if all(isinstance(item, Attachment) for item in items) else ()
+
+
+def bind_given(
+    parameters: tuple[Parameter, ...], given: Mapping[str, Any], opened: Mapping[Attachment, Opened] | None = None
+) -> dict[str, Any]:
     """Return the arguments that a handler gave, checked and without BAML's delimiters.
 
-    Raises ValueError that names the argument, and BadRequest of media by URL, which may come from a user.
+    `opened` has the attachments among them. Raises ValueError that names the argument, and BadRequest of media by URL,
+    which may come from a user.
     """
     bound = {}
     for parameter in parameters:
         if parameter.name not in given:
             continue
         value = given[parameter.name]
-        if _is_history(value):
+        if attached := attachments_in(value):
+            value = media.values(parameter.hint, [opened[attachment] for attachment in attached] if opened else [])
+            value = value if isinstance(given[parameter.name], list | tuple) else value[0]
+        elif _is_history(value):
             value = _fit(value, _class_of_items(parameter.hint))
         try:
             bound[parameter.name] = parameter.adapter.validate_python(defuse_all(_to_plain(value)))
         except ValidationError as error:
             raise ValueError(f"{parameter.name}: {error.errors()[0]['msg']}") from None
-        if parameter.has_media:
+        if parameter.has_media and not attached:
             _refuse_media_url(parameter.name, bound[parameter.name])
     return bound
 
@@ -209,10 +243,10 @@ def _fit(messages: Iterable[Message], cls: type[BaseModel] | None) -> list[dict[
     field = cls.model_fields.get("data") if cls is not None else None
     fitted: list[dict[str, Any]] = []
     for message in messages:
-        item: dict[str, Any] = {"role": message.role, "content": message.content}
+        item: dict[str, Any] = {"role": message.role, "content": message.content or names_of(message.attachments)}
         text = None if message.data is None else json.dumps(message.data, ensure_ascii=False, separators=(",", ":"))
         if cls is None or field is None:
-            item["content"] = message.content or text or ""
+            item["content"] = item["content"] or text or ""
         elif field.annotation in (str, str | None):
             item["data"] = text
         else:
@@ -223,6 +257,11 @@ def _fit(messages: Iterable[Message], cls: type[BaseModel] | None) -> list[dict[
                 item["data"] = None
         fitted.append(item)
     return fitted
+
+
+def names_of(attachments: Iterable[Attachment]) -> str:
+    """What stands for a question that has no text."""
+    return " ".join(f"[{attachment.name}]" for attachment in attachments)
 
 
 def _refuse_media_url(name: str, value: Any) -> None:

@@ -51,6 +51,7 @@ READ_SLICE = 0.02  # longest time on the event loop for reading events, in secon
 LONGEST_EVENT = 1_500_000  # characters of an event that is read, which may repeat the whole answer
 BODY_BYTES = 8 << 20  # of an answer that is not a stream
 ERROR_CHARACTERS = 100_000  # of the body of an error that are read
+MOST_OF_REQUEST = 1 << 20  # characters of a request that are searched for the model's name
 LONGEST_RAW = 2_000_000  # characters of a text with its reasoning
 SETTLE_SECONDS = 3.0  # how long a whole answer waits for token counts, if the provider does not close the stream
 ABORT_SECONDS = 2.0  # how long an aborted call may take to end; it takes about 0.001
@@ -364,6 +365,8 @@ def _usage(answer: Answer | None, call: Any) -> Usage:
 
 
 def _model_asked(body: str) -> str | None:
+    if len(body) > MOST_OF_REQUEST:  # to read its attachments takes too long
+        return None
     try:
         request = json.loads(body)
     except ValueError:

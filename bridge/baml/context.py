@@ -4,20 +4,31 @@ import json
 from collections.abc import Collection
 from dataclasses import replace
 
+from bridge.baml.arguments import names_of
+from bridge.baml.media import ALL, MEDIA
 from bridge.model import CodeFile, Message, Turn
 
 
 def shorten(turn: Turn, parameters: Collection[str]) -> Turn | None:
     """Return the turn with about half as much context, or None if nothing of it can be left out.
 
-    The oldest messages go first. Files go when no message is left, the largest first: the newest question is most
-    likely about them. Only what the function takes (`parameters`) makes a difference.
+    The attachments of earlier questions go first, then the oldest messages. Files go when no message is left, the
+    largest first: the newest question is most likely about them. Only what the function takes (`parameters`) makes a
+    difference.
     """
+    if "messages" in parameters and not {*MEDIA, ALL}.isdisjoint(parameters):
+        without = tuple(map(_without_attachments, turn.messages))
+        if without != turn.messages:
+            return replace(turn, messages=without)
     if "messages" in parameters and turn.messages:
         return replace(turn, messages=_newest_half(turn.messages))
     if "files" in parameters and turn.files:
         return replace(turn, files=_smallest_half(turn.files))
     return None
+
+
+def _without_attachments(message: Message) -> Message:
+    return replace(message, content=message.content or names_of(message.attachments), attachments=())
 
 
 def _newest_half(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -22,7 +22,16 @@ from bridge.baml.endings import (
     refused_request,
     too_much_context,
 )
-from bridge.errors import BadOutput, BadRequest, ModelNotSetUp, ModelUnavailable, ModelUnreachable, TurnFailure
+from bridge.errors import (
+    AttachmentUnavailable,
+    BadAttachment,
+    BadOutput,
+    BadRequest,
+    ModelNotSetUp,
+    ModelUnavailable,
+    ModelUnreachable,
+    TurnFailure,
+)
 from bridge.model import Turn
 
 
@@ -48,6 +57,8 @@ def _translate(error: BaseException, response: Response) -> TurnFailure:
         case baml.BamlTimeoutError():
             detail = "a timeout of the client in baml_src"
             return ModelUnavailable("model_timeout", "The model took too long to answer.", detail=detail)
+        case baml.BamlValidationError() if failed := _MEDIA.match(error.message):
+            return _media_failure(is_read=failed["read"] is not None)
         case baml.BamlValidationError():
             return bad_output("it does not fit the function's return type")
         case baml.BamlClientFinishReasonError():
@@ -116,12 +127,22 @@ def _unreachable(said: str) -> ModelUnreachable:
     return ModelUnreachable("model_unreachable", "The model provider could not be reached.", detail=reason)
 
 
+def _media_failure(*, is_read: bool) -> TurnFailure:
+    """The failure of a call that did not get an attachment. The worker has looked at it before, so this is rare."""
+    if is_read:
+        problem = "An attachment is damaged, or not the kind of file that its name says."
+        return BadAttachment("bad_attachment", problem, detail="its bytes are not of its type")
+    problem = "The attachments cannot be reached at the moment."
+    return AttachmentUnavailable("attachment_unavailable", problem, detail="BAML could not fetch an attachment")
+
+
 def _not_set_up(detail: str) -> ModelNotSetUp:
     return ModelNotSetUp("model_setup", "The model is not configured correctly.", detail=detail)
 
 
 # How baml-py 0.226.3 prints an error of its HTTP client; the URL in it is the operator's.
 _FAULT = re.compile(r"reqwest::Error \{\s*kind: (?:Request|Builder)")
+_MEDIA = re.compile(r"Internal Failure: (?:Failed to fetch media|(?P<read>Requested media of MIME type))")
 _MISSING = re.compile(r"^BamlError: LLM client '\w+' requires environment variable '([A-Z][A-Z0-9_]*)'")
 _OWN_ROOTS = "BAML trusts only the public authorities it was built with, and reads no SSL_CERT_FILE"
 _REASONS = (

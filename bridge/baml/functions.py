@@ -18,9 +18,11 @@ from typing import Any, NamedTuple, Self
 from baml_py.baml_py import BamlError, get_version, set_log_level
 from pydantic_core import to_jsonable_python
 
+from bridge.attachments import check_kind, choose
 from bridge.baml.answer import without_reasoning
 from bridge.baml.arguments import (
     Parameter,
+    attachments_in,
     bind_arguments,
     bind_given,
     complete_types,
@@ -32,6 +34,8 @@ from bridge.baml.client import Call, Client, Ended
 from bridge.baml.context import shorten
 from bridge.baml.doc_comments import DocComment, read_doc_comments
 from bridge.baml.failures import Response, bad_output, complete, known_model, name_error, translate_error
+from bridge.baml.media import kind_of
+from bridge.baml.opening import opening
 from bridge.baml.parsing import Parser
 from bridge.baml.running import Running
 from bridge.baml.schemas import describe_parameters, describe_result
@@ -40,17 +44,20 @@ from bridge.errors import (
     BadOutput,
     BadRequest,
     ContextTooLong,
+    HandlerBroken,
     ModelEmpty,
     ModelUnavailable,
     SetupError,
     TurnFailure,
 )
-from bridge.model import Completion, Description, FileWrite, Partial, Turn, Usage
+from bridge.media_types import TEXTS
+from bridge.model import Attachment, Completion, Description, FileWrite, Opened, Partial, Turn, Usage
 from bridge.step_values import broken
 
 log = logging.getLogger(__name__)
 
 SIGN_SECONDS = 0.05  # how often a reply that waits to be parsed shows a sign of life
+MEDIA_CHARACTERS = 4000  # about what a model is charged for one image or document, if its provider does not say
 CLOSE_SECONDS = 5.0  # how long `close` waits for aborted calls; they take about 0.001
 
 
@@ -115,8 +122,7 @@ class BamlFunctions:
             raise BadRequest("unknown_function", f"There is no function named `{turn.function[:80]}`.", detail=remedy)
         while True:
             try:
-                arguments = bind_arguments(function.parameters, turn)
-                async with aclosing(self._ask(function, turn, arguments)) as pieces:
+                async with aclosing(self._ask_about(function, turn)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, Completion):
                             piece = replace(piece, usage=self._named(piece.usage, turn))
@@ -143,14 +149,19 @@ class BamlFunctions:
     ) -> AsyncGenerator[Partial | Completion, None]:
         """Call a function with arguments of a handler, which answers `turn`: as `run`. Raises TurnFailure."""
         called = self._of_call(function)
-        arguments = called.bind(args, named)
-        turn = replace(turn, function=called.name, data=to_jsonable_python(arguments, fallback=str))
+        given = called.given(args, named)
+        turn = replace(turn, function=called.name)
         try:
-            async with aclosing(self._ask(called.function, turn, arguments)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Completion):
-                        piece = replace(piece, usage=self._named(piece.usage, turn))
-                    yield piece
+            with opening(turn, called.attachments_in(given)) as opened:
+                async for sign in opened.signs():
+                    yield sign
+                arguments = called.bind(given, opened.result)
+                turn = replace(turn, data=to_jsonable_python(arguments, fallback=_name_of))
+                async with aclosing(self._ask(called.function, turn, arguments)) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, Completion):
+                            piece = replace(piece, usage=self._named(piece.usage, turn))
+                        yield piece
         except TurnFailure as failure:
             complete(failure, turn, self._env)
             failure.usage = failure.usage and self._named(failure.usage, turn)
@@ -172,12 +183,27 @@ class BamlFunctions:
         names = {parameter.name for parameter in function.parameters}
         messages = turn.messages if "messages" in names else ()
         files = turn.files if "files" in names else ()
+        reads = [*turn.attachments] * bool(function.description.accepts)
         return (
             len(turn.message)
+            + sum(attachment.size if attachment.type in TEXTS else MEDIA_CHARACTERS for attachment in reads)
             + sum(len(message.content) + _length(message.data) for message in messages)
             + sum(len(file.path) + len(file.content) for file in files)
             + _length(turn.data)
         )
+
+    async def _ask_about(self, function: BamlFunction, turn: Turn) -> AsyncGenerator[Partial | Completion, None]:
+        """Call the model once, with the arguments and the attachments of the turn."""
+        kinds = function.description.accepts
+        with_history = any(parameter.name == "messages" for parameter in function.parameters)
+        chosen = choose(turn, kinds, with_history=with_history)
+        with opening(turn, chosen, set(chosen) - set(turn.attachments)) as opened:
+            async for sign in opened.signs():
+                yield sign
+            arguments = bind_arguments(function.parameters, turn, opened.result)
+            async with aclosing(self._ask(function, turn, arguments)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     async def _ask(
         self, function: BamlFunction, turn: Turn, arguments: dict[str, Any]
@@ -293,13 +319,33 @@ class CalledFunction(NamedTuple):
     signature: inspect.Signature
     result: Any
 
-    def bind(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+    def given(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments by name. Raises HandlerBroken."""
+        try:
+            return self.signature.bind(*args, **named).arguments
+        except TypeError as error:
+            raise self._misfit(error) from None
+
+    def attachments_in(self, given: Mapping[str, Any]) -> tuple[Attachment, ...]:
+        """The attachments among the arguments. Raises BadAttachment if one is not what its parameter takes."""
+        found: list[Attachment] = []
+        for parameter in self.function.parameters:
+            attached = attachments_in(given.get(parameter.name))
+            if (kind := kind_of(parameter.hint)) is not None:
+                for attachment in attached:
+                    check_kind(attachment, kind.types)
+            found += attached
+        return tuple(found)
+
+    def bind(self, given: Mapping[str, Any], opened: Sequence[Opened]) -> dict[str, Any]:
         """Return the arguments, checked and without BAML's delimiters. Raises HandlerBroken."""
         try:
-            bound = self.signature.bind(*args, **named).arguments
-            return bind_given(self.function.parameters, bound)
-        except (TypeError, ValueError, BadRequest) as error:
-            raise broken(f"the arguments of {self.name} do not fit: {str(error).partition(chr(10))[0]}") from None
+            return bind_given(self.function.parameters, given, {one.attachment: one for one in opened})
+        except (ValueError, BadRequest) as error:
+            raise self._misfit(error) from None
+
+    def _misfit(self, error: Exception) -> HandlerBroken:
+        return broken(f"the arguments of {self.name} do not fit: {str(error).partition(chr(10))[0]}")
 
 
 class Called:
@@ -382,6 +428,7 @@ def _describe(name: str, comment: DocComment, parameters: Sequence[Parameter], r
         comment.suggestions,
         reads_files=any(parameter.name == "files" for parameter in parameters),
         is_internal=comment.is_internal,
+        accepts=tuple(kind for parameter in parameters for kind in parameter.accepts),
     )
 
 
@@ -407,6 +454,11 @@ def _check_variables(client: Client, env: Mapping[str, str]) -> None:
 
 def _length(data: Any) -> int:
     return len(json.dumps(data, default=str)) if data else 0
+
+
+def _name_of(value: object) -> str:
+    """What stands for media, which may have megabytes."""
+    return type(value).__name__
 
 
 def _grown(text: str, shown: str | None, signs: Mapping[str, Any]) -> Partial:
