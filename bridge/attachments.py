@@ -83,7 +83,7 @@ class Attachments:
         try:
             urls = await self._storage.sign([attachment.path], self._seconds)
             url = urls.get(attachment.path)
-            data = None if url is None else await self._storage.fetch(url, MOST_BYTES)
+            data = None if url is None else await self._storage.fetch(url, max(attachment.size, 1))
         except StoreError as error:
             raise _unavailable(error) from error
         if data is None:
@@ -126,7 +126,7 @@ class Attachments:
             )
         data = attachment.data
         if data is None:
-            most = FIRST_BYTES if attachment.type not in _READ_WHOLE else TEXT_BYTES if is_text else MOST_BYTES
+            most = max(attachment.size, 1) if attachment.type in _READ_WHOLE else FIRST_BYTES
             data = None if url is None else await self._storage.fetch(url, most)
             if data is None:
                 raise _gone(attachment)

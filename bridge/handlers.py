@@ -30,6 +30,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sysconfig
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -72,6 +73,7 @@ SIGN_SECONDS = 1.0  # how often a handler whose step runs shows a sign of life
 # What a mistake in the code raises. Raised by a library, they may also come from what it was answered.
 BUGS = (TypeError, NameError, AttributeError, ImportError, SyntaxError, NotImplementedError)
 LONGEST_REASON = 300  # characters of an exception's message: some repeat the prompt and the answer
+_MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,127}/[a-z0-9.+-]{1,127}")
 _BRIDGE = os.path.dirname(__file__) + os.sep
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib", "stdlib", "platstdlib")})
 
@@ -100,13 +102,12 @@ def handler(
     attachments that the page lets users add.
 
     Raises SetupError if it is no async function of one parameter, if another handler has that name, if JSON schema
-    cannot express the parameters, or if no message can have such attachments.
+    cannot express the parameters, or if `accepts` are no media types.
     """
     if isinstance(suggestions, str):
         raise SetupError(f"The suggestions of the handler {name} are a text.", "Give a list of texts.")
-    if isinstance(accepts, str) or not set(accepts) <= set(TYPES):
-        problem = f"The handler {name} accepts {accepts!r}."
-        raise SetupError(problem, f"Give a list of some of these: {', '.join(TYPES)}.")
+    if isinstance(accepts, str) or not all(_MEDIA_TYPE.fullmatch(kind) for kind in accepts):
+        raise SetupError(f"The handler {name} accepts {accepts!r}.", "Give a list of media types, such as image/png.")
 
     def register(function: Function) -> Function:
         where = f"{function.__module__}.{function.__qualname__} ({_place_of_code(function)})"

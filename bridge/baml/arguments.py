@@ -183,7 +183,14 @@ def _is_history(value: Any) -> bool:
 
 def _to_plain(value: Any) -> Any:
     """A value as JSON has it, but with media as they are."""
-    return to_jsonable_python(value, fallback=lambda other: other)
+    match value:
+        case Image() | Audio() | Pdf() | Video():
+            return value
+        case Mapping():
+            return {key: _to_plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_to_plain(item) for item in value]
+    return to_jsonable_python(value)
 
 
 def _class_of_items(hint: Any) -> type[BaseModel] | None:
