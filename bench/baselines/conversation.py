@@ -38,7 +38,7 @@ async def supabase_client() -> AsyncClient:
 async def partials(message: str, earlier: Earlier = ()) -> AsyncIterator[str]:
     """Stream the BAML function `Chat` as BAML documents it: at every step the text so far, and the whole at the end."""
     said = [ChatMessage.model_validate({"role": role, "content": content}) for role, content in earlier]
-    stream = b.stream.Chat(messages=said, message=message, files=[])
+    stream = b.stream.Chat(messages=said, message=message, files=[], images=[], pdfs=[], attachments=[])
     async for text in stream:
         yield text
     yield await stream.get_final_response()

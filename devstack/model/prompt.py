@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from .json_schema import read_json_schema
+from .media import Media, read_media
 from .output_format import read_output_format
 from .shapes import Array, Record, Scalar, Shape, Wanted
 
 # What the model is asked for: the functions of baml_src, anything with a schema, or a prompt that it cannot follow.
-Kind = Literal["chat", "code", "compare", "title", "schema", "own"]
+Kind = Literal["chat", "code", "compare", "describe", "title", "schema", "own"]
 
 _CHAT = "assistant in a chat that keeps its history"  # the words of baml_src/chat.baml
 _SYSTEM = ("system", "developer")
@@ -32,7 +33,8 @@ class Prompt:
 
     `conversation` has the messages that are not instructions; if a prompt is all instructions, these are the question.
     `last_at` is the place of the last user message in it. `wanted` is the form of the answer, which is plain JSON if
-    `is_json`. `tool` is the tool to call instead of an answer. `tokens` is an estimate of the prompt's size.
+    `is_json`. `tool` is the tool to call instead of an answer. `media` are
+    the images, PDFs and recordings of the last user message. `tokens` is an estimate of the prompt's size.
     """
 
     kind: Kind
@@ -43,6 +45,7 @@ class Prompt:
     wanted: Wanted | None = None
     is_json: bool = False
     tool: Tool | None = None
+    media: Sequence[Media] = ()
 
     @property
     def last(self) -> str:
@@ -76,7 +79,9 @@ class Prompt:
                 Wanted(Record({"reply": Scalar("string")})) if is_json else None
             )
         kind = _kind(system, last, wanted)
-        return cls(kind, system, conversation, last_at, tokens, wanted, is_json, _tool(body, messages))
+        contents = [m.get("content") for m in body["messages"] if m["role"] == "user"]
+        media = read_media(contents[-1] if contents else None)
+        return cls(kind, system, conversation, last_at, tokens, wanted, is_json, _tool(body, messages), media)
 
 
 def _text(message: Mapping[str, Any]) -> str:
@@ -117,6 +122,8 @@ def _kind(system: str, last: str, wanted: Wanted | None) -> Kind:
         return "code"
     if set(fields) == {"reply", "options"} and _lists(wanted, fields["options"], "name", "price pros cons verdict"):
         return "compare"
+    if set(fields) == {"reply", "items"} and _lists(wanted, fields["items"], "kind", "title details text"):
+        return "describe"
     return "schema"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from . import code, compare
+from . import code, compare, media
 from .loops import next_step
 from .output_format import without_schema
 from .prompt import Prompt, Tool, quote
@@ -21,6 +21,8 @@ def answer(prompt: Prompt) -> str:
         return json.dumps(code.write(prompt.last, prompt.system), indent=1)
     if prompt.kind == "compare":
         return json.dumps(compare.write(prompt.last), indent=1, ensure_ascii=False)
+    if prompt.kind == "describe":
+        return json.dumps(media.describe(prompt.media), indent=1, ensure_ascii=False)
     if prompt.kind == "own":
         return _unfollowed(prompt)
     if prompt.wanted is not None:
@@ -28,7 +30,7 @@ def answer(prompt: Prompt) -> str:
         value = sample(wanted, without_schema(question), prompt.system)
         is_word = isinstance(value, str) and not prompt.is_json
         return str(value) if is_word else json.dumps(value, indent=1, ensure_ascii=False)
-    return _chat(prompt)
+    return _chat(prompt) if not prompt.media else f"{media.seen(prompt.media)}\n\n{_chat(prompt)}"
 
 
 def with_text(prompt: Prompt, text: str) -> str:
@@ -36,7 +38,7 @@ def with_text(prompt: Prompt, text: str) -> str:
     shape = prompt.wanted.top if prompt.wanted is not None else None
     if prompt.wanted is None or not isinstance(shape, Record) or shape.fields.get("reply") != Scalar("string"):
         return text
-    if prompt.kind in ("code", "compare"):
+    if prompt.kind in ("code", "compare", "describe"):
         return json.dumps({name: text if name == "reply" else [] for name in shape.fields})
     value = sample(prompt.wanted, "")
     return json.dumps({**value, "reply": text}, ensure_ascii=False)

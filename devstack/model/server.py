@@ -19,6 +19,8 @@ from .script import Script
 from .steps import Player
 from .writing import NAME, Writing, chunk
 
+KEEP_BYTES = 256 * 2**20  # of the bodies that are remembered
+
 Outcome = Literal["open", "complete", "refused", "cut", "dropped"]
 
 
@@ -38,6 +40,7 @@ class Exchange:
     outcome: Outcome = "open"
     ended_at: float | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    size: int = 0  # bytes of the body
     permits: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))  # to continue after a `hold`
 
     def end(self, outcome: Outcome) -> None:
@@ -102,6 +105,13 @@ class ModelServer:
                 for _ in range(times):
                     exchange.permits.release()
 
+    def _keep(self, exchange: Exchange) -> None:
+        """Remember a request, and forget the oldest ones: attachments make bodies of 14 MB."""
+        self.requests.append(exchange)
+        held = sum(kept.size for kept in self.requests)
+        while held > KEEP_BYTES and len(self.requests) > 1:
+            held -= self.requests.popleft().size
+
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
@@ -120,8 +130,8 @@ class ModelServer:
         except (ValueError, TypeError, KeyError, AttributeError):
             return _error(400, "the request body is not a chat completion request")
         peer = request.transport.get_extra_info("peername") if request.transport else None
-        exchange = Exchange(body, prompt, f"{peer}")
-        self.requests.append(exchange)
+        exchange = Exchange(body, prompt, f"{peer}", size=request.content_length or 0)
+        self._keep(exchange)
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

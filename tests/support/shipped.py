@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.support import ROOT
 
-FUNCTIONS = ("chat", "clients", "code", "compare", "generators", "research", "title", "types")
+FUNCTIONS = ("chat", "clients", "code", "compare", "describe", "generators", "research", "title", "types")
 MIGRATIONS = (
     "20261129000001_baseline",
     "20261129000002_worker_functions",

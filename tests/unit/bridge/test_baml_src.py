@@ -23,9 +23,9 @@ async def test_baml_tests_pass_against_the_demo_model() -> None:
         out, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, out.decode()
     functions = {re.findall(r"^function (\w+)", path.read_text(), re.M)[0] for path in _function_files()}
-    assert functions == {"Chat", "Code", "Compare", "PlanResearch", "Title"}
+    assert functions == {"Chat", "Code", "Compare", "Describe", "PlanResearch", "Title"}
     assert all(f"function {name}\n" in out.decode() for name in functions), "a function without a test"
-    assert len(model.requests) == 9
+    assert len(model.requests) == 11
 
 
 def _function_files() -> list[Path]:
