@@ -11,12 +11,26 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from bridge.errors import TurnFailure
 from bridge.handlers import Handler, run_handler
-from bridge.model import Completion, Job, Kept, Partial, Session, Step, StepKind, StepWrite, Turn, Usage, Wait
+from bridge.model import (
+    Attachment,
+    Completion,
+    Job,
+    Kept,
+    Partial,
+    Session,
+    Share,
+    Step,
+    StepKind,
+    StepWrite,
+    Turn,
+    Usage,
+    Wait,
+)
 from bridge.realtime.publisher import DeltaPublisher, OutgoingReply
 from bridge.steps import Steps, Waiting, step_key
 from bridge.stream import Stream
@@ -154,6 +168,7 @@ class Attempts:
         self.effects: dict[str, list[tuple[int, str]]] = defaultdict(list)  # attempt and key of each run
         self.seen: dict[str, list[Any]] = defaultdict(list)  # what steps gave to the handler
         self.tries: Counter[str] = Counter()
+        self.objects: dict[str, bytes] = {}  # what was stored, by the URL of its part
         self.ended = asyncio.Event()
         self.how = ""
         self._left = 0
@@ -252,9 +267,10 @@ class Attempts:
         stream = Stream(QUESTION, "reply", "session", attempt)
         if kept is not None:
             stream.resume(kept)
-        worker = _Worker(self, attempt, stream)
+        worker = _Worker(self, attempt, stream, kept)
+        turn = replace(turn, objects=worker)
         reply = OutgoingReply(cast(DeltaPublisher, worker), stream)
-        steps = Steps(job, known, worker, reply, worker, worker.read, ask_seconds=1000)
+        steps = Steps(job, known, worker, reply, worker, worker.read_pieces, ask_seconds=1000, objects=worker)
         try:
             async for piece in run_handler(self.handler, turn, steps):
                 self.happen()
@@ -288,8 +304,9 @@ _attempt: ContextVar[int] = ContextVar("attempt")  # of the task that asks
 class _Worker:
     """What a worker has beside the handler: a publisher, a memory, and BAML functions."""
 
-    def __init__(self, attempts: Attempts, attempt: int, stream: Stream) -> None:
+    def __init__(self, attempts: Attempts, attempt: int, stream: Stream, kept: Kept | None) -> None:
         self.attempts, self.attempt, self.stream = attempts, attempt, stream
+        self.kept_parts = kept.parts if kept is not None else ()
         self.task = asyncio.current_task()
         self.count = 0
 
@@ -351,6 +368,21 @@ class _Worker:
     def has_used_up(self, question_id: str) -> bool:
         return False
 
+    # Storage
+
+    async def store(self, path: str, attachment: Attachment) -> None:
+        assert attachment.data is not None
+        assert all(part.get("filename") != attachment.name for part in self.kept_parts), "it was stored before"
+        await self.attempts.pause("store", path)
+        self.attempts.objects[f"attachments/{path}"] = attachment.data
+        await self.attempts.pause("stored", path)
+
+    async def read(self, attachment: Attachment) -> bytes:
+        raise AssertionError
+
+    def share(self, attachments: Sequence[Attachment]) -> Share:
+        raise AssertionError
+
     # BAML functions
 
     def result_of(self, function: Callable[..., Any]) -> Any:
@@ -368,7 +400,7 @@ class _Worker:
         await self.attempts.pause("said", name)
         yield Completion(text, usage=Usage())
 
-    async def read(
+    async def read_pieces(
         self, pieces: AsyncGenerator[Partial | Completion, None], on_piece: Callable[[Partial], None]
     ) -> Completion:
         async for piece in pieces:

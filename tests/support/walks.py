@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from hypothesis import strategies as st
 
-from bridge import MaybeDone, NoAnswer, ToolFailed, Turn
+from bridge import Attachment, MaybeDone, NoAnswer, ToolFailed, Turn
 from bridge.handlers import Handler
 from tests.support.attempts import Attempts, Part, Row
 
 Simple = Literal["step", "once", "tool", "broken", "call", "say", "yes", "no", "never", "sleep", "refuse", "fail"]
-Emits = Literal["text", "data", "part", "state"]
+Emits = Literal["text", "data", "part", "state", "file"]
 Together = Literal["gather", "completed", "group"]
 
 
@@ -97,7 +97,7 @@ def walks(draw: st.DrawFn) -> Walk:
                 case "act":
                     found.append(act(alone=alone))
                 case "emit":
-                    found.append(emit(["text", "text", "data", "part", "state"], varies=alone))
+                    found.append(emit(["text", "text", "data", "part", "state", "file"], varies=alone))
                 case "both":
                     kind = draw(st.sampled_from(Together.__args__))  # type: ignore[attr-defined]
                     found.append(Both(kind, tuple(branch() for _ in range(draw(st.integers(1, 4))))))
@@ -163,6 +163,8 @@ async def _walk(attempts: Attempts, turn: Turn, walk: Walk) -> AsyncGenerator[An
                         turn.show({"type": "data-note", "data": piece})
                     else:
                         yield piece
+            case Emit("file", name):
+                yield Attachment(name, f"{name} {turn.attempt}".encode(), "text/plain")
             case Emit():
                 await _show(attempts, turn, operation)
             case Both("gather", branches):
@@ -340,6 +342,8 @@ def _written(part: Part, loose: set[str]) -> str:
         return str(part["text"])
     if part["type"] == "data-note":
         return "" if str(part["data"]).rstrip(";") in loose else str(part["data"])
+    if part["type"] == "file":
+        return f"[{part['filename']}]"
     key = part.get("toolCallId") or part["id"]
     return "" if key in loose else f"[{key}]"
 
@@ -371,6 +375,10 @@ def _check_parts(walk: Walk, attempts: Attempts, shown: list[Part], given: dict[
             assert keys[f"{item.name};"] == 1
         elif isinstance(item, Emit) and item.kind == "state":
             assert parts[item.name]["data"] == 2
+        elif isinstance(item, Emit) and item.kind == "file":
+            (file,) = (part for part in shown if part.get("filename") == item.name)
+            assert file["mediaType"] == "text/plain"
+            assert attempts.objects[file["url"]].startswith(f"{item.name} ".encode())
 
 
 def _match(walk: Walk, attempts: Attempts, given: dict[str, Any], loose: set[str], text: str) -> str:
@@ -397,7 +405,7 @@ def _match(walk: Walk, attempts: Attempts, given: dict[str, Any], loose: set[str
                 read("".join(pieces(attempts, 0, name, varies=False)))
             case Emit("part", name):
                 read(f"{name};")
-            case Emit("state", name):
+            case Emit("state" | "file", name):
                 read(f"[{name}]")
             case Both("completed", branches):
                 left = [results(branch) for branch in branches]
