@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from bridge import FileWrite, Turn, TurnFailure, Usage, handler
+from bridge import Attachment, FileWrite, Turn, TurnFailure, Usage, handler
 
 _lags: list[float] = []  # how late the event loop was, in seconds
 _busy: list[float] = []  # … for which its own thread was busy: not the machine, with other processes
@@ -122,3 +122,18 @@ async def loud(turn: Turn) -> AsyncGenerator[str | FileWrite | dict[str, int], N
         yield word.upper() + " "
     yield {"words": len(turn.message.split())}
     yield FileWrite("loud.txt", turn.message.upper())
+
+
+@handler("Copy", accepts=["image/png", "text/plain"])
+async def copy(turn: Turn) -> AsyncGenerator[str | Attachment, None]:
+    """Give each attachment back, and then fail once."""
+    for attachment in turn.attachments:
+        yield Attachment(f"copy of {attachment.name}", await turn.read(attachment), attachment.type)
+
+    async def done() -> int:
+        return len(turn.attachments)
+
+    count = await turn.step("copied", done)
+    if turn.attempt == 1:
+        raise OSError
+    yield f"{count} copied"

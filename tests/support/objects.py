@@ -11,6 +11,7 @@ from aiohttp import web
 
 from bridge.media_types import EXTENSIONS
 from bridge.model import Attachment
+from tests.support.users import Person
 
 PNG = (
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\x1f\x15\xc4\x89"
@@ -93,3 +94,12 @@ async def objects() -> AsyncIterator[Objects]:
         yield found
     finally:
         await runner.cleanup()
+
+
+async def upload(user: Person, session: str, kind: str, data: bytes | None = None) -> dict[str, str]:
+    """What a question names of an upload."""
+    path = f"{session}/{uuid4()}.{EXTENSIONS[kind]}"
+    options = {"content-type": kind}
+    bucket = user.client.storage.from_("attachments")
+    await bucket.upload(path, FILES[kind] if data is None else data, options)  # type: ignore[arg-type]
+    return {"path": path, "name": f"a.{EXTENSIONS[kind]}"}

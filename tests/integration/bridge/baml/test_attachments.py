@@ -19,9 +19,11 @@ from bridge.functions import Functions
 from bridge.model import Attachment, Completion, Message, Turn
 from tests.integration.bridge.baml.calls import collect, turn, variables
 from tests.support import wire
-from tests.support.objects import FILES, Objects, objects
+from tests.support.objects import FILES, Objects, objects, upload
 from tests.support.raw_provider import RawProvider, Refusal, Sent
+from tests.support.users import Person
 from tests.support.wire import Format, answered
+from tests.support.workers import working
 
 NAMES = {"chat": "Chat", "responses": "Responses", "anthropic": "Anthropic", "gemini": "Gemini"}
 every_format = pytest.mark.parametrize("format_", wire.FORMATS)
@@ -273,3 +275,25 @@ async def test_catalogue_says_what_a_function_accepts(provider_functions: Functi
     assert found["TextChat"] == found["Look"] == set()
     see = provider_functions.descriptions["SeeChat"]
     assert see.parameters is None  # none of them comes from data
+
+
+@every_format
+async def test_upload_of_a_user_reaches_the_provider(
+    environment: dict[str, str], user: Person, provider_client: ModuleType, provider: RawProvider, format_: Format
+) -> None:
+    """Through Storage, row level security, the worker and BAML; and again with the next question."""
+    provider.answers = [sent(format_)]
+    function, kinds = f"See{NAMES[format_]}", ("image/png", "application/pdf", "audio/wav", "text/plain")
+    variables_ = variables(provider.url) | {"FIRST_BASE_URL": provider.url, "BEDROCK_URL": provider.url}
+    async with working(environment, client=provider_client, variables=variables_, functions=function):
+        session = await user.open_session(function, title="named")
+        named = [await upload(user, session, kind) for kind in kinds]
+        for question in ({"text": "", "attachments": named}, {"text": "and again?"}):
+            row = await user.reply(await user.ask(session, **question))
+            assert (row["status"], row["error"]) == ("done", None)
+        (described,) = await user.rows("functions", name=function)
+        assert set(described["accepts"]) == set(FILES)
+    for request in map(json.loads, provider.requests):
+        assert list(contents(request)) == [FILES[kind] for kind in kinds[:3]]
+        assert FILES["text/plain"].decode() in texts(request)
+    assert "[a.png] [a.pdf] [a.wav] [a.txt]" in texts(json.loads(provider.requests[1]))
