@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.functions import Functions
-from bridge.model import CodeFile, Completion, Message, Session, Turn
+from bridge.model import Attachment, CodeFile, Completion, Message, Session, Turn
 from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.support import database, users
@@ -39,6 +39,7 @@ def turn() -> Callable[..., Turn]:
         function: str = "",
         messages: Sequence[Message] = (),
         files: Sequence[CodeFile] = (),
+        attachments: Sequence[Attachment] = (),
         user_id: str = "user",
         question_id: str = "00000000-0000-4000-8000-000000000000",  # steps derive their keys from it
         attempt: int = 1,
@@ -46,7 +47,7 @@ def turn() -> Callable[..., Turn]:
     ) -> Turn:
         session = Session("session", user_id, None, function, {})
         context = (tuple(messages), tuple(files), session, user_id)
-        return Turn(function, message, *context, data, question_id, attempt)
+        return Turn(function, message, *context, data, question_id, attempt, attachments=tuple(attachments))
 
     return make
 

@@ -24,7 +24,20 @@ from tests.support.workers import WorkerProcess, worker_process
 CLI = Path(sys.executable).with_name("baml-cli")
 PRELUDE = Path(__file__).with_name("prelude.mjs").read_text()
 SIGN_IN = in_page("docs/frontend.md", "js")[0]
-FUNCTIONS = ("Chat", "Code", "Title", "Translate", "Cook", "Count", "Investigate", "Echo", "Journey", "Letter")
+FUNCTIONS = (
+    "Chat",
+    "Code",
+    "Title",
+    "Translate",
+    "Read",
+    "Outline",
+    "Cook",
+    "Count",
+    "Investigate",
+    "Echo",
+    "Journey",
+    "Letter",
+)
 
 Program = Callable[..., Awaitable[list[Row]]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from devstack.model import ModelServer
 from tests.integration.docs.conftest import CLI, SIGN_IN, Program, write_project
 from tests.support.blocks import code_of, in_page, rows_of
 from tests.support.database import Row
+from tests.support.objects import FILES, upload
 from tests.support.users import Person
 from tests.support.waiting import until
 from tests.support.workers import WorkerProcess
@@ -112,6 +114,23 @@ async def test_readme_frontend_shows_reply(worker: WorkerProcess, program: Progr
 
 async def test_echo_repeats_message(worker: WorkerProcess, user: Person) -> None:
     assert (await ask(worker, user, "Echo", "one  two"))["content"] == "one two "
+
+
+async def test_attachments_are_read_and_given(worker: WorkerProcess, user: Person, model: ModelServer) -> None:
+    session_id = await user.open_session("Read", title="named")
+    named = [await upload(user, session_id, kind) for kind in ("image/png", "text/plain")]
+    reply = await user.reply(await user.ask(session_id, "what is it?", attachments=named))
+    assert (reply["status"], reply["error"]) == ("done", None)
+    assert FILES["text/plain"].decode().partition("\r")[0] in asked(model, "user")
+    assert base64.b64encode(FILES["image/png"]).decode() in asked(model, "user")
+    session_id = await user.open_session("Outline", title="named")
+    named = [await upload(user, session_id, kind) for kind in ("image/png", "text/plain")]
+    reply = await user.reply(await user.ask(session_id, "", attachments=named))
+    assert reply["content"] == "You sent 2."
+    (file,) = (part for part in reply["parts"] if part["type"] == "file")
+    path = file["url"].removeprefix("attachments/")
+    listed = await user.client.storage.from_("attachments").download(path)
+    assert listed.decode().splitlines()[0] == f"a.png: {len(FILES['image/png'])} bytes, image/png"
 
 
 async def test_cook_streams_data_and_writes_file(worker: WorkerProcess, user: Person, model: ModelServer) -> None:

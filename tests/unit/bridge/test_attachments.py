@@ -19,7 +19,7 @@ from bridge.media_types import EXTENSIONS, FIRST_BYTES, TEXTS, TYPES, fits, read
 from bridge.model import Attachment, Message, Partial, Session, Turn
 from tests.support.objects import FILES, Objects
 
-SIZES = st.integers(1, MOST_BYTES) | st.integers(1, 2000)
+SIZES = st.integers(1, MOST_BYTES) | st.integers(1, 2000) | st.sampled_from([MOST_BYTES // 2, MOST_BYTES // 2 + 1])
 OWN = st.lists(st.tuples(st.sampled_from(TYPES), SIZES), max_size=8)
 
 

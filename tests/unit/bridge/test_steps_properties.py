@@ -63,6 +63,14 @@ FOUND: Mapping[str, Walk] = {
     "a part comes while a step is remembered": (
         Behind((act("step", "a"), Emit("part", "p"), act("step", "b")), (Emit("text", "x"), act("step", "c"))),
     ),
+    "an attachment comes behind a step, and others before it": (
+        TEXT,
+        Emit("file", "f"),
+        act("step", "a"),
+        TEXT,
+        Emit("file", "g"),
+        act("fail", "b"),
+    ),
     "a model is cut short": (Both("group", ((act("fail", "a"),), (act("say", "say"),), (act("yes", "b"),))),),
     "a handler fails beside its steps": (
         Both("completed", ((act("fail", "a"),), (act("step", "b"), act("step", "c")))),
