@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bridge.baml import arguments
+from bridge.baml import arguments, media
 from bridge.model import CodeFile, Message, Session, Turn
 from devstack.migrations import PROJECT
 from devstack.model import ModelServer
@@ -264,7 +264,7 @@ async def test_session_without_title_gets_one(worker: WorkerProcess, user: Perso
 
 def test_documented_parameters_match_worker() -> None:
     names = {name for row in rows_of(PAGE, "Parameters") for name in re.findall(r"`(\w+)`", row[0])}
-    assert names == set(arguments._FROM_TURN)
+    assert names == {*arguments._FROM_TURN, *media.MEDIA, media.ALL}
     session = Session("id", "user", None, "f", {})
     turn = Turn("f", "text", (Message("user", "x"),), (CodeFile("a", "b"),), session, "user")
     (row,) = [row for row in rows_of(PAGE, "Parameters") if row[0] == "`session`"]

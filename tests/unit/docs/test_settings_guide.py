@@ -68,7 +68,7 @@ def test_documented_default_applies_when_unset(row: Documented) -> None:
     if isinstance(value, tuple):
         value = ",".join(value)
     documented = row.default.replace(",", "") if row.low is not None else row.default
-    assert documented == ("none" if value is None else f"{value:g}" if isinstance(value, int | float) else value)
+    assert documented == ("none" if value is None else f"{value:.10g}" if isinstance(value, int | float) else value)
 
 
 @pytest.mark.parametrize("row", NUMBERS, ids=lambda row: row.name)
