@@ -25,6 +25,7 @@ WHOLE = Description(
     {"type": "string"},
     ("Why?", "Say “é”\\n."),
     reads_files=True,
+    accepts=("image/png", "text/plain"),
 )
 # a title must not become an instruction to a terminal, turn the direction of the page's text, or hide
 UNSEEN = "\x01\x1b\x7f\x9b\u200b\u200e\u2028\u202e\u2066\ufeff\n\t"
@@ -63,6 +64,7 @@ async def test_worker_describes_its_functions(environment: dict[str, str], user:
             "Write a debounce function in TypeScript.",
         ],
         "reads_files": True,
+        "accepts": [],
     }
     assert loud == {
         "name": "Loud",
@@ -72,6 +74,7 @@ async def test_worker_describes_its_functions(environment: dict[str, str], user:
         "result": None,
         "suggestions": ["good morning"],
         "reads_files": False,
+        "accepts": [],
     }
     assert await user.rows("functions", name="Title") == []  # internal
 
@@ -98,6 +101,7 @@ async def test_older_worker_changes_only_the_result(
     await store.describe([WHOLE])
     whole = await row_of(user, "Whole")
     assert (whole["title"], whole["suggestions"], whole["reads_files"]) == ("A title", list(WHOLE.suggestions), True)
+    assert whole["accepts"] == list(WHOLE.accepts)
     await describe(db, '[{"name": "Whole", "result": {"type": "integer"}}]')
     assert await row_of(user, "Whole") == {**whole, "result": {"type": "integer"}}
     await describe(db, '[{"name": "Whole", "result": null}, {"name": "New", "result": {}}]')
@@ -105,7 +109,7 @@ async def test_older_worker_changes_only_the_result(
     assert (await row_of(user, "New"))["suggestions"] == []
     await store.describe([Description("Whole")])  # a newer one says that there is nothing any more
     assert await row_of(user, "Whole") == {
-        **dict.fromkeys(whole), "name": "Whole", "suggestions": [], "reads_files": False,
+        **dict.fromkeys(whole), "name": "Whole", "suggestions": [], "reads_files": False, "accepts": [],
     }  # fmt: skip
 
 
