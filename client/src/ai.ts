@@ -144,7 +144,6 @@ export class SupabaseChatTransport<M extends UIMessage = UIMessage> implements C
       if (replaced === null) {
         const attachments = await this.#files.attach(handle.session, question, abortSignal);
         await send(handle, id, textOf(question), body, { attachments, model: this.#model() });
-        this.#files.forget(question);
       }
       return streamReply(handle, id, abortSignal, replaced ?? []);
     } catch (error) {

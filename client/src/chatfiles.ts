@@ -19,16 +19,20 @@ export function pathOf(part: UIMessage["parts"][number]): string | null {
   return part.type === "file" ? attachmentPath(part.url) : null;
 }
 
+/** The most messages whose uploads are remembered. */
+const MAX_MESSAGES = 8;
+
 /** A file with a `data:` URL, and its upload. */
 interface Upload {
   url: string;
-  file: Blob;
+  /** Until it is uploaded: another try goes on with the same upload. */
+  file: Blob | null;
   attachment?: Promise<Attachment>;
 }
 
 /** Turns the file parts of questions into attachments. */
 export class ChatFiles {
-  /** By message, then by the part's index: until a message is sent, each of its files is uploaded once. */
+  /** By message, then by the part's index: a message that is tried again, or edited, uploads each of its files once. */
   readonly #uploads = new Map<string, Upload[]>();
 
   /** The attachments of a message. Those with `data:` URLs are uploaded. Throws `RequestError`. */
@@ -37,6 +41,7 @@ export class ChatFiles {
     if (parts.length === 0) return [];
     const known = this.#uploads.get(message.id) ?? [];
     this.#uploads.set(message.id, known);
+    for (const id of this.#uploads.keys()) if (this.#uploads.size > MAX_MESSAGES) this.#uploads.delete(id);
     return Promise.all(
       parts.map(async ({ url, mediaType: type, filename: name }, at) => {
         const path = attachmentPath(url);
@@ -44,18 +49,17 @@ export class ChatFiles {
         // an edited message may have another file in its place
         const upload: Upload = known[at]?.url === url ? known[at] : { url, file: await fileOf(url) };
         known[at] = upload;
-        upload.attachment ??= session.attach(upload.file, { name, signal });
-        return upload.attachment.catch((error: unknown) => {
+        upload.attachment ??= session.attach(upload.file!, { name, signal });
+        try {
+          const attachment = await upload.attachment;
+          upload.file = null;
+          return attachment;
+        } catch (error) {
           delete upload.attachment;
           throw error;
-        });
+        }
       }),
     );
-  }
-
-  /** Call it when the message was sent. */
-  forget({ id }: UIMessage): void {
-    this.#uploads.delete(id);
   }
 }
 

@@ -103,13 +103,24 @@ test("what was uploaded is not uploaded again when the message is tried again", 
 
 test("an edited message names what it had again, and uploads what is new", async () => {
   const chat = chatOf();
-  await ask(chat, { text: "?", files: [filePart("a"), filePart("b")] });
+  await ask(chat, { text: "?", files: [filePart("a"), filePart("b"), filePart("d")] });
   const [first] = rows();
   const signed = { ...toUIMessage(first!).parts[1], url: `https://x.supabase.co/storage/v1/object/sign/attachments/${first!.attachments![1]!.path}?token=t` };
-  await ask(chat, { messageId: chat.messages[0]!.id, parts: [filePart("c"), signed as FileUIPart, { type: "text", text: "!" }] });
+  await ask(chat, { messageId: chat.messages[0]!.id, parts: [filePart("c"), signed as FileUIPart, filePart("d"), { type: "text", text: "!" }] });
   const second = rows()[2]!;
-  expect(second).toMatchObject({ content: "!", attachments: [{ name: "c.png" }, first!.attachments![1]] });
-  expect(uploads()).toHaveLength(3);
+  expect(second).toMatchObject({ content: "!", attachments: [{ name: "c.png" }, ...first!.attachments!.slice(1)] });
+  expect(uploads()).toHaveLength(4);
+});
+
+test("the uploads of few messages are remembered", async () => {
+  const attach = vi.fn(async () => ({}) as Attachment);
+  const files = new ChatFiles();
+  const send = (id: string) => files.attach({ attach } as unknown as ChatSession, { id, role: "user", parts: [filePart("a")] });
+  for (let at = 0; at < 20; at++) await send(`${at}`);
+  await send("12");
+  expect(attach).toHaveBeenCalledTimes(20);
+  await send("11");
+  expect(attach).toHaveBeenCalledTimes(21);
 });
 
 test("a file that is elsewhere is refused, and nothing is sent", async () => {

@@ -60,6 +60,15 @@ describe.each(["fetch", "XMLHttpRequest"])("with %s", (how) => {
     expect(objects.stored.size).toBe(3);
   });
 
+  test("the same file twice makes two objects, after a failure too", async () => {
+    const file = png();
+    objects.fates = Array<Fate>(3).fill("lost");
+    expect(await attach(file)).toBeInstanceOf(RequestError);
+    const both = (await Promise.all([attach(file), attach(file)])) as Attachment[];
+    expect([...objects.stored.keys()].sort()).toEqual(both.map(({ path }) => path).sort());
+    expect(objects.stored.size).toBe(2);
+  });
+
   const fates = fc.array(fc.constantFrom<Fate>("ok", "lost", "unanswered", "502"), { maxLength: 12 });
   test("it is stored once, whatever happens to its requests", async () => {
     await fc.assert(
