@@ -112,6 +112,18 @@ export class Worker {
     await this.#service.from("sessions").update({ title }).eq("id", sessionId).throwOnError();
   }
 
+  /** As the project's owner: models that users may choose. */
+  async setModels(...models: { name: string; title?: string; ordinal?: number }[]): Promise<void> {
+    await this.#service.from("models").delete().neq("name", "").throwOnError();
+    if (models.length > 0) await this.#service.from("models").insert(models).throwOnError();
+  }
+
+  /** Deletes an object, as workers do. */
+  async removeObject(path: string): Promise<void> {
+    const { error } = await this.#service.storage.from("attachments").remove([path]);
+    if (error) throw error;
+  }
+
   async stop(): Promise<void> {
     await this.#service.removeAllChannels();
   }

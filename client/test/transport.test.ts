@@ -2,9 +2,9 @@
 
 import { Chat } from "@ai-sdk/react";
 import type { SupabaseClient } from "@supabase/supabase-js";
-import { lastAssistantMessageIsCompleteWithApprovalResponses, type UIMessage } from "ai";
+import { lastAssistantMessageIsCompleteWithApprovalResponses, type FileUIPart, type UIMessage } from "ai";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { SupabaseChatTransport, readUIMessages } from "../src/ai.ts";
+import { SupabaseChatTransport, readUIMessages, signParts } from "../src/ai.ts";
 import { newId, openSessionList, type Database, type SessionList } from "../src/index.ts";
 import { Worker, absent, signUp, until } from "./devstack.ts";
 
@@ -268,6 +268,28 @@ describe.skipIf(absent)("with Supabase", () => {
       expect(one.messages.at(-1)!.parts.find(({ type }) => type === "dynamic-tool")).toMatchObject(answered);
     }
     expect(await rows()).toHaveLength(2);
+  });
+
+  test("files are stored, and are shown by signed URLs when the messages are read again", async () => {
+    const chat = open();
+    const bytes = new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+    const url = `data:image/png;base64,${btoa(String.fromCharCode(...bytes))}`;
+    const sent = chat.sendMessage({ files: [{ type: "file", mediaType: "image/png", filename: "a.png", url }] });
+    await until(async () => expect(await rows()).toHaveLength(1));
+    await answer("A picture");
+    await sent;
+    expect(chat.error).toBeUndefined();
+    const [asked] = await signParts(client, await readUIMessages(client, id));
+    expect(asked!.parts).toMatchObject([{ type: "file", mediaType: "image/png", filename: "a.png" }]);
+    const response = await fetch((asked!.parts[0] as FileUIPart).url);
+    expect(new Uint8Array(await response.arrayBuffer())).toEqual(bytes);
+
+    const edited = chat.sendMessage({ messageId: asked!.id, parts: [...asked!.parts, { type: "text", text: "And now?" }] });
+    await until(async () => expect(await rows()).toHaveLength(3));
+    await answer("The same");
+    await edited;
+    const [first, , second] = await rows();
+    expect(second).toMatchObject({ content: "And now?", attachments: first!.attachments });
   });
 
   test("deleting the session ends the stream", async () => {

@@ -12,7 +12,7 @@ from devstack.stack import Stack
 from tests.e2e.tab import run_node
 from tests.support import database
 
-FILES = ("test/supabase.test.ts", "test/transport.test.ts")
+FILES = ("test/supabase.test.ts", "test/storage.test.ts", "test/transport.test.ts")
 VITEST = PROJECT / "node_modules" / "vitest" / "vitest.mjs"
 
 

@@ -40,6 +40,24 @@ const checks = {
     assert.ok(texts.length > 8, `${texts.length} steps`);
     assert.ok(texts.every((text) => reply.content.startsWith(text)));
   },
+  async "a question names what was uploaded, which a signed URL loads"() {
+    const file = new File(["hello"], "notes.md", { type: "text/plain" });
+    const { path, name } = await attach(file);
+    const id = await ask("", null, { attachments: [{ path, name }] });
+    assert.deepEqual(messages.get(id).attachments, [{ path, name: "notes.md", type: "text/plain", size: 5 }]);
+    const [url, gone] = await urlsOf([path, path.replace(".txt", ".png")]);
+    assert.deepEqual([await (await fetch(url)).text(), gone], ["hello", null]);
+    await cancel(id);
+    const png = { path: `${session.id}/${crypto.randomUUID()}.png`, name: "a.png" };
+    assert.deepEqual(await refusal(question({ attachments: [png] })), [404, "PT404"]);
+    assert.deepEqual(await refusal(question({ attachments: [{ path, name: "notes.pdf" }] })), [400, "PT400"]);
+  },
+  async "a model is chosen from the list"() {
+    assert.deepEqual(await readModels(), []);
+    await chooseModel(null);
+    await assert.rejects(chooseModel("openai/gpt-x"), { code: "23503" });
+    assert.deepEqual(await refusal(question({ model: "openai/gpt-x" })), [409, "23503"]);
+  },
   async "a lost delta leaves a gap that a checkpoint closes"() {
     let lostSeq = null; // of the first delta from the third on that the page would apply
     isLost = ({ reply_to, seq }) => {
