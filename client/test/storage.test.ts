@@ -56,13 +56,14 @@ describe.skipIf(absent)("with Supabase", () => {
   let client: SupabaseClient<Database>;
   let list: SessionList;
   let chat: ChatSession;
-  const worker = new Worker();
+  let worker: Worker;
   const last = () => chat.getSnapshot().messages.at(-1)!;
 
   beforeAll(async () => {
     let userId: string;
     ({ client, userId } = await signUp());
     list = openSessionList(client, userId);
+    worker = new Worker();
   });
 
   afterAll(async () => {
