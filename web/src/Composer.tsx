@@ -1,19 +1,29 @@
-import { useEffect, useRef, useState, type ClipboardEvent, type KeyboardEvent } from "react";
+import { useEffect, useRef, type ClipboardEvent, type KeyboardEvent } from "react";
+import { useAnnouncement } from "./announcement.ts";
+import { AttachButton } from "./Attach.tsx";
 import { isComposing } from "./keys.ts";
 import { Parameters, type Arguments } from "./Parameters.tsx";
 import type { Pasted } from "./pasted.ts";
+import { UploadList } from "./UploadList.tsx";
+import type { Upload } from "./uploads.ts";
 
 interface Props {
   draft: string;
   /** Long texts to send along, as files. */
   pasted: readonly Pasted[];
+  sessionId: string;
+  /** The draft's attachments. */
+  uploads: readonly Upload[];
+  /** The media types of files that can be attached. */
+  accepts: readonly string[];
   /** The arguments to send along. An edited question keeps its own. */
   args: Arguments;
   /** Whether the draft is an edit of an earlier question. */
   editing: boolean;
   onDraft(text: string): void;
-  /** Returns whether it has dealt with a pasted text, which is then not inserted. */
-  onPaste(text: string): boolean;
+  /** Returns whether it has dealt with what was pasted, which is then not inserted. */
+  onPaste(data: DataTransfer): boolean;
+  onAttach(files: File[]): void;
   onRemove(path: string): void;
   onSend(text: string): void;
   onCancelEdit(): void;
@@ -22,11 +32,13 @@ interface Props {
 }
 
 /** The message box. Enter sends, Shift+Enter starts a new line, Escape cancels an edit. */
-export function Composer({ draft, pasted, args, editing, onDraft, onPaste, onRemove, onSend, onCancelEdit, onStop }: Props) {
+export function Composer(props: Props) {
+  const { draft, pasted, sessionId, uploads, accepts, args, editing } = props;
+  const { onDraft, onPaste, onAttach, onRemove, onSend, onCancelEdit, onStop } = props;
   const box = useRef<HTMLTextAreaElement>(null);
   const files = editing ? [] : pasted;
-  const announcement = useAnnouncement(pasted);
-  const isEmpty = draft.trim() === "" && files.length === 0;
+  const announcement = useAnnouncement(pasted, uploads);
+  const isEmpty = draft.trim() === "" && files.length === 0 && (editing || uploads.length === 0);
 
   // grows with the text, up to the maximum height in the style sheet
   useEffect(() => {
@@ -59,7 +71,7 @@ export function Composer({ draft, pasted, args, editing, onDraft, onPaste, onRem
   }
 
   function insert(event: ClipboardEvent): void {
-    if (onPaste(event.clipboardData.getData("text/plain"))) event.preventDefault();
+    if (onPaste(event.clipboardData)) event.preventDefault();
   }
 
   return (
@@ -102,8 +114,22 @@ export function Composer({ draft, pasted, args, editing, onDraft, onPaste, onRem
           ))}
         </ul>
       )}
+      <UploadList
+        sessionId={sessionId}
+        uploads={editing ? [] : uploads}
+        onRemoved={() => box.current?.focus()}
+      />
       {!editing && <Parameters of={args} />}
       <div className="line">
+        {!editing && accepts.length > 0 && (
+          <AttachButton
+            accepts={accepts}
+            onFiles={(chosen) => {
+              onAttach(chosen);
+              box.current?.focus();
+            }}
+          />
+        )}
         <textarea
           ref={box}
           rows={1}
@@ -126,18 +152,6 @@ export function Composer({ draft, pasted, args, editing, onDraft, onPaste, onRem
       </div>
     </form>
   );
-}
-
-/** Tells a screen reader which files were added last. */
-function useAnnouncement(files: readonly Pasted[]): string {
-  const before = useRef(files);
-  const [announcement, announce] = useState("");
-  useEffect(() => {
-    const added = files.filter(({ path }) => !before.current.some((file) => file.path === path));
-    before.current = files;
-    announce(added.map(({ path }) => `${path} was added as a file.`).join(" "));
-  }, [files]);
-  return announcement;
 }
 
 function sizeOf(text: string): string {

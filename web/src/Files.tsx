@@ -5,10 +5,7 @@ import { Code } from "./Code.tsx";
 import { CopyButton } from "./Copy.tsx";
 import { FileEditor } from "./FileEditor.tsx";
 import { FileVersions } from "./FileVersions.tsx";
-import { downloadName, shownPath } from "./paths.ts";
-
-/** How long a download's URL stays valid: some browsers read it some time after the click. */
-const DOWNLOAD_MS = 30_000;
+import { downloadName, saveAs, shownPath } from "./paths.ts";
 
 /** The files to show, with functions to keep one of them while it is edited, even if it is deleted. */
 export function useKeptFile(files: readonly CodeFile[]) {
@@ -206,9 +203,5 @@ function hasNoFocus(): boolean {
 }
 
 function download(file: CodeFile): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([file.content], { type: "text/plain" }));
-  link.download = downloadName(file);
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), DOWNLOAD_MS);
+  saveAs(new Blob([file.content], { type: "text/plain" }), downloadName(file));
 }

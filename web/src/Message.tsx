@@ -1,5 +1,6 @@
 import { memo } from "react";
 import type { Message } from "supabase-baml-bridge-client";
+import { Attachments } from "./Attachments.tsx";
 import { CopyButton } from "./Copy.tsx";
 import type { MessageActions } from "./messageActions.ts";
 import { ReplyBody } from "./Reply.tsx";
@@ -33,6 +34,9 @@ export const MessageItem = memo(function MessageItem(props: Props) {
         <div className="bubble">
           <Plain text={message.content} />
         </div>
+      )}
+      {mine && message.attachments.length > 0 && (
+        <Attachments sessionId={message.session_id} attachments={message.attachments} />
       )}
       {/* a question has the status of its reply, which shows it */}
       {mine && !answered && <Status message={message} waiting={waiting} actions={actions} />}

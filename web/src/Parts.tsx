@@ -1,7 +1,8 @@
 import { memo, useState } from "react";
-import { hasEnded, type MessageStatus } from "supabase-baml-bridge-client";
+import { attachmentPath, hasEnded, type MessageStatus } from "supabase-baml-bridge-client";
 import { AskCard } from "./Ask.tsx";
 import type { Answer } from "./asks.ts";
+import { Attachments, type Attached } from "./Attachments.tsx";
 import { groupsOf, type CallItem, type FileItem, type Group, type Item } from "./items.ts";
 import { shownPath } from "./paths.ts";
 import { Reasoning } from "./Reasoning.tsx";
@@ -10,6 +11,7 @@ import { ToolCall } from "./ToolCall.tsx";
 import { WebLink } from "./WebLink.tsx";
 
 interface Props {
+  sessionId: string;
   items: readonly Item[];
   /** The reply's. */
   status: MessageStatus;
@@ -26,7 +28,7 @@ const CHARACTERS_AT_ONCE = 2_000;
 const PART = 300;
 
 /** What a reply shows, in order: its texts, what it did, and what it asks. Of very many items the last ones. */
-export function Parts({ items, status, onAnswer }: Props) {
+export function Parts({ sessionId, items, status, onAnswer }: Props) {
   const [shownBefore, showBefore] = useState(0);
   // in steps, so that items seldom disappear while others are added
   const hidden = Math.max(0, Math.ceil((items.length - MOST) / STEP) * STEP - shownBefore);
@@ -49,7 +51,7 @@ export function Parts({ items, status, onAnswer }: Props) {
           case "calls":
             return <Calls key={group.key} calls={group.calls} ended={hasEnded({ status })} />;
           case "files":
-            return <FileLinks key={group.key} files={group.files} />;
+            return <Files key={group.key} sessionId={sessionId} files={group.files} />;
           case "ask":
             return <AskCard key={group.key} ask={group} active={status === "waiting"} onAnswer={onAnswer} />;
         }
@@ -87,6 +89,23 @@ function Calls({ calls, ended }: { calls: readonly CallItem[]; ended: boolean })
         </li>
       ))}
     </ul>
+  );
+}
+
+/** Files of the session's own, and links to others. */
+function Files({ sessionId, files }: { sessionId: string; files: readonly FileItem[] }) {
+  const own: Attached[] = [];
+  const links: FileItem[] = [];
+  for (const file of files) {
+    const path = file.url.startsWith("attachments/") ? attachmentPath(file.url) : null;
+    if (path === null) links.push(file);
+    else own.push({ path, name: file.name, type: file.mediaType, size: null });
+  }
+  return (
+    <>
+      {own.length > 0 && <Attachments sessionId={sessionId} attachments={own} />}
+      {links.length > 0 && <FileLinks files={links} />}
+    </>
   );
 }
 

@@ -10,14 +10,14 @@ import { Status } from "./Status.tsx";
 
 /** What a reply shows: its parts, its structured result, its status, and its sources. */
 export function ReplyBody({ message, actions }: { message: Reply; actions: MessageActions }) {
-  const { id, parts } = message;
+  const { id, session_id, parts } = message;
   const items = useMemo(() => itemsOf(parts), [parts]);
   const sources = useMemo(() => sourcesOf(parts), [parts]);
   const answer = useCallback((ask: string, given: Answer) => actions.answer(id, ask, given), [actions, id]);
   const data = restOf(message.data);
   return (
     <>
-      <Parts items={items} status={message.status} onAnswer={answer} />
+      <Parts sessionId={session_id} items={items} status={message.status} onAnswer={answer} />
       {data !== null && <DataView data={data} streaming={!hasEnded(message)} />}
       <Status
         message={message}

@@ -1,6 +1,7 @@
 import type { Message } from "supabase-baml-bridge-client";
 import { isTruncated } from "./DataView.tsx";
 import type { MessageActions } from "./messageActions.ts";
+import { useProgress } from "./uploads.ts";
 
 interface Props {
   message: Message;
@@ -17,12 +18,7 @@ interface Props {
 export function Status({ message, waiting, running = "thinking", asks = false, actions }: Props) {
   switch (message.status) {
     case "sending":
-      return (
-        <div className="status">
-          <span role="status">{waiting ?? "Sending…"}</span>
-          {waiting !== null && <button onClick={() => actions.withdraw(message.id)}>Do not send</button>}
-        </div>
-      );
+      return <Sending message={message} waiting={waiting} actions={actions} />;
     case "not_sent":
       return (
         <p className="status failed" role="alert">
@@ -55,6 +51,18 @@ export function Status({ message, waiting, running = "thinking", asks = false, a
     case "done":
       return isTruncated(message.data) ? <p className="status">Cut off: the reply reached its limit.</p> : null;
   }
+}
+
+function Sending({ message, waiting, actions }: Pick<Props, "message" | "waiting" | "actions">) {
+  const progress = useProgress(message);
+  const reason = progress === null ? waiting : "Uploading attachments…";
+  return (
+    <div className="status">
+      <span role="status">{reason ?? "Sending…"}</span>
+      {progress !== null && <progress value={progress} aria-label="Attachments" />}
+      {reason !== null && <button onClick={() => actions.withdraw(message.id)}>Do not send</button>}
+    </div>
+  );
 }
 
 function Working({ text }: { text: string }) {

@@ -2,12 +2,14 @@ import { useEffect, useLayoutEffect, useRef, useState } from "react";
 import type { User } from "@supabase/supabase-js";
 import { newId } from "supabase-baml-bridge-client";
 import { useSessions } from "supabase-baml-bridge-client/react";
-import { Catalogue, useCatalogue } from "./catalogue.ts";
+import { Catalogue, SupabaseClient, useCatalogue } from "./catalogue.ts";
 import { Chat } from "./Chat.tsx";
 import { Sidebar } from "./Sidebar.tsx";
 import { preloadText } from "./Text.tsx";
 import { keptSessionId } from "./draft.ts";
+import { useNoStrayDrops } from "./drop.ts";
 import { useSelectedId } from "./hooks.ts";
+import { useModels } from "./models.ts";
 import type { Client } from "./supabase.ts";
 
 interface Props {
@@ -18,6 +20,7 @@ interface Props {
 /** The page of a signed-in user: the list of sessions, and the selected session or the start of a new one. */
 export function Workspace({ client, user }: Props) {
   const functions = useCatalogue(client);
+  const models = useModels(client);
   const { list, ...snapshot } = useSessions(client, user.id);
   const [selectedId, select] = useSelectedId();
   /** The id that the next new session gets. */
@@ -30,6 +33,7 @@ export function Workspace({ client, user }: Props) {
   const selected = rowOf(selectedId);
   const isCreated = rowOf(nextId) !== null;
   useEffect(preloadText, []);
+  useNoStrayDrops();
 
   // the new session exists: show it, unless the user has gone elsewhere, and prepare for the next one
   useLayoutEffect(() => {
@@ -75,22 +79,25 @@ export function Workspace({ client, user }: Props) {
             </button>
           </header>
         ) : (
-          <Catalogue value={functions}>
-            {[...hidden, shownId].map((id) => (
-              <div key={id} hidden={id !== shownId}>
-                <Chat
-                  client={client}
-                  list={list}
-                  id={id}
-                  row={rowOf(id)}
-                  shown={id === shownId}
-                  menuOpen={menuOpen}
-                  onMenu={toggleMenu}
-                  onWaiting={onWaiting}
-                />
-              </div>
-            ))}
-          </Catalogue>
+          <SupabaseClient value={client}>
+            <Catalogue value={functions}>
+              {[...hidden, shownId].map((id) => (
+                <div key={id} hidden={id !== shownId}>
+                  <Chat
+                    client={client}
+                    list={list}
+                    id={id}
+                    row={rowOf(id)}
+                    models={models}
+                    shown={id === shownId}
+                    menuOpen={menuOpen}
+                    onMenu={toggleMenu}
+                    onWaiting={onWaiting}
+                  />
+                </div>
+              ))}
+            </Catalogue>
+          </SupabaseClient>
         )}
       </main>
     </div>

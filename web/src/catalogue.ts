@@ -8,6 +8,9 @@ import type { Client } from "./supabase.ts";
 /** The functions to choose from, by name; none until they are read. */
 export const Catalogue = createContext<readonly FunctionChoice[]>([]);
 
+/** For what reads and downloads attachments. */
+export const SupabaseClient = createContext<Client>(null!);
+
 /** The shape of the results of the session's function. */
 export const ResultShape = createContext<Shape>(UNKNOWN);
 
@@ -22,7 +25,7 @@ export function useCatalogue(client: Client): readonly FunctionChoice[] {
       const { signal } = (reading = new AbortController());
       void client
         .from("functions")
-        .select("name, title, description, parameters, suggestions, reads_files")
+        .select("name, title, description, parameters, suggestions, reads_files, accepts")
         .order("name")
         .abortSignal(signal)
         // without an answer, what was read before stays

@@ -3,6 +3,7 @@ import type { Message } from "supabase-baml-bridge-client";
 import type { Outgoing } from "./outgoing.ts";
 import type { Pasted } from "./pasted.ts";
 import { storage } from "./storage.ts";
+import { forgetUploads } from "./uploads.ts";
 
 type Sent = Pick<Outgoing, "id" | "text">;
 
@@ -93,8 +94,9 @@ export function keptSessionId(): string | null {
   return kept === null ? null : ((JSON.parse(kept) as Kept).sessionId ?? null);
 }
 
-/** Deletes all drafts, so that the next user of this tab cannot read them. */
+/** Deletes all drafts with their attachments, so that the next user of this tab cannot read them. */
 export function forgetDrafts(): void {
+  forgetUploads();
   drafts()?.clear();
 }
 

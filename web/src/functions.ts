@@ -1,6 +1,7 @@
 /** The functions that a session can have, as the table `functions` describes them. */
 
 import type { Json } from "supabase-baml-bridge-client";
+import { acceptedTypes } from "./attachable.ts";
 import { storage } from "./storage.ts";
 
 /** What the page knows of a function. Of one that no worker has described, it knows only the name. */
@@ -14,6 +15,8 @@ export interface FunctionChoice {
   suggestions: readonly string[];
   /** Whether it reads the session's files. Of one that does not, the model would not see a file. */
   readsFiles: boolean;
+  /** The media types of the attachments that it reads. */
+  accepts: readonly string[];
 }
 
 /** A row of the table, as far as it is read. */
@@ -24,20 +27,28 @@ export interface FunctionRow {
   parameters: Json;
   suggestions: Json;
   reads_files: boolean;
+  accepts: Json;
 }
 
 /** The function of a session that names none, in the database too. */
 const DEFAULT = "Chat";
 const KEY = "function";
 
-export function choiceOf({ title, suggestions, reads_files, ...row }: FunctionRow): FunctionChoice {
+export function choiceOf({ title, suggestions, reads_files, accepts, ...row }: FunctionRow): FunctionChoice {
   const texts = Array.isArray(suggestions) ? suggestions.filter((text) => typeof text === "string") : [];
-  return { ...row, title: title ?? row.name, suggestions: texts, readsFiles: reads_files };
+  return {
+    ...row,
+    title: title ?? row.name,
+    suggestions: texts,
+    readsFiles: reads_files,
+    accepts: acceptedTypes(accepts),
+  };
 }
 
 export function functionNamed(choices: readonly FunctionChoice[], name: string): FunctionChoice {
-  const unknown = { name, title: name, description: null, parameters: null, suggestions: [], readsFiles: false };
-  return choices.find((choice) => choice.name === name) ?? unknown;
+  const known = choices.find((choice) => choice.name === name);
+  const unknown = { description: null, parameters: null, suggestions: [], readsFiles: false, accepts: [] };
+  return known ?? { name, title: name, ...unknown };
 }
 
 /**

@@ -10,6 +10,7 @@ import "./parameters.css";
 import "./prose.css";
 import "./parts.css";
 import "./files.css";
+import "./attachments.css";
 import "./narrow.css";
 
 restoreTheme();

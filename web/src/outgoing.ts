@@ -1,18 +1,20 @@
-import { useEffect, useLayoutEffect, useRef, useState } from "react";
-import type { ChatSession, Json, Question } from "supabase-baml-bridge-client";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "react";
+import type { Attachment, ChatSession, Json, Question } from "supabase-baml-bridge-client";
 import { messageOf } from "./action.ts";
 import { addFiles, withFiles, type Pasted } from "./pasted.ts";
 
 /** How long to wait for the response of a session's creation after its row has arrived. */
 const LATE_MS = 1_000;
 
-/** A message that waits for its session to be created or for its files to be added. */
+/** A message that waits for its session to be created, or for its files and attachments. */
 export interface Outgoing {
   id: string;
   text: string;
   /** The function's arguments. */
   data: Json | undefined;
   files: readonly Pasted[];
+  /** To show, while they are uploaded. */
+  attachments: readonly Attachment[];
 }
 
 interface Outbox {
@@ -20,19 +22,22 @@ interface Outbox {
   /** Why the last message came back. */
   error: string | null;
   add(message: Outgoing): void;
+  /** Takes a message back. Returns whether it was still there. The same function on every render. */
+  withdraw(id: string): boolean;
   /** Clears `error`. */
   clear(): void;
 }
 
 /**
  * Hands messages to a session, in order, once it is open and has their files. `create` creates the session if it does
- * not exist; the session's row may also arrive when the response is lost. `takeBack` gets the messages that could not be
- * handed over.
+ * not exist; the session's row may also arrive when the response is lost. `uploaded` waits for a message's attachments, and
+ * resolves to null if it is taken back meanwhile. `takeBack` gets the messages that could not be handed over.
  */
 export function useOutbox(
   session: ChatSession | null,
   exists: boolean,
   create: () => Promise<unknown>,
+  uploaded: (message: Outgoing, to: ChatSession) => Promise<readonly Attachment[] | null>,
   takeBack: (message: Outgoing) => void,
 ): Outbox {
   const [messages, setMessages] = useState<readonly Outgoing[]>([]);
@@ -41,9 +46,11 @@ export function useOutbox(
   const existing = useRef(exists);
   const creation = useRef<Promise<unknown> | null>(null);
   const running = useRef(false);
+  const taker = useRef(takeBack);
   useLayoutEffect(() => {
     existing.current = exists;
-  }, [exists]);
+    taker.current = takeBack;
+  });
 
   function change(to: readonly Outgoing[]): void {
     waiting.current = to;
@@ -71,9 +78,12 @@ export function useOutbox(
     try {
       await created();
       for (let next = waiting.current[0]; next !== undefined; next = waiting.current[0]) {
-        const files = await addFiles(to.files, next.files);
-        void to.send(withFiles(next.text, files), next.data, next.id);
-        change(waiting.current.slice(1));
+        const attachments = await uploaded(next, to);
+        const files = attachments && (await addFiles(to.files, next.files));
+        if (files && waiting.current.includes(next)) {
+          void to.send(withFiles(next.text, files), next.data, next.id, { attachments });
+        }
+        change(waiting.current.filter((message) => message !== next));
       }
     } catch (reason) {
       fail(reason);
@@ -97,11 +107,19 @@ export function useOutbox(
       });
     }
   }
-  return { messages, error, add, clear: () => setError(null) };
+
+  const withdraw = useCallback((id: string): boolean => {
+    const message = waiting.current.find((next) => next.id === id);
+    if (message === undefined) return false;
+    change(waiting.current.filter((next) => next !== message));
+    taker.current(message);
+    return true;
+  }, []);
+  return { messages, error, add, withdraw, clear: () => setError(null) };
 }
 
 /** How an outgoing message is shown in the conversation. */
-export function shownQuestion(sessionId: string, { id, text, data, files }: Outgoing): Question {
+export function shownQuestion(sessionId: string, { id, text, data, files, attachments }: Outgoing): Question {
   const time = new Date().toISOString();
   const content = withFiles(text, files);
   return {
@@ -111,6 +129,7 @@ export function shownQuestion(sessionId: string, { id, text, data, files }: Outg
     role: "user",
     content,
     parts: [{ type: "text", text: content }],
+    attachments,
     data: data ?? null,
     status: "sending",
     reply_to: null,
