@@ -58,7 +58,7 @@ async def run_command(options: argparse.Namespace, env: Mapping[str, str]) -> in
 async def _run(chosen: Settings) -> int:
     name = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"  # unique for each boot
     logs.setup(chosen.log_format, chosen.log_level, name)
-    functions = Functions.load(chosen.functions, handlers=chosen.handlers)
+    functions = Functions.load(chosen.functions, handlers=chosen.handlers, shows_reasoning=chosen.shows_reasoning)
     store = await Store.open(chosen, name)
     watchdog = Watchdog(PATIENCE_SWEEPS * chosen.sweep_seconds)
     worker = Worker(chosen, store, functions, name, watchdog)

@@ -33,12 +33,14 @@ class Functions:
         handlers: str | None = None,
         client: ModuleType | None = None,
         env: Mapping[str, str] | None = None,
+        shows_reasoning: bool = False,
     ) -> Self:
         """Find the function of each name: a handler if there is one, otherwise a BAML function. Raises SetupError.
 
         The name `*` stands for every handler, and for every BAML function that can be asked.
         `handlers` is the module to import for its handlers, `client` the generated client (`baml_client` by default).
         `env` holds variables for the clients in `baml_src`, which take precedence over the process's environment.
+        With `shows_reasoning`, partials have what the model thinks.
         """
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # as `python -m` does; the command `bridge` does not
@@ -64,7 +66,8 @@ class Functions:
                 "Add it to baml_src and run `baml-cli generate`, set BRIDGE_HANDLERS to the module of its handler, "
                 "or remove it from BRIDGE_FUNCTIONS.",
             )
-        return cls(chosen, BamlFunctions.load(found, others, env or {}, is_called=bool(chosen)))
+        options = {"is_called": bool(chosen), "shows_reasoning": shows_reasoning}
+        return cls(chosen, BamlFunctions.load(found, others, env or {}, **options))
 
     @property
     def descriptions(self) -> Mapping[str, Description]:

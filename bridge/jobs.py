@@ -47,6 +47,7 @@ class RunningJob:
     reannounced: bool = False  # its question was announced again: claim again after this attempt
     usage: Usage = field(default_factory=Usage)  # what the provider has reported so far
     prompt_characters: int = 0  # about how many characters a model was asked to read
+    thought: int = 0  # how many characters the model has thought
     busy_pause: float = 0.0  # seconds until its result is sent again, because its user keeps the session locked
 
     @property

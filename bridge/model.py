@@ -286,6 +286,8 @@ class Partial:
 
     With `is_added`, the text is only what was written since the partial before it. `has_begun` is False while the
     provider shows signs of life, but the model has written no word and no thought. `usage` is what was reported so far.
+    `reasoning` is what the model has thought since the partial before, and before what is new of the text; it is empty
+    unless it is to be shown. `thought` is how many characters of reasoning there are so far, shown or not.
     """
 
     text: str
@@ -295,17 +297,23 @@ class Partial:
     is_added: bool = False
     part: Mapping[str, Any] | None = None  # to add behind the text so far, or to replace the one of the same key
     attachment: Attachment | None = None  # to be stored before its part is shown
+    reasoning: str = ""
+    thought: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The complete reply. `is_truncated` means that the model reached its output limit in a plain text."""
+    """The complete reply. `is_truncated` means that the model reached its output limit in a plain text.
+
+    `thought` is how many characters of reasoning the model has written beside it.
+    """
 
     text: str
     data: Any = None
     files: tuple[FileWrite, ...] = ()
     usage: Usage = Usage()
     is_truncated: bool = False
+    thought: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ class Settings(BaseModel):
     total_seconds: Annotated[float, Field(ge=1, le=86400)] = 600
     step_seconds: Annotated[float, Field(ge=0.1, le=86400)] = 120
     ask_seconds: Annotated[float, Field(ge=1, le=7776000)] = 86_400
+    reasoning: Annotated[Literal["hidden", "shown"], BeforeValidator(str.lower)] = "hidden"
     history: Annotated[int, Field(ge=0, le=1000)] = 100
     media_bytes: Annotated[int, Field(ge=10_485_760, le=1_073_741_824)] = 33_554_432
     delta_ms: Annotated[int, Field(ge=0, le=10_000)] = 50
@@ -94,6 +95,11 @@ class Settings(BaseModel):
     log_format: Annotated[Literal["json", "console"], BeforeValidator(str.lower)] = "json"
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)] = "INFO"
     log_provider_errors: Annotated[Literal["true", "false"], BeforeValidator(str.lower)] = "false"
+
+    @property
+    def shows_reasoning(self) -> bool:
+        """Whether users see what models think."""
+        return self.reasoning == "shown"
 
     @property
     def realtime_url(self) -> str:

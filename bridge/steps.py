@@ -637,18 +637,19 @@ class Steps:
     ) -> tuple[Completion, Usage]:
         """Call a BAML function, and return what it gave and cost."""
         read = (length_of(args) + length_of(named)) // CHARACTERS_PER_TOKEN + 1
-        written = 0
+        said = thought = 0  # characters
 
         def price(usage: Usage) -> Usage:
-            output = usage.output_tokens or -(-written // CHARACTERS_PER_TOKEN)
+            output = usage.output_tokens or -(-(said + thought) // CHARACTERS_PER_TOKEN)
             return replace(usage, input_tokens=usage.input_tokens or read, output_tokens=output)
 
         def on_piece(piece: Partial) -> None:
-            nonlocal written
-            written = written + len(piece.text) if piece.is_added else len(piece.text)
+            nonlocal said, thought
+            said = said + len(piece.text) if piece.is_added else len(piece.text)
+            thought = piece.thought
             self._asked[name] = price(piece.usage)
-            if is_said and (piece.text or piece.data is not None):
-                self._publish(Partial(piece.text, piece.data, is_added=piece.is_added))
+            if is_said and (piece.text or piece.data is not None or piece.reasoning):
+                self._publish(Partial(piece.text, piece.data, is_added=piece.is_added, reasoning=piece.reasoning))
             self.news.set()
 
         try:
@@ -658,7 +659,7 @@ class Steps:
                 self._failed.append(price(failure.usage or Usage()))
             self._asked.pop(name, None)
             raise
-        written = len(completion.text) or length_of(completion.data)
+        said, thought = len(completion.text) or length_of(completion.data), completion.thought
         if is_said:
             self._publish(Partial(completion.text, without_text(completion.data)))
         usage = self._asked[name] = price(completion.usage)

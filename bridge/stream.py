@@ -26,6 +26,9 @@ CHARACTER_BYTES = 6  # of a character in JSON, at most
 MOST_PARTS = 1000
 STEP_START: Mapping[str, Any] = {"type": "step-start"}  # what finished steps have shown ends here
 LEFT_OUT = "(left out: the reply has too many parts)"
+# Of what the model thinks in one go; and all of it takes at most half of the room, as other parts matter more.
+REASONING_BYTES = 1 << 16
+REASONING_CUT = "\n\n(The rest of the reasoning is left out.)"
 
 Part = Mapping[str, Any]
 
@@ -49,8 +52,8 @@ class _Before(NamedTuple):
     data: Any
     parts: tuple[Part, ...]
     closed: int
-    part_bytes: int
-    part: Part | None = None
+    added_bytes: int = 0  # by this delta, to all parts
+    part: Part | str | None = None  # text: of reasoning
 
 
 # What of the text was cut: up to a place in it, or a text of its own, which the model has revised since.
@@ -77,12 +80,13 @@ class Stream:
     _sent_data: Any = None
     _parts: tuple[Part, ...] = ()  # of what was sent; text behind them is open
     _closed: int = 0  # characters of the text that are in parts
-    _pending: deque[tuple[int, Part]] = field(default_factory=deque)  # parts to send, behind so many characters of text
+    # Parts to send, behind so many characters of text; what is a text itself is a piece of reasoning.
+    _pending: deque[tuple[int, Part | str]] = field(default_factory=deque)
     _part_bytes: int = 0  # of all parts, sent or not, and of the texts that they close
     _begins_step: bool = False  # what comes next was not shown by a finished step
     _stored_seq: int = 0  # the row is known to have so much, and these parts
     _stored_parts: tuple[Part, ...] = ()
-    _before_delta: "_Before" = field(default_factory=lambda: _Before(0, _START, None, (), 0, 0))
+    _before_delta: "_Before" = field(default_factory=lambda: _Before(0, _START, None, (), 0))
     _checkpointed_seq: int = 0
     _written: tuple[int, Any] = (0, None)  # the characters and the data of the last checkpoint
     _skipped: bool = False  # the last beat left a small growth to the next one
@@ -91,9 +95,10 @@ class Stream:
     def set_partial(self, partial: Partial) -> None:
         """Take what is new of the reply."""
         text = sanitize_text(partial.text)  # piece by piece, as no character depends on another
-        if not partial.is_added:
-            self._replace(text)
-        elif text:
+        place = self._length if partial.is_added else self._replace(text)
+        if partial.reasoning:
+            self._think(sanitize_text(partial.reasoning), place)
+        if partial.is_added and text:
             self._begin_step()
             self._pieces.append(text)
             self._length += len(text)
@@ -118,14 +123,15 @@ class Stream:
 
     def has_part(self, key: str) -> bool:
         """Whether a part of this key was shown."""
-        return any(part_key(part) == key for part in self._parts) or any(
-            part_key(part) == key for _, part in self._pending
-        )
+        return any(part_key(part) == key for part in self._parts) or self._is_pending(key)
+
+    def _is_pending(self, key: object) -> bool:
+        return any(not isinstance(part, str) and part_key(part) == key for _, part in self._pending)
 
     def _begin_step(self) -> None:
         if self._begins_step:
             self._begins_step = False
-            if (self._length or self._parts or self._pending) and self._has_room and self._fits(STEP_START):
+            if (self._length or self._parts or self._pending) and self._has_room and self._fits(_size(STEP_START)):
                 self._append(STEP_START)
 
     def _show(self, part: Part) -> None:
@@ -135,23 +141,40 @@ class Stream:
             if not self._has_room:
                 return
             self._begin_step()
-        elif part in self._parts and all(part_key(other) != key for _, other in self._pending):
+        elif part in self._parts and not self._is_pending(key):
             return  # shown already
-        if not self._fits(part) and "output" in part:
+        if not self._fits(_size(part)) and "output" in part:
             part = {**part, "output": LEFT_OUT}
-        if self._fits(part):
+        if self._fits(_size(part)):
             self._append(part)
+
+    def _think(self, text: str, place: int) -> None:
+        """Take a piece of reasoning, behind so many characters of the text. If there is no room, it is not shown."""
+        self._begin_step()
+        size = _inner_size(text)
+        has_room = self._part_bytes + size <= PARTS_BYTES // 2 and self._count < MOST_PARTS // 2
+        if not has_room or not self._fits(size):
+            return
+        self._part_bytes += size
+        if self._pending and isinstance(last := self._pending[-1][1], str) and self._pending[-1][0] == place:
+            self._pending[-1] = (place, last + text)
+        else:
+            self._pending.append((place, text))
+        if isinstance(self._sent, _Place) and place < self._sent.characters:
+            self._sent = self._read(self._sent)  # what was sent behind it comes again
 
     @property
     def _has_room(self) -> bool:
         """Whether one more part can be shown."""
-        return len(self._parts) + len(self._pending) < MOST_PARTS
+        return self._count < MOST_PARTS
 
-    def _fits(self, *parts: Part) -> bool:
-        """Whether there is room for these parts, and for the text that they close."""
-        room = (
-            PARTS_BYTES - self._part_bytes - sum(map(_size, parts)) - (len(self._pending) + 1) * _size(_text_part(""))
-        )
+    @property
+    def _count(self) -> int:
+        return len(self._parts) + len(self._pending)
+
+    def _fits(self, size: int = 0) -> bool:
+        """Whether there is room for a part of so many bytes, and for the text that it closes."""
+        room = PARTS_BYTES - self._part_bytes - size - (len(self._pending) + 1) * _FRAMES
         characters = self._length - self._closed
         if characters * CHARACTER_BYTES <= room:
             return True
@@ -172,6 +195,61 @@ class Stream:
         self._close_text()
         self._parts = (*self._parts, part)
 
+    def _cut_thought(self) -> str:
+        """Cut the next piece of reasoning: for the part that grows, or for a new one, which closes the text."""
+        at, text = self._pending.popleft()
+        assert isinstance(text, str)
+        growing, room = self._growing, self._room_to_think
+        piece = truncate_utf8(text, min(room, FIELD_BYTES))
+        if piece != text and room > FIELD_BYTES:
+            self._pending.appendleft((at, text[len(piece) :]))
+            self._part_bytes -= _inner_size(piece)
+        else:
+            self._part_bytes -= _inner_size(text)
+            piece += REASONING_CUT if piece != text else ""
+        if growing is None:
+            self._close_text()
+            part = _thought_part(piece)
+            self._part_bytes += _size(part)
+            self._parts = (*self._parts, part)
+        else:
+            self._part_bytes += _inner_size(piece)
+            self._parts = (*self._parts[:-1], {**growing, "text": growing["text"] + piece})
+        return piece
+
+    @property
+    def _growing(self) -> Part | None:
+        """The part to which reasoning is added: the last one, if nothing is behind it."""
+        is_last = self._parts and isinstance(self._sent, _Place) and self._sent.characters == self._closed
+        return self._parts[-1] if is_last and self._parts[-1].get("type") == "reasoning" else None
+
+    @property
+    def _room_to_think(self) -> int:
+        """How many bytes may be added to the part of reasoning; less than 0: it was cut."""
+        room = REASONING_BYTES - len(REASONING_CUT)
+        if self._growing is None:
+            return room
+        text = self._growing.get("text")  # of a handler's part, anything
+        return room - len(text.encode()) if isinstance(text, str) else -1
+
+    def _reopen(self, text: str) -> bool:
+        """Open the texts in parts from where the model has revised them; False if it has not."""
+        parts: list[Part] = []
+        closed, is_revised = 0, False
+        for part in self._parts:
+            if part.get("type") != "text":
+                parts.append(part)
+                continue
+            same = 0 if is_revised else _common_length(part["text"], text[closed : closed + len(part["text"])])
+            is_revised = is_revised or same < len(part["text"])
+            if same:
+                parts.append({**part, "text": part["text"][:same]})
+            closed += same
+        if is_revised:
+            self._part_bytes += sum(map(_size, parts)) - sum(map(_size, self._parts))
+            self._parts, self._closed = tuple(parts), closed
+        return is_revised
+
     def _close_text(self) -> None:
         text = self._read(self._sent)[self._closed :]
         if text:
@@ -180,12 +258,19 @@ class Stream:
             self._part_bytes += _size(closed)
             self._parts = (*self._parts, closed)
 
-    def _replace(self, text: str) -> None:
+    def _replace(self, text: str) -> int:
+        """Take another text. Returns with how many characters of the one before it begins."""
         sent, before = self._read(self._sent), self._read(self._before_delta.sent)
-        if text != "".join(self._pieces):
+        old = "".join(self._pieces)
+        if text != old:
             self._begin_step()
+        same = len(old)
+        if not text.startswith(old):
+            same = _common_length(old, text)
+            self._pending = deque((min(at, same), part) for at, part in self._pending)
         self._pieces, self._length = [text], len(text)
         self._sent, self._before_delta = self._find(sent), self._before_delta._replace(sent=self._find(before))
+        return same
 
     def _read(self, sent: _Sent) -> str:
         if isinstance(sent, str):
@@ -220,14 +305,20 @@ class Stream:
     def next_delta(self) -> dict[str, Any] | None:
         """Cut the next delta: its payload, or None.
 
-        Text and parts come in their order, and before data; long text in several pieces.
+        Text, reasoning and parts come in their order, and before data; long text in several pieces.
         """
         delta: dict[str, Any]
         has_text = self._has_text
-        self._before_delta = self._snapshot()
-        if self._pending and isinstance(self._sent, _Place) and self._pending[0][0] <= self._sent.characters:
-            _, part = self._pending.popleft()
-            self._before_delta = self._before_delta._replace(part=part)
+        while isinstance(part := self._next_part, str) and self._room_to_think < 0:
+            self._pending.popleft()
+            self._part_bytes -= _inner_size(part)
+        self._before_delta, part_bytes, taken = self._snapshot(), self._part_bytes, part
+        if isinstance(part, str):
+            count = len(self._pending)
+            delta = {"reasoning": self._cut_thought()}
+            taken = part if len(self._pending) < count else delta["reasoning"]
+        elif part is not None:
+            self._pending.popleft()
             self._place_part(part)
             delta = {"part": part}
         elif has_text and isinstance(self._sent, _Place):
@@ -236,15 +327,26 @@ class Stream:
             (text,) = self._pieces
             end = self._pending[0][0] if self._pending else self._length
             self._sent = _Place(end, 0, end)
-            delta = {"content": text[:end]}
+            # no delta takes parts back: readers of one that leaves them out read the row
+            delta = {"omitted": ["parts"]} if self._reopen(text[:end]) else {"content": text[:end]}
         elif self._data is not self._sent_data:
             self._sent_data = self._data
             delta = {"data": self._data}
         else:
             return None
+        if taken is not None or self._part_bytes != part_bytes:
+            self._before_delta = self._before_delta._replace(part=taken, added_bytes=self._part_bytes - part_bytes)
         self.seq += 1
         about = {"message_id": self.reply_id, "reply_to": self.question_id, "attempt": self.attempt, "seq": self.seq}
         return about | _omit_large_field(delta)
+
+    @property
+    def _next_part(self) -> Part | str | None:
+        """The part to cut next: all text before it was cut."""
+        if not self._pending or isinstance(self._sent, str):
+            return None
+        at, part = self._pending[0]
+        return part if at <= self._sent.characters else None
 
     def _cut(self, place: _Place) -> str:
         """Cut text for one delta, at most FIELD_BYTES, and not beyond the next part."""
@@ -279,9 +381,14 @@ class Stream:
         """The last delta was not sent: it becomes part of the next one, unless a checkpoint holds it already."""
         if self._highest_seq < self.seq:
             before = self._before_delta
-            self.seq, self._sent, self._sent_data, self._parts, self._closed, self._part_bytes, part = before
+            self.seq, self._sent, self._sent_data, self._parts, self._closed, added_bytes, part = before
+            self._part_bytes -= added_bytes
             if part is not None and isinstance(before.sent, _Place):
-                self._pending.appendleft((before.sent.characters, part))
+                at = before.sent.characters
+                if isinstance(part, str) and isinstance(rest := self._next_part, str):
+                    self._pending.popleft()
+                    part += rest
+                self._pending.appendleft((at, part))
 
     def checkpoint(self, *, undelivered: bool) -> Checkpoint:
         """The lease's extension, with the reply so far if it grew since the last one.
@@ -327,7 +434,7 @@ class Stream:
         return self._parts
 
     def _snapshot(self) -> _Before:
-        return _Before(self.seq, self._sent, self._sent_data, self._parts, self._closed, self._part_bytes)
+        return _Before(self.seq, self._sent, self._sent_data, self._parts, self._closed)
 
     @property
     def _unstored_parts(self) -> tuple[Part, ...] | None:
@@ -362,12 +469,32 @@ def _text_part(text: str) -> Part:
     return {"type": "text", "text": text}
 
 
+def _thought_part(text: str) -> Part:
+    return {"type": "reasoning", "text": text}
+
+
+def _common_length(a: str, b: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a.startswith(b[:middle]) else (low, middle - 1)
+    return low
+
+
+def _inner_size(text: str) -> int:
+    return _size(text) - 2  # without its quotes
+
+
 def _size(part: Part | str) -> int:
     return len(json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode())
 
 
+_FRAMES = _size(_text_part("")) + _size(_thought_part(REASONING_CUT))  # that a pending part may add, beside its texts
+
+
 def _omit_large_field(delta: dict[str, Any]) -> dict[str, Any]:
     (name, value), *_ = delta.items()
-    if name == "text" or len(repr(value)) <= FIELD_BYTES:
+    if name in ("text", "reasoning") or len(repr(value)) <= FIELD_BYTES:
         return delta
     return {"omitted": [name]}

@@ -111,6 +111,7 @@ async def _answer(
         raise TurnFailure("gave_up", "The message could not be answered.", detail="its workers vanished")
     turn = replace(job.turn, objects=objects)
     completion = await _run_function(running, turn, functions, settings, on_life, memory)
+    running.thought = completion.thought
     reply.publish(Partial(completion.text))  # the data comes with the row's event, all at once
     await reply.flush()
     data, note = _mark_truncated(completion)
@@ -160,12 +161,12 @@ async def _stopped(running: RunningJob) -> Result:
 def price(running: RunningJob, usage: Usage) -> Usage:
     """What an attempt cost: as reported, and otherwise estimated. Many providers report it only at the end.
 
-    Of a handler only what it reports counts.
+    What the model has thought counts as written. Of a handler only what it reports counts.
     """
     if not running.prompt_characters:
         return usage
     read = running.prompt_characters // CHARACTERS_PER_TOKEN + 1
-    written = -(-len(running.reply.stream.newest.text) // CHARACTERS_PER_TOKEN)
+    written = -(-(len(running.reply.stream.newest.text) + running.thought) // CHARACTERS_PER_TOKEN)
     return replace(usage, input_tokens=usage.input_tokens or read, output_tokens=usage.output_tokens or written)
 
 
@@ -196,7 +197,7 @@ async def _run_function(
 
             def on_piece(piece: Partial) -> None:
                 running.reply.publish(piece)
-                running.usage = piece.usage
+                running.usage, running.thought = piece.usage, piece.thought
 
             return await reader.read(functions.run(turn, steps), on_piece)
     except TimeoutError:

@@ -18,20 +18,19 @@ FIRST: Part = (0, 0)
 
 # How models that a server does not parse mark their reasoning at the head of a text: DeepSeek and Qwen, Gemma,
 # Seed, Magistral, Kimi, Cohere, gpt-oss.
-_REASONING = {
-    opening.casefold(): re.compile(re.escape(closing), re.I)
-    for opening, closing in (
-        ("<think>", "</think>"),
-        ("<thinking>", "</thinking>"),
-        ("<thought>", "</thought>"),
-        ("<seed:think>", "</seed:think>"),
-        ("[THINK]", "[/THINK]"),
-        ("◁think▷", "◁/think▷"),
-        ("<|START_THINKING|>", "<|END_THINKING|>"),
-        ("<|channel|>analysis", "<|channel|>final<|message|>"),
-        ("</think>", "</think>"),  # no reasoning, or it was empty: the opening tag stood in the prompt
-    )
+_CLOSINGS = {
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<seed:think>": "</seed:think>",
+    "[think]": "[/THINK]",
+    "◁think▷": "◁/think▷",
+    "<|start_thinking|>": "<|END_THINKING|>",
+    "<|channel|>analysis": "<|channel|>final<|message|>",
+    "</think>": "</think>",  # no reasoning, or it was empty: the opening tag stood in the prompt
 }
+_REASONING = {opening: re.compile(re.escape(closing), re.I) for opening, closing in _CLOSINGS.items()}
+_MESSAGE, _MESSAGE_END = "<|message|>", "<|end|>"  # gpt-oss: around what follows `<|channel|>analysis`
 _LONGEST_MARK = max(map(len, _REASONING))
 # DeepSeek's and Qwen's templates put the opening tag into the prompt: only the closing one arrives, on its own line.
 _CLOSING = re.compile(r"\n</think>[ \t]*\r?(?=\n|\Z)", re.I)  # not `^`, which would look at every character
@@ -47,7 +46,7 @@ _MOST_REASONING = 100  # pieces of reasoning at the head of a text that are remo
 class Answer:
     """An answer as it grows. Text comes in parts: blocks of Anthropic, items of OpenAI's responses, otherwise one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_thoughts: bool = False) -> None:
         self.usage = Usage()
         self.events = 0
         self.said = 0  # how many times text was added
@@ -59,6 +58,12 @@ class Answer:
         self._final: set[Part] = set()
         self._last: Part = FIRST
         self._has_thought = False
+        self._thought = 0  # characters of reasoning that came apart from the text
+        self._thoughts: list[str] | None = [] if keeps_thoughts else None  # that nobody has taken
+        self._thought_parts: set[object] = set()  # of which something has come
+        self._half_thought = ""  # of a character
+        self._tagged: list[str] | None = [] if keeps_thoughts else None  # reasoning in tags, at the head of `_text`
+        self._tagged_taken = ""
         self._refusal: list[str] = []
         self._failure: TurnFailure | None = None
         self._is_confirmed = True  # nothing was said after the ending, or the stream was closed after it
@@ -113,9 +118,22 @@ class Answer:
         self._added = None
         self.lost = None
 
-    def think(self) -> None:
-        """Something was written that is not for the reader: reasoning, or a call of a tool."""
+    def think(self, text: str = "", part: object = None) -> None:
+        """Something was written that is not part of the text: reasoning, or without `text` a call of a tool."""
         self._has_thought = True
+        if not text:
+            return
+        if part is not None and part not in self._thought_parts:
+            text = f"\n\n{text}" if self._thought_parts else text
+            self._thought_parts.add(part)
+        self._thought += len(text)
+        if self._thoughts is not None:
+            self._thoughts.append(text)
+
+    def settle_thought(self, text: str, part: object) -> None:
+        """The provider repeats a part of its reasoning as a whole, which counts if nothing of it has come."""
+        if part not in self._thought_parts:
+            self.think(text, part)
 
     def refuse(self, text: str) -> None:
         """Text of a refusal was added."""
@@ -200,20 +218,38 @@ class Answer:
 
     def _without_reasoning(self) -> str:
         text, half = self._text, self.reason is None
-        if not self._plain:
-            shown = without_reasoning(text, is_half=half)
-            self._plain = len(text) if shown is text and _begins_plain(text) else 0
-            return shown
-        if _CLOSING.search(text, max(0, self._plain - _LONGEST_CLOSING)) is None:
+        if self._plain and _CLOSING.search(text, max(0, self._plain - _LONGEST_CLOSING)) is None:
             self._plain = len(text)
             return text
-        self._plain = 0
-        return without_reasoning(text, is_half=half)
+        if self._tagged is not None:
+            self._tagged.clear()
+        shown = without_reasoning(text, is_half=half, removed=self._tagged)
+        self._plain = len(text) if not self._plain and shown is text and _begins_plain(text) else 0
+        return shown
 
     @property
     def text(self) -> str:
         """The text so far, without the reasoning at its head."""
         return self._shown if self.raw else ""
+
+    @property
+    def thought(self) -> int:
+        """How many characters of reasoning there are, in the text or apart from it."""
+        return self._thought + len(self.raw) - len(self._shown)
+
+    def take_thoughts(self) -> str:
+        """The reasoning since the last time; none unless thoughts are kept. It is never taken back."""
+        if self._thoughts is None or self._tagged is None:
+            return ""
+        text = self.raw and "\n\n".join(filter(None, map(str.strip, self._tagged)))
+        if len(text) > len(self._tagged_taken) and text.startswith(self._tagged_taken):
+            self._thoughts.append(text[len(self._tagged_taken) :])
+            self._tagged_taken = text
+        if not self._thoughts:
+            return ""
+        taken, self._half_thought = _paired(self._half_thought + "".join(self._thoughts))
+        self._thoughts.clear()
+        return taken
 
     @property
     def has_begun(self) -> bool:
@@ -282,18 +318,23 @@ def _begins_plain(text: str) -> bool:
     return start < len(text) and text[start] not in _FIRST_OF_MARK
 
 
-def without_reasoning(text: str, *, is_half: bool = True) -> str:
-    """Remove reasoning that the model wrote at the head of its text, in tags. With `is_half`, hold back half a tag."""
+def without_reasoning(text: str, *, is_half: bool = True, removed: list[str] | None = None) -> str:
+    """Remove reasoning that the model wrote at the head of its text, in tags. With `is_half`, hold back half a tag.
+
+    What was in the tags is added to `removed`. As the text grows, that only grows.
+    """
     at = 0
     for _ in range(_MOST_REASONING):
         head = _BLANK.match(text, at)
         start = head.end() if head else at
         if text[start : start + 1] not in _FIRST_OF_MARK:  # by far the most common
-            return text[start:] if at else _without_unopened(text)
+            return text[start:] if at else _without_unopened(text, removed)
         first = text[start : start + _LONGEST_MARK].casefold()
         for mark, closing in _REASONING.items():
             if first.startswith(mark):
                 found = closing.search(text, start)
+                if removed is not None:
+                    removed.append(_inside(mark, text[start + len(mark) : found.start() if found else None], found))
                 if found is None:
                     return ""
                 at = found.end()
@@ -301,14 +342,33 @@ def without_reasoning(text: str, *, is_half: bool = True) -> str:
             if is_half and len(text) - start < len(mark) and mark.startswith(first):
                 return ""
         else:
-            return text[start:] if at else _without_unopened(text)
+            return text[start:] if at else _without_unopened(text, removed)
     return ""
 
 
-def _without_unopened(text: str) -> str:
+def _inside(mark: str, text: str, closed: object) -> str:
+    """The reasoning after an opening tag, without what may be the beginning of its closing one."""
+    if mark == "<|channel|>analysis":
+        text = "" if _MESSAGE.startswith(text) else text.removeprefix(_MESSAGE)
+        text, end, _ = text.partition(_MESSAGE_END)
+        return text if end or closed else _without_half(text, _MESSAGE_END)
+    return text if closed else _without_half(text, _CLOSINGS[mark].casefold())
+
+
+def _without_half(text: str, mark: str) -> str:
+    end = text[1 - len(mark) :].casefold()
+    half = next((n for n in range(min(len(end), len(mark) - 1), 0, -1) if end.endswith(mark[:n])), 0)
+    return text[: len(text) - half]
+
+
+def _without_unopened(text: str, removed: list[str] | None) -> str:
     """Remove reasoning whose opening tag stood in the prompt, unless the closing one may be part of code or JSON."""
     if (found := _CLOSING.search(text)) is None:
         return text
     before = text[: found.start()]
     is_inside = len(_FENCE.findall(before)) % 2 == 1 or before.lstrip().startswith(("{", "[", "<"))
-    return text if is_inside or _TAG.search(before) else text[found.end() :].lstrip()
+    if is_inside or _TAG.search(before):
+        return text
+    if removed is not None:
+        removed.append(before)
+    return text[found.end() :].lstrip()

@@ -92,7 +92,8 @@ class Ended:
 class Call:
     """A running call. Create it on the event loop, and always `close` it: that ends the provider's connection.
 
-    `is_text` means that the function returns a string. Raises what baml-py raises if the call cannot begin.
+    `is_text` means that the function returns a string; with `shows_reasoning`, what the model thinks is kept. Raises
+    what baml-py raises if the call cannot begin.
     """
 
     def __init__(
@@ -105,8 +106,9 @@ class Call:
         *,
         is_text: bool,
         env: Mapping[str, str],
+        shows_reasoning: bool = False,
     ) -> None:
-        self._client, self._is_text = client, is_text
+        self._client, self._is_text, self._shows_reasoning = client, is_text, shows_reasoning
         self.parser = Parser(client.module, name, running)  # of its structure, if the function returns one
         self._running = running
         self._loop = asyncio.get_running_loop()
@@ -210,6 +212,15 @@ class Call:
         """Whether the model has written a word or a thought, as far as this can be told."""
         return self._begun.is_set() if self._answer is None else self._answer.has_begun
 
+    def take_reasoning(self) -> str:
+        """What the model has thought since the last time; empty unless it is to be shown."""
+        return "" if self._answer is None else self._answer.take_thoughts()
+
+    @property
+    def thought(self) -> int:
+        """How many characters of reasoning there are so far, shown or not."""
+        return 0 if self._answer is None else self._answer.thought
+
     @property
     def usage(self) -> Usage:
         """What the provider has reported so far."""
@@ -232,7 +243,7 @@ class Call:
             is_answer = answered.status < 300 and self._call.provider in READABLE and self._answer is None
             response = Response(body[:ERROR_CHARACTERS], headers)
             if is_answer:
-                self._answer = Answer()  # the client does not stream: the whole answer is one body
+                self._answer = self._new_answer()  # the client does not stream: the whole answer is one body
                 if len(body) > BODY_BYTES:
                     self._cut(f"its body is longer than {BODY_BYTES:,} bytes")
                 else:
@@ -282,6 +293,9 @@ class Call:
         elif len(answer.raw) > LONGEST_RAW or (self._is_text and is_too_large(answer.text)):
             self._cut("it is too long")
 
+    def _new_answer(self) -> Answer:
+        return Answer(keeps_thoughts=self._shows_reasoning)
+
     def _cast(self, result: Any) -> Any:
         client = self._client
         return result.cast_to(client.types, client.types, client.partial_types, False, client.runtime)
@@ -306,7 +320,7 @@ class Call:
             answer = self._answers.get(request_id)
             if call.provider in READABLE and (events := _events(call)):
                 if answer is None:
-                    answer = self._answers[request_id] = Answer()
+                    answer = self._answers[request_id] = self._new_answer()
                 held = 0
                 for event in events[answer.events :]:
                     text = event.text

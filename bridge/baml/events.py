@@ -28,13 +28,18 @@ _CONSTANT = frozenset({"id", "object", "created", "model", "system_fingerprint",
 _CONSTANT_OF_CHOICE = frozenset({"index", "delta", "finish_reason", "native_finish_reason", "logprobs"})
 _MISSES = 8  # after so many chunks, none like the one before it, the next is not expected to be either
 
-# Types of parts that are not for the reader: thoughts, calls of tools and their results.
+# Types of parts that are no text: reasoning, calls of tools and their results.
 _NOT_SAID = re.compile("think|thought|reason|^summary_text$|tool|function", re.I)
-# Fields of a delta that are not for the reader: thoughts, and calls of tools.
-_UNSHOWN = frozenset({
+# Of these, those whose text is no reasoning: it is encrypted, or of a tool.
+_NO_THOUGHT = re.compile("redact|encrypt|signature|tool|function", re.I)
+# Fields of a delta that are no text: reasoning, and calls of tools.
+_THOUGHTS = frozenset({
     "reasoning_content", "reasoning", "reasoning_details", "reasoning_text", "thinking", "thinking_blocks", "thought",
-    "tool_calls", "tool_call", "function_call", "executed_tools",
 })  # fmt: skip
+_CALLS = frozenset({"tool_calls", "tool_call", "function_call", "executed_tools"})
+# Where the text of reasoning stands in an object; never in `signature`, `data` or `encrypted_content`.
+_THOUGHT_FIELDS = ("text", "thinking", "summary", "content", "reasoning", "value")
+_DEEPEST_THOUGHT = 4
 # Whatever has one of these is no bare error object.
 _CARRIERS = frozenset(
     {"choices", "candidates", "promptFeedback", "usageMetadata", "delta", "content", "output", "response", "item"}
@@ -218,19 +223,25 @@ def _read_delta(answer: Answer, delta: Any) -> bool:
     if not isinstance(delta, dict):
         _say(answer, delta)
         return bool(delta)
-    has_said = False
+    has_said, thought = False, ""
     for name, value in delta.items():
         if not value:
             continue
         if name == "content" or (name == "text" and not delta.get("content")):
             _say(answer, value)
             has_said = True
-        elif name in _UNSHOWN:
+        elif name in _THOUGHTS:
+            answer.think()
+            thought = thought or _thought_in(value)  # vLLM, OpenRouter and LiteLLM send the same in several fields
+            has_said = True
+        elif name in _CALLS:
             answer.think()
             has_said = True
         elif name == "refusal":
             answer.refuse(value if isinstance(value, str) else json.dumps(value))
             has_said = True
+    if thought:
+        answer.think(thought)
     return has_said
 
 
@@ -256,13 +267,26 @@ def _say_part(answer: Answer, item: Mapping[str, Any], part: Part | None) -> Non
     if kind == "refusal":
         answer.refuse(str(item.get("refusal") or item.get("text") or ""))
     elif kind is not None and _NOT_SAID.search(kind):
-        answer.think()
+        answer.think(_thought_in(item))
     elif text is not None:
         _say(answer, text, part)
     elif kind is not None:  # a reference, an image
         answer.think()
     elif item:
         answer.lose(f"content has no text in a known form (event {answer.events})")
+
+
+def _thought_in(value: Any, depth: int = 0) -> str:
+    """The text of reasoning in any of its forms, without what is encrypted, and without signatures."""
+    if isinstance(value, str):
+        return value
+    if depth > _DEEPEST_THOUGHT:
+        return ""
+    if isinstance(value, list):
+        return "".join(_thought_in(item, depth + 1) for item in value)
+    if not isinstance(value, dict) or _NO_THOUGHT.search(str(value.get("type") or "")):
+        return ""
+    return next((text for name in _THOUGHT_FIELDS if (text := _thought_in(value.get(name), depth + 1))), "")
 
 
 # -- OpenAI's responses ----------------------------------------------------------------------------------
@@ -287,15 +311,21 @@ def _read_response_event(answer: Answer, kind: str, event: Mapping[str, Any]) ->
             if isinstance(item := event.get("item"), dict):
                 for found, text in _texts_of(item, part[0]):
                     answer.settle(text, found)
+                _settle_thoughts(answer, item, part[0])
         case ["created" | "queued" | "in_progress" | "completed" | "incomplete" | "failed" | "cancelled" as state]:
             response = event.get("response")
             _read_response(answer, response if isinstance(response, dict) else {}, state)
         case ["done"]:  # OpenRouter's beta
             if isinstance(response := event.get("response"), dict):
                 _read_response(answer, response)
+        case ["reasoning_summary_text" | "reasoning_text" | "reasoning_summary" | "reasoning" as of, "delta"]:
+            if not is_repeated:
+                answer.think(_thought_in(event.get("delta")), _thought_part(event, of))
+        case ["reasoning_summary_text" | "reasoning_text" | "reasoning_summary" | "reasoning" as of, "done"]:
+            answer.settle_thought(_thought_in(event), _thought_part(event, of))
         case ["output_item" | "content_part" | "output_text", *_]:
             pass
-        case _:  # reasoning, calls of tools
+        case _:  # calls of tools
             answer.think()
 
 
@@ -312,6 +342,8 @@ def _read_response(answer: Answer, response: Mapping[str, Any], state: str | Non
     output = response.get("output")
     items = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
     texts = dict(found for number, item in enumerate(items) for found in _texts_of(item, number))
+    for number, item in enumerate(items):
+        _settle_thoughts(answer, item, number)
     if any(texts.values()):
         answer.settle_all(texts)
     refusals = [part for item in items for part in _content_of(item) if part.get("type") == "refusal"]
@@ -327,6 +359,20 @@ def _content_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if item.get("type") != "message" or not isinstance(content, list):
         return []
     return [part for part in content if isinstance(part, dict)]
+
+
+def _thought_part(event: Mapping[str, Any], of: str) -> tuple[int, str, int]:
+    name = "summary" if "summary" in of else "content"
+    return _index(event.get("output_index")), name, _index(event.get(f"{name}_index"))
+
+
+def _settle_thoughts(answer: Answer, item: Mapping[str, Any], number: int) -> None:
+    if item.get("type") != "reasoning":
+        return
+    for name in ("summary", "content"):
+        parts = item.get(name)
+        for index, part in enumerate(parts if isinstance(parts, list) else ()):
+            answer.settle_thought(_thought_in(part), (number, name, index))
 
 
 def _texts_of(item: Mapping[str, Any], number: int) -> Iterable[tuple[Part, str]]:
@@ -353,6 +399,8 @@ def _read_message_event(answer: Answer, kind: Any, event: Mapping[str, Any]) -> 
                 _say(answer, delta["text"], part)
             elif of in ("text_delta", "text"):
                 answer.lose(f"a text delta has no text (event {answer.events})")
+            elif of in ("thinking_delta", "thinking"):
+                answer.think(_thought_in(delta), part)
             elif of not in ("signature_delta", "citations_delta", None):
                 answer.think()
             _end(answer, delta.get("stop_reason"))
@@ -379,7 +427,7 @@ def _read_block(answer: Answer, block: Mapping[str, Any], part: Part | None) -> 
     if block.get("type") in ("text", None):
         _say(answer, block.get("text"), part)
     else:  # thinking, calls of tools
-        answer.think()
+        answer.think(_thought_in(block) if block.get("type") == "thinking" else "", part)
 
 
 # -- Gemini ----------------------------------------------------------------------------------------------
@@ -401,8 +449,10 @@ def _read_candidates(answer: Answer, event: Mapping[str, Any]) -> None:
     parts = content.get("parts") if isinstance(content, dict) else content
     for part in parts if isinstance(parts, list) else (parts,):
         if isinstance(part, dict):
-            if part.get("thought") or not ("text" in part or not part):
-                answer.think()  # a thought, a call of a function, an image
+            if part.get("thought"):
+                answer.think(_thought_in(part.get("text")))
+            elif not ("text" in part or not part):
+                answer.think()  # a call of a function, an image
             else:
                 _say(answer, part.get("text"))
         else:
@@ -441,7 +491,7 @@ def _read_debug(answer: Answer, event: str) -> None:
             answer.say(_RUST_ESCAPE.sub(_rust_character, text[1]), (int(text[2]), 0))
         elif "Some(Text(" in event:
             answer.lose(f"text is in no known form (event {answer.events})")
-        else:  # reasoning, which is redacted; calls of tools
+        else:  # reasoning, which Rust prints as redacted; calls of tools
             answer.think()
     elif kind == "MessageStop" and (reason := _DEBUG_REASON.search(event)):
         answer.end(reason[1] or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", reason[2]))

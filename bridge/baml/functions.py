@@ -78,19 +78,34 @@ class BamlFunctions:
     """BAML functions that are ready to run. `close` them before the process ends."""
 
     def __init__(
-        self, functions: Mapping[str, BamlFunction], env: Mapping[str, str], called: "Called | None" = None
+        self,
+        functions: Mapping[str, BamlFunction],
+        env: Mapping[str, str],
+        called: "Called | None" = None,
+        *,
+        shows_reasoning: bool = False,
     ) -> None:
         self.names = tuple(functions)
         self._functions, self._env, self._called = functions, env, called
+        self._shows_reasoning = shows_reasoning
         self._running = Running()
         self._calls: set[Call] = set()
         self._closed = False
 
     @classmethod
-    def load(cls, client: Client, names: Sequence[str], env: Mapping[str, str], *, is_called: bool = False) -> Self:
+    def load(
+        cls,
+        client: Client,
+        names: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        is_called: bool = False,
+        shows_reasoning: bool = False,
+    ) -> Self:
         """Prepare functions of `client`; SetupError if a parameter cannot be filled or a variable is not set.
 
-        With `is_called`, handlers may call every function of the client.
+        With `is_called`, handlers may call every function of the client. With `shows_reasoning`, partials have what the
+        model thinks.
         """
         complete_types(client.types)
         methods = {name: client.methods[name] for name in names}
@@ -107,7 +122,7 @@ class BamlFunctions:
             )
             for name, hint in returned.items()
         }
-        return cls(functions, env, Called(client) if is_called else None)
+        return cls(functions, env, Called(client) if is_called else None, shows_reasoning=shows_reasoning)
 
     @property
     def descriptions(self) -> Mapping[str, Description]:
@@ -216,6 +231,7 @@ class BamlFunctions:
                 *(function.client, function.unparsed, self._running, turn.function, arguments),
                 is_text=function.is_text,
                 env=self._env,
+                shows_reasoning=self._shows_reasoning,
             )
         except BamlError as error:
             raise translate_error(error, Response()) from None
@@ -231,6 +247,7 @@ class BamlFunctions:
                         reported = call.usage
                         unnamed = replace(reported, model=None)
                     signs: dict[str, Any] = {"has_begun": call.has_begun, "usage": unnamed}
+                    signs |= {"reasoning": call.take_reasoning(), "thought": call.thought}
                     if value is None:
                         yield Partial("", is_added=True, **signs)
                     elif function.is_text and isinstance(value, str):
@@ -241,8 +258,11 @@ class BamlFunctions:
             ended = await call.end()
         finally:
             await call.close()
+        reasoning, thought = call.take_reasoning(), call.thought
         del call  # and what it keeps of the reply: a structure may wait to be parsed
-        sign = Partial("", usage=replace(ended.usage, model=None), is_added=True)
+        sign = Partial("", usage=replace(ended.usage, model=None), is_added=True, thought=thought)
+        if reasoning:
+            yield replace(sign, reasoning=reasoning)
         completing, usage = self._complete(function, parser, ended), ended.usage
         del ended
         waiting: asyncio.Task[Completion] | None = None
@@ -261,7 +281,7 @@ class BamlFunctions:
             if waiting is not None:
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)
-        yield completion
+        yield replace(completion, thought=thought)
 
     def _forget(self, call: Call, _: object) -> None:
         self._calls.discard(call)

@@ -30,6 +30,9 @@ class Case:
     outcome: Outcome  # of a function that returns a string
     text: str  # of a reply that is done
     how: tuple[str, ...]  # how it was built, for the report of a failure
+    thoughts: tuple[str, ...] = ()  # apart from the text, in their order
+    tagged: str = ""  # the reasoning in the text
+    tagged_after: int = 0  # how many of the thoughts came before it
 
     @property
     def outcome_of_structure(self) -> Outcome:
@@ -59,6 +62,7 @@ _PIECES = st.lists(
     max_size=5,
 ).filter(lambda pieces: "".join(pieces).strip() != "" and pieces[0].strip() != "")
 _THINK_TAGS = (("<think>", "</think>"), ("<THINK>", "</THINK>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
+_THOUGHTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
 _SCALARS: st.SearchStrategy[Any] = st.sampled_from([None, 0, 1.5, "x", True, [], {}, [1, {"a": None}]])
 
 # Events that say nothing: keep-alives, and events that are new or of another vendor.
@@ -107,11 +111,12 @@ _ERRORS: tuple[tuple[str, str, int, Outcome], ...] = (
 def cases(draw: st.DrawFn, damage: str | None = None) -> Case:
     """Draw a stream with its oracle; with `damage`, one that is damaged in that way."""
     format_ = draw(st.sampled_from(wire.FORMATS))
-    case, kinds, events = _build(draw, format_)
+    case, kinds, events, thinking = _build(draw, format_)
     fault = damage or draw(st.sampled_from(["none", "none", *_FAULTS]))
     if fault != "none":
         case = _FAULTS[fault](draw, case, kinds, events)
         case = replace(case, how=(*case.how, fault))
+    case = thinking.complete(case, events)
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(events)))
         events.insert(at, draw(st.sampled_from(_ALIVE)))
@@ -119,7 +124,40 @@ def cases(draw: st.DrawFn, damage: str | None = None) -> Case:
     return replace(case, events=encoded)
 
 
-def _build(draw: st.DrawFn, format_: Format) -> tuple[Case, list[Kind], list[Event]]:
+class _Thinking:
+    """What there is to be shown of a stream's reasoning, by the events that have it."""
+
+    def __init__(self, whole: str) -> None:
+        self._whole = whole  # what the last events of OpenAI's responses repeat
+        self._thoughts: dict[int, tuple[Event, str]] = {}  # the event is kept, so that no other has its id
+        self._repeats: list[Event] = []
+        self._tag: Event | None = None
+
+    def add(self, kind: Kind, event: Event, thought: str) -> None:
+        if thought:
+            self._thoughts[id(event)] = (event, thought)
+        elif self._whole and kind in ("other", "end") and self._whole in json.dumps(event, ensure_ascii=False):
+            self._repeats.append(event)
+
+    def close_tag(self, event: Event) -> None:
+        self._tag = event
+
+    def complete(self, case: Case, events: list[Event]) -> Case:
+        found: list[tuple[Event, str]] = []
+        after = 0
+        for event in events:
+            if event is self._tag:
+                after = len(found)
+            known = self._thoughts.get(id(event))
+            if known is not None and not (case.format == "responses" and any(event is other for other, _ in found)):
+                found.append(known)
+        thoughts = tuple(thought for _, thought in found)
+        if not thoughts and any(event is other for event in events for other in self._repeats):
+            thoughts = (self._whole,)
+        return replace(case, thoughts=thoughts, tagged_after=after)
+
+
+def _build(draw: st.DrawFn, format_: Format) -> tuple[Case, list[Kind], list[Event], _Thinking]:
     """Build a stream that nothing happened to, in a dialect."""
     body = draw(st.sampled_from(["text", "text", "text", "empty", "thought", "tool", "refusal", "tagged", "unopened"]))
     if body == "refusal" and format_ not in ("chat", "responses"):
@@ -129,25 +167,30 @@ def _build(draw: st.DrawFn, format_: Format) -> tuple[Case, list[Kind], list[Eve
     if draw(st.booleans()):
         stream.open()
     if body == "thought" or draw(st.booleans()):
-        stream.think(draw(st.text(max_size=5)) or "hm")
+        stream.think(draw(_THOUGHTS))
+        if draw(st.booleans()):
+            stream.sign()
     pieces = draw(_PIECES)
-    shown = ""
+    shown = tagged = ""
+    tag_at = -1
     if body == "tagged":
         opening, closing = draw(st.sampled_from(_THINK_TAGS))
         stream.say(opening[:3])
         stream.say(f"{opening[3:]}it may be {closing[:2]}")
         stream.say(f"so{closing}\n\n")
         pieces = [pieces[0].lstrip(), *pieces[1:]]
+        tagged, tag_at = f"it may be {closing[:2]}so", len(stream.events) - 1
     if body == "unopened":  # the opening tag stood in the prompt
         stream.say("it may be so")
         stream.say(".\n</think")
         stream.say(">\n\n")
         pieces = [pieces[0].lstrip(), *pieces[1:]]
+        tagged, tag_at = "it may be so.", len(stream.events) - 1
     if body in ("text", "tagged", "unopened"):
         for piece in pieces:
             stream.say(piece)
             if draw(st.integers(0, 5)) == 0:
-                stream.think("hm")
+                stream.think(draw(_THOUGHTS))
         shown = "".join(pieces)
     elif body == "tool":
         stream.call_tool("{}")
@@ -161,9 +204,16 @@ def _build(draw: st.DrawFn, format_: Format) -> tuple[Case, list[Kind], list[Eve
     if draw(st.booleans()):
         stream.close()
     how = (body, end, "repeated" if has_repeat and format_ == "responses" and end != "none" else "once")
-    case = Case(format_, (), False, _outcome(body, end, shown), shown, how)
-    events = [_in_dialect(draw, format_, event) for event in stream.events]
-    return case, list(stream.kinds), events
+    case = Case(format_, (), False, _outcome(body, end, shown), shown, how, tagged=tagged)
+    events: list[Event] = []
+    thinking = _Thinking(stream.thought)
+    for at, (kind, event) in enumerate(zip(stream.kinds, stream.events, strict=True)):
+        written, thought = _in_dialect(draw, format_, kind, event)
+        events.append(written)
+        thinking.add(kind, written, thought)
+        if at == tag_at:
+            thinking.close_tag(written)
+    return case, list(stream.kinds), events, thinking
 
 
 def _outcome(body: str, end: str, shown: str) -> Outcome:
@@ -174,10 +224,13 @@ def _outcome(body: str, end: str, shown: str) -> Outcome:
     return "done" if end == "good" and shown.strip() else "retry"
 
 
-def _in_dialect(draw: st.DrawFn, format_: Format, sent: Event) -> Event:
-    """Write an event as a dialect does: fields missing, added, of another type; text in another place."""
+def _in_dialect(draw: st.DrawFn, format_: Format, kind: Kind, sent: Event) -> tuple[Event, str]:
+    """Write an event as a dialect does: fields missing, added, of another type; text in another place.
+
+    Also returns the reasoning that is in it.
+    """
     if isinstance(sent, str):
-        return sent
+        return sent, ""
     event: dict[str, Any] = json.loads(json.dumps(sent))
     if draw(st.integers(0, 3)) == 0:
         event[draw(st.sampled_from(["x_new", "obfuscation", "service_tier", "citations", "copilot_usage"]))] = draw(
@@ -195,31 +248,70 @@ def _in_dialect(draw: st.DrawFn, format_: Format, sent: Event) -> Event:
             event[name] = draw(
                 st.sampled_from([None, {}, {"prompt_tokens": 1.5}, {"completion_tokens": "x"}, "none", [], 3])
             )
+    thought = _thought_of(event) if kind == "thought" else ""
     if format_ == "chat" and event.get("choices"):
-        _chat_dialect(draw, event)
-    return event
+        thought += _chat_dialect(draw, event)
+    return event, thought
 
 
-def _chat_dialect(draw: st.DrawFn, event: dict[str, Any]) -> None:
+def _thought_of(event: dict[str, Any]) -> str:
+    match event:
+        case {"choices": [{"delta": {"reasoning_content": str(text)}}]}:
+            return text
+        case {"delta": {"thinking": str(text)}} | {"delta": str(text)}:
+            return text
+        case {"candidates": [{"content": {"parts": [{"text": str(text)}]}}]}:
+            return text
+    raise NotImplementedError(event)
+
+
+def _think_in_dialect(draw: st.DrawFn, delta: dict[str, Any], text: str) -> None:
+    """Write reasoning as one of the dialects of chat completions does, or as two of them at once."""
+    half = len(text) // 2
+    blocks = [{"type": "thinking", "thinking": text, "signature": wire.SECRET}]
+    details = [{"type": "reasoning.text", "text": text, "signature": wire.SECRET, "format": "anthropic-claude-v1"}]
+    forms: list[dict[str, Any]] = [
+        {"reasoning_content": text},
+        {"reasoning": text},
+        {"thinking": text},
+        {"thought": text},
+        {"reasoning": text, "reasoning_content": text},  # vLLM
+        {"reasoning": text, "reasoning_details": details},  # OpenRouter
+        {"reasoning_details": [{"type": "reasoning.summary", "summary": text}]},
+        {"reasoning_details": [{"type": "reasoning.encrypted", "data": wire.SECRET}, *details]},
+        {"reasoning_details": [details[0] | {"text": text[:half]}, details[0] | {"text": text[half:]}]},
+        {"reasoning_details": text},
+        {"reasoning_content": text, "thinking_blocks": blocks},  # LiteLLM
+        {"thinking_blocks": [{"type": "redacted_thinking", "data": wire.SECRET}, *blocks]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]},  # Mistral
+        {"content": [{"type": "reasoning", "text": text}]},
+    ]
+    del delta["reasoning_content"]
+    delta |= draw(st.sampled_from(forms))
+
+
+def _chat_dialect(draw: st.DrawFn, event: dict[str, Any]) -> str:
+    """Write a chunk as a dialect does. Returns the reasoning that is added to it."""
     choice = event["choices"][0]
     if draw(st.integers(0, 4)) == 0:
         choice["index"] = draw(st.sampled_from([0.0, None, "0", 1]))
     delta = choice["delta"]
     if draw(st.integers(0, 4)) == 0:
         delta["role"] = draw(st.sampled_from(["", None, "assistant", "model", 1]))
-    if delta.get("reasoning_content"):
-        text = delta.pop("reasoning_content")
-        delta[draw(st.sampled_from(["reasoning", "reasoning_content", "thinking", "reasoning_details"]))] = text
+    if thought := delta.get("reasoning_content"):
+        _think_in_dialect(draw, delta, thought)
+        return ""
     text = delta.get("content")
     if not text:
-        return
+        return ""
     form = draw(
         st.sampled_from(["plain"] * 4 + ["parts", "strings", "part", "choice_text", "message", "twice", "native"])
     )
     match form:
         case "parts":
-            thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
-            delta["content"] = [thought, {"type": "text", "text": text}, {"type": "reference", "reference_ids": [1]}]
+            thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+            delta["content"] = [thinking, {"type": "text", "text": text}, {"type": "reference", "reference_ids": [1]}]
+            return "hm"
         case "strings":
             delta["content"] = [text[:2], text[2:]]
         case "part":
@@ -231,6 +323,7 @@ def _chat_dialect(draw: st.DrawFn, event: dict[str, Any]) -> None:
             choice["text"] = text
         case "native":  # Perplexity
             choice["message"] = {"role": "assistant", "content": "so far " + text}
+    return ""
 
 
 def _encode(draw: st.DrawFn, event: Event) -> str:
@@ -323,7 +416,7 @@ def _double(draw: st.DrawFn, case: Case, kinds: list[Kind], events: list[Event])
     if not others:
         return case
     at = draw(st.sampled_from(others))
-    if case.format == "responses" and kinds[at] == "text" and at < 2:
+    if case.format == "responses" and kinds[at] in ("text", "thought") and at < 2:
         return case  # it cannot be told yet that the events are numbered
     events.insert(at, events[at])
     return case

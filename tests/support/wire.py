@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Format = Literal["chat", "responses", "anthropic", "gemini"]
-Kind = Literal["text", "end", "repeat", "close", "other"]  # what an event is for
+Kind = Literal["text", "thought", "end", "repeat", "close", "other"]  # what an event is for
 Event: TypeAlias = dict[str, Any] | str
+SECRET = "c2lnbmF0dXJl"  # a signature, or something encrypted
 FORMATS: tuple[Format, ...] = ("chat", "responses", "anthropic", "gemini")
 
 # How each format calls the ends that mean the same.
@@ -72,10 +73,11 @@ BAD = {
 
 @dataclass
 class Stream:
-    """A stream being built; `text` is what the model said in it."""
+    """A stream being built; `text` is what the model said in it, and `thought` what it thought."""
 
     format: Format
     text: str = ""
+    thought: str = ""
     events: list[Event] = field(default_factory=list)
     kinds: list[Kind] = field(default_factory=list)
     number: int = 0
@@ -136,25 +138,34 @@ class Stream:
 
     def think(self, text: str) -> None:
         """Add reasoning."""
+        self.thought += text
         match self.format:
             case "chat":
-                self.add(chunk({"content": None, "reasoning_content": text}))
+                self.add(chunk({"content": None, "reasoning_content": text}), "thought")
             case "responses":
-                self.add(
-                    {
-                        "type": "response.reasoning_summary_text.delta",
-                        "item_id": "r",
-                        "output_index": 0,
-                        "summary_index": 0,
-                        "delta": text,
-                    }
-                )
+                self.add(summary("delta", delta=text), "thought")
             case "anthropic":
-                self.add(
-                    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": text}}
-                )
+                delta = {"type": "thinking_delta", "thinking": text}
+                self.add({"type": "content_block_delta", "index": 0, "delta": delta}, "thought")
             case "gemini":
-                self.add(candidate([{"text": text, "thought": True}]))
+                self.add(candidate([{"text": text, "thought": True}]), "thought")
+
+    def sign(self) -> None:
+        """Add what only the provider can read of its reasoning."""
+        match self.format:
+            case "chat":
+                self.add(chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": SECRET}]}))
+                self.add(chunk({"thinking_blocks": [{"type": "thinking", "thinking": "", "signature": SECRET}]}))
+            case "responses":
+                item = {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": SECRET}
+                self.add({"type": "response.output_item.done", "output_index": 0, "item": item})
+            case "anthropic":
+                delta = {"type": "signature_delta", "signature": SECRET}
+                self.add({"type": "content_block_delta", "index": 0, "delta": delta})
+                block = {"type": "redacted_thinking", "data": SECRET}
+                self.add({"type": "content_block_start", "index": 3, "content_block": block})
+            case "gemini":
+                self.add(candidate([{"text": "", "thoughtSignature": SECRET}]))
 
     def call_tool(self, arguments: str) -> None:
         """Add a piece of a call of a tool."""
@@ -222,6 +233,8 @@ class Stream:
                     | {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}}
                 )
             case "responses":
+                if whole and self.thought:
+                    self.add(summary("done", text=self.thought))
                 if whole and self.text:
                     self.add(
                         {
@@ -236,6 +249,9 @@ class Stream:
                 status = "completed" if reason == "completed" else "incomplete"
                 details = None if status == "completed" else {"reason": reason}
                 output = [message(self.text)] if whole and self.text else []
+                if whole and self.thought:
+                    parts = [{"type": "summary_text", "text": self.thought}]
+                    output.insert(0, {"type": "reasoning", "id": "r", "summary": parts, "encrypted_content": SECRET})
                 usage = {"input_tokens": 7, "output_tokens": 5, "total_tokens": 12}
                 last = response(status) | {"incomplete_details": details, "output": output, "usage": usage}
                 self.add({"type": f"response.{status}", "response": last}, "end")
@@ -299,6 +315,12 @@ def message(text: str) -> dict[str, Any]:
     """An item of OpenAI's responses with text."""
     content = [{"type": "output_text", "text": text, "annotations": []}]
     return {"type": "message", "id": "i", "role": "assistant", "status": "completed", "content": content}
+
+
+def summary(of: str, **fields: str) -> dict[str, Any]:
+    """An event about the summary of what a model of OpenAI's responses has thought."""
+    place = {"item_id": "r", "output_index": 0, "summary_index": 0}
+    return {"type": f"response.reasoning_summary_text.{of}", **place, **fields}
 
 
 def encode(event: Event) -> str:

@@ -68,7 +68,13 @@ async def working(
     chosen = worker_settings(environment, **changes)
     name = name or f"test-{uuid.uuid4().hex[:8]}"
     store = await Store.open(chosen, name)
-    functions = Functions.load(chosen.functions, handlers=chosen.handlers, client=client, env=variables)
+    functions = Functions.load(
+        chosen.functions,
+        handlers=chosen.handlers,
+        client=client,
+        env=variables,
+        shows_reasoning=chosen.shows_reasoning,
+    )
     worker = Worker(chosen, store, functions, name, Watchdog(PATIENCE_SWEEPS * chosen.sweep_seconds))
     running = asyncio.create_task(worker.run())
 

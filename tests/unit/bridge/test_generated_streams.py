@@ -14,6 +14,7 @@ from bridge.baml.answer import Answer, Part
 from bridge.baml.endings import REFUSED, TOO_LONG
 from bridge.baml.events import read_event
 from bridge.errors import ModelUnavailable, TurnFailure
+from tests.support import wire
 from tests.support.streams import Case, Outcome, cases, outcome_of
 
 STREAMS = int(os.environ.get("STREAMS", "800"))
@@ -24,7 +25,21 @@ def judge(case: Case, *, is_text: bool) -> tuple[Outcome, str]:
     answer = Answer()
     for event in case.events:
         read_event(answer, event)
+    assert answer.take_thoughts() == ""
     return outcome_of(answer.judge(BROKEN if case.is_cut else None, is_text=is_text)), answer.text
+
+
+def think(case: Case, *, often: bool) -> str:
+    """Read the reasoning, at the end or after each event."""
+    answer, taken = Answer(keeps_thoughts=True), []
+    for event in case.events:
+        read_event(answer, event)
+        if often:
+            taken.append(answer.take_thoughts())
+    thoughts = "".join([*taken, answer.take_thoughts()])
+    assert wire.SECRET not in thoughts
+    assert answer.thought >= len(thoughts)
+    return thoughts
 
 
 def check(case: Case) -> None:
@@ -33,6 +48,13 @@ def check(case: Case) -> None:
     if outcome == "done":
         assert text == case.text
     assert judge(case, is_text=False)[0] == case.outcome_of_structure
+    at_once, piece_by_piece = think(case, often=False), think(case, often=True)
+    if outcome != "done":
+        return
+    assert at_once == "".join([*case.thoughts, case.tagged])
+    if not case.tagged or len(case.how) == 3:  # if the tags are damaged, only the whole text tells
+        at = case.tagged_after
+        assert piece_by_piece == "".join([*case.thoughts[:at], case.tagged, *case.thoughts[at:]])
 
 
 @settings(max_examples=STREAMS, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -78,6 +100,11 @@ FAULTS: dict[str, tuple[object, str, object, str | None]] = {
     "a whole answer is thrown away for a late error": (Answer, "fail", always_fail, "error"),
     "an empty answer is done": (Answer, "text", property(lambda answer: answer.raw or "x"), None),
     "reasoning in the text is shown": (answer_room, "without_reasoning", lambda text, **_: text, None),
+    "reasoning apart from the text is lost": (Answer, "think", ignore, None),
+    "reasoning in the text is lost": (answer_room, "_inside", lambda *_: "", None),
+    "reasoning that is repeated as a whole counts twice": (Answer, "settle_thought", Answer.think, None),
+    "reasoning is read in one dialect alone": (events_room, "_THOUGHTS", frozenset({"reasoning"}), None),
+    "what is encrypted is shown": (events_room, "_THOUGHT_FIELDS", (*events_room._THOUGHT_FIELDS, "signature"), None),
     "words of a refusal are lost": (Answer, "refuse", ignore, None),
     "text in parts is not read": (events_room, "_say", plain_text_only, None),
     "text that is repeated as a whole is not used": (Answer, "settle_all", ignore, "truncated"),

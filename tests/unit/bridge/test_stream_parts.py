@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import takewhile
 from typing import Any
 from unittest import mock
 
@@ -14,10 +16,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from bridge import stream as cutting
 from bridge.model import Kept, Partial
-from bridge.stream import FIELD_BYTES, MOST_PARTS, Stream
+from bridge.sanitize import truncate_utf8
+from bridge.stream import FIELD_BYTES, MOST_PARTS, PARTS_BYTES, REASONING_BYTES, REASONING_CUT, Stream
 
 Part = Mapping[str, Any]
 TEXTS = st.text('aé🙂"\x01', max_size=6) | st.integers(1, 3).map(lambda n: "x" * (n * FIELD_BYTES // 2))
+THOUGHTS = st.just("") | TEXTS
+ROOMY = 1 << 23  # bytes: of all parts, so that nothing is left out
 VALUES = st.integers(0, 3) | st.sampled_from([20, 300, 700, FIELD_BYTES]).map(lambda n: "x" * n)
 PARTS = st.one_of(
     st.builds(lambda id_, data: {"type": "data-a", "id": id_, "data": data}, st.sampled_from("abc"), VALUES),
@@ -42,11 +47,11 @@ class Shown:
 
     @property
     def order(self) -> list[Part]:
-        """Texts and parts in their order, without the beginnings of steps."""
+        """Texts, reasoning and parts in their order, without the beginnings of steps."""
         found: list[Part] = []
         for part in (*self.parts, {"type": "text", "text": self.open}):
-            if part["type"] == "text" and found and found[-1]["type"] == "text":
-                found[-1] = {"type": "text", "text": found[-1]["text"] + part["text"]}
+            if part["type"] in ("text", "reasoning") and found and found[-1]["type"] == part["type"]:
+                found[-1] = {"type": part["type"], "text": found[-1]["text"] + part["text"]}
             elif part["type"] != "step-start" and part.get("text") != "":
                 found.append(part)
         return found
@@ -63,6 +68,13 @@ class Shown:
                 return replace(self, open=text[len(texts(self.parts)) :])
             case {"data": data}:
                 return replace(self, data=data)
+            case {"reasoning": text}:
+                closed = ({"type": "text", "text": self.open},) if self.open else ()
+                parts = (*self.parts, *closed)
+                if not parts or parts[-1]["type"] != "reasoning":
+                    return replace(self, parts=(*parts, {"type": "reasoning", "text": text}), open="")
+                grown = {**parts[-1], "text": parts[-1]["text"] + text}
+                return replace(self, parts=(*parts[:-1], grown), open="")
         part = delta["part"]
         key = part.get("toolCallId") or part.get("id")
         at = next((n for n, p in enumerate(self.parts) if key and key in (p.get("toolCallId"), p.get("id"))), None)
@@ -74,6 +86,14 @@ class Shown:
 
 def texts(parts: tuple[Part, ...]) -> str:
     return "".join(part["text"] for part in parts if part["type"] == "text")
+
+
+def common_length(a: str, b: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+
+
+def without_texts(shown: Shown) -> list[Part]:
+    return Shown(tuple(part for part in shown.parts if part["type"] != "text")).order
 
 
 def size(parts: tuple[Part, ...]) -> int:
@@ -91,7 +111,8 @@ class Row:
 class Replies(RuleBasedStateMachine):
     """One reply, in several attempts."""
 
-    most = 1 << 20  # bytes of all parts
+    most = ROOMY  # bytes of all parts
+    most_of_a_thought = ROOMY
 
     @initialize()
     def begin(self) -> None:
@@ -99,14 +120,24 @@ class Replies(RuleBasedStateMachine):
         self.row, self.client, self.given = Row(), Shown(), Shown()
         self.kept: tuple[int, int] | None = None  # characters and parts of the last settled reply that arrived
         self.said: int | None = None  # a call that streams began behind so many characters
+        self.text = ""
+        self.is_revised = False  # a text before a thought or a part: their places are not told
 
     # what is added
 
     @precondition(lambda self: self.said is None)
-    @rule(text=TEXTS)
-    def add(self, text: str) -> None:
-        self.stream.set_partial(Partial(text, is_added=True))
-        self.given = replace(self.given, open=self.given.open + text)
+    @rule(text=TEXTS, thought=THOUGHTS)
+    def add(self, text: str, thought: str) -> None:
+        self.stream.set_partial(Partial(text, is_added=True, reasoning=thought))
+        self._give(self.given.open, thought, text)
+        self.text += text
+
+    def _give(self, text: str, thought: str, rest: str) -> None:
+        """The open text is this one, followed by a thought and the rest."""
+        self.given = replace(self.given, open=text)
+        if thought:
+            self.given = self.given.fold({"reasoning": thought}) or self.given
+        self.given = replace(self.given, open=self.given.open + rest)
 
     @precondition(lambda self: self.said is None)
     @rule(part=PARTS)
@@ -118,12 +149,18 @@ class Replies(RuleBasedStateMachine):
     def give(self, data: Any) -> None:
         self.stream.set_partial(Partial("", {"data": data}, is_added=True))
 
-    @rule(text=TEXTS)
-    def say(self, text: str) -> None:
+    @rule(text=TEXTS, thought=THOUGHTS)
+    def say(self, text: str, thought: str) -> None:
         before = self.stream.newest.text
         self.said = len(before) if self.said is None else self.said
-        self.stream.set_partial(Partial(before[: self.said] + text))
-        self.given = replace(self.given, open=self.given.open[: self.said - len(texts(self.given.parts))] + text)
+        self.text = before[: self.said] + text
+        self.stream.set_partial(Partial(self.text, reasoning=thought))
+        closed, same = len(texts(self.given.parts)), common_length(before, self.text)
+        if same < closed:
+            self.is_revised = True
+            self._give("", thought, "")
+        else:
+            self._give(self.text[closed:same], thought, self.text[same:])
 
     @precondition(lambda self: self.said is not None)
     @rule()
@@ -185,6 +222,8 @@ class Replies(RuleBasedStateMachine):
         else:
             assert parts == self.client.parts
         assert size(self.client.parts) <= self.most
+        thoughts = [part["text"] for part in self.client.parts if part["type"] == "reasoning"]
+        assert all(len(text.encode()) <= self.most_of_a_thought for text in thoughts)
         if arrives:
             self.row = Row(seq, self.client)
             self.stream.on_stored(seq, parts)
@@ -201,7 +240,7 @@ class Replies(RuleBasedStateMachine):
         self.row, self.given = Row(1, self.client), self.client
         self.stream = Stream("question", "reply", "session", self.stream.attempt + 1)
         self.stream.resume(Kept(1, self.client.text, self.client.data, self.client.parts))
-        self.said = None
+        self.said, self.text = None, self.client.text
 
     def teardown(self) -> None:
         """The reply ends: everything is there."""
@@ -209,9 +248,11 @@ class Replies(RuleBasedStateMachine):
             return
         while self._cut():
             pass
-        assert self.client.text == self.given.text
-        if self.most > 1000:
+        assert self.client.text == self.text
+        if self.most == ROOMY and not self.is_revised:
             assert self.client.order == self.given.order
+        elif self.most == ROOMY:
+            assert without_texts(self.client) == without_texts(self.given)
         parts = self.stream.end()
         assert parts[: len(self.client.parts)] == self.client.parts
         assert self.client.text.startswith(texts(parts))
@@ -222,16 +263,75 @@ class Replies(RuleBasedStateMachine):
         assert last == {"type": "text", "text": self.client.open}
 
 
+def run(replies: type[Replies]) -> None:
+    patch = partial(mock.patch.object, cutting)
+    with patch("PARTS_BYTES", replies.most), patch("REASONING_BYTES", replies.most_of_a_thought):
+        run_state_machine_as_test(replies, settings=settings(max_examples=200, stateful_step_count=30))
+
+
 def test_deltas_make_up_the_checkpoints() -> None:
-    run_state_machine_as_test(Replies, settings=settings(max_examples=200, stateful_step_count=30))
+    run(Replies)
 
 
 def test_parts_never_exceed_their_limit() -> None:
     class Small(Replies):
         most = 800
+        most_of_a_thought = 60
 
-    with mock.patch.object(cutting, "PARTS_BYTES", Small.most):
-        run_state_machine_as_test(Small, settings=settings(max_examples=200, stateful_step_count=30))
+    run(Small)
+
+
+def think(stream: Stream, text: str) -> None:
+    stream.set_partial(Partial("", is_added=True, reasoning=text))
+
+
+def test_reasoning_beyond_its_limit_is_cut_at_a_character_with_a_note() -> None:
+    stream = Stream("q", "r", "s", 1)
+    whole = "é" * REASONING_BYTES
+    for at in range(0, len(whole), 1000):
+        think(stream, whole[at : at + 1000])
+    stream.set_partial(Partial("Hello", is_added=True, reasoning="?"))
+    stream.set_partial(Partial("", is_added=True, reasoning="Another."))
+    stream.settle()
+    first, text, second = stream.end()
+    kept = first["text"].removesuffix(REASONING_CUT)
+    assert kept == truncate_utf8(whole, REASONING_BYTES - len(REASONING_CUT))
+    assert text == {"type": "text", "text": "Hello"}
+    assert second == {"type": "reasoning", "text": "Another."}
+    assert not stream.is_dirty
+
+
+def test_reasoning_that_was_cut_keeps_nothing_to_send() -> None:
+    stream = Stream("q", "r", "s", 1)
+    think(stream, "x" * 2 * REASONING_BYTES)
+    while stream.next_delta():
+        pass
+    think(stream, "more")
+    assert stream.is_dirty
+    assert stream.next_delta() is None
+    assert not stream.is_dirty
+
+
+def test_reasoning_leaves_room_for_other_parts() -> None:
+    stream = Stream("q", "r", "s", 1)
+    for number in range(40):
+        think(stream, "x" * (REASONING_BYTES - 100))
+        stream.set_partial(Partial(f"{number}. ", is_added=True))
+    stream.settle()
+    assert PARTS_BYTES // 2 - REASONING_BYTES < size(stream.parts) < PARTS_BYTES // 2 + 4000
+    stream.set_partial(Partial("", is_added=True, part={"type": "data-a", "data": "x" * (PARTS_BYTES // 3)}))
+    stream.settle()
+    assert stream.parts[-1]["type"] == "data-a"
+
+
+def test_text_that_turns_out_to_be_reasoning_becomes_it() -> None:
+    stream = Stream("q", "r", "s", 1)
+    stream.set_partial(Partial("It may be so."))
+    assert stream.next_delta() is not None
+    stream.set_partial(Partial("Yes", reasoning="It may be so."))
+    deltas = [delta for _ in range(4) if (delta := stream.next_delta())]
+    shown = [{name: delta[name] for name in ("content", "reasoning", "text") if name in delta} for delta in deltas]
+    assert shown == [{"content": ""}, {"reasoning": "It may be so."}, {"text": "Yes"}]
 
 
 def test_parts_beyond_their_number_are_not_shown() -> None:
