@@ -21,6 +21,7 @@ Directives, in double square brackets in the last user message:
   text=TEXT        reply with this text (in quotes if it contains spaces)
   json=VALUE       reply with this JSON; json="..." sends the string itself, valid JSON or not
   tokens=N         reply with N filler tokens
+  think=TEXT       send this as reasoning, before the reply
   first=S          wait S seconds before the first token
   delay=S          wait S seconds between tokens
   finish=REASON    end with this finish_reason (default: stop)
@@ -49,6 +50,7 @@ class Script:
     text: str | None = None
     json: Any = field(default=None)
     tokens: int | None = None
+    think: str = ""
     first: float | None = None
     delay: float | None = None
     finish: str = "stop"
@@ -97,7 +99,7 @@ class _NoDirective(Exception):
 _FLAGS = {"echo", "no_usage"}
 _INTEGERS = {"tokens", "error", "fail", "cut", "clean_cut", "stall", "hold", "times"}
 _SECONDS = {"first", "delay", "retry_after"}
-_TEXTS = {"text", "finish"}
+_TEXTS = {"text", "think", "finish"}
 _KEYS = {f.name for f in fields(Script)} - {"source"}
 _LEAST = {"hold": 1, "error": 400}
 _MOST = {"error": 599, "tokens": 1_000_000}

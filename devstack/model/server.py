@@ -166,10 +166,11 @@ class ModelServer:
             exchange.end("refused")
             return _error(script.error, "error requested by a directive", script.retry_after)
         writing = Writing(script, prompt)
+        written = len(writing.thoughts) + len(writing.tokens)
         usage = {
             "prompt_tokens": prompt.tokens,
-            "completion_tokens": len(writing.tokens),
-            "total_tokens": prompt.tokens + len(writing.tokens),
+            "completion_tokens": written,
+            "total_tokens": prompt.tokens + written,
             "prompt_tokens_details": {"cached_tokens": prompt.tokens // 2},
         }
         if not exchange.body.get("stream"):
@@ -215,6 +216,10 @@ class ModelServer:
         delay = self._delay if script.delay is None else script.delay
         # Scheduled by absolute time, so that the duration of each write does not slow the pace.
         due = time.monotonic() + (self._first if script.first is None else script.first)
+        for thought in writing.thoughts:
+            await asyncio.sleep(due - time.monotonic())
+            due += delay
+            await response.write(_event(chunk({"reasoning_content": thought}, None)))
         for count, token in enumerate([*writing.tokens, None]):
             if count == script.cut:
                 exchange.end("cut")

@@ -20,6 +20,7 @@ class Writing:
 
     def __init__(self, script: Script, prompt: Prompt) -> None:
         self.script = script
+        self.thoughts = _TOKEN.findall(script.think)
         self._tool: Tool | None = None
         if script.echo:
             text = with_text(prompt, prompt.last)
@@ -45,7 +46,7 @@ class Writing:
     @property
     def seconds(self) -> float:
         """How long the script has it write."""
-        return len(self.tokens) * (self.script.delay or 0)
+        return (len(self.thoughts) + len(self.tokens)) * (self.script.delay or 0)
 
     def delta(self, count: int, token: str) -> dict[str, Any]:
         """The `delta` of a chunk: its token, in the place where it belongs."""
@@ -60,6 +61,8 @@ class Writing:
         """The answer to a request that asks for no stream."""
         text = "".join(self.tokens)
         message: dict[str, Any] = {"role": "assistant", "content": text}
+        if self.thoughts:
+            message["reasoning_content"] = self.script.think
         if self._tool is not None:
             function = {"name": self._tool.name, "arguments": text}
             call = {"id": "call_demo", "type": "function", "function": function}

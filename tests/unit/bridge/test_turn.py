@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bridge.errors import BadRequest, ModelUnavailable
 from bridge.functions import Functions
 from bridge.jobs import RunningJob, StopReason
-from bridge.model import Completion, Job, Partial, Result, Session, Turn
+from bridge.model import Completion, Job, Partial, Result, Session, Turn, Usage
 from bridge.realtime.publisher import OutgoingReply
 from bridge.settings import Settings
 from bridge.stream import Stream
@@ -218,6 +218,18 @@ def test_function_that_catches_the_end_of_its_silence_is_ended_at_the_next() -> 
     assert result.error is not None
     assert result.error["code"] == "model_stalled"
     assert (result.stats.usage.output_tokens, result.retry_ms is not None) == (2, True)
+
+
+def test_thoughts_count_as_written_if_the_provider_counts_nothing() -> None:
+    result = answer(Pieces((0, Completion("x" * 40, thought=400))), SETTINGS)
+    assert result.stats.usage == Usage(None, 101, 110)
+    reported = Usage(output_tokens=7)
+    result = answer(Pieces((0, Completion("x" * 40, usage=reported, thought=400))), SETTINGS)
+    assert result.stats.usage.output_tokens == 7
+    slow = SETTINGS.model_copy(update={"idle_seconds": 0.01})
+    thinking = [(0.0, Partial("", is_added=True, thought=400)), (60.0, Partial(""))]
+    result = answer(Pieces(*thinking), slow)
+    assert (result.outcome, result.stats.usage.output_tokens) == ("failed", 100)
 
 
 def test_text_that_breaks_off_is_marked() -> None:
