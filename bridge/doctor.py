@@ -5,7 +5,7 @@ import base64
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +23,7 @@ MODEL_SECONDS = 30.0
 # How often a row is inserted, a second apart: a Realtime that has just started needs some seconds.
 ROW_TRIES = 10
 PUSH = "Run `supabase db push --remote --include-all`."
+BUCKET_REMEDY = "Under Storage in the dashboard, it must be a private bucket with a limit of 10 MB a file."
 UNHEARD_REMEDY = (
     "Realtime has no replication slot. Postgres creates one when all open write transactions have ended: look for old"
     " ones in pg_stat_activity. On your own server, see docs/operations.md."
@@ -67,7 +68,7 @@ async def examine(env: Mapping[str, str], token: str | None = None) -> AsyncGene
 
     store = await Store.open(settings, "doctor")
     try:
-        async with aclosing(_project(settings, store, token)) as findings:
+        async with aclosing(_project(settings, store, token, functions, env)) as findings:
             async for finding in findings:
                 yield finding
     finally:
@@ -95,7 +96,9 @@ def _client_matches_source() -> Finding:
     return Finding("functions")
 
 
-async def _project(settings: Settings, store: Store, token: str | None) -> AsyncGenerator[Finding, None]:
+async def _project(
+    settings: Settings, store: Store, token: str | None, functions: Functions | None, env: Mapping[str, str]
+) -> AsyncGenerator[Finding, None]:
     try:
         await store.check()
     except SetupError as error:
@@ -115,6 +118,10 @@ async def _project(settings: Settings, store: Store, token: str | None) -> Async
     yield Finding("schema", note=_timeout_note(answer))
     yield _publication(answer)
     yield _policies(answer)
+    if "attachments_bucket" in answer:  # absent in an older schema
+        yield _attachments(answer)
+    if functions is not None and "models" in answer:
+        yield _models(answer["models"], functions, env)
     yield await _realtime(settings, store)
     if token is not None:
         yield await _token(store, token)
@@ -144,6 +151,31 @@ def _policies(answer: Mapping[str, Any]) -> Finding:
         problem = "Users cannot join their sessions' topics: the policy on realtime.messages is missing."
         return Finding("topics", problem, f"Run in the SQL editor:\n{answer['topics_policy']}")
     return Finding("topics")
+
+
+def _attachments(answer: Mapping[str, Any]) -> Finding:
+    if answer["attachments_bucket"]:
+        return Finding("attachments", answer["attachments_bucket"], BUCKET_REMEDY)
+    if answer["attachments_policies"]:
+        problem = "Users cannot upload attachments: policies on storage.objects are missing."
+        return Finding("attachments", problem, f"Run in the SQL editor:\n{answer['attachments_policies']}")
+    return Finding("attachments")
+
+
+def _models(names: Sequence[str], functions: Functions, env: Mapping[str, str]) -> Finding:
+    """Check that each model that users may choose is a client whose variables are set."""
+    clients = functions.calls.clients
+    if not functions.calls.names:  # to handlers, a model is what they make of it
+        return Finding("models")
+    if unknown := [name for name in names if name not in clients.names]:
+        problem = f"public.models names {', '.join(unknown)}, but baml_src has no client of that name"
+        known = ", ".join(sorted(clients.names)) or "none"
+        return Finding("models", f"{problem} (there are: {known}).", "Add the client, or delete the row.")
+    for name in names:
+        if missing := ", ".join(clients.missing(name, env)):
+            problem = f"Questions for the model {name} fail: its client in baml_src reads {missing}, which is not set."
+            return Finding("models", problem, "Set it, or delete the row of public.models.")
+    return Finding("models")
 
 
 async def _realtime(settings: Settings, store: Store) -> Finding:

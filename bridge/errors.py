@@ -13,7 +13,8 @@
     │   └── MaybeDone            it may run once only, and nobody knows whether it has
     └── TurnFailure            a message could not be answered; `code` and `message` are safe to show
         ├── BadRequest           the message or its arguments are invalid
-        │   └── BadAttachment      an attachment is not what it says, or gone, or not for this function
+        │   ├── BadAttachment      an attachment is not what it says, or gone, or not for this function
+    │   └── UnknownModel       no client in this worker's baml_src has the name of the model that was chosen
         ├── AttachmentUnavailable  Storage does not answer
         ├── ModelRefused         the provider rejected the request for good (400, 422 …)
         │   ├── ModelDenied        it rejects this worker's key, or knows no such model (401, 403, 404)
@@ -126,6 +127,12 @@ class BadRequest(TurnFailure):
 
 class BadAttachment(BadRequest):
     """An attachment cannot be given to the function: `unsupported_attachment`, `bad_attachment`, `attachment_gone`."""
+
+
+class UnknownModel(BadRequest):
+    """The model that was chosen is no client in `baml_src`: another worker may have a newer one."""
+
+    is_local = True
 
 
 class AttachmentUnavailable(TurnFailure):

@@ -201,6 +201,7 @@ class Turn:
     steps: StepRunner | None = field(default=None, repr=False, compare=False)  # of a handler, in a worker
     attachments: tuple[Attachment, ...] = ()  # the question's
     objects: Objects | None = field(default=None, repr=False, compare=False)  # their bytes, in a worker
+    model: str | None = None  # that the user has chosen: the name of a client in baml_src
 
     async def step(
         self, name: str, function: Callable[..., Any], *args: Any, seconds: float | None = None, once: bool = False

@@ -240,6 +240,7 @@ def _job(item: Mapping[str, Any]) -> Job:
         question_id=item["question_id"],
         attempt=item["attempt"],
         attachments=_attachments(item),
+        model=item.get("model"),
     )
     return Job(
         **base,

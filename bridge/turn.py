@@ -80,7 +80,9 @@ def failed(running: RunningJob, error: Exception, settings: Settings) -> Result:
     hand_over_ms = int(pause * 1000) if decision.hand_over else None
     detail, usage, is_of_model = repr(error), running.usage, False
     if isinstance(error, TurnFailure):
-        detail, usage, is_of_model = str(error.detail or error), error.usage or usage, error.is_of_model
+        detail, usage = str(error.detail or error), error.usage or usage
+        # of one that the user has chosen, it says nothing of the function's own
+        is_of_model = error.is_of_model and (job.turn is None or job.turn.model is None)
         running.prompt_characters *= error.was_asked
     extra = running.log_fields | {"retry_ms": retry_ms, "detail": detail}
     if settings.log_provider_errors == "true" and isinstance(error, TurnFailure):

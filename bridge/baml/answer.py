@@ -61,6 +61,7 @@ class Answer:
         self._thought = 0  # characters of reasoning that came apart from the text
         self._thoughts: list[str] | None = [] if keeps_thoughts else None  # that nobody has taken
         self._thought_parts: set[object] = set()  # of which something has come
+        self._final_thoughts: set[object] = set()  # parts that came as a whole
         self._half_thought = ""  # of a character
         self._tagged: list[str] | None = [] if keeps_thoughts else None  # reasoning in tags, at the head of `_text`
         self._tagged_taken = ""
@@ -121,7 +122,7 @@ class Answer:
     def think(self, text: str = "", part: object = None) -> None:
         """Something was written that is not part of the text: reasoning, or without `text` a call of a tool."""
         self._has_thought = True
-        if not text:
+        if not text or part in self._final_thoughts:
             return
         if part is not None and part not in self._thought_parts:
             text = f"\n\n{text}" if self._thought_parts else text
@@ -132,8 +133,9 @@ class Answer:
 
     def settle_thought(self, text: str, part: object) -> None:
         """The provider repeats a part of its reasoning as a whole, which counts if nothing of it has come."""
-        if part not in self._thought_parts:
+        if text and part not in self._thought_parts:
             self.think(text, part)
+            self._final_thoughts.add(part)
 
     def refuse(self, text: str) -> None:
         """Text of a refusal was added."""

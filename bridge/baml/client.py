@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
-from baml_py import Collector
+from baml_py import ClientRegistry, Collector
 from baml_py.baml_py import AbortController, BamlError
 
 from bridge.baml.answer import Answer
@@ -92,8 +92,9 @@ class Ended:
 class Call:
     """A running call. Create it on the event loop, and always `close` it: that ends the provider's connection.
 
-    `is_text` means that the function returns a string; with `shows_reasoning`, what the model thinks is kept. Raises
-    what baml-py raises if the call cannot begin.
+    `is_text` means that the function returns a string; with `shows_reasoning`, what the model thinks is kept. `model`
+    is a client in `baml_src` to use instead of the function's own; BAML would take another name for a provider's model.
+    Raises what baml-py raises if the call cannot begin.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Call:
         *,
         is_text: bool,
         env: Mapping[str, str],
+        model: str | None = None,
         shows_reasoning: bool = False,
     ) -> None:
         self._client, self._is_text, self._shows_reasoning = client, is_text, shows_reasoning
@@ -132,8 +134,22 @@ class Call:
         context = runtime.create_context_manager()
         variables = {**os.environ, **env}
         collectors, on_tick = [self._collector], self._on_tick().__next__
+        registry = None
+        if model is not None:
+            registry = ClientRegistry()
+            registry.set_primary(model)
         stream = runtime.stream_function(  # type: ignore[call-arg]  # the stub of 0.226.3 lacks the last parameter
-            unparsed.names[name], args, None, context, None, None, collectors, variables, {}, on_tick, self._controller
+            unparsed.names[name],
+            args,
+            None,
+            context,
+            None,
+            registry,
+            collectors,
+            variables,
+            {},
+            on_tick,
+            self._controller,
         )
         self.done: asyncio.Future[Any] = asyncio.ensure_future(stream.done(context))
         running.begin(self)

@@ -3,9 +3,9 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -228,9 +228,13 @@ def repeats_nothing(name: str, private: str) -> bool:
     return not any(len(piece) > 2 and piece in private for piece in (*words, *pieces))
 
 
-def known_model(reported: str | None, asked: Turn, env: Mapping[str, str]) -> str | None:
-    """The model's name as the provider reports it; if it may repeat the conversation, the one that was configured."""
+def known_model(reported: str | None, asked: Turn, env: Mapping[str, str], named: Collection[str] = ()) -> str | None:
+    """The model's name as the provider reports it; if it may repeat the conversation, the one that was configured.
+
+    `named` are those in the sources of the clients.
+    """
     configured = [value for name, value in {**os.environ, **env}.items() if name.upper().endswith("MODEL") and value]
+    configured += sorted(named, key=len, reverse=True)
     if reported is None or reported in configured or repeats_nothing(reported, _private(asked, env)):
         return reported
     return next((name for name in configured if reported.startswith(name)), None)
@@ -255,7 +259,8 @@ _COMMON_INSIDE = re.compile("|".join(sorted((word for word in _COMMON if len(wor
 
 
 def _private(asked: Turn, env: Mapping[str, str]) -> str:
-    return " ".join((repr(asked), *_keys(env).values())).casefold()
+    # the name of the model that was chosen is no secret
+    return " ".join((repr(replace(asked, model=None)), *_keys(env).values())).casefold()
 
 
 def clean(text: str, env: Mapping[str, str]) -> str:

@@ -6,7 +6,6 @@ import importlib.util
 import inspect
 import json
 import logging
-import os
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -35,6 +34,7 @@ from bridge.baml.context import shorten
 from bridge.baml.doc_comments import DocComment, read_doc_comments
 from bridge.baml.failures import Response, bad_output, complete, known_model, name_error, translate_error
 from bridge.baml.media import kind_of
+from bridge.baml.models import ModelClients
 from bridge.baml.opening import opening
 from bridge.baml.parsing import Parser
 from bridge.baml.running import Running
@@ -49,6 +49,7 @@ from bridge.errors import (
     ModelUnavailable,
     SetupError,
     TurnFailure,
+    UnknownModel,
 )
 from bridge.media_types import TEXTS
 from bridge.model import Attachment, Completion, Description, FileWrite, Opened, Partial, Turn, Usage
@@ -83,9 +84,11 @@ class BamlFunctions:
         env: Mapping[str, str],
         called: "Called | None" = None,
         *,
+        clients: ModelClients | None = None,
         shows_reasoning: bool = False,
     ) -> None:
         self.names = tuple(functions)
+        self.clients = clients or ModelClients({})
         self._functions, self._env, self._called = functions, env, called
         self._shows_reasoning = shows_reasoning
         self._running = Running()
@@ -111,8 +114,9 @@ class BamlFunctions:
         methods = {name: client.methods[name] for name in names}
         returned = {name: read_hints(method)["return"] for name, method in methods.items()}
         parameters = {name: read_parameters(method, _place(client, name)) for name, method in methods.items()}
+        clients = ModelClients(client.sources)
         if names:
-            _check_variables(client, env)
+            _check_variables(clients, env)
         unparsed = copy_unparsed(client.sources, names, [name for name, hint in returned.items() if hint is not str])
         comments = read_doc_comments(client.sources)
         functions = {
@@ -122,7 +126,8 @@ class BamlFunctions:
             )
             for name, hint in returned.items()
         }
-        return cls(functions, env, Called(client) if is_called else None, shows_reasoning=shows_reasoning)
+        called = Called(client) if is_called else None
+        return cls(functions, env, called, clients=clients, shows_reasoning=shows_reasoning)
 
     @property
     def descriptions(self) -> Mapping[str, Description]:
@@ -135,6 +140,9 @@ class BamlFunctions:
         if function is None:
             remedy = "no worker answers it: add it to baml_src or to a module of handlers, and to BRIDGE_FUNCTIONS"
             raise BadRequest("unknown_function", f"There is no function named `{turn.function[:80]}`.", detail=remedy)
+        if turn.model is not None and turn.model not in self.clients.names:
+            remedy = "this worker's baml_src has no client of that name: add it, or delete its row of public.models"
+            raise UnknownModel("unknown_model", f"There is no model named `{turn.model[:80]}`.", detail=remedy)
         while True:
             try:
                 async with aclosing(self._ask_about(function, turn)) as pieces:
@@ -188,7 +196,7 @@ class BamlFunctions:
         return self._called.find(function)
 
     def _named(self, usage: Usage, turn: Turn) -> Usage:
-        return replace(usage, model=known_model(usage.model, turn, self._env))
+        return replace(usage, model=known_model(usage.model, turn, self._env, self.clients.models))
 
     def characters_of(self, turn: Turn) -> int:
         """About how many characters of a turn its function sends to the model."""
@@ -216,14 +224,14 @@ class BamlFunctions:
             async for sign in opened.signs():
                 yield sign
             arguments = bind_arguments(function.parameters, turn, opened.result)
-            async with aclosing(self._ask(function, turn, arguments)) as pieces:
+            async with aclosing(self._ask(function, turn, arguments, turn.model)) as pieces:
                 async for piece in pieces:
                     yield piece
 
     async def _ask(
-        self, function: BamlFunction, turn: Turn, arguments: dict[str, Any]
+        self, function: BamlFunction, turn: Turn, arguments: dict[str, Any], model: str | None = None
     ) -> AsyncGenerator[Partial | Completion, None]:
-        """Call the model once."""
+        """Call the model once: the function's own, or this one."""
         if self._closed:
             raise ModelUnavailable("shutting_down", "The service is restarting.")
         try:
@@ -231,6 +239,7 @@ class BamlFunctions:
                 *(function.client, function.unparsed, self._running, turn.function, arguments),
                 is_text=function.is_text,
                 env=self._env,
+                model=model,
                 shows_reasoning=self._shows_reasoning,
             )
         except BamlError as error:
@@ -460,16 +469,15 @@ def _place(client: Client, name: str) -> str:
     return ""
 
 
-def _check_variables(client: Client, env: Mapping[str, str]) -> None:
-    """Check that every LLM_* variable that `client` reads is set, so that the start fails and not a user's reply.
+def _check_variables(clients: ModelClients, env: Mapping[str, str]) -> None:
+    """Check that the LLM_* variables of functions' clients are set, so that the start fails and not a user's reply.
 
-    Keys of other providers are not checked: not every client in `baml_src` is in use.
+    Keys of other providers are not checked: not every function is in use. Nor are those of models that users choose.
     """
-    for file, text in sorted(client.sources.items()):
-        for name in re.findall(r"\benv\.(LLM_\w+)", re.sub("//.*", "", text)):
-            if not (env.get(name) or os.environ.get(name, "")).strip():
-                problem = f"{name} is not set, and baml_src/{file} reads it."
-                raise SetupError(problem, "Set it; .env.example has an example.")
+    for name, file in clients.missing_of_functions(env).items():
+        if name.startswith("LLM_"):
+            problem = f"{name} is not set, and baml_src/{file} reads it."
+            raise SetupError(problem, "Set it; .env.example has an example.")
 
 
 def _length(data: Any) -> int:

@@ -54,7 +54,7 @@ _EDGE = "\u2060"  # BAML trims prompts: an edge keeps the blanks
 
 
 @dataclass(frozen=True, slots=True)
-class _Function:
+class FunctionSource:
     """The source of a BAML function, in parts: `function {name}{parameters}-> {returns}{body}`."""
 
     parameters: str
@@ -75,7 +75,7 @@ class Unparsed:
 
 def copy_unparsed(sources: Mapping[str, str], names: Sequence[str], structured: Sequence[str]) -> Unparsed:
     """Compile `sources` with a copy of each `structured` function. Raises SetupError if one cannot be copied."""
-    found = {name: function for text in sources.values() for name, function in _functions_in(text)}
+    found = {name: function for text in sources.values() for name, function in functions_in(text)}
     for name in structured:
         if name not in found:
             problem = f"The source of the BAML function {name} cannot be read."
@@ -90,7 +90,7 @@ def copy_unparsed(sources: Mapping[str, str], names: Sequence[str], structured: 
     return Unparsed(runtime, {name: f"{name}Unparsed" if name in chosen else name for name in names})
 
 
-def _functions_in(text: str) -> Iterator[tuple[str, _Function]]:
+def functions_in(text: str) -> Iterator[tuple[str, FunctionSource]]:
     """Find the functions of a source file that have a prompt."""
     tokens = [token for token in TOKEN.finditer(text) if not token[0].startswith(("//", "{//"))]
     at = depth = 0
@@ -103,13 +103,13 @@ def _functions_in(text: str) -> Iterator[tuple[str, _Function]]:
             body = arrow + 1
             while body < len(tokens) and tokens[body][0] != "{":
                 body = _skip(tokens, body)
-            if body == len(tokens) or tokens[opening][0] != "(" or tokens[arrow][0] != "->":
+            if body >= len(tokens) or tokens[opening][0] != "(" or tokens[arrow][0] != "->":
                 return
             end = _skip(tokens, body)
             if any(token[0] == "prompt" for token in tokens[body:end]):
                 yield (
                     tokens[at + 1][0],
-                    _Function(
+                    FunctionSource(
                         text[tokens[opening].start() : tokens[arrow].start()],
                         text[tokens[arrow].end() : tokens[body].start()],
                         text[tokens[body].start() : tokens[end - 1].end()],
@@ -118,6 +118,11 @@ def _functions_in(text: str) -> Iterator[tuple[str, _Function]]:
             at = end
         else:
             at += 1
+
+
+def words_in(text: str) -> list[str]:
+    """The words of a source without its comments. A string is one word, with its quotes."""
+    return [token[0] for token in TOKEN.finditer(text) if not token[0].startswith(("//", "{//"))]
 
 
 def _skip(tokens: Sequence[re.Match[str]], at: int) -> int:
@@ -142,7 +147,7 @@ def _expressions_in(body: str) -> Iterator[tuple[int, int]]:
         yield found.start(), end
 
 
-def _render_formats(sources: Mapping[str, str], functions: Mapping[str, _Function]) -> dict[str, list[str]]:
+def _render_formats(sources: Mapping[str, str], functions: Mapping[str, FunctionSource]) -> dict[str, list[str]]:
     """Render the output formats of each function, in the order in which they stand in its body."""
     formats: dict[str, list[str]] = {}
     for name, function in functions.items():

@@ -11,13 +11,17 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import jwt
 import psycopg
 import pytest
 
 from bridge import doctor
+from bridge.baml.functions import BamlFunction, BamlFunctions
+from bridge.baml.models import ModelClients
 from bridge.doctor import Finding
+from bridge.functions import Functions
 from bridge.realtime import connection
 from devstack.model import ModelServer
 from devstack.stack import Stack
@@ -46,7 +50,8 @@ async def test_healthy_project_has_no_problems(env: dict[str, str]) -> None:
         findings = [finding async for finding in doctor.examine(env)]
     assert [finding.problem for finding in findings] == [None] * len(findings), findings
     assert [finding.name for finding in findings] == [
-        "settings", "functions", "project", "schema", "publication", "topics", "realtime", "model",
+        "settings", "functions", "project", "schema", "publication", "topics", "attachments", "models", "realtime",
+        "model",
     ]  # fmt: skip
 
 
@@ -104,6 +109,39 @@ async def test_missing_policy_is_printed_as_sql(env: dict[str, str], db: psycopg
     # running what it prints fixes it
     await db.execute(found["topics"].remedy.split(":\n", 1)[1].encode())
     assert await problems(env) == {}
+
+
+async def test_missing_policy_of_storage_is_printed_as_sql(
+    env: dict[str, str], db: psycopg.AsyncConnection[Row]
+) -> None:
+    rows = await db.execute("select policyname as name from pg_policies where schemaname = 'storage'")
+    for row in await rows.fetchall():
+        await db.execute(f'drop policy "{row["name"]}" on storage.objects'.encode())
+    found = await problems(env)
+    assert set(found) == {"attachments"}
+    await db.execute(found["attachments"].remedy.split(":\n", 1)[1].encode())
+    assert await problems(env) == {}
+
+
+async def test_public_bucket_is_reported(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
+    await db.execute("update storage.buckets set public = true where id = 'attachments'")
+    try:
+        found = await problems(env)
+    finally:
+        await db.execute("update storage.buckets set public = false where id = 'attachments'")
+    assert set(found) == {"attachments"}
+    assert "is public" in (found["attachments"].problem or "")
+
+
+async def test_model_whose_variable_is_not_set_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LARGE_KEY", raising=False)
+    source = "client<llm> Large { provider anthropic options { api_key env.LARGE_KEY } }"
+    clients = ModelClients({"clients.baml": source})
+    functions = Functions({}, BamlFunctions({"Chat": cast(BamlFunction, None)}, {}, clients=clients))
+    assert "LARGE_KEY, which is not set" in (doctor._models(["Large"], functions, {}).problem or "")
+    assert doctor._models(["Large"], functions, {"LARGE_KEY": "k"}).problem is None
+    handlers = Functions({}, BamlFunctions({}, {}, clients=clients))
+    assert doctor._models(["anything"], handlers, {}).problem is None
 
 
 async def test_unavailable_realtime_is_reported(env: dict[str, str], stack: Stack) -> None:
@@ -186,7 +224,7 @@ async def test_outdated_client_is_reported(
 async def test_command_prints_findings_and_exits_2_on_a_problem(env: dict[str, str]) -> None:
     code, out, err = await wait_for_exit(await run_bridge("doctor", **env))
     assert code == 0, err
-    assert out.count("ok ") == 8
+    assert out.count("ok ") == 10
     code, out, _ = await wait_for_exit(await run_bridge("doctor", **(env | {"SUPABASE_SECRET_KEY": "sb_secret_wrong"})))
     assert code == 2
     assert "problem  project: The project refused SUPABASE_SECRET_KEY." in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import replace
 from typing import cast
 
 from hypothesis import given
@@ -230,6 +231,14 @@ def test_thoughts_count_as_written_if_the_provider_counts_nothing() -> None:
     thinking = [(0.0, Partial("", is_added=True, thought=400)), (60.0, Partial(""))]
     result = answer(Pieces(*thinking), slow)
     assert (result.outcome, result.stats.usage.output_tokens) == ("failed", 100)
+
+
+def test_failure_of_a_chosen_model_says_nothing_of_the_functions_own() -> None:
+    for model, is_of_model in ((None, True), ("Large", False)):
+        job = Job("q", 1, 0, cancel=False, turn=replace(QUESTION, model=model))
+        _, result = asyncio.run(attempt(Script(0, "fail"), job, None, 0))
+        assert result is not None
+        assert (result.outcome, result.is_of_model) == ("failed", is_of_model)
 
 
 def test_text_that_breaks_off_is_marked() -> None:
