@@ -40,6 +40,7 @@ BOUNDS: dict[str, tuple[Sense, float]] = {
     "cpu_a_reply": ("at most", 0.76),
     "loop_lag_p99": ("at most", 2.0),
     "media_lag_p99": ("at most", 50),
+    "media_memory": ("at most", 21),
     "structured_cpu": ("at most", 2.0),
     "claim, 1,000,000 finished": ("at most", 1.2),
     "claim, 10,000 queued": ("at most", 1.5),

@@ -602,7 +602,9 @@ async def test_axe_finds_nothing_in_attachments(
 
 async def test_the_keyboard_attaches_and_removes(environment: dict[str, str], tab: Tab) -> None:
     chosen: asyncio.Future[FileChooser] = asyncio.get_running_loop().create_future()
-    tab.page.on("filechooser", lambda chooser: chosen.set_result(chooser))  # well before, or the browser's own dialog opens
+    tab.page.on(
+        "filechooser", lambda chooser: chosen.set_result(chooser)
+    )  # well before, or the browser's own dialog opens
     await tab.start()
     await tab.page.keyboard.press("Shift+Tab")
     await expect(tab.page.get_by_role("button", name="Attach files")).to_be_focused()
