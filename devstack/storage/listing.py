@@ -75,7 +75,7 @@ class Page:
         """Read the text. Raises StorageError if it is not one of ours."""
         try:
             name, value = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise errors.no_content("Invalid Parameter continuation token") from error
         return Page(str(name), str(value))
 

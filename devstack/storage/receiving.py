@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, web
 
 from devstack.storage import errors
 from devstack.storage.limits import MAX_METADATA_BYTES
@@ -67,7 +67,7 @@ async def _receive_form(request: web.Request) -> Incoming:
             if part.filename is not None or mime_type == "application/octet-stream":
                 cache_seconds = _header(fields, "cacheControl")
                 return Incoming(
-                    body=_pieces(part),
+                    body=_file(form, part),
                     mime_type=_header(fields, "contentType") or mime_type,
                     cache_control=f"max-age={cache_seconds}" if cache_seconds else "no-cache",
                     user_metadata=_metadata(fields.get("metadata", fields.get("userMetadata", b""))),
@@ -78,6 +78,15 @@ async def _receive_form(request: web.Request) -> Incoming:
     except (ValueError, AssertionError, LookupError) as error:  # what the parser raises for a broken form
         raise errors.no_content(str(error)) from error
     raise errors.no_content()
+
+
+async def _file(form: MultipartReader, part: BodyPartReader) -> AsyncIterator[bytes]:
+    async for piece in _pieces(part):
+        yield piece
+    try:
+        await form.next()  # the parser takes a form that is cut off for one that ends here
+    except (ValueError, AssertionError) as error:
+        raise errors.no_content("Unexpected end of form") from error
 
 
 async def _pieces(part: BodyPartReader) -> AsyncIterator[bytes]:

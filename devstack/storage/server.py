@@ -154,9 +154,8 @@ class Storage:
     async def _head(self, request: web.Request, *, is_public: bool) -> web.Response:
         operation = "storage.object.info_public" if is_public else "object.head_authenticated_info"
         row = await self._look(request, operation, is_public=is_public)
-        response = web.Response(headers=object_headers(request, row))
-        response.content_length = (row["metadata"] or {}).get("size", 0)
-        return response
+        size = (row["metadata"] or {}).get("size", 0)
+        return web.Response(headers=object_headers(request, row) | {"Content-Length": str(size)})
 
     async def _info(self, request: web.Request, *, is_public: bool) -> web.Response:
         operation = "storage.object.info_public" if is_public else "object.get_authenticated_info"

@@ -104,3 +104,8 @@ create function public.only_service() returns text
   language plpgsql set search_path = ''
 as $$ begin return 'yes'; end $$;
 revoke execute on function public.only_service() from public, anon, authenticated;
+
+-- Users own the folder named by their ID, in every bucket whose name begins with `own-`.
+create policy own on storage.objects to authenticated
+  using (bucket_id like 'own-%' and (storage.foldername(name))[1] = (select auth.uid())::text)
+  with check (bucket_id like 'own-%' and (storage.foldername(name))[1] = (select auth.uid())::text);

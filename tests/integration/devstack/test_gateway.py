@@ -12,7 +12,9 @@ from tests.integration.devstack.conftest import User
 from tests.support.waiting import until
 
 
-@pytest.mark.parametrize("path", ["/rest/v1/notes", "/auth/v1/token", "/realtime/v1/api/broadcast"])
+@pytest.mark.parametrize(
+    "path", ["/rest/v1/notes", "/auth/v1/token", "/realtime/v1/api/broadcast", "/storage/v1/object/b/x"]
+)
 async def test_preflight_allows_any_origin(http: httpx.AsyncClient, path: str) -> None:
     response = await http.options(
         path,
@@ -28,7 +30,10 @@ async def test_preflight_allows_any_origin(http: httpx.AsyncClient, path: str) -
     assert "x-client-info" in response.headers["access-control-allow-headers"]
 
 
-@pytest.mark.parametrize("path", ["/rest/v1/notes", "/rest/v1/nonsense", "/auth/v1/user", "/realtime/v1/api/ping"])
+@pytest.mark.parametrize(
+    "path",
+    ["/rest/v1/notes", "/rest/v1/nonsense", "/auth/v1/user", "/realtime/v1/api/ping", "/storage/v1/object/b/x"],
+)
 async def test_response_is_readable_from_any_origin(http: httpx.AsyncClient, alice: User, path: str) -> None:
     for headers in (alice.headers, {}):
         response = await http.get(path, headers={**headers, "Origin": "https://app.example"})
@@ -36,7 +41,7 @@ async def test_response_is_readable_from_any_origin(http: httpx.AsyncClient, ali
     assert "content-range" in response.headers["access-control-expose-headers"].lower()
 
 
-@pytest.mark.parametrize("path", ["/", "/nonsense", "/storage/v1/bucket", "/rest/v2/notes", "/rest/v1x"])
+@pytest.mark.parametrize("path", ["/", "/nonsense", "/functions/v1/hello", "/rest/v2/notes", "/rest/v1x"])
 async def test_unknown_path_returns_404(http: httpx.AsyncClient, path: str) -> None:
     response = await http.get(path)
     assert (response.status_code, response.json()) == (404, {"message": "no Route matched with those values"})
