@@ -6,9 +6,10 @@ that asks a few of them for 20 seconds. What a worker does not remove in that ti
 
 import asyncio
 import logging
+import random
 import re
 
-from bridge.errors import StoreError
+from bridge.errors import StoreError, StoreRefused
 from bridge.metrics import Metrics
 from bridge.storage import Storage
 from bridge.store import Store
@@ -41,24 +42,32 @@ class Orphans:
             await self._due.wait()
             self._due.clear()
             try:
-                await self._remove()
+                while await self._remove_some():
+                    pass
             except StoreError as error:
                 log.warning("orphans: %s", error)
                 await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _remove(self) -> None:
-        prefixes = await self._store.orphans()
+    async def _remove_some(self) -> bool:
+        """Remove what the database gives; whether it gave anything."""
+        prefixes = list(await self._store.orphans())
+        random.shuffle(prefixes)  # one that cannot be removed must not keep the same others for ever
         done: list[str] = []
         try:
             async with asyncio.timeout(MOST_SECONDS):
                 for prefix in prefixes:
-                    await self._remove_one(prefix)
-                    done.append(prefix)
+                    try:
+                        await self._remove_one(prefix)
+                    except StoreRefused as error:
+                        log.warning("orphans: %r is left: %s", prefix, error)
+                    else:
+                        done.append(prefix)
         except TimeoutError:
             log.warning("orphans: %d of %d were removed in %g s", len(done), len(prefixes), MOST_SECONDS)
         finally:
             if done:
                 await self._store.orphans_done(done)
+        return bool(prefixes)
 
     async def _remove_one(self, prefix: str) -> None:
         if _PATH.fullmatch(prefix):

@@ -177,11 +177,13 @@ begin
         raise exception 'The name of an attachment must have 1 to 255 bytes, without slashes and control characters'
             using errcode = 'PT400';
     end if;
+    -- in one statement: in between two, the object could be removed, and then be no orphan any more
     select lower(split_part(o.metadata ->> 'mimetype', ';', 1)), (o.metadata ->> 'size')::bigint into type, size
       from storage.objects o
      where o.bucket_id = 'attachments' and o.name = path
+       and not exists (select from bridge.orphans r where r.prefix = o.name)
      order by o.created_at desc limit 1;
-    if not found or exists (select from bridge.orphans r where r.prefix = path) then
+    if not found then
         raise exception 'There is no upload %', path
             using errcode = 'PT404', hint = 'Upload it to the bucket "attachments" first. What no message names is removed after a day.';
     end if;
@@ -257,7 +259,7 @@ begin
     select distinct substr(f.url, 13), new.id
       from jsonb_array_elements(new.parts) p
      cross join lateral (select p.value ->> 'url' as url where p.value ->> 'type' = 'file') f
-     where f.url ^@ ('attachments/' || new.session_id || '/')
+     where f.url ~ ('^attachments/' || new.session_id || '/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[a-z0-9]{1,8}$')
         on conflict do nothing;
     return null;
 end
@@ -864,13 +866,25 @@ language plpgsql set search_path = ''
 as $$
 declare
     paths text[];
+    locked uuid[];
     deleted int;
 begin
     paths := array(
-        select distinct x.path from (
+        select x.path from (
             select a.path from bridge.attachments a
              where a.created_at < now() - make_interval(days => trim_attachments.days)
              order by a.created_at limit trim_attachments.most for update skip locked) x);
+    -- A question that names one again holds its session. A locked session is left to the next call.
+    locked := array(
+        select s.id from public.sessions s
+         where s.id in (select split_part(p.path, '/', 1)::uuid from unnest(paths) p (path))
+         order by s.id for no key update skip locked);
+    paths := array(
+        select distinct p.path from unnest(paths) p (path)
+         where split_part(p.path, '/', 1)::uuid = any (locked)
+           and not exists (
+               select from bridge.attachments a
+                where a.path = p.path and a.created_at >= now() - make_interval(days => trim_attachments.days)));
     insert into bridge.orphans (prefix) select p.path from unnest(paths) p (path) order by p.path on conflict do nothing;
     delete from bridge.attachments a where a.path = any (paths);
     get diagnostics deleted = row_count;

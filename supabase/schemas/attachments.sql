@@ -109,11 +109,13 @@ begin
         raise exception 'The name of an attachment must have 1 to 255 bytes, without slashes and control characters'
             using errcode = 'PT400';
     end if;
+    -- in one statement: in between two, the object could be removed, and then be no orphan any more
     select lower(split_part(o.metadata ->> 'mimetype', ';', 1)), (o.metadata ->> 'size')::bigint into type, size
       from storage.objects o
      where o.bucket_id = 'attachments' and o.name = path
+       and not exists (select from bridge.orphans r where r.prefix = o.name)
      order by o.created_at desc limit 1;
-    if not found or exists (select from bridge.orphans r where r.prefix = path) then
+    if not found then
         raise exception 'There is no upload %', path
             using errcode = 'PT404', hint = 'Upload it to the bucket "attachments" first. What no message names is removed after a day.';
     end if;
@@ -189,7 +191,7 @@ begin
     select distinct substr(f.url, 13), new.id
       from jsonb_array_elements(new.parts) p
      cross join lateral (select p.value ->> 'url' as url where p.value ->> 'type' = 'file') f
-     where f.url ^@ ('attachments/' || new.session_id || '/')
+     where f.url ~ ('^attachments/' || new.session_id || '/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[a-z0-9]{1,8}$')
         on conflict do nothing;
     return null;
 end

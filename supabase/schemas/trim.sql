@@ -45,13 +45,25 @@ language plpgsql set search_path = ''
 as $$
 declare
     paths text[];
+    locked uuid[];
     deleted int;
 begin
     paths := array(
-        select distinct x.path from (
+        select x.path from (
             select a.path from bridge.attachments a
              where a.created_at < now() - make_interval(days => trim_attachments.days)
              order by a.created_at limit trim_attachments.most for update skip locked) x);
+    -- A question that names one again holds its session. A locked session is left to the next call.
+    locked := array(
+        select s.id from public.sessions s
+         where s.id in (select split_part(p.path, '/', 1)::uuid from unnest(paths) p (path))
+         order by s.id for no key update skip locked);
+    paths := array(
+        select distinct p.path from unnest(paths) p (path)
+         where split_part(p.path, '/', 1)::uuid = any (locked)
+           and not exists (
+               select from bridge.attachments a
+                where a.path = p.path and a.created_at >= now() - make_interval(days => trim_attachments.days)));
     insert into bridge.orphans (prefix) select p.path from unnest(paths) p (path) order by p.path on conflict do nothing;
     delete from bridge.attachments a where a.path = any (paths);
     get diagnostics deleted = row_count;

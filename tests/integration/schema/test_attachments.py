@@ -432,6 +432,7 @@ async def test_file_of_a_reply_is_named_once_the_reply_ends(
     parts = [
         {"type": "file", "mediaType": "image/png", "url": f"attachments/{path}"},
         {"type": "file", "url": "attachments/x/y"},
+        {"type": "file", "url": f"attachments/{session}/"},  # as a prefix to remove, it would be the whole session
     ]
     await db.execute("update public.messages set status = 'running' where id = %s", (reply["id"],))
     await db.execute(
