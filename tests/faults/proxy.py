@@ -25,6 +25,7 @@ from tests.faults.tcp_proxy import reset
 
 GATEWAY_PAGE = "<html><head><title>{0}</title></head><body><center><h1>{0}</h1></center><hr>cloud</body></html>"
 HEARTBEAT_TOPIC = "phoenix"
+STORAGE_PATH = "/storage/v1/object/"
 _HOP_BY_HOP = frozenset(
     ("host", "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer")
 )
@@ -35,13 +36,16 @@ Direction = Literal["up", "down", "both"]
 
 @dataclass(slots=True)
 class Rest:
-    """Faults of REST calls. `only` limits them to calls of that name (the last part of the path)."""
+    """Faults of REST calls. `only` limits them to calls of that name, or to all of Storage with "storage"."""
 
     status: int | None = None  # respond with this status and a gateway's page
+    says: Mapping[str, Any] | None = None  # … or this body
     hangs: bool = False  # never respond
+    swallows: bool = False  # never respond, after the server has done the work
     resets: bool = False  # reset the connection before the call reaches the server
     largest: int | None = None  # respond with 413 to a longer body, in bytes
     only: str | None = None
+    about: str = ""  # only calls with this in their body
     # by name: how many responses to drop after the server has done the work (an empty claim did none)
     lose: Counter[str] = field(default_factory=Counter)
 
@@ -104,6 +108,7 @@ class Proxy:
         self.sockets: set[Socket] = set()
         self.calls: Counter[str] = Counter()  # REST calls received, by name
         self.lost: Counter[str] = Counter()  # responses dropped, by name
+        self.held: Counter[str] = Counter()  # REST calls that are never answered, by name
         self.handshakes = 0
         self.port = 0
         self._target = target.rstrip("/")
@@ -171,18 +176,27 @@ class Proxy:
     # -- REST
 
     async def _call(self, request: web.Request) -> web.StreamResponse:
-        name = request.path.rpartition("/")[2]
+        name = _name(request)
         self.calls[name] += 1
         rest = self.rest
-        if rest.only in (None, name):
+        is_meant = rest.only in (None, name, name.partition(".")[0])
+        if is_meant and rest.about:
+            is_meant = rest.about in await request.text()
+        if is_meant:
             if rest.hangs:
+                self.held[name] += 1
                 await asyncio.Event().wait()  # until the client leaves, or the proxy stops
             if rest.resets:
                 return self._cut(request)
             too_large = rest.largest is not None and len(await request.read()) > rest.largest
             if (status := 413 if too_large else rest.status) is not None:
+                if rest.says is not None:
+                    return web.json_response(rest.says, status=status)
                 return web.Response(status=status, text=GATEWAY_PAGE.format(status), content_type="text/html")
         status, headers, body = await self._forward(request)
+        if is_meant and rest.swallows:
+            self.held[name] += 1
+            await asyncio.Event().wait()
         if self.rest.lose[name] > 0 and not (name == "bridge_claim" and json.loads(body).get("jobs") == []):
             self.rest.lose[name] -= 1
             self.lost[name] += 1
@@ -333,6 +347,22 @@ class Proxy:
                         await socket.forge(name, "phx_close", {}, ref)
                     case _:
                         await socket.forge(name, event, {}, ref)
+
+
+def _name(request: web.Request) -> str:
+    """The last part of a path; of a call of Storage, "storage." and what it does."""
+    path = request.path
+    if not path.startswith(STORAGE_PATH):
+        return path.rpartition("/")[2]
+    first = path.removeprefix(STORAGE_PATH).partition("/")[0]
+    match request.method, first:
+        case "POST", "list" | "sign":
+            return f"storage.{first}"
+        case "GET", _:
+            return "storage.fetch"
+        case "DELETE", _:
+            return "storage.remove"
+    return "storage.upload"
 
 
 def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
