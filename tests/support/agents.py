@@ -193,12 +193,12 @@ async def run(turn: Turn, function: str, message: Any) -> str:
 
 async def say(turn: Turn, message: str) -> str:
     b = _client()
-    return f"/{len(await turn.say(b.Chat, [], message, []))}/"
+    return f"/{len(await turn.say(b.Chat, [], message, [], [], [], []))}/"
 
 
 async def call(turn: Turn, message: str) -> str:
     b = _client()
-    return f"/{await turn.call(b.Chat, [], message, [])}/"
+    return f"/{await turn.call(b.Chat, [], message, [], [], [], [])}/"
 
 
 def _client() -> Any:

@@ -32,7 +32,6 @@ class Case:
     how: tuple[str, ...]  # how it was built, for the report of a failure
     thoughts: tuple[str, ...] = ()  # apart from the text, in their order
     tagged: str = ""  # the reasoning in the text
-    tagged_after: int = 0  # how many of the thoughts came before it
 
     @property
     def outcome_of_structure(self) -> Outcome:
@@ -130,31 +129,26 @@ class _Thinking:
     def __init__(self, whole: str) -> None:
         self._whole = whole  # what the last events of OpenAI's responses repeat
         self._thoughts: dict[int, tuple[Event, str]] = {}  # the event is kept, so that no other has its id
-        self._repeats: list[Event] = []
-        self._tag: Event | None = None
 
-    def add(self, kind: Kind, event: Event, thought: str) -> None:
+    def add(self, event: Event, thought: str) -> None:
         if thought:
             self._thoughts[id(event)] = (event, thought)
-        elif self._whole and kind in ("other", "end") and self._whole in json.dumps(event, ensure_ascii=False):
-            self._repeats.append(event)
-
-    def close_tag(self, event: Event) -> None:
-        self._tag = event
 
     def complete(self, case: Case, events: list[Event]) -> Case:
-        found: list[tuple[Event, str]] = []
-        after = 0
-        for event in events:
-            if event is self._tag:
-                after = len(found)
-            known = self._thoughts.get(id(event))
-            if known is not None and not (case.format == "responses" and any(event is other for other, _ in found)):
-                found.append(known)
+        found = [self._thoughts[id(event)] for event in events if id(event) in self._thoughts]
+        if case.format == "responses":  # its events are numbered
+            found = list({id(event): (event, thought) for event, thought in found}.values())
         thoughts = tuple(thought for _, thought in found)
-        if not thoughts and any(event is other for event in events for other in self._repeats):
+        if not thoughts and any(_repeats_thoughts(event) for event in events):
             thoughts = (self._whole,)
-        return replace(case, thoughts=thoughts, tagged_after=after)
+        return replace(case, thoughts=thoughts)
+
+
+def _repeats_thoughts(event: Event) -> bool:
+    match event:
+        case {"type": "response.reasoning_summary_text.done"} | {"response": {"output": [{"type": "reasoning"}, *_]}}:
+            return True
+    return False
 
 
 def _build(draw: st.DrawFn, format_: Format) -> tuple[Case, list[Kind], list[Event], _Thinking]:
@@ -172,20 +166,19 @@ def _build(draw: st.DrawFn, format_: Format) -> tuple[Case, list[Kind], list[Eve
             stream.sign()
     pieces = draw(_PIECES)
     shown = tagged = ""
-    tag_at = -1
     if body == "tagged":
         opening, closing = draw(st.sampled_from(_THINK_TAGS))
         stream.say(opening[:3])
         stream.say(f"{opening[3:]}it may be {closing[:2]}")
         stream.say(f"so{closing}\n\n")
         pieces = [pieces[0].lstrip(), *pieces[1:]]
-        tagged, tag_at = f"it may be {closing[:2]}so", len(stream.events) - 1
+        tagged = f"it may be {closing[:2]}so"
     if body == "unopened":  # the opening tag stood in the prompt
         stream.say("it may be so")
         stream.say(".\n</think")
         stream.say(">\n\n")
         pieces = [pieces[0].lstrip(), *pieces[1:]]
-        tagged, tag_at = "it may be so.", len(stream.events) - 1
+        tagged = "it may be so."
     if body in ("text", "tagged", "unopened"):
         for piece in pieces:
             stream.say(piece)
@@ -207,12 +200,10 @@ def _build(draw: st.DrawFn, format_: Format) -> tuple[Case, list[Kind], list[Eve
     case = Case(format_, (), False, _outcome(body, end, shown), shown, how, tagged=tagged)
     events: list[Event] = []
     thinking = _Thinking(stream.thought)
-    for at, (kind, event) in enumerate(zip(stream.kinds, stream.events, strict=True)):
+    for kind, event in zip(stream.kinds, stream.events, strict=True):
         written, thought = _in_dialect(draw, format_, kind, event)
         events.append(written)
-        thinking.add(kind, written, thought)
-        if at == tag_at:
-            thinking.close_tag(written)
+        thinking.add(written, thought)
     return case, list(stream.kinds), events, thinking
 
 

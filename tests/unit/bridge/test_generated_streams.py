@@ -38,7 +38,8 @@ def think(case: Case, *, often: bool) -> str:
             taken.append(answer.take_thoughts())
     thoughts = "".join([*taken, answer.take_thoughts()])
     assert wire.SECRET not in thoughts
-    assert answer.thought >= len(thoughts)
+    if not often:  # otherwise, a tag that was lost may have made thoughts of the text for a while
+        assert answer.thought >= len(thoughts)
     return thoughts
 
 
@@ -52,9 +53,10 @@ def check(case: Case) -> None:
     if outcome != "done":
         return
     assert at_once == "".join([*case.thoughts, case.tagged])
-    if not case.tagged or len(case.how) == 3:  # if the tags are damaged, only the whole text tells
-        at = case.tagged_after
-        assert piece_by_piece == "".join([*case.thoughts[:at], case.tagged, *case.thoughts[at:]])
+    if not case.tagged:
+        assert piece_by_piece == at_once
+    elif len(case.how) == 3:  # if the tags are damaged, only the whole text tells
+        assert sorted(piece_by_piece) == sorted(at_once)  # what one event brings in both ways may be in any order
 
 
 @settings(max_examples=STREAMS, deadline=None, suppress_health_check=list(HealthCheck), database=None)
