@@ -118,7 +118,7 @@ async def _project(
     yield Finding("schema", note=_timeout_note(answer))
     yield _publication(answer)
     yield _policies(answer)
-    if "attachments_bucket" in answer:  # absent in an older schema
+    if "storage" in answer:  # absent in an older schema
         yield _attachments(answer)
     if functions is not None and "models" in answer:
         yield _models(answer["models"], functions, env)
@@ -154,6 +154,8 @@ def _policies(answer: Mapping[str, Any]) -> Finding:
 
 
 def _attachments(answer: Mapping[str, Any]) -> Finding:
+    if not answer["storage"]:
+        return Finding("attachments", note="the project has no Storage: messages can have no attachments")
     if answer["attachments_bucket"]:
         return Finding("attachments", answer["attachments_bucket"], BUCKET_REMEDY)
     if answer["attachments_policies"]:

@@ -450,7 +450,7 @@ declare
     bucket record;
 begin
     if not bridge.has_storage() then
-        return 'This project has no Storage, so messages can have no attachments.';
+        return null;
     end if;
     select b.public, b.file_size_limit into bucket from storage.buckets b where b.id = 'attachments';
     if not found then
@@ -463,7 +463,7 @@ begin
     return null;
 end
 $$;
-comment on function bridge.check_bucket is 'What is wrong with the bucket of attachments, in one line; null: nothing.';
+comment on function bridge.check_bucket is 'What is wrong with the bucket of attachments, in one line; null: nothing, or the project has no Storage.';
 
 do $$
 begin
@@ -842,6 +842,7 @@ begin
             select from pg_catalog.pg_policies p
              where p.schemaname = 'realtime' and p.tablename = 'messages' and p.policyname like 'bridge: %')
             then bridge.topics_policy() end,
+        'storage', bridge.has_storage(),
         'attachments_bucket', bridge.check_bucket(),
         'attachments_policies', case when to_regclass('storage.objects') is not null and 2 > (
             select count(*) from pg_catalog.pg_policies p
@@ -859,7 +860,7 @@ begin
 end
 $$;
 comment on function public.bridge_doctor is
-    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policies to create if they are missing, what is wrong with the bucket `attachments`, the names of the models, whether broadcasts can be sent, and how long a request of a user may take.';
+    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policies to create if they are missing, whether there is Storage, what is wrong with its bucket `attachments`, the names of the models, whether broadcasts can be sent, and how long a request of a user may take.';
 
 create function bridge.trim_attachments(days int, most int) returns int
 language plpgsql set search_path = ''

@@ -33,7 +33,7 @@ declare
     bucket record;
 begin
     if not bridge.has_storage() then
-        return 'This project has no Storage, so messages can have no attachments.';
+        return null;
     end if;
     select b.public, b.file_size_limit into bucket from storage.buckets b where b.id = 'attachments';
     if not found then
@@ -46,7 +46,7 @@ begin
     return null;
 end
 $$;
-comment on function bridge.check_bucket is 'What is wrong with the bucket of attachments, in one line; null: nothing.';
+comment on function bridge.check_bucket is 'What is wrong with the bucket of attachments, in one line; null: nothing, or the project has no Storage.';
 
 do $$
 begin

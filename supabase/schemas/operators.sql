@@ -159,6 +159,7 @@ begin
             select from pg_catalog.pg_policies p
              where p.schemaname = 'realtime' and p.tablename = 'messages' and p.policyname like 'bridge: %')
             then bridge.topics_policy() end,
+        'storage', bridge.has_storage(),
         'attachments_bucket', bridge.check_bucket(),
         'attachments_policies', case when to_regclass('storage.objects') is not null and 2 > (
             select count(*) from pg_catalog.pg_policies p
@@ -176,4 +177,4 @@ begin
 end
 $$;
 comment on function public.bridge_doctor is
-    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policies to create if they are missing, what is wrong with the bucket `attachments`, the names of the models, whether broadcasts can be sent, and how long a request of a user may take.';
+    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policies to create if they are missing, whether there is Storage, what is wrong with its bucket `attachments`, the names of the models, whether broadcasts can be sent, and how long a request of a user may take.';

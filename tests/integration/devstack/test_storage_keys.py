@@ -1,4 +1,4 @@
-"""Whatever an object's name is: it comes back byte for byte or is refused, and no file is anywhere but in its folder."""
+"""Whatever an object's name is, it comes back byte for byte or is refused, and every file stays in its folder."""
 
 from __future__ import annotations
 

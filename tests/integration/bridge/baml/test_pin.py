@@ -40,7 +40,7 @@ def begin(
     controller, collector = AbortController(), Collector("pin")
     runtime: Any = client_runtime.__runtime__
     context = runtime.create_context_manager()
-    given = {"messages": [], "message": message, "files": []}
+    given = {"messages": [], "message": message, "files": [], "images": [], "pdfs": [], "attachments": []}
     env = {**os.environ, **variables(model.url)}
     stream = runtime.stream_function(
         "Chat", given, None, context, None, None, [collector], env, {}, on_tick, controller
