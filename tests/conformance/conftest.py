@@ -173,6 +173,18 @@ async def bob(sign_up: Callable[[], Awaitable[User]]) -> User:
 
 
 @pytest.fixture
+async def bucket(server: AsyncClient) -> AsyncIterator[str]:
+    """A private bucket in which each user has a folder with the user's id as its name. It is deleted afterwards."""
+    name = f"conformance-{uuid.uuid4()}"
+    await server.storage.create_bucket(
+        name, options={"public": False, "file_size_limit": 100_000, "allowed_mime_types": ["image/png", "text/plain"]}
+    )
+    yield name
+    await server.storage.empty_bucket(name)
+    await server.storage.delete_bucket(name)
+
+
+@pytest.fixture
 def sign(supabase: Supabase) -> Callable[..., str]:
     """Signs tokens like the project's Auth."""
     if supabase.jwt_secret is None:

@@ -1,9 +1,9 @@
-// Checks supabase-js against a project. Arguments: URL, publishable key, patience in seconds, and the users' credentials
-// as JSON. Prints a line of JSON for each check: its name and error, if any.
+// Checks supabase-js against a project. Arguments: URL, publishable key, patience in seconds, the name of a bucket, and the
+// users' credentials as JSON. Prints a line of JSON for each check: its name and error, if any.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 
-const [, , url, key, patience, ...people] = process.argv;
+const [, , url, key, patience, bucket, ...people] = process.argv;
 const require = createRequire(`${process.cwd()}/client/package.json`);
 const { createClient } = require("@supabase/supabase-js");
 const transport = globalThis.WebSocket ?? require("ws");
@@ -116,6 +116,106 @@ const checks = {
     const { error } = await make().auth.refreshSession({ refresh_token: data.session.refresh_token });
     assert.equal(error.status, 400);
   },
+  async "files are stored, read, listed and removed byte for byte"() {
+    const { client, id } = await signedIn(alice);
+    const files = client.storage.from(bucket);
+    const bytes = Uint8Array.from({ length: 70_000 }, (_, at) => at % 256);
+    const path = `${id}/a b (1).png`;
+    const stored = await files.upload(path, new Blob([bytes], { type: "image/png" }), { cacheControl: "60" });
+    assert.deepEqual([stored.error, stored.data.path, stored.data.fullPath], [null, path, `${bucket}/${path}`]);
+    const { data } = await files.download(path);
+    assert.deepEqual([new Uint8Array(await data.arrayBuffer()), data.type], [bytes, "image/png"]);
+    const { data: info } = await files.info(path);
+    assert.deepEqual([info.name, info.size, info.contentType], [path, bytes.length, "image/png"]);
+    assert.equal((await files.exists(path)).data, true);
+    assert.equal((await files.exists(`${id}/none.png`)).data, false);
+    const { data: listed } = await files.list(id, { sortBy: { column: "name", order: "asc" } });
+    assert.deepEqual(listed.map(({ name, metadata }) => [name, metadata.size, metadata.mimetype]), [["a b (1).png", 70_000, "image/png"]]);
+    assert.deepEqual((await files.remove([path, `${id}/none.png`])).data.map(({ name }) => name), [path]);
+    assert.equal((await files.download(path)).data, null);
+  },
+  async "a file of another user is hidden, and its folder is closed"() {
+    const [one, other] = [await signedIn(alice), await signedIn(bob)];
+    const path = `${one.id}/mine.txt`;
+    const text = () => new Blob(["mine"], { type: "text/plain" });
+    await one.client.storage.from(bucket).upload(path, text());
+    for (const client of [other.client, make()]) {
+      const files = client.storage.from(bucket);
+      assert.deepEqual((await files.list(one.id)).data, []);
+      for (const refused of [
+        await files.download(path),
+        await files.createSignedUrl(path, 60),
+        await files.info(path),
+        await files.upload(`${one.id}/other.txt`, text()),
+        await files.upload(path, text(), { upsert: true }),
+        await files.update(path, text()),
+        await files.createSignedUploadUrl(`${one.id}/other.txt`),
+        await files.move(path, `${one.id}/moved.txt`),
+        await files.copy(path, `${other.id}/copied.txt`),
+      ]) {
+        assert.equal(refused.data, null);
+        assert.ok(refused.error);
+      }
+      assert.deepEqual((await files.remove([path])).data, []);
+    }
+    assert.equal(await (await one.client.storage.from(bucket).download(path)).data.text(), "mine");
+  },
+  async "what exists is not replaced without upsert"() {
+    const { client, id } = await signedIn(alice);
+    const files = client.storage.from(bucket);
+    const path = `${id}/twice.txt`;
+    const body = (text) => new Blob([text], { type: "text/plain" });
+    await files.upload(path, body("one"));
+    const { error } = await files.upload(path, body("two"));
+    assert.deepEqual([error.statusCode, error.message], ["409", "The resource already exists"]);
+    assert.equal((await files.upload(path, body("three"), { upsert: true })).error, null);
+    assert.equal(await (await files.download(path)).data.text(), "three");
+  },
+  async "the bucket limits size and types"() {
+    const { client, id } = await signedIn(alice);
+    const files = client.storage.from(bucket);
+    const large = await files.upload(`${id}/large.txt`, new Blob(["x".repeat(100_001)], { type: "text/plain" }));
+    assert.deepEqual([large.error.statusCode, large.error.message], ["413", "The object exceeded the maximum allowed size"]);
+    const page = await files.upload(`${id}/page.html`, new Blob(["<p>"], { type: "text/html" }));
+    assert.deepEqual([page.error.statusCode, page.error.message], ["415", "mime type text/html is not supported"]);
+    assert.deepEqual((await files.list(id, { search: "large" })).data, []);
+  },
+  async "signed URLs need no key"() {
+    const { client, id } = await signedIn(alice);
+    const files = client.storage.from(bucket);
+    const path = `${id}/signed.txt`;
+    await files.upload(path, new Blob(["signed"], { type: "text/plain" }));
+    const { data: one } = await files.createSignedUrl(path, 60, { download: "report.txt" });
+    const response = await fetch(one.signedUrl);
+    assert.equal(await response.text(), "signed");
+    assert.match(response.headers.get("content-disposition"), /^attachment;.*report\.txt/);
+    const { data: many } = await files.createSignedUrls([path, `${id}/none.txt`], 60);
+    assert.deepEqual(many.map(({ path, error }) => [path, error === null]), [[path, true], [`${id}/none.txt`, false]]);
+    assert.equal(await (await fetch(many[0].signedUrl)).text(), "signed");
+    assert.equal((await fetch(one.signedUrl.replace(/.&/, "x&").replace(/.$/, "x"))).status, 400);
+  },
+  async "a signed upload URL takes one file"() {
+    const { client, id } = await signedIn(alice);
+    const files = client.storage.from(bucket);
+    const path = `${id}/by-url.png`;
+    const { data } = await files.createSignedUploadUrl(path);
+    const visitor = make().storage.from(bucket);
+    const sent = await visitor.uploadToSignedUrl(path, data.token, new Blob(["by url"], { type: "image/png" }));
+    assert.equal(sent.error, null);
+    assert.equal(await (await files.download(path)).data.text(), "by url");
+    const again = await visitor.uploadToSignedUrl(path, data.token, new Blob(["again"], { type: "image/png" }));
+    assert.equal(again.error.statusCode, "409");
+  },
+  async "files are moved and copied"() {
+    const { client, id } = await signedIn(alice);
+    const files = client.storage.from(bucket);
+    await files.upload(`${id}/from.txt`, new Blob(["moved"], { type: "text/plain" }));
+    assert.equal((await files.copy(`${id}/from.txt`, `${id}/copy.txt`)).error, null);
+    assert.equal((await files.move(`${id}/from.txt`, `${id}/to.txt`)).error, null);
+    for (const name of ["copy", "to"]) assert.equal(await (await files.download(`${id}/${name}.txt`)).data.text(), "moved");
+    assert.equal((await files.exists(`${id}/from.txt`)).data, false);
+  },
+
   async "a bulk insert sets missing columns to null or the default"() {
     const { client } = await signedIn(alice);
     const rows = [{ name: "b1", value: 5 }, { name: "b2" }];

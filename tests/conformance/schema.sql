@@ -131,6 +131,11 @@ with check (
     and (select realtime.topic()) not like '%:silent'
 );
 
+drop policy if exists conformance_objects on storage.objects;
+create policy conformance_objects on storage.objects for all to authenticated
+using (bucket_id like 'conformance-%' and (storage.foldername(name))[1] = (select auth.uid())::text)
+with check (bucket_id like 'conformance-%' and (storage.foldername(name))[1] = (select auth.uid())::text);
+
 do $$
 begin
     alter publication supabase_realtime add table public.conformance_notes;

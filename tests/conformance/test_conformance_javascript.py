@@ -16,12 +16,12 @@ SCRIPT = Path(__file__).with_name("javascript.mjs")
 
 
 async def test_supabase_js_passes_all_checks(
-    supabase: Supabase, alice: User, bob: User, subtests: pytest.Subtests
+    supabase: Supabase, alice: User, bob: User, bucket: str, subtests: pytest.Subtests
 ) -> None:
     people = [json.dumps({"email": user.email, "password": PASSWORD}) for user in (alice, bob)]
     process = await asyncio.create_subprocess_exec(
         *(await asyncio.to_thread(node), str(SCRIPT), supabase.url, supabase.publishable_key),
-        *(str(supabase.patience), *people),
+        *(str(supabase.patience), bucket, *people),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -34,7 +34,7 @@ async def test_supabase_js_passes_all_checks(
             process.kill()
             await process.wait()
     results = [json.loads(line) for line in out.splitlines()]
-    assert len(results) == 19, err.decode()
+    assert len(results) == 26, err.decode()
     for result in results:
         with subtests.test(result["name"]):
             assert result["error"] is None, result["error"]
