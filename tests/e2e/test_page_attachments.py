@@ -473,15 +473,21 @@ async def test_a_message_that_had_not_arrived_comes_back_with_its_attachments(
     tab.problems.clear()  # the browser reports the failed requests
 
 
-async def test_the_next_user_of_a_tab_sees_nothing_of_a_draft(environment: dict[str, str], tab: Tab) -> None:
-    await tab.sign_up()
+async def test_signing_out_stops_uploads_and_forgets_attachments(environment: dict[str, str], tab: Tab) -> None:
+    await tab.start()
     await attach(tab, PICTURE)
-    await expect(chips(tab)).to_have_count(1)
-    await tab.press("Sign out")
+    await until_uploaded(tab)
+    release = await held(tab)
+    await attach(tab, NOTES)
+    await expect(tab.page.get_by_role("progressbar")).to_be_visible()
+    async with tab.page.expect_event("requestfailed", lambda request: request.method == "PUT"):
+        await tab.press("Sign out")
+    release.set()
+    await expect(tab.page.get_by_label("Email")).to_be_visible()
+    assert await tab.page.evaluate("sessionStorage.length") == 0
     await tab.sign_up()
     await expect(tab.page.get_by_role("button", name="Attach files")).to_be_visible()
     await expect(chips(tab)).to_have_count(0)
-    assert await tab.page.evaluate("Object.keys(sessionStorage).filter((key) => key.startsWith('attached:'))") == []
 
 
 # -- showing ---------------------------------------------------------------------------------------------------
@@ -602,9 +608,8 @@ async def test_axe_finds_nothing_in_attachments(
 
 async def test_the_keyboard_attaches_and_removes(environment: dict[str, str], tab: Tab) -> None:
     chosen: asyncio.Future[FileChooser] = asyncio.get_running_loop().create_future()
-    tab.page.on(
-        "filechooser", lambda chooser: chosen.set_result(chooser)
-    )  # well before, or the browser's own dialog opens
+    # well before it is opened, or the browser opens its own
+    tab.page.on("filechooser", lambda chooser: chosen.set_result(chooser))
     await tab.start()
     await tab.page.keyboard.press("Shift+Tab")
     await expect(tab.page.get_by_role("button", name="Attach files")).to_be_focused()
