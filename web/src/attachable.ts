@@ -2,13 +2,19 @@
 
 import { ATTACHMENT_TYPES, MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, attachmentType } from "supabase-baml-bridge-client";
 import { shownPath } from "./paths.ts";
-import type { Upload } from "./uploads.ts";
 
 /** The function that is asked, as far as attachments are concerned. */
 interface Reader {
   title: string;
   /** Media types that it reads. */
   accepts: readonly string[];
+}
+
+/** What is known of a file that was attached. */
+interface Uploaded {
+  name: string;
+  type: string;
+  state: string;
 }
 
 const KINDS: readonly [word: string, types: readonly [type: string, name: string][]][] = [
@@ -79,7 +85,7 @@ export function attachable(
 }
 
 /** Why a draft with these attachments cannot be sent, or null. */
-export function unsendable(uploads: readonly Upload[], by: Reader): string | null {
+export function unsendable(uploads: readonly Uploaded[], by: Reader): string | null {
   const unread = uploads.find(({ type }) => !by.accepts.includes(type));
   if (unread) return `${shownPath({ path: unread.name })} cannot be sent: ${by.title} reads ${wordsOf(by.accepts)}.`;
   const failed = uploads.find(({ state }) => state === "failed");
