@@ -102,11 +102,22 @@ class Attachments:
         try:
             paths = [attachment.path for attachment in attachments if attachment.data is None]
             urls = await self._storage.sign(paths, self._seconds) if paths else {}
-            looks = [self._open(one, urls.get(one.path), is_optional=one in optional) for one in attachments]
-            opened = await asyncio.gather(*looks)
+            return await self._open_all(attachments, urls, optional)
         except StoreError as error:
             raise _unavailable(error) from error
-        return tuple(one for one in opened if one is not None)
+
+    async def _open_all(
+        self, attachments: Sequence[Attachment], urls: Mapping[str, str], optional: Collection[Attachment]
+    ) -> tuple[Opened, ...]:
+        looks = [
+            asyncio.create_task(self._open(one, urls.get(one.path), is_optional=one in optional)) for one in attachments
+        ]
+        try:
+            return tuple(one for one in await asyncio.gather(*looks) if one is not None)
+        finally:  # if one fails, the others end with it
+            for look in looks:
+                look.cancel()
+            await asyncio.gather(*looks, return_exceptions=True)
 
     async def _open(self, attachment: Attachment, url: str | None, *, is_optional: bool) -> Opened | None:
         try:

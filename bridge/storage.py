@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 BUCKET = "attachments"
 TRANSFER_SECONDS = 60.0  # of all bytes of an object: it has up to 10 MiB
+FEW_BYTES = 1024  # they come in the time of any other call
 PAGE = 100  # objects that are listed at once
 
 Answer = TypeVar("Answer")
@@ -54,7 +55,7 @@ class Storage:
                         break
             return bytes(found[:most])
 
-        return await repeated("storage.fetch", fetch, TRANSFER_SECONDS if most > PAGE else CALL_SECONDS)
+        return await repeated("storage.fetch", fetch, TRANSFER_SECONDS if most > FEW_BYTES else CALL_SECONDS)
 
     async def upload(self, path: str, data: bytes, kind: str) -> None:
         """Store an object, in place of one that has the path already."""

@@ -113,7 +113,7 @@ async def test_what_is_no_session_is_not_removed(
     for prefix in ("", "/", "%/", session[:8] + "/", "../" + session + "/"):
         await db.execute("insert into bridge.orphans (prefix) values (%s) on conflict do nothing", [prefix])
     orphans = Orphans(store, store.storage, Metrics())
-    await orphans._remove()
+    await orphans._remove_some()
     assert await store.storage.list(session) == [path]
     assert "nothing is removed" in caplog.text
     await db.execute("delete from bridge.orphans")

@@ -232,3 +232,28 @@ async def test_attachment_is_stored_before_it_is_shown() -> None:
     with pytest.raises(TurnFailure) as caught:
         await parts([Attachment("c.txt", b"hello", "text/plain")], stored)
     assert (caught.value.code, caught.value.retryable) == ("attachment_unavailable", True)
+
+
+async def test_one_that_fails_ends_the_look_at_the_others() -> None:
+    ended = asyncio.Event()
+
+    class Hanging:
+        async def sign(self, paths: Sequence[str], seconds: int) -> Mapping[str, str]:
+            return {path: path for path in paths}
+
+        async def fetch(self, url: str, most: int) -> bytes | None:
+            if url == "gone":
+                return None
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+            return b""
+
+        async def upload(self, path: str, data: bytes, kind: str) -> None:
+            raise AssertionError
+
+    hanging, gone = (Attachment("a.png", None, "image/png", path, 10) for path in ("hanging", "gone"))
+    with pytest.raises(BadAttachment), Attachments(Hanging(), MOST_BYTES).share([hanging, gone]) as share:
+        await share.open()
+    assert ended.is_set()
