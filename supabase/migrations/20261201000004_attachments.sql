@@ -665,6 +665,29 @@ $$;
 comment on function bridge.payload is
     'Everything a worker needs to answer a question, in one value; null if a part of it is larger than `most_bytes`.';
 
+create or replace function bridge.estimate_tokens(job bridge.jobs, out input_tokens int, out output_tokens int)
+language plpgsql stable set search_path = ''
+as $$
+begin
+    -- four bytes a token, a thousand tokens for an image or a document, and no more context than a claim brings
+    input_tokens := (
+        coalesce((select octet_length(m.content) + coalesce(octet_length(m.data::text), 0)
+                    from public.messages m where m.id = job.question_id), 0)
+        + coalesce((
+            select sum(case a.value ->> 'type' when 'text/plain' then (a.value ->> 'size')::bigint else 4000 end)
+              from public.messages m cross join jsonb_array_elements(m.attachments) a
+             where m.id = job.question_id), 0)
+        + least(262144, coalesce((
+            select sum(octet_length(m.content)) from public.messages m
+             where m.session_id = job.session_id and m.ordinal < job.ordinal and m.status in ('done', 'cancelled')), 0))
+        + least(524288, coalesce((
+            select sum(octet_length(f.content)) from public.code_files f where f.session_id = job.session_id), 0))) / 4;
+    output_tokens := coalesce((
+        select octet_length(m.content) from public.messages m where m.reply_to = job.question_id), 0) / 4;
+end
+$$;
+comment on function bridge.estimate_tokens is 'About how many tokens an attempt cost that nobody reports.';
+
 create or replace function public.bridge_claim(
     worker text, slots int, holding uuid[], lease_seconds int, history int, functions text[] default null,
     reserve int default 0, probing text[] default '{}', paused text[] default '{}', failing text[] default '{}',

@@ -262,10 +262,14 @@ create function bridge.estimate_tokens(job bridge.jobs, out input_tokens int, ou
 language plpgsql stable set search_path = ''
 as $$
 begin
-    -- four bytes a token, and no more context than a claim brings
+    -- four bytes a token, a thousand tokens for an image or a document, and no more context than a claim brings
     input_tokens := (
         coalesce((select octet_length(m.content) + coalesce(octet_length(m.data::text), 0)
                     from public.messages m where m.id = job.question_id), 0)
+        + coalesce((
+            select sum(case a.value ->> 'type' when 'text/plain' then (a.value ->> 'size')::bigint else 4000 end)
+              from public.messages m cross join jsonb_array_elements(m.attachments) a
+             where m.id = job.question_id), 0)
         + least(262144, coalesce((
             select sum(octet_length(m.content)) from public.messages m
              where m.session_id = job.session_id and m.ordinal < job.ordinal and m.status in ('done', 'cancelled')), 0))

@@ -453,3 +453,14 @@ async def test_trim_hands_old_attachments_to_a_worker(
     answer: Any = await server.rpc("bridge_trim", {"attachments_days": 30}).execute()
     assert answer.data["attachments"] == 1
     assert old in await orphans_of(server)
+
+
+async def test_lost_attempt_is_charged_for_its_attachments(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
+    session = await user.open_session(title="named")
+    named = [
+        {"path": await store(db, session, "text/plain", 8000), "name": "a.txt"},
+        {"path": await store(db, session, "image/png", 90_000), "name": "a.png"},
+    ]
+    question = await user.ask(session, "four", attachments=named)
+    estimated = "select (bridge.estimate_tokens(j)).input_tokens from bridge.jobs j where j.question_id = %s"
+    assert await (await db.execute(estimated, (question,))).fetchall() == [{"input_tokens": 1 + 2000 + 1000}]
