@@ -215,6 +215,27 @@ const checks = {
     for (const name of ["copy", "to"]) assert.equal(await (await files.download(`${id}/${name}.txt`)).data.text(), "moved");
     assert.equal((await files.exists(`${id}/from.txt`)).data, false);
   },
+  async "lists of files are sorted and paged"() {
+    const { client, id } = await signedIn(alice);
+    const files = client.storage.from(bucket);
+    const text = () => new Blob(["x"], { type: "text/plain" });
+    for (const name of ["b", "c", "a"]) await files.upload(`${id}/listed/${name}.txt`, text());
+    const names = async (options) => (await files.list(`${id}/listed`, options)).data.map(({ name }) => name);
+    const sortBy = (order) => ({ sortBy: { column: "name", order } });
+    assert.deepEqual(await names(sortBy("desc")), ["c.txt", "b.txt", "a.txt"]);
+    assert.deepEqual(await names({ ...sortBy("asc"), limit: 1, offset: 1 }), ["b.txt"]);
+    assert.deepEqual(await names({ search: "c" }), ["c.txt"]);
+  },
+  async "a bucket is not changed or emptied with the publishable key"() {
+    for (const client of [make(), (await signedIn(alice)).client]) {
+      assert.equal((await client.storage.updateBucket(bucket, { public: true })).data, null);
+      assert.equal((await client.storage.emptyBucket(bucket)).data, null);
+      assert.equal((await client.storage.deleteBucket(bucket)).data, null);
+      assert.deepEqual((await client.storage.listBuckets()).data, []);
+      const { data } = client.storage.from(bucket).getPublicUrl("none.txt");
+      assert.equal((await fetch(data.publicUrl)).status, 400);
+    }
+  },
 
   async "a bulk insert sets missing columns to null or the default"() {
     const { client } = await signedIn(alice);

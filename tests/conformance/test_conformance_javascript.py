@@ -34,7 +34,7 @@ async def test_supabase_js_passes_all_checks(
             process.kill()
             await process.wait()
     results = [json.loads(line) for line in out.splitlines()]
-    assert len(results) == 26, err.decode()
+    assert len(results) == 28, err.decode()
     for result in results:
         with subtests.test(result["name"]):
             assert result["error"] is None, result["error"]
