@@ -226,13 +226,16 @@ const checks = {
     assert.deepEqual(await names({ ...sortBy("asc"), limit: 1, offset: 1 }), ["b.txt"]);
     assert.deepEqual(await names({ search: "c" }), ["c.txt"]);
   },
-  async "a bucket is not changed or emptied with the publishable key"() {
-    for (const client of [make(), (await signedIn(alice)).client]) {
+  async "a bucket is not changed, emptied or read by a public URL with the publishable key"() {
+    const one = await signedIn(alice);
+    const path = `${one.id}/private.txt`;
+    await one.client.storage.from(bucket).upload(path, new Blob(["private"], { type: "text/plain" }));
+    for (const client of [make(), one.client]) {
       assert.equal((await client.storage.updateBucket(bucket, { public: true })).data, null);
       assert.equal((await client.storage.emptyBucket(bucket)).data, null);
       assert.equal((await client.storage.deleteBucket(bucket)).data, null);
       assert.deepEqual((await client.storage.listBuckets()).data, []);
-      const { data } = client.storage.from(bucket).getPublicUrl("none.txt");
+      const { data } = client.storage.from(bucket).getPublicUrl(path);
       assert.equal((await fetch(data.publicUrl)).status, 400);
     }
   },
