@@ -171,7 +171,7 @@ class Stack:
         )
         self.storage = Storage(
             dsn=self.admin_url,
-            folder=self.data_dir / "storage",
+            folder=self.data_dir / f"storage-{self._version}",  # as the database: their rows name the files
             jwt_secret=self._keys.jwt_secret,
             api_keys=api_keys,
             fsync=self._fsync,

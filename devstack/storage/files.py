@@ -64,7 +64,9 @@ class Files:
         """Copy a version; return the new one. Raises StorageError if its bytes are gone."""
         copy = str(uuid.uuid4())
         try:
-            await asyncio.to_thread(shutil.copyfile, self._path(version), self._path(copy))
+            with self.open(version) as source, self._path(copy).open("xb") as file:
+                await asyncio.to_thread(shutil.copyfileobj, source, file)
+                await asyncio.to_thread(self._settle, file)
         except FileNotFoundError as error:
             raise errors.bytes_not_found() from error
         return copy
@@ -84,7 +86,7 @@ class Files:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         names = set(used)
         for path in self._folder.iterdir():
-            if path.name not in names:
+            if path.name not in names and not path.is_dir():
                 path.unlink()
 
     def _path(self, version: str) -> Path:

@@ -44,6 +44,7 @@ class Storage:
     def __init__(
         self, *, dsn: str, folder: Path, jwt_secret: str, api_keys: Mapping[str, str], fsync: bool = True
     ) -> None:
+        self.folder = folder
         self._pool = Pool(dsn, name="storage", size=8)
         self._database = Database(self._pool)
         self._files = Files(folder, fsync=fsync)

@@ -65,7 +65,7 @@ async def files_of(stack: Stack, db: psycopg.AsyncConnection[Row], paths: Sequen
     cursor = await db.execute(
         "select version from storage.objects where bucket_id = 'attachments' and name = any (%s)", (list(paths),)
     )
-    return [stack.data_dir / "storage" / row["version"] for row in await cursor.fetchall()]
+    return [stack.storage.folder / row["version"] for row in await cursor.fetchall()]
 
 
 async def make_older(db: psycopg.AsyncConnection[Row], paths: Sequence[str], hours: float) -> None:

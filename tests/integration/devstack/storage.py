@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 
@@ -54,9 +53,4 @@ def refusal(response: httpx.Response) -> tuple[int, str, str, str, str]:
 
 def stored(stack: Stack) -> set[str]:
     """The names of the files with the bytes of objects."""
-    return {path.name for path in folder(stack).iterdir()}
-
-
-def folder(stack: Stack) -> Path:
-    """Where the bytes are."""
-    return stack.data_dir / "storage"
+    return {path.name for path in stack.storage.folder.iterdir()}

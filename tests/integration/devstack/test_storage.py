@@ -290,7 +290,7 @@ async def test_bytes_that_were_deleted_by_hand_are_not_found(
 ) -> None:
     await bucket.put(key, b"x", alice.headers)
     info = (await bucket.http.get(bucket.url(key, "info/"), headers=alice.headers)).json()
-    (embedded.data_dir / "storage" / info["version"]).unlink()
+    (embedded.storage.folder / info["version"]).unlink()
     expected = (400, "404", "Not found", "NoSuchKey", "The resource was not found")
     assert refusal(await bucket.get(key, alice.headers)) == expected
 

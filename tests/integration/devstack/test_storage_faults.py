@@ -16,7 +16,7 @@ import pytest
 from devstack.__main__ import postgres_version
 from devstack.stack import Stack
 from tests.integration.devstack.conftest import User
-from tests.integration.devstack.storage import Bucket, folder, make_bucket, refusal, stored
+from tests.integration.devstack.storage import Bucket, make_bucket, refusal, stored
 from tests.support.waiting import until
 
 
@@ -50,7 +50,7 @@ async def test_client_that_stops_reading_does_not_hold_the_file(embedded: Stack,
     lines = [f"GET {bucket.url(key)} HTTP/1.1", "Host: x", *(f"{n}: {v}" for n, v in alice.headers.items()), "", ""]
     writer.write("\r\n".join(lines).encode())
     assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
-    version = next(iter(path for path in folder(embedded).iterdir() if path.stat().st_size == 20_000_000))
+    version = next(iter(path for path in embedded.storage.folder.iterdir() if path.stat().st_size == 20_000_000))
     fds = Path("/proc/self/fd")
     assert str(version) in links(fds)
     writer.transport.abort()
@@ -89,11 +89,20 @@ async def test_body_is_never_whole_in_memory(embedded: Stack, bucket: Bucket, al
 
 async def test_of_fifty_uploads_at_once_one_wins(embedded: Stack, bucket: Bucket, alice: User) -> None:
     key, before = f"{alice.id}/x", stored(embedded)
-    answers = await asyncio.gather(*(bucket.put(key, f"{n}".encode(), alice.headers) for n in range(50)))
+
+    async def body(number: int) -> AsyncIterator[bytes]:
+        yield b"upload "
+        await until(lambda: len(stored(embedded) - before) == 50, within=20)  # all were allowed to begin
+        yield f"{number}".encode()
+
+    async def upload(number: int) -> httpx.Response:
+        return await bucket.http.post(bucket.url(key), headers=alice.headers, content=body(number))
+
+    answers = await asyncio.gather(*(upload(number) for number in range(50)))
     outcomes = Counter(200 if answer.status_code == 200 else refusal(answer)[3] for answer in answers)
     assert outcomes == {200: 1, "KeyAlreadyExists": 49}
     winner = next(n for n, answer in enumerate(answers) if answer.status_code == 200)
-    assert (await bucket.get(key, alice.headers)).content == f"{winner}".encode()
+    assert (await bucket.get(key, alice.headers)).content == f"upload {winner}".encode()
     assert len(stored(embedded) - before) == 1
 
 
@@ -151,8 +160,11 @@ async def test_storage_says_so_while_postgres_is_down(embedded: Stack, bucket: B
 
 
 async def test_objects_survive_a_restart_and_leftovers_do_not(tmp_path: Path, project: Path) -> None:
-    def stack() -> Stack:
-        return Stack(tmp_path, 0, postgres_version=postgres_version(), fsync=False, project=project)
+    version = postgres_version()
+    other = 16 if version == 18 else 18
+
+    def stack(version: int = version) -> Stack:
+        return Stack(tmp_path, 0, postgres_version=version, fsync=False, project=project)
 
     async with stack() as first:
         service = {"apikey": first.environment["SUPABASE_SECRET_KEY"]}
@@ -162,7 +174,9 @@ async def test_objects_survive_a_restart_and_leftovers_do_not(tmp_path: Path, pr
             signed = await http.post(bucket.url("a", "sign/"), headers=service, json={"expiresIn": 600})
         kept = stored(first)
         # as a crash between the bytes and the row leaves them
-        (folder(first) / str(uuid.uuid4())).write_bytes(b"left over")
+        (first.storage.folder / str(uuid.uuid4())).write_bytes(b"left over")
+    async with stack(other) as apart:  # another database, which knows none of these objects
+        assert stored(apart) == set()
     async with stack() as second:
         assert stored(second) == kept
         async with httpx.AsyncClient(base_url=second.gateway.url) as http:

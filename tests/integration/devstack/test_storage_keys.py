@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from yarl import URL
 
 from devstack.stack import Stack
-from tests.integration.devstack.storage import folder, stored
+from tests.integration.devstack.storage import stored
 
 VALID = re.compile(r"[A-Za-z0-9_/!.*'() &$=@;:+,?-]+")
 
@@ -35,7 +35,7 @@ def is_valid(key: str) -> bool:
 
 def outside(stack: Stack) -> set[str]:
     """What is beside the folder with the bytes."""
-    places = (stack.data_dir, stack.data_dir.parent, folder(stack).parent.parent.parent)
+    places = (stack.data_dir, stack.data_dir.parent, stack.storage.folder.parent.parent.parent)
     return {str(path) for place in places for path in place.iterdir()}
 
 

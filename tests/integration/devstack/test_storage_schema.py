@@ -60,7 +60,8 @@ async def test_a_migration_cannot_change_the_tables(embedded: Stack, statement: 
 async def test_rows_are_not_deleted_in_sql(embedded: Stack, table: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Use the Storage API instead"):
         await run(embedded.admin_url, f"delete from storage.{table}")
-    await run(embedded.admin_url, "set local storage.allow_delete_query = 'true'", f"delete from storage.{table}")
+    allow = "set local storage.allow_delete_query = 'true'"
+    await run(embedded.admin_url, allow, "delete from storage.objects", f"delete from storage.{table}")
 
 
 @pytest.mark.parametrize(
