@@ -897,6 +897,9 @@ begin
         select x.path from (
             select a.path from bridge.attachments a
              where a.created_at < now() - make_interval(days => trim_attachments.days)
+               and not exists (
+                   select from bridge.attachments y
+                    where y.path = a.path and y.created_at >= now() - make_interval(days => trim_attachments.days))
              order by a.created_at limit trim_attachments.most for update skip locked) x);
     -- A question that names one again holds its session. A locked session is left to the next call.
     locked := array(
@@ -916,7 +919,7 @@ begin
 end
 $$;
 comment on function bridge.trim_attachments is
-    'Notes up to `most` attachments that were named more than `days` ago, so that a worker removes their objects; returns how many. Their messages stay.';
+    'Notes up to `most` attachments that were named more than `days` ago, so that a worker removes their objects; returns how often they were named, which may be more. Their messages stay.';
 
 -- it has one more parameter
 drop function public.bridge_trim;
@@ -965,7 +968,7 @@ begin
     get diagnostics versions = row_count;
     rest := rest - versions;
     attachments := bridge.trim_attachments(bridge_trim.attachments_days, rest);
-    rest := rest - attachments;
+    rest := greatest(rest - attachments, 0);  -- an object's names are forgotten together
     -- deletions forget ids as well, but one that deletes many sessions leaves more than it forgets
     rest := rest - bridge.forget_ids(rest);
     return jsonb_build_object(

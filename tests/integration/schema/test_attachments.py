@@ -455,6 +455,34 @@ async def test_trim_hands_old_attachments_to_a_worker(
     assert old in await orphans_of(server)
 
 
+async def test_trim_may_forget_more_names_of_an_object_than_rows_it_was_asked_for(
+    user: Person, server: AsyncClient, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session = await user.open_session(title="named")
+    path = await store(db, session)
+    for _ in range(3):  # as an edited question does
+        await user.ask(session, "look", attachments=[{"path": path, "name": "a.png"}])
+    await db.execute("update bridge.attachments set created_at = now() - interval '31 days' where path = %s", (path,))
+    answer: Any = await server.rpc("bridge_trim", {"attachments_days": 30, "max_rows": 1}).execute()
+    assert (answer.data["attachments"], answer.data["more"]) == (3, True)
+
+
+async def test_trim_is_not_held_up_by_old_attachments_that_were_named_again(
+    user: Person, server: AsyncClient, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session = await user.open_session(title="named")
+    again, old = await store(db, session), await store(db, session)
+    for path, days in ((again, 40), (old, 31)):
+        await user.ask(session, "look", attachments=[{"path": path, "name": "a.png"}])
+        aged = "update bridge.attachments set created_at = now() - make_interval(days => %s) where path = %s"
+        await db.execute(aged, (days, path))
+    await user.ask(session, "again", attachments=[{"path": again, "name": "a.png"}])
+    answer: Any = await server.rpc("bridge_trim", {"attachments_days": 30, "max_rows": 1}).execute()
+    assert answer.data["attachments"] == 1
+    found = await orphans_of(server)
+    assert old in found and again not in found
+
+
 async def test_lost_attempt_is_charged_for_its_attachments(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
     session = await user.open_session(title="named")
     named = [
