@@ -14,7 +14,7 @@
     └── TurnFailure            a message could not be answered; `code` and `message` are safe to show
         ├── BadRequest           the message or its arguments are invalid
         │   ├── BadAttachment      an attachment is not what it says, or gone, or not for this function
-    │   └── UnknownModel       no client in this worker's baml_src has the name of the model that was chosen
+        │   └── UnknownModel       no client in this worker's baml_src has the name of the model that was chosen
         ├── AttachmentUnavailable  Storage does not answer
         ├── ModelRefused         the provider rejected the request for good (400, 422 …)
         │   ├── ModelDenied        it rejects this worker's key, or knows no such model (401, 403, 404)

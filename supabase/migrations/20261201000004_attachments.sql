@@ -268,9 +268,9 @@ comment on function bridge.keep_attachments is 'Notes which objects a message na
 
 create trigger keep_attachments after insert on public.messages
     for each row when (new.attachments is not null) execute function bridge.keep_attachments();
--- not for a checkpoint: what a running reply names is kept while it runs
+-- not for a checkpoint: what a running reply names is kept while it runs. A new attempt begins without parts.
 create trigger keep_parts after update on public.messages
-    for each row when (new.parts is not null and old.status is distinct from new.status)
+    for each row when ((old.parts is not null or new.parts is not null) and old.status is distinct from new.status)
     execute function bridge.keep_attachments();
 
 

@@ -442,6 +442,25 @@ async def test_file_of_a_reply_is_named_once_the_reply_ends(
     assert await rows.fetchall() == [{"path": path}]
 
 
+async def test_file_that_a_retried_reply_does_not_give_again_is_not_named_any_more(
+    environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session = await user.open_session(title="named")
+    async with working(environment):
+        question = await user.ask(session, "[[text=hello]]")
+        reply = await user.reply(question)
+        parts = [{"type": "file", "mediaType": "image/png", "url": f"attachments/{await store(db, session)}"}]
+        await db.execute("update public.messages set status = 'failed' where id = %s", (reply["id"],))
+        await db.execute(
+            "update public.messages set parts = %s, status = 'done' where id = %s", (json.dumps(parts), reply["id"])
+        )
+        named = "select count(*) as count from bridge.attachments where message_id = %s"
+        assert await (await db.execute(named, (reply["id"],))).fetchall() == [{"count": 1}]
+        await user.client.rpc("retry_message", {"message_id": question}).execute()
+        await user.reply(question, lambda row: row["attempt"] == 2 and row["status"] == "done")
+    assert await (await db.execute(named, (reply["id"],))).fetchall() == [{"count": 0}]
+
+
 async def test_trim_hands_old_attachments_to_a_worker(
     user: Person, server: AsyncClient, db: psycopg.AsyncConnection[Row]
 ) -> None:
