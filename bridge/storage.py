@@ -46,7 +46,7 @@ class Storage:
             async with self._http.stream("GET", url, headers=headers) as response:
                 if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:  # it is empty
                     return b""
-                if response.is_error:
+                if not response.is_success:
                     await response.aread()
                     return _read_error(response)
                 async for chunk in response.aiter_bytes():
@@ -86,15 +86,15 @@ async def _call(name: str, request: Callable[[], Awaitable[Answer]], seconds: fl
 
 
 def _read_error(response: httpx.Response) -> bytes | None:
-    """None if the object is gone. Most errors come as HTTP 400, with the status in the body."""
+    """None if the object is gone. Most errors come as HTTP 400, with the status in the body; a gateway's have none."""
     try:
         body = response.json()
-        status = _status(body["statusCode"])
+        status, message = _status(body["statusCode"]), str(body.get("message"))
     except (ValueError, KeyError, TypeError):
-        body, status = {}, response.status_code
+        raise refusal("storage.fetch", None, response.reason_phrase, response.status_code) from None
     if status == httpx.codes.NOT_FOUND:
         return None
-    raise refusal("storage.fetch", None, str(body.get("message") or response.reason_phrase), status)
+    raise refusal("storage.fetch", None, message, status)
 
 
 def _status(status: int | str) -> int:

@@ -499,7 +499,8 @@ async def test_trim_is_not_held_up_by_old_attachments_that_were_named_again(
     answer: Any = await server.rpc("bridge_trim", {"attachments_days": 30, "max_rows": 1}).execute()
     assert answer.data["attachments"] == 1
     found = await orphans_of(server)
-    assert old in found and again not in found
+    assert old in found
+    assert again not in found
 
 
 async def test_lost_attempt_is_charged_for_its_attachments(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
