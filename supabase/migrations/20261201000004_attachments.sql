@@ -98,7 +98,7 @@ comment on function bridge.has_storage is 'Whether the project has Storage, and 
 
 -- Names are compared byte by byte, as only an index in that order (idx_objects_bucket_id_name) finds those below a
 -- session: the character after the slash is the 0.
-create function bridge.count_objects(session_id uuid, most int) returns int
+create function bridge.count_objects(session_id uuid, most bigint) returns int
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -129,7 +129,7 @@ begin
         return false;
     end if;
     most := bridge.limit_of('uploads_per_session', auth.uid());
-    return most is null or bridge.count_objects(session_id, most::int) < most;
+    return most is null or bridge.count_objects(session_id, most) < most;
 end
 $$;
 comment on function bridge.may_upload is
