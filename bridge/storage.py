@@ -33,8 +33,12 @@ class Storage:
 
     async def sign(self, paths: Sequence[str], seconds: int) -> Mapping[str, str]:
         """URLs, valid for so many seconds, under which anyone can read these objects. Those that are gone have none."""
-        rows = await _call("storage.sign", lambda: self._bucket.create_signed_urls(list(paths), seconds))
-        return {row["path"]: row["signedURL"] for row in rows if row["path"] and row["signedURL"]}
+
+        async def urls() -> Mapping[str, str]:
+            rows = await self._bucket.create_signed_urls(list(paths), seconds)
+            return {row["path"]: row["signedURL"] for row in rows if row["path"] and row["signedURL"]}
+
+        return await _call("storage.sign", urls)
 
     async def fetch(self, url: str, most: int) -> bytes | None:
         """The first bytes of an object under a signed URL: all, if there are at most so many. None if it is gone."""
@@ -64,8 +68,12 @@ class Storage:
 
     async def list(self, folder: str) -> Sequence[str]:
         """The paths of some objects in a folder."""
-        rows = await _call("storage.list", lambda: self._bucket.list(folder, {"limit": PAGE}))
-        return [f"{folder}/{row['name']}" for row in rows if row.get("id")]
+
+        async def names() -> Sequence[str]:
+            rows = await self._bucket.list(folder, {"limit": PAGE})
+            return [f"{folder}/{row['name']}" for row in rows if row.get("id")]
+
+        return await _call("storage.list", names)
 
     async def remove(self, paths: Sequence[str]) -> None:
         """Remove objects, as far as they are there."""
@@ -79,7 +87,7 @@ async def _call(name: str, request: Callable[[], Awaitable[Answer]], seconds: fl
         except StorageApiError as error:
             status = _status(error.status)
             raise refusal(name, None, f"{error.message} ({error.code})", status) from error
-        except (ValidationError, ValueError, KeyError, TypeError) as error:
+        except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise unexpected(name) from error
 
     return await repeated(name, attempt, seconds)

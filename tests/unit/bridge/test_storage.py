@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bridge.errors import StoreRefused
+from bridge.errors import StoreRefused, StoreUnavailable
 from bridge.storage import Storage
 
 
@@ -40,3 +40,14 @@ async def test_answer_of_a_gateway_is_no_object_and_no_sign_that_it_is_gone(resp
 async def test_as_much_is_read_as_was_asked_for() -> None:
     assert await fetched(httpx.Response(200, content=b"123456")) == b"1234"
     assert await fetched(httpx.Response(416)) == b""
+
+
+@pytest.mark.parametrize("rows", [{"message": "x"}, ["x"], [None], None], ids=["object", "texts", "nulls", "null"])
+async def test_list_in_another_form_is_an_answer_to_ask_for_again(rows: Any) -> None:
+    async def listed(folder: str, options: object) -> Any:
+        return rows
+
+    client: Any = SimpleNamespace(storage=SimpleNamespace(from_=lambda bucket: SimpleNamespace(list=listed)))
+    async with httpx.AsyncClient() as http:
+        with pytest.raises(StoreUnavailable):
+            await Storage(client, http).list("a")
