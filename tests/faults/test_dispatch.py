@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import subprocess
+import sys
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -444,14 +445,18 @@ async def test_nothing_is_dispatched_while_realtime_is_away(
 
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The worker's code before it had dispatch."""
+    """The worker's code before it had dispatch, with the functions of that time."""
     folder = tmp_path_factory.mktemp("previous")
     archive = subprocess.run(
-        ["git", "archive", BEFORE_DISPATCH, "bridge", "devstack", "pyproject.toml"], cwd=ROOT, capture_output=True
+        ["git", "archive", BEFORE_DISPATCH, "bridge", "baml_src", "devstack", "pyproject.toml"],
+        cwd=ROOT,
+        capture_output=True,
     )
     if archive.returncode != 0:
         pytest.skip(f"this clone has no commit {BEFORE_DISPATCH}: {archive.stderr.decode()}")
     subprocess.run(["tar", "-x"], cwd=folder, input=archive.stdout, check=True)
+    cli = Path(sys.executable).with_name("baml-cli")
+    subprocess.run([cli, "generate"], cwd=folder, check=True, capture_output=True, timeout=60)
     return folder
 
 
@@ -459,7 +464,7 @@ async def test_worker_of_the_previous_version_works_beside_a_new_one(
     environment: dict[str, str], fleet: Fleet, audit: Audit, tmp_path: Path, previous: Path
 ) -> None:
     async with (
-        worker_process(environment | {"PYTHONPATH": str(previous)}, tmp_path / "old.log", **SETTINGS) as old,
+        worker_process(environment | {"PYTHONPATH": str(previous)}, tmp_path / "old.log", previous, **SETTINGS) as old,
         running(fleet, environment, tmp_path, 1, concurrency=4) as (new,),
     ):
         names = [row["name"] for row in await fleet.rows("select name from bridge.workers where capacity is null")]
