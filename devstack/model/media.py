@@ -54,11 +54,9 @@ def _read_part(part: dict[str, Any]) -> Media | None:
 def _read_url(url: str) -> Media | None:
     if (head := _DATA_URL.match(url)) is None:
         return None
-    kind, length = head[1], len(url) - head.end()
-    padding = url.count("=", -2) if length else 0
-    size = length * 3 // 4 - padding
-    # of a PDF all, as its pages are anywhere in it
-    text = url[head.end() :] if kind == "application/pdf" else url[head.end() : head.end() + _HEAD]
+    kind, content = head[1], url[head.end() :]
+    size = _size(content)
+    text = content if kind == "application/pdf" else content[:_HEAD]  # a PDF's pages are anywhere in it
     try:
         data = base64.b64decode(text[: len(text) - len(text) % 4])
     except (binascii.Error, ValueError):
