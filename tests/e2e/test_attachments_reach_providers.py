@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import psycopg
 import pytest
@@ -19,7 +17,7 @@ from tests.integration.bridge.baml.calls import variables
 from tests.integration.bridge.baml.conftest import generate
 from tests.support import wire
 from tests.support.database import Row
-from tests.support.objects import FILES
+from tests.support.objects import FILES, contents, texts
 from tests.support.raw_provider import RawProvider, Sent, raw_provider
 from tests.support.users import ENDED
 from tests.support.waiting import until
@@ -55,28 +53,6 @@ async def answering(
         yield
 
 
-def received(provider: RawProvider) -> tuple[list[bytes], str]:
-    """The media of the provider's only request, decoded, and its text."""
-    (request,) = map(json.loads, provider.requests)
-    strings = list(_strings(request))
-    return [data for data in map(_decoded, strings) if data is not None], " ".join(strings)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
-
-
-def _decoded(text: str) -> bytes | None:
-    try:
-        return base64.b64decode(text.partition(";base64,")[2] or text, validate=True) if len(text) > 40 else None
-    except ValueError:
-        return None
-
-
 async def until_done(db: psycopg.AsyncConnection[Row]) -> None:
     """Wait until the only reply has ended well."""
 
@@ -90,9 +66,9 @@ async def until_done(db: psycopg.AsyncConnection[Row]) -> None:
 
 
 def check(provider: RawProvider) -> None:
-    media, text = received(provider)
-    assert media == [FILES[kind] for kind in KINDS.values() if kind != "text/plain"]
-    assert FILES["text/plain"].decode() in text
+    (request,) = map(json.loads, provider.requests)
+    assert list(contents(request)) == [FILES[kind] for kind in KINDS.values() if kind != "text/plain"]
+    assert FILES["text/plain"].decode() in texts(request)
 
 
 @every_format

@@ -1,10 +1,12 @@
-"""Objects under signed URLs, in place of Supabase Storage; and small files of each type."""
+"""Objects under signed URLs, in place of Supabase Storage; small files of each type; what a provider gets of them."""
 
 from __future__ import annotations
 
+import base64
 import struct
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 from aiohttp import web
@@ -103,3 +105,22 @@ async def upload(user: Person, session: str, kind: str, data: bytes | None = Non
     bucket = user.client.storage.from_("attachments")
     await bucket.upload(path, FILES[kind] if data is None else data, options)  # type: ignore[arg-type]
     return {"path": path, "name": f"a.{EXTENSIONS[kind]}"}
+
+
+def contents(value: Any) -> Iterator[bytes]:
+    """All base64 in the body of a request, decoded; a data URL too."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from contents(item)
+    elif isinstance(value, str) and len(value) > 40:
+        try:
+            yield base64.b64decode(value.partition(";base64,")[2] or value, validate=True)
+        except ValueError:
+            return
+
+
+def texts(value: Any) -> str:
+    """All text of a request."""
+    if isinstance(value, dict | list):
+        return " ".join(texts(item) for item in (value.values() if isinstance(value, dict) else value))
+    return value if isinstance(value, str) else ""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,7 @@ from bridge.functions import Functions
 from bridge.model import Attachment, Completion, Message, Turn
 from tests.integration.bridge.baml.calls import collect, turn, variables
 from tests.support import wire
-from tests.support.objects import FILES, Objects, objects, upload
+from tests.support.objects import FILES, Objects, contents, objects, texts, upload
 from tests.support.raw_provider import RawProvider, Refusal, Sent
 from tests.support.users import Person
 from tests.support.wire import Format, answered
@@ -43,25 +41,6 @@ def asked(stored: Objects, function: str, *attachments: Attachment, messages: tu
     """A question with these attachments, in a worker."""
     whole = turn("what is this?", function, messages)
     return replace(whole, attachments=attachments, objects=Attachments(stored, MOST_BYTES))
-
-
-def contents(value: Any) -> Iterator[bytes]:
-    """All base64 in the body of a request, decoded; a data URL too."""
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from contents(item)
-    elif isinstance(value, str) and len(value) > 40:
-        try:
-            yield base64.b64decode(value.partition(";base64,")[2] or value, validate=True)
-        except ValueError:
-            return
-
-
-def texts(value: Any) -> str:
-    """All text of a request."""
-    if isinstance(value, dict | list):
-        return " ".join(texts(item) for item in (value.values() if isinstance(value, dict) else value))
-    return value if isinstance(value, str) else ""
 
 
 @every_format
