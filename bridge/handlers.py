@@ -214,9 +214,8 @@ async def _take(steps: Steps, turn: Turn) -> AsyncGenerator[Partial, None]:
     """Give what is new of the reply. An attachment is stored before it is shown. Raises TurnFailure."""
     for partial in steps.take():
         attachment = partial.attachment
-        if attachment is not None and attachment.data is not None and turn.objects is not None and partial.part:
-            path = partial.part["url"].removeprefix("attachments/")
-            storing = asyncio.create_task(turn.objects.store(path, attachment))
+        if attachment is not None and attachment.data is not None and turn.objects is not None:
+            storing = asyncio.create_task(turn.objects.store(attachment.path, attachment))
             try:
                 while not (await asyncio.wait({storing}, timeout=SIGN_SECONDS))[0]:
                     yield Partial("", has_begun=False, usage=steps.cost, is_added=True)

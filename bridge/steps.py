@@ -573,20 +573,21 @@ class Steps:
         elif partial.text:
             self._pieces.append(partial.text)
         if partial.attachment is not None:
-            partial = replace(partial, part=self._file_part(partial.attachment, self._number(number or 0)))
+            partial = self._with_file(partial, partial.attachment, self._number(number or 0))
         if partial.data is not None:
             self._data = partial.data
         self._out.append((number, partial))
         self._taken.clear()
         self.news.set()
 
-    def _file_part(self, attachment: Attachment, number: int) -> Mapping[str, Any]:
-        """The part that shows an attachment: with the same id in every attempt."""
-        key, path = self._key_of(f"attachment {number}"), attachment.path
+    def _with_file(self, partial: Partial, attachment: Attachment, number: int) -> Partial:
+        """Give an attachment its path, and the part that shows it: the same in every attempt."""
+        key = self._key_of(f"attachment {number}")
         if attachment.data is not None and self._job.turn is not None:
             path = f"{self._job.turn.session.id}/{key}.{EXTENSIONS[attachment.type]}"
+            attachment = replace(attachment, path=path)
         part = {"type": "file", "id": key, "mediaType": attachment.type, "filename": attachment.name}
-        return {**part, "url": f"attachments/{path}"}
+        return replace(partial, attachment=attachment, part={**part, "url": f"attachments/{attachment.path}"})
 
     def _update(self, part: dict[str, Any]) -> None:
         """Show the new state of a part that an earlier attempt has shown."""
