@@ -46,7 +46,7 @@ _ALIAS = re.compile(r"^(?P<name>[^\n{}\[\](),:<>=]*\w) = (?=\S)", re.M)
 _DEFINED = re.compile(r"(?:^[A-Za-z]\w*|[A-Z][a-z0-9_]*)\n----\n|(?:^[A-Za-z]\w*|[A-Z][a-z0-9_]*) \{\n", re.M)
 _BULLET = re.compile(r"(?:\W{1,3}\s+)?")
 _SCALAR = re.compile(r"(string|int|float|bool|null|image|audio|pdf|video)\b")
-_CONSTANT = re.compile(r"(true|false)\b|-?\d+(?:\.\d+)?(?![\w.])")
+_CONSTANT = re.compile(r"(true|false)\b|-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30})?(?![\w.])")
 _QUOTED = re.compile(r"'(.+?)'(?!\w)")
 _SPLITTERS = (" or ", " | ", "|", " / ", ", or ", " OR ")
 _ANY_SPLITTER = re.compile(r"[^\n\w\[\](){}<>\"']{0,3}\w{0,6}[^\n\w\[\](){}<>\"']{0,3}")
@@ -111,7 +111,7 @@ def _unannounced(reader: _Reader) -> Wanted | None:
             shape, end = reader.union(at)
         except (_Unreadable, RecursionError):
             continue
-        if text[end : end + 1] in ("", "\n", " ") and _is_solid(shape):
+        if text[end : end + 1] in ("", "\n", " ") and _has_type(shape):
             return reader.wanted(shape)
     rest = text[defined:]
     for name in sorted(reader.definitions, key=len, reverse=True):
@@ -137,11 +137,7 @@ def _on_a_line(reader: _Reader) -> Shape | None:
                 shape, end = reader.union(at)
             except (_Unreadable, RecursionError):
                 continue
-            if (
-                end == line.end(1)
-                and shape not in (Scalar("string"), Scalar("null"))
-                and not isinstance(shape, Literal)
-            ):
+            if end == line.end(1) and shape != Scalar("string") and _has_type(shape):
                 found = shape
                 break
     return found
@@ -150,11 +146,21 @@ def _on_a_line(reader: _Reader) -> Shape | None:
 def _are_categories(enum: Choice) -> bool:
     """Whether these are short words: a list of rules under a heading has the form of an enum as well."""
     values = [option.value for option in enum.options if isinstance(option, Literal)]
-    return all(len(value) <= 30 and len(value.split()) <= 3 for value in values)
+    return all(isinstance(value, str) and len(value) <= 30 and len(value.split()) <= 3 for value in values)
 
 
-def _is_solid(shape: Shape) -> bool:
-    return bool(shape.fields) if isinstance(shape, Record) else not isinstance(shape, Array) or _is_solid(shape.item)
+def _has_type(shape: Shape) -> bool:
+    """Whether a type is in it. A prompt may also print values, such as `{"id": "a", "sizes": [3], "next": null}`."""
+    match shape:
+        case Literal() | Scalar("null"):
+            return False
+        case Record():
+            return any(map(_has_type, shape.fields.values()))
+        case Array():
+            return _has_type(shape.item)
+        case Choice():
+            return all(isinstance(each, Literal) for each in shape.options) or any(map(_has_type, shape.options))
+    return True
 
 
 def _endings(name: str) -> Iterator[str]:
@@ -243,6 +249,8 @@ class _Reader:
         """Read the words between two alternatives, and the type behind them; None if there is no other alternative."""
         words = [*_SPLITTERS, *_ANY_SPLITTER.findall(self.text[at : at + 12])[:1]]
         for word in dict.fromkeys(filter(None, words)):
+            if word.strip() == ",":  # it stands between the values of a list
+                continue
             if self.text.startswith(word, at):
                 with contextlib.suppress(_Unreadable):
                     return self.single(at + len(word))

@@ -15,6 +15,8 @@ from typing import Any
 import aiohttp
 import baml_py
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from devstack.model import ModelServer
 from devstack.model.output_format import read_output_format
@@ -25,6 +27,7 @@ from tests.support import ROOT
 from tests.support.schemas import SchemaMaker
 
 SEEDS = int(os.environ.get("SCHEMAS", "60"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
 
 
 ENV = {"LLM_BASE_URL": "http://127.0.0.1:9/v1", "LLM_API_KEY": "key", "LLM_MODEL": "model"}
@@ -105,6 +108,15 @@ function Choose(message: string) -> Mood {
   client Model
   prompt #"{{ message }} {{ ctx.output_format }}"#
 }
+function Printing(message: string, people: Person[], tree: Tree, id: string) -> string {
+  client Model
+  prompt #"
+    {{ _.role("user") }}
+    {{ message }}{{ people[0] }}{{ id }} {{ people }}
+    {{ tree }}
+    {% for person in people %}{{ person.friends }}{{ person.scores }}{{ id }}{% endfor %}
+  "#
+}
 function Quoting(message: string) -> string {
   client Model
   prompt #"
@@ -148,6 +160,57 @@ def test_recursive_alias_and_enum_are_answered(cases: ModuleType) -> None:
 def test_code_that_a_user_quotes_is_no_schema(cases: ModuleType) -> None:
     code = "What is this?\n```ts\ntype A = {\n  name: string,\n  n: int,\n}\n```\nRules\n----\n- one\n- two"
     assert "supabase-baml-bridge" in ask(cases, "Quoting", code)
+
+
+WORDS = st.one_of(st.uuids().map(str), st.sampled_from(["", "a: b", "null", "1", "[", "x {"]), st.text(max_size=9))
+NODES = st.recursive(
+    st.builds(lambda value: {"value": value, "next": None, "children": []}, st.integers(-99, 10**12)),
+    lambda nodes: st.fixed_dictionaries(
+        {"value": st.integers(0, 9), "next": st.none() | nodes, "children": st.lists(nodes, max_size=2)}
+    ),
+    max_leaves=4,
+)
+PEOPLE = st.fixed_dictionaries(
+    {
+        "name": WORDS,
+        "age": st.integers(0, 10**9),
+        "email": st.none() | WORDS,
+        "mood": st.sampled_from(["Happy", "Sad"]),
+        "tags": st.lists(WORDS, max_size=3),
+        "friends": st.lists(NODES, max_size=2),
+        "scores": st.dictionaries(WORDS, st.floats(-1e9, 1e9), max_size=2),
+        "kind": st.sampled_from(["a", "b"]),
+        "either": st.integers(0, 9) | WORDS,
+    }
+)
+TREES = st.recursive(WORDS, lambda trees: st.lists(trees, max_size=3), max_leaves=5)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(PEOPLE, min_size=1, max_size=2), TREES, WORDS)
+def test_values_that_a_prompt_prints_are_no_schema(
+    cases: ModuleType, people: list[dict[str, Any]], tree: Any, identifier: str
+) -> None:
+    body = cases.b.request.Printing("hello", people, tree, identifier, baml_options={"env": ENV}).body.json()
+    assert Prompt.read(body).wanted is None, body["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("number", ["048", "-00", "1" * 5000, "0.", "1.5.2", "\u0663", "1e9"])
+def test_number_that_json_does_not_have_is_no_type(number: str) -> None:
+    assert read_output_format(f"{{\n  a: 1,\n}}{number} or {number}") is None
+    assert read_output_format(f"Answer in JSON using this schema: {number}") is None
+
+
+ANNOUNCED = ["Answer in JSON using this schema: ", "Answer with any of the categories:\n"]
+NAMED = ["A {\n", "A\n----\n", "A = ", "map<", "int", "string", "true", "null", "048", " or ", ",\n"]
+PIECES = st.sampled_from([*ANNOUNCED, *NAMED, *"{}[]()<>:,.-'\"\n 09A"])
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(PIECES | st.characters(), max_size=30).map("".join))
+def test_any_text_can_be_read(text: str) -> None:
+    body = {"messages": [{"role": "user", "content": text}]}
+    assert Prompt.read(body).last == text
 
 
 SCHEMA: dict[str, Any] = {
