@@ -158,9 +158,9 @@ def _attachments(answer: Mapping[str, Any]) -> Finding:
         return Finding("attachments", note="the project has no Storage: messages can have no attachments")
     if answer["attachments_bucket"]:
         return Finding("attachments", answer["attachments_bucket"], BUCKET_REMEDY)
-    if answer["attachments_policies"]:
-        problem = "Users cannot upload attachments: policies on storage.objects are missing."
-        return Finding("attachments", problem, f"Run in the SQL editor:\n{answer['attachments_policies']}")
+    if answer["attachments_access"]:
+        problem = "Attachments are not guarded: policies or the trigger on storage.objects are missing."
+        return Finding("attachments", problem, f"Run in the SQL editor:\n{answer['attachments_access']}")
     return Finding("attachments")
 
 

@@ -116,24 +116,50 @@ comment on function bridge.count_objects is 'How many objects a session has in t
 create function bridge.may_upload(name text) returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
-declare
-    session_id uuid;
-    most bigint;
 begin
     if may_upload.name !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[a-z0-9]{1,8}$' then
         return false;
     end if;
-    select s.id into session_id from public.sessions s
-     where s.id = split_part(may_upload.name, '/', 1)::uuid and s.user_id = auth.uid();
-    if not found then
-        return false;
-    end if;
-    most := bridge.limit_of('uploads_per_session', auth.uid());
-    return most is null or bridge.count_objects(session_id, most) < most;
+    return exists (
+        select from public.sessions s
+         where s.id = split_part(may_upload.name, '/', 1)::uuid and s.user_id = auth.uid());
 end
 $$;
 comment on function bridge.may_upload is
-    'Whether the caller may store an object of this name in the bucket `attachments`: <own session>/<uuid>.<extension>, within the limit of uploads in a session. Uploads that run at the same time may exceed it by their number.';
+    'Whether the caller may store an object of this name in the bucket `attachments`: <own session>/<uuid>.<extension>.';
+
+-- Storage inserts the row twice: as the user, to ask the policy, and rolls that back; and for itself, once it has the
+-- bytes. Only the second insert sees what uploads at the same time have stored.
+create function bridge.limit_uploads() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    uploader text := coalesce(new.owner_id, auth.uid()::text);
+    session_id uuid;
+    most bigint;
+begin
+    if uploader is null or new.name !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/' then
+        return new;
+    end if;
+    -- a stranger's upload is refused by the policy, after this: it must not wait here, nor make the owner wait
+    select s.id into session_id from public.sessions s
+     where s.id = split_part(new.name, '/', 1)::uuid and s.user_id::text = uploader;
+    if not found then
+        return new;
+    end if;
+    most := bridge.limit_of('uploads_per_session', uploader::uuid);
+    if most is null then
+        return new;
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended('bridge.uploads ' || session_id, 0));
+    if bridge.count_objects(session_id, most) >= most then
+        raise exception 'Too many files in this session (limit %)', most using errcode = '42501';
+    end if;
+    return new;
+end
+$$;
+comment on function bridge.limit_uploads is
+    'Refuses what a user stores in the bucket `attachments` beyond the limit of uploads in a session, also of uploads at the same time.';
 
 
 -- what a question names ----------------------------------------------------------------------------
@@ -421,14 +447,16 @@ comment on function public.bridge_orphans_done is 'Forgets what was removed. Saf
 
 -- schemas/bucket.sql -------------------------------------------------------------------------------
 
-create function bridge.attachments_policies() returns text
+create function bridge.attachments_access() returns text
 language plpgsql immutable set search_path = ''
 as $function$
 begin
     -- the id is cast behind a guard and compared with the key: one index lookup for each object
-    return $policies$create policy "bridge: users add attachments to their own sessions" on storage.objects
+    return $access$drop policy if exists "bridge: users add attachments to their own sessions" on storage.objects;
+create policy "bridge: users add attachments to their own sessions" on storage.objects
     for insert to authenticated
     with check (bucket_id = 'attachments' and bridge.may_upload(name));
+drop policy if exists "bridge: users read the attachments of their own sessions" on storage.objects;
 create policy "bridge: users read the attachments of their own sessions" on storage.objects
     for select to authenticated
     using (
@@ -437,11 +465,28 @@ create policy "bridge: users read the attachments of their own sessions" on stor
             select from public.sessions s
              where s.id = split_part(name, '/', 1)::uuid and s.user_id = (select auth.uid()))
         else false end
-    );$policies$;
+    );
+create or replace trigger "bridge: sessions hold a limited number of attachments" before insert on storage.objects
+    for each row when (new.bucket_id = 'attachments') execute function bridge.limit_uploads();$access$;
 end
 $function$;
-comment on function bridge.attachments_policies is
-    'The statements that let users store and read the attachments of their own sessions.';
+comment on function bridge.attachments_access is
+    'The statements that let users store and read the attachments of their own sessions, and limit how many. They can be run again.';
+
+create function bridge.has_attachments_access() returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return 3 = (
+        select count(*) from (
+            select p.policyname from pg_catalog.pg_policies p
+             where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname like 'bridge: %'
+             union all
+            select t.tgname from pg_catalog.pg_trigger t
+             where t.tgrelid = to_regclass('storage.objects') and t.tgname like 'bridge: %' and t.tgenabled <> 'D') x);
+end
+$$;
+comment on function bridge.has_attachments_access is 'Whether everything that bridge.attachments_access() creates is there.';
 
 create function bridge.check_bucket() returns text
 language plpgsql stable set search_path = ''
@@ -474,14 +519,11 @@ begin
         'attachments', 'attachments', false, 10485760,
         '{image/png,image/jpeg,image/gif,image/webp,application/pdf,audio/mpeg,audio/wav,text/plain}')
         on conflict (id) do nothing;
-    if not exists (
-        select from pg_catalog.pg_policies p
-         where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname like 'bridge: %'
-    ) then
-        execute bridge.attachments_policies();
+    if not bridge.has_attachments_access() then
+        execute bridge.attachments_access();
     end if;
 exception when insufficient_privilege then
-    raise warning 'The bucket "attachments" or its policies cannot be created (%). Run `bridge doctor`: it prints what to run in the SQL editor of the dashboard.', sqlerrm;
+    raise warning 'The bucket "attachments" or what guards it cannot be created (%). Run `bridge doctor`: it prints what to run in the SQL editor of the dashboard.', sqlerrm;
 end
 $$;
 
@@ -867,10 +909,8 @@ begin
             then bridge.topics_policy() end,
         'storage', bridge.has_storage(),
         'attachments_bucket', bridge.check_bucket(),
-        'attachments_policies', case when to_regclass('storage.objects') is not null and 2 > (
-            select count(*) from pg_catalog.pg_policies p
-             where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname like 'bridge: %')
-            then bridge.attachments_policies() end,
+        'attachments_access', case when to_regclass('storage.objects') is not null and not bridge.has_attachments_access()
+            then bridge.attachments_access() end,
         'models', (select coalesce(jsonb_agg(m.name order by m.ordinal, m.name), '[]') from public.models m),
         'can_announce', has_function_privilege('realtime.send(jsonb, text, text, boolean)', 'execute'),
         'authenticated_statement_timeout', (
@@ -883,7 +923,7 @@ begin
 end
 $$;
 comment on function public.bridge_doctor is
-    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policies to create if they are missing, whether there is Storage, what is wrong with its bucket `attachments`, the names of the models, whether broadcasts can be sent, and how long a request of a user may take.';
+    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policies and the trigger to create if they are missing, whether there is Storage, what is wrong with its bucket `attachments`, the names of the models, whether broadcasts can be sent, and how long a request of a user may take.';
 
 create function bridge.trim_attachments(days int, most int) returns int
 language plpgsql set search_path = ''

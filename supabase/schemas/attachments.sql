@@ -48,24 +48,50 @@ comment on function bridge.count_objects is 'How many objects a session has in t
 create function bridge.may_upload(name text) returns boolean
 language plpgsql stable security definer set search_path = ''
 as $$
-declare
-    session_id uuid;
-    most bigint;
 begin
     if may_upload.name !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[a-z0-9]{1,8}$' then
         return false;
     end if;
-    select s.id into session_id from public.sessions s
-     where s.id = split_part(may_upload.name, '/', 1)::uuid and s.user_id = auth.uid();
-    if not found then
-        return false;
-    end if;
-    most := bridge.limit_of('uploads_per_session', auth.uid());
-    return most is null or bridge.count_objects(session_id, most) < most;
+    return exists (
+        select from public.sessions s
+         where s.id = split_part(may_upload.name, '/', 1)::uuid and s.user_id = auth.uid());
 end
 $$;
 comment on function bridge.may_upload is
-    'Whether the caller may store an object of this name in the bucket `attachments`: <own session>/<uuid>.<extension>, within the limit of uploads in a session. Uploads that run at the same time may exceed it by their number.';
+    'Whether the caller may store an object of this name in the bucket `attachments`: <own session>/<uuid>.<extension>.';
+
+-- Storage inserts the row twice: as the user, to ask the policy, and rolls that back; and for itself, once it has the
+-- bytes. Only the second insert sees what uploads at the same time have stored.
+create function bridge.limit_uploads() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+    uploader text := coalesce(new.owner_id, auth.uid()::text);
+    session_id uuid;
+    most bigint;
+begin
+    if uploader is null or new.name !~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/' then
+        return new;
+    end if;
+    -- a stranger's upload is refused by the policy, after this: it must not wait here, nor make the owner wait
+    select s.id into session_id from public.sessions s
+     where s.id = split_part(new.name, '/', 1)::uuid and s.user_id::text = uploader;
+    if not found then
+        return new;
+    end if;
+    most := bridge.limit_of('uploads_per_session', uploader::uuid);
+    if most is null then
+        return new;
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended('bridge.uploads ' || session_id, 0));
+    if bridge.count_objects(session_id, most) >= most then
+        raise exception 'Too many files in this session (limit %)', most using errcode = '42501';
+    end if;
+    return new;
+end
+$$;
+comment on function bridge.limit_uploads is
+    'Refuses what a user stores in the bucket `attachments` beyond the limit of uploads in a session, also of uploads at the same time.';
 
 
 -- what a question names ----------------------------------------------------------------------------

@@ -1,17 +1,19 @@
 -- The private bucket of attachments, and who may store and read objects there. Only the service role may change or
 -- remove them.
 --
--- On the hosted service `storage.objects` belongs to another role. Where `supabase db push` may not create policies on
--- it, this warns, and `bridge doctor` prints what to run in the SQL editor of the dashboard.
+-- On the hosted service `storage.objects` belongs to another role, which lets `postgres` create policies and triggers on
+-- it. Where `supabase db push` may not, this warns, and `bridge doctor` prints what to run in the SQL editor of the dashboard.
 
-create function bridge.attachments_policies() returns text
+create function bridge.attachments_access() returns text
 language plpgsql immutable set search_path = ''
 as $function$
 begin
     -- the id is cast behind a guard and compared with the key: one index lookup for each object
-    return $policies$create policy "bridge: users add attachments to their own sessions" on storage.objects
+    return $access$drop policy if exists "bridge: users add attachments to their own sessions" on storage.objects;
+create policy "bridge: users add attachments to their own sessions" on storage.objects
     for insert to authenticated
     with check (bucket_id = 'attachments' and bridge.may_upload(name));
+drop policy if exists "bridge: users read the attachments of their own sessions" on storage.objects;
 create policy "bridge: users read the attachments of their own sessions" on storage.objects
     for select to authenticated
     using (
@@ -20,11 +22,28 @@ create policy "bridge: users read the attachments of their own sessions" on stor
             select from public.sessions s
              where s.id = split_part(name, '/', 1)::uuid and s.user_id = (select auth.uid()))
         else false end
-    );$policies$;
+    );
+create or replace trigger "bridge: sessions hold a limited number of attachments" before insert on storage.objects
+    for each row when (new.bucket_id = 'attachments') execute function bridge.limit_uploads();$access$;
 end
 $function$;
-comment on function bridge.attachments_policies is
-    'The statements that let users store and read the attachments of their own sessions.';
+comment on function bridge.attachments_access is
+    'The statements that let users store and read the attachments of their own sessions, and limit how many. They can be run again.';
+
+create function bridge.has_attachments_access() returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return 3 = (
+        select count(*) from (
+            select p.policyname from pg_catalog.pg_policies p
+             where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname like 'bridge: %'
+             union all
+            select t.tgname from pg_catalog.pg_trigger t
+             where t.tgrelid = to_regclass('storage.objects') and t.tgname like 'bridge: %' and t.tgenabled <> 'D') x);
+end
+$$;
+comment on function bridge.has_attachments_access is 'Whether everything that bridge.attachments_access() creates is there.';
 
 create function bridge.check_bucket() returns text
 language plpgsql stable set search_path = ''
@@ -57,13 +76,10 @@ begin
         'attachments', 'attachments', false, 10485760,
         '{image/png,image/jpeg,image/gif,image/webp,application/pdf,audio/mpeg,audio/wav,text/plain}')
         on conflict (id) do nothing;
-    if not exists (
-        select from pg_catalog.pg_policies p
-         where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname like 'bridge: %'
-    ) then
-        execute bridge.attachments_policies();
+    if not bridge.has_attachments_access() then
+        execute bridge.attachments_access();
     end if;
 exception when insufficient_privilege then
-    raise warning 'The bucket "attachments" or its policies cannot be created (%). Run `bridge doctor`: it prints what to run in the SQL editor of the dashboard.', sqlerrm;
+    raise warning 'The bucket "attachments" or what guards it cannot be created (%). Run `bridge doctor`: it prints what to run in the SQL editor of the dashboard.', sqlerrm;
 end
 $$;

@@ -161,10 +161,8 @@ begin
             then bridge.topics_policy() end,
         'storage', bridge.has_storage(),
         'attachments_bucket', bridge.check_bucket(),
-        'attachments_policies', case when to_regclass('storage.objects') is not null and 2 > (
-            select count(*) from pg_catalog.pg_policies p
-             where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname like 'bridge: %')
-            then bridge.attachments_policies() end,
+        'attachments_access', case when to_regclass('storage.objects') is not null and not bridge.has_attachments_access()
+            then bridge.attachments_access() end,
         'models', (select coalesce(jsonb_agg(m.name order by m.ordinal, m.name), '[]') from public.models m),
         'can_announce', has_function_privilege('realtime.send(jsonb, text, text, boolean)', 'execute'),
         'authenticated_statement_timeout', (
@@ -177,4 +175,4 @@ begin
 end
 $$;
 comment on function public.bridge_doctor is
-    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policies to create if they are missing, whether there is Storage, what is wrong with its bucket `attachments`, the names of the models, whether broadcasts can be sent, and how long a request of a user may take.';
+    'What `bridge doctor` cannot see from outside: tables missing from the publication, the policies and the trigger to create if they are missing, whether there is Storage, what is wrong with its bucket `attachments`, the names of the models, whether broadcasts can be sent, and how long a request of a user may take.';

@@ -123,6 +123,21 @@ async def test_missing_policy_of_storage_is_printed_as_sql(
     assert await problems(env) == {}
 
 
+@pytest.mark.parametrize("statement", ["drop trigger {} on storage.objects", "drop policy {} on storage.objects"])
+async def test_missing_limit_of_uploads_is_printed_as_sql(
+    env: dict[str, str], db: psycopg.AsyncConnection[Row], statement: str
+) -> None:
+    """What is left of them is no obstacle to what it prints."""
+    name = "sessions hold a limited number of attachments"
+    if "policy" in statement:
+        name = "users add attachments to their own sessions"
+    await db.execute(statement.format(f'"bridge: {name}"').encode())
+    found = await problems(env)
+    assert set(found) == {"attachments"}
+    await db.execute(found["attachments"].remedy.split(":\n", 1)[1].encode())
+    assert await problems(env) == {}
+
+
 async def test_public_bucket_is_reported(env: dict[str, str], db: psycopg.AsyncConnection[Row]) -> None:
     await db.execute("update storage.buckets set public = true where id = 'attachments'")
     try:

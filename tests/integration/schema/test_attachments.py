@@ -312,9 +312,10 @@ async def test_only_the_owner_of_a_session_may_upload_there(
         )
 
 
-async def as_user(stack: Stack, user_id: str, role: str, statement: str, *values: object) -> int:
-    """Run a statement as Storage does for a user; return how many rows it found or changed."""
+async def as_user(stack: Stack, user_id: str, role: str, statement: str, *values: object, before: str = "") -> int:
+    """Run a statement as Storage does for a user, after `before`; return how many rows it found or changed."""
     async with database(stack.admin_url) as connection, connection.transaction():
+        await connection.execute(before.encode())
         claims = json.dumps({"sub": user_id, "role": role})
         await connection.execute(
             "select set_config('request.jwt.claims', %s, true), set_config('role', %s, true)", (claims, role)
@@ -322,20 +323,46 @@ async def as_user(stack: Stack, user_id: str, role: str, statement: str, *values
         return (await connection.execute(statement.encode(), values)).rowcount
 
 
+UPLOAD = "insert into storage.objects (bucket_id, name) values ('attachments', %s)"
+
+
 async def test_session_holds_a_limited_number_of_uploads(
     stack: Stack, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     session = await user.open_session(title="named")
-    await db.execute(
-        "insert into bridge.limits (name, user_id, value) values ('uploads_per_session', %s, 2)", (user.id,)
-    )
-    statement = "insert into storage.objects (bucket_id, name) values ('attachments', %s)"
+    await limit_uploads(db, user, 2)
     for _ in range(2):
-        await as_user(stack, user.id, "authenticated", statement, f"{session}/{uuid.uuid4()}.png")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        await as_user(stack, user.id, "authenticated", statement, f"{session}/{uuid.uuid4()}.png")
+        await as_user(stack, user.id, "authenticated", UPLOAD, f"{session}/{uuid.uuid4()}.png")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"Too many files in this session \(limit 2\)"):
+        await as_user(stack, user.id, "authenticated", UPLOAD, f"{session}/{uuid.uuid4()}.png")
+    # what the project itself stores is not limited
+    await db.execute(UPLOAD, (f"{session}/{uuid.uuid4()}.png",))
     await db.execute("update bridge.limits set value = 3000000000 where user_id = %s", (user.id,))
-    await as_user(stack, user.id, "authenticated", statement, f"{session}/{uuid.uuid4()}.png")
+    await as_user(stack, user.id, "authenticated", UPLOAD, f"{session}/{uuid.uuid4()}.png")
+
+
+async def limit_uploads(db: psycopg.AsyncConnection[Row], user: Person, most: int) -> None:
+    await db.execute(
+        "insert into bridge.limits (name, user_id, value) values ('uploads_per_session', %s, %s)", (user.id, most)
+    )
+
+
+async def test_uploads_wait_for_those_of_their_own_session_only(
+    stack: Stack, user: Person, other: Person, db: psycopg.AsyncConnection[Row]
+) -> None:
+    session, second = [await user.open_session(title="named") for _ in range(2)]
+    await limit_uploads(db, user, 1)
+    at_once = "set local lock_timeout = '100ms'"
+    async with database(stack.admin_url) as uploading, uploading.transaction():
+        stored = "insert into storage.objects (bucket_id, name, owner_id) values ('attachments', %s, %s)"
+        await uploading.execute(stored, (f"{session}/{uuid.uuid4()}.png", user.id))
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            await as_user(stack, user.id, "authenticated", UPLOAD, f"{session}/{uuid.uuid4()}.png", before=at_once)
+        await as_user(stack, user.id, "authenticated", UPLOAD, f"{second}/{uuid.uuid4()}.png", before=at_once)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            await as_user(stack, other.id, "authenticated", UPLOAD, f"{session}/{uuid.uuid4()}.png", before=at_once)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="Too many files"):
+        await as_user(stack, user.id, "authenticated", UPLOAD, f"{session}/{uuid.uuid4()}.png")
 
 
 # -- orphans ---------------------------------------------------------------------------------------------

@@ -86,7 +86,8 @@ async def test_refused_policies_are_a_warning(
     await db.execute("create role unprivileged nologin")
     try:
         await db.execute("grant usage on schema realtime, storage, bridge to unprivileged")
-        await db.execute("grant execute on function bridge.topics_policy, bridge.attachments_policies to unprivileged")
+        await db.execute("grant execute on function bridge.topics_policy, bridge.attachments_access to unprivileged")
+        await db.execute("grant execute on function bridge.has_attachments_access to unprivileged")
         await db.execute("set role unprivileged")
         await db.execute(apply)
     finally:
