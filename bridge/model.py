@@ -87,11 +87,11 @@ class Answer(dict[str, Any]):
 
 
 class Opened(NamedTuple):
-    """What a model gets of an attachment: the `url` of its bytes, or the bytes themselves, or its text."""
+    """What a model gets of an attachment: the `url` of its bytes, or the bytes as base64, or its text."""
 
     attachment: Attachment
     url: str = ""
-    data: bytes | None = None
+    base64: str | None = None
     text: str | None = None
 
 

@@ -57,7 +57,8 @@ class Storage:
                     found += chunk
                     if len(found) >= most:
                         break
-            return bytes(found[:most])
+            del found[most:]
+            return bytes(found)
 
         return await repeated("storage.fetch", fetch, TRANSFER_SECONDS if most > FEW_BYTES else CALL_SECONDS)
 

@@ -178,13 +178,15 @@ class BamlFunctions:
             with opening(turn, called.attachments_in(given)) as opened:
                 async for sign in opened.signs():
                     yield sign
-                arguments = called.bind(given, opened.result)
-                turn = replace(turn, data=to_jsonable_python(arguments, fallback=_name_of))
-                async with aclosing(self._ask(called.function, turn, arguments)) as pieces:
-                    async for piece in pieces:
-                        if isinstance(piece, Completion):
-                            piece = replace(piece, usage=self._named(piece.usage, turn))
-                        yield piece
+                with self._running.copying(opened.copied) as sent:
+                    arguments = called.bind(given, opened.result)
+                    turn = replace(turn, data=to_jsonable_python(arguments, fallback=_name_of))
+                    async with aclosing(self._ask(called.function, turn, arguments)) as pieces:
+                        async for piece in pieces:
+                            sent()
+                            if isinstance(piece, Completion):
+                                piece = replace(piece, usage=self._named(piece.usage, turn))
+                            yield piece
         except TurnFailure as failure:
             complete(failure, turn, self._env)
             failure.usage = failure.usage and self._named(failure.usage, turn)
@@ -223,10 +225,12 @@ class BamlFunctions:
         with opening(turn, chosen, set(chosen) - set(turn.attachments)) as opened:
             async for sign in opened.signs():
                 yield sign
-            arguments = bind_arguments(function.parameters, turn, opened.result)
-            async with aclosing(self._ask(function, turn, arguments, turn.model)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            with self._running.copying(opened.copied) as sent:
+                arguments = bind_arguments(function.parameters, turn, opened.result)
+                async with aclosing(self._ask(function, turn, arguments, turn.model)) as pieces:
+                    async for piece in pieces:
+                        sent()
+                        yield piece
 
     async def _ask(
         self, function: BamlFunction, turn: Turn, arguments: dict[str, Any], model: str | None = None

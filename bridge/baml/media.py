@@ -1,10 +1,9 @@
 """Attachments as arguments of BAML functions: images, PDFs and audio as media, and the names and texts of all.
 
 BAML fetches media by their URLs itself, on its own threads (`media_url_handler` in baml_src/clients.baml). As base64
-they would pass through Python: 10 MiB hold up all other replies for 0.3 s.
+they would pass through Python, which holds up all other replies (`Running.copying`).
 """
 
-import base64
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
@@ -25,9 +24,7 @@ class Kind(NamedTuple):
     def make(self, opened: Opened) -> Any:
         """Media of an attachment."""
         kind = opened.attachment.type
-        if opened.data is None:
-            return self.by_url(opened.url, kind)
-        return self.by_content(kind, base64.b64encode(opened.data).decode())
+        return self.by_url(opened.url, kind) if opened.base64 is None else self.by_content(kind, opened.base64)
 
 
 # Their stubs in baml-py 0.226.3 lack the type that `from_url` takes.

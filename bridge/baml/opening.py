@@ -28,6 +28,11 @@ class Opening:
         """The attachments. Raises TurnFailure."""
         return () if self._task is None else self._task.result()
 
+    @property
+    def copied(self) -> int:
+        """How many bytes of them are arguments themselves, and not behind a URL. Raises TurnFailure."""
+        return sum(len(one.base64 or "") for one in self.result)
+
 
 @contextmanager
 def opening(turn: Turn, attachments: Sequence[Attachment], optional: Collection[Attachment] = ()) -> Iterator[Opening]:

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol
 
 READ_SHARE = 0.04  # share of one core for reading one stream; parsing a structure covers the whole text so far
@@ -27,6 +27,9 @@ WEIGHT_A_SECOND = 1_000  # a structure with so much more weight waits as if it h
 TRIM_BYTES = 48 << 20  # when the process has grown by so much, glibc is told to give back what is free,
 TRIM_SHARE = 0.05  # but for no more than this share of one core
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+# Bytes: larger blocks are mapped for themselves, and so go back at once; and so much may be free at the heap's end.
+GO_BACK = 256 << 10, 1 << 20
+ARE_KEPT = 32 << 20, 512 << 20
 
 
 class Holder(Protocol):
@@ -139,6 +142,18 @@ class Running:
         call.held += count
         self.held += count
 
+    @contextlib.contextmanager
+    def copying(self, size: int) -> Iterator[Callable[[], None]]:
+        """A call begins within the block with arguments of so many bytes; what it yields says that it has sent them.
+
+        baml-py 0.226.3 copies them several times while it holds the GIL. Most of that time, the system provides memory
+        that was just given back. So while such calls begin, glibc keeps large blocks for the next copy.
+        """
+        with contextlib.ExitStack() as stack:
+            if size > GO_BACK[0]:
+                stack.enter_context(self._memory.keep())
+            yield stack.close
+
     def end(self, call: Holder) -> None:
         """A call is closed: nothing is kept of it any more."""
         if call in self._calls:
@@ -153,14 +168,32 @@ class _Memory:
     def __init__(self) -> None:
         libc = ctypes.CDLL(None)
         self._trim = getattr(libc, "malloc_trim", None)  # glibc only
-        if mallopt := getattr(libc, "mallopt", None):
-            mallopt(_M_MMAP_THRESHOLD, 256 << 10)  # large blocks go back at once
-            mallopt(_M_TRIM_THRESHOLD, 1 << 20)
+        self._mallopt = getattr(libc, "mallopt", None)
+        self._set(GO_BACK)
+        self._keepers = 0
         self._first = 0  # bytes of the process when the first call ended
         self._not_before = 0.0
         self._trimming: asyncio.Future[None] | None = None
 
+    @contextlib.contextmanager
+    def keep(self) -> Iterator[None]:
+        self._keepers += 1
+        self._set(ARE_KEPT)
+        try:
+            yield
+        finally:
+            self._keepers -= 1
+            if not self._keepers:
+                self._set(GO_BACK)
+
+    def _set(self, thresholds: tuple[int, int]) -> None:
+        if self._mallopt:
+            self._mallopt(_M_MMAP_THRESHOLD, thresholds[0])
+            self._mallopt(_M_TRIM_THRESHOLD, thresholds[1])
+
     def give_back(self) -> None:
+        if self._keepers:
+            return
         size = _size_of_process()
         self._first = self._first or size
         if self._trim and size > self._first + TRIM_BYTES and time.monotonic() > self._not_before:
