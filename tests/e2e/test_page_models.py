@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -68,6 +69,34 @@ async def test_a_new_session_gets_the_chosen_model(
     # the one after it does not
     await tab.press("New session", exact=True)
     await expect(choice(tab)).to_have_value("")
+
+
+async def test_a_message_waits_for_the_model_that_was_just_chosen(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """And of two choices in a row, the last one stays."""
+    session_id = await tab.start()
+    go_on = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        if route.request.method == "PATCH":
+            await go_on.wait()
+        await route.continue_()
+
+    await tab.page.route("**/rest/v1/sessions?*", hold)
+    await choice(tab).select_option("Large")
+    await choice(tab).select_option("Small")
+    await tab.say("[[text=Hello]]")
+    await expect(tab.page.get_by_text("[[text=Hello]]")).to_be_visible()
+    asked = (
+        "select (select model from public.sessions where id = m.session_id) from public.messages m where role = 'user'"
+    )
+    assert await (await db.execute(asked.encode())).fetchall() == []
+    go_on.set()
+    await expect(tab.page.get_by_text("Queued…")).to_be_visible()
+    assert await (await db.execute(asked.encode())).fetchall() == [{"model": "Small"}]
+    await expect(choice(tab)).to_have_value("Small")
+    assert await model_of(db, session_id) == "Small"
 
 
 async def test_a_model_that_cannot_be_set_is_not_shown_as_chosen(environment: dict[str, str], tab: Tab) -> None:

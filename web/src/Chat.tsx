@@ -45,6 +45,8 @@ export function Chat({ client, list, id, row, models, shown, menuOpen, onMenu, o
   /** The model for a new session, or one that the session's row does not have yet. */
   const [newModel, setNewModel] = useState<string | null | undefined>();
   const model = newModel === undefined ? (row?.model ?? null) : newModel;
+  /** The last change of the session's model: the next message waits for it. */
+  const changing = useRef<Promise<unknown>>(Promise.resolve());
   const asks = row === null ? functionToStart(functions, chosen) : functionNamed(functions, row.function);
   const args = useArguments(asks);
   const shape = useResultShape(client, asks.name);
@@ -54,8 +56,9 @@ export function Chat({ client, list, id, row, models, shown, menuOpen, onMenu, o
     session,
     row !== null,
     () => list.create({ id, function: asks.name, ...(model !== null && { model }) }),
-    (message, to) => {
+    async (message, to) => {
       own.open(to);
+      await changing.current;
       return own.uploaded(message.id, message.attachments.length);
     },
     (message) => {
@@ -143,7 +146,8 @@ export function Chat({ client, list, id, row, models, shown, menuOpen, onMenu, o
     draft.set("");
     draft.setPasted([]);
     const attachments = uploads.map(shownUpload);
-    if (session !== null && files.length + attachments.length === 0 && !isWaiting) {
+    const waits = isWaiting || newModel !== undefined || files.length + attachments.length > 0;
+    if (session !== null && !waits) {
       void session.send(text, args.data, messageId);
       return;
     }
@@ -202,8 +206,10 @@ export function Chat({ client, list, id, row, models, shown, menuOpen, onMenu, o
   async function changeModel(name: string | null): Promise<void> {
     setNewModel(name);
     if (row === null) return;
-    await run(() => list.update(id, { model: name }));
-    setNewModel(undefined);
+    const change = changing.current.then(() => run(() => list.update(id, { model: name })));
+    changing.current = change;
+    await change;
+    if (changing.current === change) setNewModel(undefined);
   }
 
   // "Stop" cancels the running reply, or else the oldest waiting question
