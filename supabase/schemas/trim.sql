@@ -40,6 +40,21 @@ $$;
 comment on function bridge.trim_steps is
     'Deletes up to `most` steps older than `days` whose question has ended and has no dead letter; returns how many.';
 
+create function bridge.is_needed(path text, days int) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+    return exists (
+        select from bridge.attachments a
+         where a.path = is_needed.path
+           and (a.created_at >= now() - make_interval(days => is_needed.days)
+                or exists (select from bridge.jobs j where j.question_id = a.message_id)
+                or exists (select from bridge.dead_letters d where d.question_id = a.message_id)));
+end
+$$;
+comment on function bridge.is_needed is
+    'Whether an attachment was named in the last `days`, or by a question that has not ended or has a dead letter.';
+
 create function bridge.trim_attachments(days int, most int) returns int
 language plpgsql set search_path = ''
 as $$
@@ -52,9 +67,7 @@ begin
         select x.path from (
             select a.path from bridge.attachments a
              where a.created_at < now() - make_interval(days => trim_attachments.days)
-               and not exists (
-                   select from bridge.attachments y
-                    where y.path = a.path and y.created_at >= now() - make_interval(days => trim_attachments.days))
+               and not bridge.is_needed(a.path, trim_attachments.days)
              order by a.created_at limit trim_attachments.most for update skip locked) x);
     -- A question that names one again holds its session. A locked session is left to the next call.
     locked := array(
@@ -64,9 +77,7 @@ begin
     paths := array(
         select distinct p.path from unnest(paths) p (path)
          where split_part(p.path, '/', 1)::uuid = any (locked)
-           and not exists (
-               select from bridge.attachments a
-                where a.path = p.path and a.created_at >= now() - make_interval(days => trim_attachments.days)));
+           and not bridge.is_needed(p.path, trim_attachments.days));
     insert into bridge.orphans (prefix) select p.path from unnest(paths) p (path) order by p.path on conflict do nothing;
     delete from bridge.attachments a where a.path = any (paths);
     get diagnostics deleted = row_count;
@@ -74,7 +85,7 @@ begin
 end
 $$;
 comment on function bridge.trim_attachments is
-    'Notes up to `most` attachments that were named more than `days` ago, so that a worker removes their objects; returns how often they were named, which may be more. Their messages stay.';
+    'Notes up to `most` attachments that were named more than `days` ago and are not needed, so that a worker removes their objects; returns how often they were named, which may be more. Their messages stay.';
 
 create function public.bridge_trim(
     runs_days int default 30,

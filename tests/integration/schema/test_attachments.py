@@ -490,6 +490,10 @@ async def test_file_that_a_retried_reply_does_not_give_again_is_not_named_any_mo
     assert await (await db.execute(named, (reply["id"],))).fetchall() == [{"count": 0}]
 
 
+async def end_all(db: psycopg.AsyncConnection[Row]) -> None:
+    await db.execute("delete from bridge.jobs")
+
+
 async def test_trim_hands_old_attachments_to_a_worker(
     user: Person, server: AsyncClient, db: psycopg.AsyncConnection[Row]
 ) -> None:
@@ -498,6 +502,7 @@ async def test_trim_hands_old_attachments_to_a_worker(
     for path in (old, young):
         await user.ask(session, "look", attachments=[{"path": path, "name": "a.png"}])
     await db.execute("update bridge.attachments set created_at = now() - interval '31 days' where path = %s", (old,))
+    await end_all(db)
     answer: Any = await server.rpc("bridge_trim", {"attachments_days": 30}).execute()
     assert answer.data["attachments"] == 1
     assert old in await orphans_of(server)
@@ -511,6 +516,7 @@ async def test_trim_may_forget_more_names_of_an_object_than_rows_it_was_asked_fo
     for _ in range(3):  # as an edited question does
         await user.ask(session, "look", attachments=[{"path": path, "name": "a.png"}])
     await db.execute("update bridge.attachments set created_at = now() - interval '31 days' where path = %s", (path,))
+    await end_all(db)
     answer: Any = await server.rpc("bridge_trim", {"attachments_days": 30, "max_rows": 1}).execute()
     assert (answer.data["attachments"], answer.data["more"]) == (3, True)
 
@@ -525,11 +531,38 @@ async def test_trim_is_not_held_up_by_old_attachments_that_were_named_again(
         aged = "update bridge.attachments set created_at = now() - make_interval(days => %s) where path = %s"
         await db.execute(aged, (days, path))
     await user.ask(session, "again", attachments=[{"path": again, "name": "a.png"}])
+    await end_all(db)
     answer: Any = await server.rpc("bridge_trim", {"attachments_days": 30, "max_rows": 1}).execute()
     assert answer.data["attachments"] == 1
     found = await orphans_of(server)
     assert old in found
     assert again not in found
+
+
+async def test_trim_spares_what_questions_need_that_have_not_ended(
+    user: Person, server: AsyncClient, db: psycopg.AsyncConnection[Row]
+) -> None:
+    """One waits, one has a dead letter, one has ended: and an object that one of each names is spared."""
+    session = await user.open_session(title="named")
+    waiting, dead, ended, shared = [await store(db, session) for _ in range(4)]
+    asked = {}
+    for path in (waiting, dead, ended):
+        named = [{"path": path, "name": "a.png"}, {"path": shared, "name": "b.png"}]
+        asked[path] = await user.ask(session, "look", attachments=named)
+    await db.execute("delete from bridge.jobs where question_id <> %s", (asked[waiting],))
+    await db.execute(
+        "insert into bridge.dead_letters (question_id, session_id, attempt, failures, error)"
+        " values (%s, %s, 1, 1, '{}')",
+        (asked[dead], session),
+    )
+    await db.execute("update bridge.attachments set created_at = now() - interval '31 days'")
+    answer: Any = await server.rpc("bridge_trim", {"attachments_days": 30, "max_rows": 1}).execute()
+    assert answer.data["attachments"] == 1
+    assert set(await orphans_of(server)) & {waiting, dead, ended, shared} == {ended}
+    await db.execute("delete from bridge.dead_letters")
+    await end_all(db)
+    answer = await server.rpc("bridge_trim", {"attachments_days": 30}).execute()
+    assert answer.data["attachments"] == 5
 
 
 async def test_lost_attempt_is_charged_for_its_attachments(user: Person, db: psycopg.AsyncConnection[Row]) -> None:
