@@ -159,7 +159,7 @@ def _attachments(answer: Mapping[str, Any]) -> Finding:
     if answer["attachments_bucket"]:
         return Finding("attachments", answer["attachments_bucket"], BUCKET_REMEDY)
     if answer["attachments_access"]:
-        problem = "Attachments are not guarded: policies or the trigger on storage.objects are missing."
+        problem = "Users cannot attach files, or have no limit: policies or a trigger on storage.objects are missing."
         return Finding("attachments", problem, f"Run in the SQL editor:\n{answer['attachments_access']}")
     return Finding("attachments")
 

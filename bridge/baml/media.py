@@ -1,7 +1,7 @@
 """Attachments as arguments of BAML functions: images, PDFs and audio as media, and the names and texts of all.
 
-BAML fetches media by their URLs itself, on its own threads (`media_url_handler` in baml_src/clients.baml). As base64
-they would pass through Python, which holds up all other replies (`Running.copying`).
+BAML fetches media by their URLs itself, on its own threads (`media_url_handler` in baml_src/clients.baml). What comes
+as base64 passes through Python, and holds up all other replies for a moment (`Running.copying`).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -30,6 +30,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 # Bytes: larger blocks are mapped for themselves, and so go back at once; and so much may be free at the heap's end.
 GO_BACK = 256 << 10, 1 << 20
 ARE_KEPT = 32 << 20, 512 << 20
+KEEP_SECONDS = 2.0  # a provider may take long to begin
 
 
 class Holder(Protocol):
@@ -144,14 +145,16 @@ class Running:
 
     @contextlib.contextmanager
     def copying(self, size: int) -> Iterator[Callable[[], None]]:
-        """A call begins within the block with arguments of so many bytes; what it yields says that it has sent them.
+        """A call begins within the block with arguments of so many bytes. Call what it yields once the reply has begun.
 
         baml-py 0.226.3 copies them several times while it holds the GIL. Most of that time, the system provides memory
-        that was just given back. So while such calls begin, glibc keeps large blocks for the next copy.
+        that was just given back. So while such calls begin, glibc keeps large blocks for the next copy, for a while.
         """
         with contextlib.ExitStack() as stack:
             if size > GO_BACK[0]:
                 stack.enter_context(self._memory.keep())
+                late = asyncio.get_running_loop().call_later(KEEP_SECONDS, stack.close)
+                stack.callback(late.cancel)
             yield stack.close
 
     def end(self, call: Holder) -> None:
@@ -192,8 +195,6 @@ class _Memory:
             self._mallopt(_M_TRIM_THRESHOLD, thresholds[1])
 
     def give_back(self) -> None:
-        if self._keepers:
-            return
         size = _size_of_process()
         self._first = self._first or size
         if self._trim and size > self._first + TRIM_BYTES and time.monotonic() > self._not_before:

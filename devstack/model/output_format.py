@@ -50,6 +50,7 @@ _CONSTANT = re.compile(r"(true|false)\b|-?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,30}
 _QUOTED = re.compile(r"'(.+?)'(?!\w)")
 _SPLITTERS = (" or ", " | ", "|", " / ", ", or ", " OR ")
 _ANY_SPLITTER = re.compile(r"[^\n\w\[\](){}<>\"']{0,3}\w{0,6}[^\n\w\[\](){}<>\"']{0,3}")
+_BETWEEN_VALUES = re.compile(r"\s*,[^A-Za-z]*(?:(?:null|true|false)[^A-Za-z]*)?")
 _FILES = re.compile(r"<file path=.*?</file>", re.S)
 _UNREAD = Scalar("null")  # of a definition that is still to be read
 _LEVELS = 40
@@ -117,7 +118,10 @@ def _unannounced(reader: _Reader) -> Wanted | None:
     for name in sorted(reader.definitions, key=len, reverse=True):
         for short in _endings(name):
             if short in rest and (match := re.search(rf"(?<!\w){re.escape(short)}(?:\[\])*(?=\s*$)", rest, re.M)):
-                shape, _ = reader.union(defined + match.start())
+                try:
+                    shape, _ = reader.union(defined + match.start())
+                except (_Unreadable, RecursionError):
+                    continue
                 return reader.wanted(shape)
     if shape := _on_a_line(reader):
         return reader.wanted(shape)
@@ -158,8 +162,11 @@ def _has_type(shape: Shape) -> bool:
             return any(map(_has_type, shape.fields.values()))
         case Array():
             return _has_type(shape.item)
+        case Mapped():
+            return _has_type(shape.key) or _has_type(shape.value)
         case Choice():
-            return all(isinstance(each, Literal) for each in shape.options) or any(map(_has_type, shape.options))
+            is_category = all(isinstance(each, Literal) or each == Scalar("null") for each in shape.options)
+            return is_category or any(map(_has_type, shape.options))
     return True
 
 
@@ -249,7 +256,7 @@ class _Reader:
         """Read the words between two alternatives, and the type behind them; None if there is no other alternative."""
         words = [*_SPLITTERS, *_ANY_SPLITTER.findall(self.text[at : at + 12])[:1]]
         for word in dict.fromkeys(filter(None, words)):
-            if word.strip() == ",":  # it stands between the values of a list
+            if _BETWEEN_VALUES.fullmatch(word):  # of a list
                 continue
             if self.text.startswith(word, at):
                 with contextlib.suppress(_Unreadable):

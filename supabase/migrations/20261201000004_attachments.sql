@@ -477,13 +477,17 @@ create function bridge.has_attachments_access() returns boolean
 language plpgsql stable set search_path = ''
 as $$
 begin
-    return 3 = (
-        select count(*) from (
-            select p.policyname from pg_catalog.pg_policies p
-             where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname like 'bridge: %'
-             union all
-            select t.tgname from pg_catalog.pg_trigger t
-             where t.tgrelid = to_regclass('storage.objects') and t.tgname like 'bridge: %' and t.tgenabled <> 'D') x);
+    return not exists (
+        select from unnest(array[
+            'bridge: users add attachments to their own sessions',
+            'bridge: users read the attachments of their own sessions']) n (name)
+         where not exists (
+            select from pg_catalog.pg_policies p
+             where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname = n.name)
+    ) and exists (
+        select from pg_catalog.pg_trigger t
+         where t.tgrelid = to_regclass('storage.objects') and t.tgenabled in ('O', 'A')
+           and t.tgname = 'bridge: sessions hold a limited number of attachments');
 end
 $$;
 comment on function bridge.has_attachments_access is 'Whether everything that bridge.attachments_access() creates is there.';
@@ -933,12 +937,16 @@ begin
         select from bridge.attachments a
          where a.path = is_needed.path
            and (a.created_at >= now() - make_interval(days => is_needed.days)
-                or exists (select from bridge.jobs j where j.question_id = a.message_id)
-                or exists (select from bridge.dead_letters d where d.question_id = a.message_id)));
+                or exists (
+                    select from public.messages m
+                     where m.id = a.message_id
+                       and (exists (select from bridge.jobs j where j.question_id = coalesce(m.reply_to, m.id))
+                            or exists (
+                                select from bridge.dead_letters d where d.question_id = coalesce(m.reply_to, m.id))))));
 end
 $$;
 comment on function bridge.is_needed is
-    'Whether an attachment was named in the last `days`, or by a question that has not ended or has a dead letter.';
+    'Whether an attachment was named in the last `days`, or by a question that has not ended or has a dead letter, or by its reply.';
 
 create function bridge.trim_attachments(days int, most int) returns int
 language plpgsql set search_path = ''

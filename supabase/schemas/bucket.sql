@@ -34,13 +34,17 @@ create function bridge.has_attachments_access() returns boolean
 language plpgsql stable set search_path = ''
 as $$
 begin
-    return 3 = (
-        select count(*) from (
-            select p.policyname from pg_catalog.pg_policies p
-             where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname like 'bridge: %'
-             union all
-            select t.tgname from pg_catalog.pg_trigger t
-             where t.tgrelid = to_regclass('storage.objects') and t.tgname like 'bridge: %' and t.tgenabled <> 'D') x);
+    return not exists (
+        select from unnest(array[
+            'bridge: users add attachments to their own sessions',
+            'bridge: users read the attachments of their own sessions']) n (name)
+         where not exists (
+            select from pg_catalog.pg_policies p
+             where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname = n.name)
+    ) and exists (
+        select from pg_catalog.pg_trigger t
+         where t.tgrelid = to_regclass('storage.objects') and t.tgenabled in ('O', 'A')
+           and t.tgname = 'bridge: sessions hold a limited number of attachments');
 end
 $$;
 comment on function bridge.has_attachments_access is 'Whether everything that bridge.attachments_access() creates is there.';

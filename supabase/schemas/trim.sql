@@ -48,12 +48,16 @@ begin
         select from bridge.attachments a
          where a.path = is_needed.path
            and (a.created_at >= now() - make_interval(days => is_needed.days)
-                or exists (select from bridge.jobs j where j.question_id = a.message_id)
-                or exists (select from bridge.dead_letters d where d.question_id = a.message_id)));
+                or exists (
+                    select from public.messages m
+                     where m.id = a.message_id
+                       and (exists (select from bridge.jobs j where j.question_id = coalesce(m.reply_to, m.id))
+                            or exists (
+                                select from bridge.dead_letters d where d.question_id = coalesce(m.reply_to, m.id))))));
 end
 $$;
 comment on function bridge.is_needed is
-    'Whether an attachment was named in the last `days`, or by a question that has not ended or has a dead letter.';
+    'Whether an attachment was named in the last `days`, or by a question that has not ended or has a dead letter, or by its reply.';
 
 create function bridge.trim_attachments(days int, most int) returns int
 language plpgsql set search_path = ''

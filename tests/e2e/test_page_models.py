@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -13,6 +14,8 @@ from tests.e2e.tab import Tab
 from tests.e2e.test_accessibility import violations
 from tests.e2e.test_page_hostile import WIDER
 from tests.support.database import Row
+
+REFUSAL = {"code": "23503", "message": "no such model", "details": None, "hint": None}
 
 
 @pytest.fixture(autouse=True)
@@ -71,32 +74,68 @@ async def test_a_new_session_gets_the_chosen_model(
     await expect(choice(tab)).to_have_value("")
 
 
-async def test_a_message_waits_for_the_model_that_was_just_chosen(
+async def test_what_is_asked_waits_for_the_model_that_was_just_chosen(
     environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
 ) -> None:
     """And of two choices in a row, the last one stays."""
     session_id = await tab.start()
-    go_on = asyncio.Event()
+    await tab.say("first")
+    await expect(tab.page.get_by_text("Queued…")).to_have_count(1)
+    order: list[str] = []
+    is_held, go_on = asyncio.Event(), asyncio.Event()
 
-    async def hold(route: Route) -> None:
+    async def note(route: Route) -> None:
         if route.request.method == "PATCH":
+            is_held.set()
             await go_on.wait()
+        if route.request.method in ("PATCH", "POST"):
+            order.append(route.request.method)
         await route.continue_()
 
-    await tab.page.route("**/rest/v1/sessions?*", hold)
+    await tab.page.route(re.compile(r"/rest/v1/(sessions|messages)\b"), note)
     await choice(tab).select_option("Large")
     await choice(tab).select_option("Small")
-    await tab.say("[[text=Hello]]")
-    await expect(tab.page.get_by_text("[[text=Hello]]")).to_be_visible()
-    asked = (
-        "select (select model from public.sessions where id = m.session_id) from public.messages m where role = 'user'"
-    )
-    assert await (await db.execute(asked.encode())).fetchall() == []
+    await is_held.wait()
+    await tab.say("second")
+    await expect(tab.page.get_by_text("second")).to_be_visible()
+    await tab.press("Edit and ask again")
+    await tab.say("third")
+    assert order == []
     go_on.set()
-    await expect(tab.page.get_by_text("Queued…")).to_be_visible()
-    assert await (await db.execute(asked.encode())).fetchall() == [{"model": "Small"}]
+    await expect(tab.page.get_by_text("Queued…")).to_have_count(2)  # the edited question is withdrawn
+    assert order[:2] == ["PATCH", "PATCH"]
+    assert sorted(order[2:]) == ["POST", "POST"]
     await expect(choice(tab)).to_have_value("Small")
     assert await model_of(db, session_id) == "Small"
+
+
+async def test_a_message_comes_back_if_its_model_cannot_be_set(
+    environment: dict[str, str], tab: Tab, db: psycopg.AsyncConnection[Row]
+) -> None:
+    go_on = asyncio.Event()
+
+    async def fail(route: Route) -> None:
+        if route.request.method == "PATCH":
+            await go_on.wait()
+            await route.fulfill(status=409, json=REFUSAL, headers={"access-control-allow-origin": "*"})
+        else:
+            await route.continue_()
+
+    await tab.start()
+    await tab.page.route("**/rest/v1/sessions?*", fail)
+    await choice(tab).select_option("Small")
+    await tab.say("Hello")
+    await expect(tab.box).to_have_value("")
+    go_on.set()
+    await expect(tab.box).to_have_value("Hello")
+    await expect(tab.page.get_by_role("alert")).to_be_visible()
+    asked = "select from public.messages"
+    assert await (await db.execute(asked.encode())).fetchall() == []
+    # the next one is sent: to the model that is shown
+    await expect(choice(tab)).to_have_value("")
+    await tab.press("Send")
+    await expect(tab.page.get_by_text("Queued…")).to_be_visible()
+    tab.problems.clear()  # the browser reports the refusal
 
 
 async def test_a_model_that_cannot_be_set_is_not_shown_as_chosen(environment: dict[str, str], tab: Tab) -> None:
@@ -104,8 +143,7 @@ async def test_a_model_that_cannot_be_set_is_not_shown_as_chosen(environment: di
         if route.request.method != "PATCH":
             await route.continue_()
             return
-        error = {"code": "23503", "message": "no such model", "details": None, "hint": None}
-        await route.fulfill(status=409, json=error, headers={"access-control-allow-origin": "*"})
+        await route.fulfill(status=409, json=REFUSAL, headers={"access-control-allow-origin": "*"})
 
     await tab.start()
     await tab.page.route("**/rest/v1/sessions?*", fail)

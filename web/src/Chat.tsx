@@ -45,8 +45,8 @@ export function Chat({ client, list, id, row, models, shown, menuOpen, onMenu, o
   /** The model for a new session, or one that the session's row does not have yet. */
   const [newModel, setNewModel] = useState<string | null | undefined>();
   const model = newModel === undefined ? (row?.model ?? null) : newModel;
-  /** The last change of the session's model: the next message waits for it. */
-  const changing = useRef<Promise<unknown>>(Promise.resolve());
+  /** The last change of the session's model, and whether it was made: what is asked next waits for it. */
+  const changing = useRef<Promise<boolean>>(Promise.resolve(true));
   const asks = row === null ? functionToStart(functions, chosen) : functionNamed(functions, row.function);
   const args = useArguments(asks);
   const shape = useResultShape(client, asks.name);
@@ -58,7 +58,7 @@ export function Chat({ client, list, id, row, models, shown, menuOpen, onMenu, o
     () => list.create({ id, function: asks.name, ...(model !== null && { model }) }),
     async (message, to) => {
       own.open(to);
-      await changing.current;
+      if (!(await changing.current)) throw new Error("The model could not be changed, so the message was not sent.");
       return own.uploaded(message.id, message.attachments.length);
     },
     (message) => {
@@ -138,7 +138,10 @@ export function Chat({ client, list, id, row, models, shown, menuOpen, onMenu, o
     if (edit !== null && session !== null) {
       setEdit(null);
       own.arrived(new Set([edit.id])); // if it was not sent, the new question has them
-      void session.edit(edit.id, text);
+      void changing.current.then((isChanged) => {
+        if (isChanged) void session.edit(edit.id, text);
+        else setEdit({ id: edit.id, text });
+      });
       return;
     }
     const files = isFile ? [...draft.pasted, { path: nextPath(), content: text }] : draft.pasted;
@@ -209,7 +212,9 @@ export function Chat({ client, list, id, row, models, shown, menuOpen, onMenu, o
     const change = changing.current.then(() => run(() => list.update(id, { model: name })));
     changing.current = change;
     await change;
-    if (changing.current === change) setNewModel(undefined);
+    if (changing.current !== change) return;
+    changing.current = Promise.resolve(true);
+    setNewModel(undefined);
   }
 
   // "Stop" cancels the running reply, or else the oldest waiting question

@@ -108,12 +108,14 @@ function Choose(message: string) -> Mood {
   client Model
   prompt #"{{ message }} {{ ctx.output_format }}"#
 }
-function Printing(message: string, people: Person[], tree: Tree, id: string) -> string {
+function Printing(message: string, people: Person[], tree: Tree, id: string, numbers: int[]) -> string {
   client Model
   prompt #"
     {{ _.role("user") }}
     {{ message }}{{ people[0] }}{{ id }} {{ people }}
     {{ tree }}
+    {{ numbers }}
+    Scores: {{ people[0].scores }}
     {% for person in people %}{{ person.friends }}{{ person.scores }}{{ id }}{% endfor %}
   "#
 }
@@ -187,11 +189,12 @@ TREES = st.recursive(WORDS, lambda trees: st.lists(trees, max_size=3), max_leave
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(st.lists(PEOPLE, min_size=1, max_size=2), TREES, WORDS)
+@given(st.lists(PEOPLE, min_size=1, max_size=2), TREES, WORDS, st.lists(st.integers(-9, 9), max_size=4))
 def test_values_that_a_prompt_prints_are_no_schema(
-    cases: ModuleType, people: list[dict[str, Any]], tree: Any, identifier: str
+    cases: ModuleType, people: list[dict[str, Any]], tree: Any, identifier: str, numbers: list[int]
 ) -> None:
-    body = cases.b.request.Printing("hello", people, tree, identifier, baml_options={"env": ENV}).body.json()
+    request = cases.b.request.Printing("hello", people, tree, identifier, numbers, baml_options={"env": ENV})
+    body = request.body.json()
     assert Prompt.read(body).wanted is None, body["messages"][0]["content"]
 
 
@@ -203,6 +206,34 @@ def test_number_that_json_does_not_have_is_no_type(number: str) -> None:
 
 ANNOUNCED = ["Answer in JSON using this schema: ", "Answer with any of the categories:\n"]
 NAMED = ["A {\n", "A\n----\n", "A = ", "map<", "int", "string", "true", "null", "048", " or ", ",\n"]
+
+
+VALUES = [
+    "[1, 2, 3]",
+    "List: [3, null, 4]",
+    "[true, false, true]",
+    '["a", "b", "c"]',
+    "[-1, -2, -3]",
+    "[1.5, 2.5, 0.5]",
+]
+
+
+@pytest.mark.parametrize("text", [*VALUES, '{"a": 1}', '{\n  a: {"b": 1},\n}', "A = (\n\n(A"])
+def test_values_are_no_schema(text: str) -> None:
+    assert read_output_format(text) is None
+
+
+@pytest.mark.parametrize("name", ['"foo', "(draft)", "{x"])
+def test_heading_that_looks_like_a_type_is_read(name: str) -> None:
+    read_output_format(f"{name}\n----\na\n\nthe {name}")
+
+
+@pytest.mark.parametrize("text", ["'a' or 'b' or null", "{\n  kind: 'a' or 'b' or null,\n}", "{\n  a: 'b' or 'c',\n}"])
+def test_choice_of_words_is_a_schema(text: str) -> None:
+    assert read_output_format(text) is not None
+    assert read_output_format(f"Answer with\n{text}") is not None
+
+
 PIECES = st.sampled_from([*ANNOUNCED, *NAMED, *"{}[]()<>:,.-'\"\n 09A"])
 
 

@@ -130,7 +130,7 @@ async def test_signed_url_of_a_removed_object_is_not_found(user: Person, environ
 
 
 async def test_limit_of_uploads_holds_while_many_upload(user: Person, db: Connection) -> None:
-    """Storage asks the policy before it has the bytes: then, none of 50 that begin together is too much."""
+    """Storage asks the policy before it has the bytes: at that moment, none of 50 uploads exceeds the limit."""
     session_id, most = await user.open_session(title="named"), 10
     await set_limit(db, user, "uploads_per_session", most)
     results = await asyncio.gather(*(upload(user.client, session_id) for _ in range(50)), return_exceptions=True)

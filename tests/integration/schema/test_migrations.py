@@ -65,12 +65,12 @@ async def test_functions_are_hardened(db: psycopg.AsyncConnection[Row]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "table", "policies"),
-    [("topics", "realtime.messages", 1), ("bucket", "storage.objects", 2)],
+    ("file", "table", "created"),
+    [("topics", "realtime.messages", 1), ("bucket", "storage.objects", 3)],
     ids=["of topics", "of attachments"],
 )
 async def test_refused_policies_are_a_warning(
-    db: psycopg.AsyncConnection[Row], file: str, table: str, policies: int
+    db: psycopg.AsyncConnection[Row], file: str, table: str, created: int
 ) -> None:
     """supabase/cli issue 6116: on some projects `db push` may not create policies on tables of Supabase."""
     notices: list[str] = []
@@ -78,11 +78,12 @@ async def test_refused_policies_are_a_warning(
     source = (ROOT / "supabase" / "schemas" / f"{file}.sql").read_text()
     apply = source[source.index("do $$") :].encode()
     found = (
-        "select policyname as name from pg_policies"
+        "select 'policy' as kind, policyname as name from pg_policies"
         " where policyname like 'bridge: %%' and schemaname || '.' || tablename = %s"
+        " union all select 'trigger', tgname from pg_trigger where tgname like 'bridge: %%' and tgrelid = %s::regclass"
     )
-    for row in await (await db.execute(found.encode(), (table,))).fetchall():
-        await db.execute(f'drop policy "{row["name"]}" on {table}'.encode())
+    for row in await (await db.execute(found.encode(), (table, table))).fetchall():
+        await db.execute(f'drop {row["kind"]} "{row["name"]}" on {table}'.encode())
     await db.execute("create role unprivileged nologin")
     try:
         await db.execute("grant usage on schema realtime, storage, bridge to unprivileged")
@@ -96,7 +97,7 @@ async def test_refused_policies_are_a_warning(
         await db.execute("drop role unprivileged")
         await db.execute(apply)
     assert [notice for notice in notices if notice.startswith("WARNING") and "bridge doctor" in notice]
-    assert len(await (await db.execute(found.encode(), (table,))).fetchall()) == policies
+    assert len(await (await db.execute(found.encode(), (table, table))).fetchall()) == created
 
 
 async def test_advisors_have_no_warning(stack: Stack, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import MagicMock, patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,24 +90,31 @@ async def test_what_comes_at_once_is_read_in_several_turns_of_the_loop() -> None
     assert [read.count(number) for number in dict.fromkeys(read)] == [2] * 5  # the second goes beyond the time
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["begin", "sent", "end", "fail"])), max_size=20))
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["begin", "sent", "end", "fail", "late"])), max_size=20))
 def test_memory_is_kept_exactly_while_calls_with_large_arguments_begin(moves: list[tuple[int, str]]) -> None:
-    running = Running()
-    thresholds: dict[int, int] = {}  # glibc does not tell them
-    running._memory._mallopt = thresholds.__setitem__
-    calls: dict[int, Any] = {}
-    waiting = set()
-    for which, move in moves:
-        if move == "begin" and which not in calls:
-            block = running.copying(1000 if which == 0 else 14_000_000)
-            calls[which] = block, block.__enter__()
-            waiting |= {which} - {0}
-        elif move == "sent" and which in calls:
-            calls[which][1]()
-            waiting.discard(which)
-        elif move in ("end", "fail") and which in calls:
-            block, _ = calls.pop(which)
-            failure = ValueError()
-            block.__exit__(*((ValueError, failure, None) if move == "fail" else (None, None, None)))
-            waiting.discard(which)
-        assert tuple(thresholds.values() or GO_BACK) == (ARE_KEPT if waiting else GO_BACK)
+    async def run() -> None:
+        running = Running()
+        thresholds: dict[int, int] = {}  # glibc does not tell them
+        running._memory._mallopt = thresholds.__setitem__
+        calls: dict[int, Any] = {}
+        waiting: set[int] = set()
+        with patch.object(asyncio.get_running_loop(), "call_later", late := MagicMock()):
+            for which, move in moves:
+                if move == "begin" and which not in calls:
+                    block = running.copying(1000 if which == 0 else 14_000_000)
+                    calls[which] = block, block.__enter__()
+                    waiting |= {which} - {0}
+                elif move == "sent" and which in calls:
+                    calls[which][1]()
+                    waiting.discard(which)
+                elif move in ("end", "fail") and which in calls:
+                    block, _ = calls.pop(which)
+                    block.__exit__(*((ValueError, ValueError(), None) if move == "fail" else (None, None, None)))
+                    waiting.discard(which)
+                elif move == "late":  # the providers take long to begin
+                    for call in late.call_args_list:
+                        call.args[1]()
+                    waiting.clear()
+                assert tuple(thresholds.values() or GO_BACK) == (ARE_KEPT if waiting else GO_BACK)
+
+    asyncio.run(run())
