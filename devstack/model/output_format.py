@@ -77,11 +77,8 @@ def read_output_format(text: str, *, is_certain: bool = False) -> Wanted | None:
     reader = _Reader(text) if asked or not is_certain else None
     for found in reversed(asked):
         assert reader is not None
-        try:
-            shape, _ = reader.union(found.end())
-        except (_Unreadable, RecursionError):
-            continue
-        return reader.wanted(shape)
+        if read := reader.read(found.end()):
+            return reader.wanted(read[0])
     if categories := list(_ASKED_CATEGORY.finditer(text)):
         enum = _ENUM.match(text, categories[-1].end())
         if enum is not None:
@@ -106,23 +103,15 @@ def _unannounced(reader: _Reader) -> Wanted | None:
         for at in re.finditer(r"(?<![{\[(])[{\[(]+(?=\n)|map<|\{string:", text)
         if not reader.is_inside(at.start())
     ]
-    shape: Shape | None
     for at in starts[:50]:
-        try:
-            shape, end = reader.union(at)
-        except (_Unreadable, RecursionError):
-            continue
-        if text[end : end + 1] in ("", "\n", " ") and _has_type(shape):
-            return reader.wanted(shape)
+        if (read := reader.read(at)) and text[read[1] : read[1] + 1] in ("", "\n", " ") and _has_type(read[0]):
+            return reader.wanted(read[0])
     rest = text[defined:]
     for name in sorted(reader.definitions, key=len, reverse=True):
         for short in _endings(name):
-            if short in rest and (match := re.search(rf"(?<!\w){re.escape(short)}(?:\[\])*(?=\s*$)", rest, re.M)):
-                try:
-                    shape, _ = reader.union(defined + match.start())
-                except (_Unreadable, RecursionError):
-                    continue
-                return reader.wanted(shape)
+            match = re.search(rf"(?<!\w){re.escape(short)}(?:\[\])*(?=\s*$)", rest, re.M) if short in rest else None
+            if match and (read := reader.read(defined + match.start())):
+                return reader.wanted(read[0])
     if shape := _on_a_line(reader):
         return reader.wanted(shape)
     enums = [shape for shape in reader.definitions.values() if isinstance(shape, Choice) and _are_categories(shape)]
@@ -137,12 +126,9 @@ def _on_a_line(reader: _Reader) -> Shape | None:
             continue
         colons = re.finditer(": ", line[1][:_LONGEST_NAME])
         for at in (line.start(1), *(line.start(1) + colon.end() for colon in colons)):
-            try:
-                shape, end = reader.union(at)
-            except (_Unreadable, RecursionError):
-                continue
-            if end == line.end(1) and shape != Scalar("string") and _has_type(shape):
-                found = shape
+            read = reader.read(at)
+            if read and read[1] == line.end(1) and read[0] != Scalar("string") and _has_type(read[0]):
+                found = read[0]
                 break
     return found
 
@@ -213,17 +199,15 @@ class _Reader:
             self.definitions.setdefault(found["name"], _UNREAD)
         self.backwards = sorted(name[::-1] for name in self.definitions)
         for found in bodies:
-            try:
-                shape, end = self.union(found.end())
-            except (_Unreadable, RecursionError):
+            if (read := self.read(found.end())) is None:
                 if self.definitions.get(found["name"]) is _UNREAD:
                     del self.definitions[found["name"]]
                     del self.backwards[bisect_left(self.backwards, found["name"][::-1])]
             else:
                 if found["name"] not in self.definitions:  # the first of this name was none
                     insort(self.backwards, found["name"][::-1])
-                self.definitions[found["name"]] = shape
-                self.spans.append((found.start(), end))
+                self.definitions[found["name"]] = read[0]
+                self.spans.append((found.start(), read[1]))
         self.spans.sort()
         self.covered = list(accumulate((end for _, end in self.spans), max))
 
@@ -235,6 +219,13 @@ class _Reader:
         """Whether this is part of a definition."""
         before = bisect_right(self.spans, at, key=lambda span: span[0])
         return before > 0 and at < self.covered[before - 1]
+
+    def read(self, at: int) -> tuple[Shape, int] | None:
+        """Read a type, with its alternatives; None if there is none."""
+        try:
+            return self.union(at)
+        except (_Unreadable, RecursionError):
+            return None
 
     def union(self, at: int, end: str = "") -> tuple[Shape, int]:
         """Read a type, with its alternatives. `end` is what must follow it."""
