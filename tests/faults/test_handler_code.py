@@ -29,7 +29,7 @@ from tests.faults.walking import (
 )
 from tests.support import ROOT
 from tests.support.commands import run_bridge, wait_for_exit
-from tests.support.database import Row
+from tests.support.database import Row, set_limits
 from tests.support.users import Person
 from tests.support.waiting import until
 from tests.support.workers import worker_process, worker_settings, working
@@ -42,11 +42,6 @@ async def dead_letters(db: psycopg.AsyncConnection[Row]) -> list[tuple[str, str]
     """The questions that were given up, and why."""
     cursor = await db.execute("select question_id::text as id, error ->> 'code' as code from bridge.dead_letters")
     return [(row["id"], row["code"]) for row in await cursor.fetchall()]
-
-
-async def limit(db: psycopg.AsyncConnection[Row], user: Person, name: str, value: int) -> None:
-    """Set a limit of a user."""
-    await db.execute("insert into bridge.limits (name, user_id, value) values (%s, %s, %s)", (name, user.id, value))
 
 
 # -- what cannot be remembered
@@ -73,8 +68,7 @@ async def test_step_that_cannot_be_remembered_fails_once(
     db: psycopg.AsyncConnection[Row],
     notes: Notes,
 ) -> None:
-    for name, value in limits.items():
-        await limit(db, user, name, value)
+    await set_limits(db, user.id, **limits)
     async with working(environment, **AGENTS):
         question = await walk(user, ["text", "1 "], ["step", "a"], operation)
         reply = await user.reply(question)
@@ -90,7 +84,7 @@ async def test_step_that_cannot_be_remembered_fails_once(
 async def test_refused_step_does_not_affect_others_of_the_call(
     environment: dict[str, str], user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
-    await limit(db, user, "step_bytes", 30)
+    await set_limits(db, user.id, step_bytes=30)
     store = await Store.open(worker_settings(environment), "batch-test")
     try:
         asked = [await walk(user, ["text", "1"]) for _ in range(3)]

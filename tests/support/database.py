@@ -20,6 +20,12 @@ async def database(url: str) -> AsyncIterator[psycopg.AsyncConnection[Row]]:
         yield connection
 
 
+async def set_limits(db: psycopg.AsyncConnection[Row], user_id: str, **values: int) -> None:
+    """Give a user limits of their own, by their names in `bridge.limits`."""
+    for name, value in values.items():
+        await db.execute("insert into bridge.limits (name, user_id, value) values (%s, %s, %s)", (name, user_id, value))
+
+
 async def delete_all_users(url: str) -> None:
     """Delete all users and their data, and all workers with what they know: a killed one would count as live for 30 s.
 

@@ -14,7 +14,7 @@ from storage3.exceptions import StorageApiError
 from storage3.types import FileOptions
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from tests.support.database import Row
+from tests.support.database import Row, set_limits
 from tests.support.objects import FILES, PNG
 from tests.support.storing import BUCKET, named, objects_of, server_client, upload, upload_each
 from tests.support.users import Person
@@ -132,7 +132,7 @@ async def test_signed_url_of_a_removed_object_is_not_found(user: Person, environ
 async def test_limit_of_uploads_holds_while_many_upload(user: Person, db: Connection) -> None:
     """Storage asks the policy before it has the bytes: at that moment, none of 50 uploads exceeds the limit."""
     session_id, most = await user.open_session(title="named"), 10
-    await set_limit(db, user, "uploads_per_session", most)
+    await set_limits(db, user.id, uploads_per_session=most)
     results = await asyncio.gather(*(upload(user.client, session_id) for _ in range(50)), return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     assert {str(getattr(error, "code", error)) for error in errors} == {"Unauthorized"}
@@ -155,8 +155,7 @@ async def test_bucket_limits_sizes_and_types(user: Person, db: Connection) -> No
 
 async def test_limits_of_a_question_hold_whatever_was_uploaded(user: Person, db: Connection) -> None:
     session_id = await user.open_session(title="named")
-    await set_limit(db, user, "attachments_per_message", 8)
-    await set_limit(db, user, "attachment_bytes", MOST_BYTES)
+    await set_limits(db, user.id, attachments_per_message=8, attachment_bytes=MOST_BYTES)
     small = await upload_each(user.client, [session_id] * 9)
     large = [await upload(user.client, session_id, PNG + bytes(MOST_BYTES // 2)) for _ in range(2)]
     for paths, code in ((small, "PT413"), (large, "PT413"), ([*large[:1], *small[:7]], None)):
@@ -190,7 +189,3 @@ async def test_questions_at_once_may_name_the_same_objects(user: Person, db: Con
     for id, order in zip(asked, orders, strict=True):
         assert [item["path"] for item in rows[id]["attachments"]] == order
         assert sorted(rows[id]["noted"]) == sorted(order)
-
-
-async def set_limit(db: Connection, user: Person, name: str, value: int) -> None:
-    await db.execute("insert into bridge.limits (name, user_id, value) values (%s, %s, %s)", (name, user.id, value))

@@ -19,7 +19,7 @@ from postgrest.exceptions import APIError
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from devstack.stack import Stack
-from tests.support.database import Row, database
+from tests.support.database import Row, database, set_limits
 from tests.support.users import Person
 from tests.support.workers import working
 
@@ -114,9 +114,7 @@ async def test_malformed_attachments_are_refused(
     user: Person, db: psycopg.AsyncConnection[Row], attachments: Any, code: str, says: str
 ) -> None:
     session = await user.open_session(title="named")
-    await db.execute(
-        "insert into bridge.limits (name, user_id, value) values ('attachments_per_message', %s, 8)", (user.id,)
-    )
+    await set_limits(db, user.id, attachments_per_message=8)
     path = await store(db, session)
     filled = json.loads(json.dumps(attachments).replace("PATH", path))
     with pytest.raises(APIError, match=says) as error:
@@ -330,7 +328,7 @@ async def test_session_holds_a_limited_number_of_uploads(
     stack: Stack, user: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     session = await user.open_session(title="named")
-    await limit_uploads(db, user, 2)
+    await set_limits(db, user.id, uploads_per_session=2)
     for _ in range(2):
         await as_user(stack, user.id, "authenticated", UPLOAD, f"{session}/{uuid.uuid4()}.png")
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"Too many files in this session \(limit 2\)"):
@@ -341,17 +339,11 @@ async def test_session_holds_a_limited_number_of_uploads(
     await as_user(stack, user.id, "authenticated", UPLOAD, f"{session}/{uuid.uuid4()}.png")
 
 
-async def limit_uploads(db: psycopg.AsyncConnection[Row], user: Person, most: int) -> None:
-    await db.execute(
-        "insert into bridge.limits (name, user_id, value) values ('uploads_per_session', %s, %s)", (user.id, most)
-    )
-
-
 async def test_uploads_wait_for_those_of_their_own_session_only(
     stack: Stack, user: Person, other: Person, db: psycopg.AsyncConnection[Row]
 ) -> None:
     session, second = [await user.open_session(title="named") for _ in range(2)]
-    await limit_uploads(db, user, 1)
+    await set_limits(db, user.id, uploads_per_session=1)
     at_once = "set local lock_timeout = '100ms'"
     async with database(stack.admin_url) as uploading, uploading.transaction():
         stored = "insert into storage.objects (bucket_id, name, owner_id) values ('attachments', %s, %s)"

@@ -19,14 +19,9 @@ from devstack.model import ModelServer
 from devstack.stack import Stack
 from tests.integration.schema.test_hostile_input import write
 from tests.support import shipped
-from tests.support.database import Row
+from tests.support.database import Row, set_limits
 from tests.support.users import Person
 from tests.support.workers import working
-
-
-async def limit(db: psycopg.AsyncConnection[Row], user: Person, **values: int) -> None:
-    for name, value in values.items():
-        await db.execute("insert into bridge.limits (name, user_id, value) values (%s, %s, %s)", (name, user.id, value))
 
 
 async def refused(call: Awaitable[Any]) -> dict[str, Any]:
@@ -38,7 +33,7 @@ async def refused(call: Awaitable[Any]) -> dict[str, Any]:
 async def test_concurrent_inserts_are_counted_one_by_one(
     db: psycopg.AsyncConnection[Row], user: Person, sign_up: Callable[[], Awaitable[Person]]
 ) -> None:
-    await limit(db, user, messages_per_minute=20)
+    await set_limits(db, user.id, messages_per_minute=20)
     other = await sign_up()
     sessions = [await user.open_session() for _ in range(10)]
     others = await other.open_session()
@@ -88,7 +83,7 @@ async def test_inserts_of_one_user_do_not_block_another(
 async def test_unfinished_replies_are_limited(
     db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person
 ) -> None:
-    await limit(db, user, unfinished_replies=2)
+    await set_limits(db, user.id, unfinished_replies=2)
     session_id = await user.open_session(title="named")
     first, _ = await user.ask(session_id, "1"), await user.ask(session_id, "2")
     error = await refused(user.ask(session_id, "3"))
@@ -99,7 +94,7 @@ async def test_unfinished_replies_are_limited(
 
 
 async def test_duplicate_check_runs_before_any_limit(db: psycopg.AsyncConnection[Row], user: Person) -> None:
-    await limit(db, user, messages_per_minute=1)
+    await set_limits(db, user.id, messages_per_minute=1)
     session_id = await user.open_session(on_new_message="reject")
     message_id = await user.ask(session_id, "1")
     row = {"id": message_id, "session_id": session_id, "content": "1"}
@@ -110,7 +105,7 @@ async def test_duplicate_check_runs_before_any_limit(db: psycopg.AsyncConnection
 async def test_retry_is_charged_and_deletion_refunds_nothing(
     db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person
 ) -> None:
-    await limit(db, user, messages_per_minute=3)
+    await set_limits(db, user.id, messages_per_minute=3)
     session_id = await user.open_session(title="named")
     async with working(environment):
         message_id = await user.ask(session_id, "1")
@@ -127,7 +122,7 @@ async def test_retry_is_charged_and_deletion_refunds_nothing(
 async def test_tokens_per_day_are_limited(
     db: psycopg.AsyncConnection[Row], environment: dict[str, str], user: Person
 ) -> None:
-    await limit(db, user, tokens_per_day=10)
+    await set_limits(db, user.id, tokens_per_day=10)
     session_id = await user.open_session(title="named")
     async with working(environment):
         await user.reply(await user.ask(session_id, "[[tokens=10]]"))
@@ -141,7 +136,7 @@ async def test_tokens_per_day_are_limited(
 
 
 async def test_sessions_and_files_are_limited(db: psycopg.AsyncConnection[Row], user: Person) -> None:
-    await limit(db, user, sessions=2, files_per_session=1, file_bytes=10)
+    await set_limits(db, user.id, sessions=2, files_per_session=1, file_bytes=10)
     session_id, _ = await user.open_session(), await user.open_session()
     assert json.loads((await refused(user.open_session()))["details"])["limit"] == "sessions"
     files = user.client.table("code_files")
@@ -156,7 +151,7 @@ async def test_sessions_and_files_are_limited(db: psycopg.AsyncConnection[Row], 
 async def test_upsert_of_existing_path_ignores_file_limit(
     stack: Stack, db: psycopg.AsyncConnection[Row], user: Person, sign_up: Callable[[], Awaitable[Person]]
 ) -> None:
-    await limit(db, user, files_per_session=1)
+    await set_limits(db, user.id, files_per_session=1)
     session_id, another = await user.open_session(), await user.open_session()
     files = user.client.table("code_files")
     file = {"session_id": session_id, "path": "a", "content": "0"}
@@ -190,7 +185,7 @@ async def test_upsert_of_existing_path_ignores_file_limit(
     (row,) = await user.rows("code_files")
     assert row["content"] == "3"
     # nor does the limit of another user's session leak
-    await limit(db, user, file_bytes=1)
+    await set_limits(db, user.id, file_bytes=1)
     own = {"session_id": await other.open_session(), "path": "own", "content": "long"}
     await other.client.table("code_files").insert(own).execute()
     assert (await refused(other.client.table("code_files").insert(own | {"session_id": session_id}).execute()))[
@@ -201,7 +196,7 @@ async def test_upsert_of_existing_path_ignores_file_limit(
 
 
 async def test_versions_per_file_are_limited(db: psycopg.AsyncConnection[Row], user: Person) -> None:
-    await limit(db, user, versions_per_file=3)
+    await set_limits(db, user.id, versions_per_file=3)
     session_id = await user.open_session()
     files = user.client.table("code_files")
     await files.insert({"session_id": session_id, "path": "a", "content": "0"}).execute()
@@ -252,7 +247,7 @@ async def test_limit_row_alone_allows_long_messages(
 async def test_long_message_reaches_the_model_whole(
     db: psycopg.AsyncConnection[Row], environment: dict[str, str], model: ModelServer, user: Person
 ) -> None:
-    await limit(db, user, message_bytes=131_072)
+    await set_limits(db, user.id, message_bytes=131_072)
     text = "[[text=read]]" + "".join(f"{n:06d} é😀 " for n in range(9_000))[:100_000]
     session_id = await user.open_session(title="named")
     async with working(environment):
@@ -271,7 +266,7 @@ async def test_message_for_unknown_session_is_refused(user: Person) -> None:
 
 
 async def test_sessions_opened_in_a_minute_are_limited(db: psycopg.AsyncConnection[Row], user: Person) -> None:
-    await limit(db, user, sessions_per_minute=3)
+    await set_limits(db, user.id, sessions_per_minute=3)
     sessions = [await user.open_session() for _ in range(3)]
     await user.client.table("sessions").delete().eq("id", sessions[0]).execute()  # gives no allowance back
     error = await refused(user.open_session())
@@ -289,7 +284,7 @@ async def test_rows_changed_in_a_minute_are_limited(
 ) -> None:
     session_id, other = await user.open_session(title="named"), await user.open_session(title="named")
     file = {"session_id": session_id, "path": "a", "content": "0"}
-    await limit(db, user, changes_per_minute=6)
+    await set_limits(db, user.id, changes_per_minute=6)
     sessions, files = user.client.table("sessions"), user.client.table("code_files")
     await sessions.update({"title": "1"}).eq("id", session_id).execute()
     await files.insert(file).execute()
@@ -315,13 +310,13 @@ async def test_session_with_files_is_one_change(db: psycopg.AsyncConnection[Row]
     session_id = await user.open_session()
     files = [{"session_id": session_id, "path": str(n), "content": "0"} for n in range(20)]
     await user.client.table("code_files").insert(files).execute()
-    await limit(db, user, changes_per_minute=21)
+    await set_limits(db, user.id, changes_per_minute=21)
     await user.client.table("sessions").delete().eq("id", session_id).execute()
     assert await user.rows("code_files") == []
 
 
 async def test_limit_without_an_end_says_what_helps(db: psycopg.AsyncConnection[Row], user: Person) -> None:
-    await limit(db, user, sessions=1)
+    await set_limits(db, user.id, sessions=1)
     await user.open_session()
     assert (await refused(user.open_session()))["hint"] == "Wait for a reply to finish, or delete something."
 

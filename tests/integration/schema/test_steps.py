@@ -14,7 +14,7 @@ from postgrest.exceptions import APIError
 from devstack.stack import Stack
 from tests.integration.schema.interleaving import connected
 from tests.integration.schema.remembering import Remembering
-from tests.support.database import Row
+from tests.support.database import Row, set_limits
 from tests.support.users import Person
 
 SEEDS = range(int(os.environ.get("DISPATCHES", "30")))
@@ -74,10 +74,6 @@ async def remember(db: Connection, worker: str, *steps: Row) -> list[str]:
     return [results[f"{step['question_id']} {step['name']}"] for step in steps]
 
 
-async def limit(db: Connection, user: Person, name: str, value: int) -> None:
-    await db.execute("insert into bridge.limits (name, user_id, value) values (%s, %s, %s)", (name, user.id, value))
-
-
 async def status(db: Connection, job: Row) -> str:
     query = "select status from public.messages where id = %s"
     (row,) = await (await db.execute(query, (job["question_id"],))).fetchall()
@@ -94,7 +90,7 @@ async def test_limits_of_a_new_project(db: Connection) -> None:
 
 
 async def test_number_of_steps_is_limited(db: Connection, user: Person, job: Row) -> None:
-    await limit(db, user, "steps_per_message", 500)
+    await set_limits(db, user.id, steps_per_message=500)
     assert set(await remember(db, "w0", *(done(job, f"s{n}") for n in range(500)))) == {"ok"}
     assert await remember(db, "w0", done(job, "s500"), done(job, "s0")) == ["too_many_steps", "ok"]  # one is sent again
     finished = await call(db, "bridge_finish", "w0", [asked(job, "a")], True)
